@@ -1,0 +1,78 @@
+// The file: a valid .safetensors file in which compressed tensors are uint8 blobs.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "tersor/layer.hpp"
+#include "tersor/status.hpp"
+
+namespace tersor {
+
+/// The blob of tensor "fc.weight" is stored under "fc.weight_blob".
+inline constexpr std::string_view blob_suffix = "_blob";
+
+/// A tensor to write; the bytes are the caller's.
+struct TensorToWrite {
+    std::string name;
+    std::string dtype;  // as safetensors names it: "F32", "U8", ...
+    std::vector<std::uint64_t> shape;
+    std::span<const std::uint8_t> bytes;  // little-endian, row-major
+};
+
+/// A tensor in an open file; the bytes live as long as the `File`.
+struct TensorView {
+    std::string name;
+    std::string dtype;
+    std::vector<std::uint64_t> shape;
+    std::span<const std::uint8_t> bytes;
+    std::size_t offset = 0;  // of the first byte in the file
+    bool compressed = false; // a blob: see decode_layer
+};
+
+using Metadata = std::vector<std::pair<std::string, std::string>>;
+
+/// An open file, mapped where the system can; listing it decodes nothing.
+class File {
+public:
+    File() noexcept;
+    File(File&&) noexcept;
+    File& operator=(File&&) noexcept;
+    ~File();
+
+    /// Opens and checks the structure. `count` is the byte offset of a fault.
+    [[nodiscard]] static Result open(const std::string& path, File& file);
+    /// The same from memory that must outlive the File.
+    [[nodiscard]] static Result parse(std::span<const std::uint8_t> bytes, File& file);
+
+    [[nodiscard]] const std::vector<TensorView>& tensors() const noexcept;
+    [[nodiscard]] const TensorView* find(std::string_view name) const noexcept;
+    /// The `__metadata__` of the file, the library's own keys included.
+    [[nodiscard]] const Metadata& metadata() const noexcept;
+    [[nodiscard]] std::size_t file_bytes() const noexcept;
+    /// Whether tersor wrote it (any other safetensors file opens too, with nothing compressed).
+    [[nodiscard]] bool is_tersor() const noexcept;
+    /// Checks every hash; `count` is the offset of the first tensor that fails.
+    [[nodiscard]] Result verify() const;
+    /// Checks the hash of one ordinary tensor, or of one blob.
+    [[nodiscard]] Result verify(const TensorView& tensor) const;
+
+private:
+    struct Content;
+    std::unique_ptr<const Content> content_;
+};
+
+/// Writes `path` in one step: a temporary file beside it, fsync, rename. The same input gives the
+/// same bytes. Tensors whose name ends in `blob_suffix` and that hold a blob are listed as
+/// compressed. Throws std::invalid_argument for duplicate names, unknown dtypes or sizes that do
+/// not fit, std::system_error when the operating system refuses; then nothing is left behind.
+void write_file(const std::string& path, std::span<const TensorToWrite> tensors,
+                const Metadata& metadata = {});
+
+}  // namespace tersor

@@ -1,0 +1,71 @@
+// One compressed tensor as one self-describing blob: the unit that files and state_dicts hold.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "tersor/csr.hpp"
+#include "tersor/status.hpp"
+
+namespace tersor {
+
+/// How the non-zero weights of a layer are stored.
+enum class ValueKind : std::uint8_t {
+    shared_fp32,  // codes into a codebook of fp32 values
+    shared_fp16,  // codes into a codebook of fp16 values
+    plain_fp32,   // pruned but not shared: one fp32 value per non-zero
+    plain_fp16,
+};
+
+[[nodiscard]] constexpr bool is_shared(ValueKind kind) noexcept {
+    return kind == ValueKind::shared_fp32 || kind == ValueKind::shared_fp16;
+}
+
+/// The decoded, canonical content of a blob: a tensor seen as shape[0] rows.
+struct Layer {
+    std::vector<std::uint64_t> shape;  // of the dense tensor; rows = shape[0], cols = the rest
+    ValueKind kind = ValueKind::shared_fp32;
+    RelativeCsr csr;               // codes are 0 or 1 for the plain kinds
+    std::vector<float> values;     // shared: codebook[1..k], without the zero; plain: [non-zeros]
+
+    friend bool operator==(const Layer&, const Layer&) = default;
+};
+
+/// Where the bytes of a blob go; all counted on the real streams. Sizes in bytes unless named bits.
+struct LayerInfo {
+    std::vector<std::uint64_t> shape;
+    ValueKind kind = ValueKind::shared_fp32;
+    int index_bits = 0;
+    bool flat = false;
+    std::uint64_t weights = 0;      // elements of the dense tensor
+    std::uint64_t nonzeros = 0;
+    std::uint64_t entries = 0;      // non-zeros and fillers
+    std::uint64_t clusters = 0;     // values in the codebook, the zero not counted; 0 for plain kinds
+    std::uint64_t header_bytes = 0; // fixed fields, hash
+    std::uint64_t value_bytes = 0;  // codebook or plain values
+    std::uint64_t code_bytes = 0;   // Huffman stream of the codes: table and words
+    std::uint64_t code_bits = 0;    // words alone
+    std::uint64_t gap_bytes = 0;
+    std::uint64_t gap_bits = 0;
+    std::uint64_t row_length_bytes = 0;
+    std::uint64_t total_bytes = 0;
+};
+
+/// Throws std::invalid_argument for a layer that breaks the rules above.
+[[nodiscard]] std::vector<std::uint8_t> encode_layer(const Layer& layer);
+
+/// Whether the bytes start like a blob; says nothing about the rest.
+[[nodiscard]] bool is_layer(std::span<const std::uint8_t> blob) noexcept;
+
+/// Decodes and validates the whole blob, its hash first; `count` is the byte offset of a fault.
+/// `max_bytes` bounds what decoding may allocate (too_large beyond it).
+[[nodiscard]] Result decode_layer(std::span<const std::uint8_t> blob, Layer& layer,
+                                  std::size_t max_bytes = SIZE_MAX);
+
+/// Reads the headers alone; checks the hash of the whole blob only when `verify`.
+[[nodiscard]] Result inspect_layer(std::span<const std::uint8_t> blob, LayerInfo& info,
+                                   bool verify = false);
+
+}  // namespace tersor

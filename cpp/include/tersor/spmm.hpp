@@ -1,0 +1,75 @@
+// Products of a compressed matrix with dense activations, straight from codes and codebook.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+
+#include "tersor/csr.hpp"
+#include "tersor/isa.hpp"
+#include "tersor/status.hpp"
+
+namespace tersor {
+
+/// Error classes, named after torch.set_float32_matmul_precision. u = 2^-24. See docs/kernels.md.
+enum class Precision : std::uint8_t {
+    highest,  // fp32 arithmetic:  |y - y_ref| <= c * eps * sum |w||x|
+    high,     // 24-bit fixed point: |y - y_ref| <= c_p * max|x| * sum |w|
+    medium,   // 16-bit fixed point
+    low,      // 8-bit fixed point, the class of dynamic int8 quantisation
+};
+
+/// A matrix laid out for the kernels of one instruction set: never saved, rebuilt on load.
+/// Immutable once packed, so any number of threads may multiply with it at once.
+class PackedMatrix {
+public:
+    struct Layout;  // defined in cpp/src/spmm/layout.hpp
+
+    PackedMatrix() noexcept;
+    explicit PackedMatrix(std::unique_ptr<const Layout> layout) noexcept;
+    PackedMatrix(PackedMatrix&&) noexcept;
+    PackedMatrix& operator=(PackedMatrix&&) noexcept;
+    ~PackedMatrix();
+
+    [[nodiscard]] std::uint32_t rows() const noexcept;
+    [[nodiscard]] std::uint32_t cols() const noexcept;
+    [[nodiscard]] std::size_t nonzeros() const noexcept;
+    /// All memory held, in bytes: every layout, tables and padding included.
+    [[nodiscard]] std::size_t nbytes() const noexcept;
+    [[nodiscard]] Isa isa() const noexcept;
+
+    /// Writes the dense matrix, row-major, into `out` [rows * cols]; throws std::invalid_argument
+    /// when it has another size.
+    void unpack(std::span<float> out) const;
+
+    [[nodiscard]] const Layout& layout() const noexcept { return *layout_; }
+
+private:
+    std::unique_ptr<const Layout> layout_;
+};
+
+namespace spmm {
+
+/// The only door from untrusted codes to a kernel: validates everything, drops fillers, and lays the
+/// matrix out for the instruction set in use. `codebook[code]` is the value of a code;
+/// `codebook[0]` must be 0. Errors: those of csr::validate, code_past_codebook, not_finite.
+[[nodiscard]] Result pack(const RelativeCsr& csr, std::span<const float> codebook,
+                          PackedMatrix& packed);
+
+/// The same for a matrix that is pruned but not shared: `values` holds one value for each non-zero
+/// code in the order of the entries (the codes are then only 0 or 1).
+[[nodiscard]] Result pack_values(const RelativeCsr& csr, std::span<const float> values,
+                                 PackedMatrix& packed);
+
+/// y = x W^T + bias for x [batch, cols] and y [batch, rows], both row-major; `bias` is empty or has
+/// `rows` elements; x and y do not overlap. Pruned weights do not read their activation.
+/// Where no kernel of the class exists for the matrix's instruction set, a more precise one runs.
+/// Throws std::invalid_argument when a span has the wrong size.
+void multiply(const PackedMatrix& packed, std::span<const float> x, std::size_t batch,
+              std::span<const float> bias, std::span<float> y,
+              Precision precision = Precision::high, int threads = 1);
+
+}  // namespace spmm
+}  // namespace tersor

@@ -1,0 +1,84 @@
+#include "dispatch/cpu_features.hpp"
+
+#include <cstdint>
+
+#include "dispatch/architecture.hpp"
+
+#if TERSOR_X86
+#include <cpuid.h>
+#endif
+
+namespace tersor::dispatch {
+namespace {
+
+#if TERSOR_X86
+
+struct Registers {
+    std::uint32_t eax = 0, ebx = 0, ecx = 0, edx = 0;
+};
+
+Registers cpuid(std::uint32_t leaf, std::uint32_t subleaf) noexcept {
+    Registers r;
+    if (__get_cpuid_count(leaf, subleaf, &r.eax, &r.ebx, &r.ecx, &r.edx) == 0) return {};
+    return r;
+}
+
+/// XCR0: which register states the operating system saves at a context switch.
+std::uint64_t enabled_states() noexcept {
+    std::uint32_t low = 0;
+    std::uint32_t high = 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    return (static_cast<std::uint64_t>(high) << 32) | low;
+}
+
+constexpr bool all(std::uint64_t value, std::uint64_t mask) noexcept {
+    return (value & mask) == mask;
+}
+
+constexpr std::uint32_t bit(int n) noexcept { return std::uint32_t{1} << n; }
+
+struct X86Features {
+    bool avx2 = false;
+    bool avx512 = false;
+};
+
+X86Features detect() noexcept {
+    X86Features features;
+    const Registers basic = cpuid(1, 0);
+    constexpr std::uint32_t fma = bit(12), popcnt = bit(23), osxsave = bit(27), avx = bit(28),
+                            f16c = bit(29);
+    if (!all(basic.ecx, fma | popcnt | osxsave | avx | f16c)) return features;
+    const std::uint64_t states = enabled_states();
+    constexpr std::uint64_t ymm_states = 0x6, zmm_states = 0xe6;
+    if (!all(states, ymm_states)) return features;
+
+    const Registers extended = cpuid(7, 0);
+    const Registers amd = cpuid(0x80000001, 0);
+    constexpr std::uint32_t lzcnt = bit(5), bmi1 = bit(3), avx2 = bit(5), bmi2 = bit(8);
+    features.avx2 = all(extended.ebx, bmi1 | avx2 | bmi2) && all(amd.ecx, lzcnt);
+
+    constexpr std::uint32_t f = bit(16), dq = bit(17), bw = bit(30), vl = bit(31);
+    constexpr std::uint32_t vbmi = bit(1), vbmi2 = bit(6), gfni = bit(8), vnni = bit(11);
+    features.avx512 = features.avx2 && all(states, zmm_states) &&
+                      all(extended.ebx, f | dq | bw | vl) &&
+                      all(extended.ecx, vbmi | vbmi2 | gfni | vnni);
+    return features;
+}
+
+#endif
+
+}  // namespace
+
+bool machine_has(Isa isa) noexcept {
+#if TERSOR_X86
+    static const X86Features features = detect();
+    if (isa == Isa::avx2) return features.avx2;
+    if (isa == Isa::avx512) return features.avx512;
+#endif
+#if TERSOR_ARM64
+    if (isa == Isa::neon) return true;  // Advanced SIMD is part of the architecture
+#endif
+    return isa == Isa::scalar;
+}
+
+}  // namespace tersor::dispatch

@@ -1,0 +1,85 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstdlib>
+#include <stdexcept>
+
+#include "dispatch/kernel_table.hpp"
+#include "tersor/isa.hpp"
+
+namespace tersor {
+namespace {
+
+TEST(Isa, NamesRoundTrip) {
+    for (std::size_t i = 0; i < isa_count; ++i) {
+        const auto isa = static_cast<Isa>(i);
+        EXPECT_EQ(isa_from_name(name(isa)), isa);
+    }
+    EXPECT_EQ(isa_from_name("sse9"), std::nullopt);
+    EXPECT_EQ(isa_from_name("AVX2"), std::nullopt);
+}
+
+TEST(Isa, ScalarIsAlwaysThere) {
+    ASSERT_FALSE(compiled_isas().empty());
+    EXPECT_EQ(compiled_isas().front(), Isa::scalar);
+    EXPECT_TRUE(available(Isa::scalar));
+}
+
+TEST(Isa, UseSelectsAndRefuses) {
+    const Isa before = isa_in_use();
+    EXPECT_TRUE(available(before));
+    use_isa(Isa::scalar);
+    EXPECT_EQ(isa_in_use(), Isa::scalar);
+    use_isa(before);
+    for (std::size_t i = 0; i < isa_count; ++i) {
+        const auto isa = static_cast<Isa>(i);
+        if (!available(isa)) {
+            EXPECT_THROW(use_isa(isa), std::invalid_argument) << name(isa);
+        }
+    }
+    EXPECT_EQ(isa_in_use(), before);
+}
+
+TEST(IsaDeathTest, EnvironmentNamesTheLevel) {
+    GTEST_FLAG_SET(death_test_style, "threadsafe");
+    EXPECT_EXIT(
+        {
+            setenv("TERSOR_ISA", "scalar", 1);
+            std::exit(isa_in_use() == Isa::scalar ? 0 : 1);
+        },
+        ::testing::ExitedWithCode(0), "");
+    EXPECT_EXIT(
+        {
+            setenv("TERSOR_ISA", "avx9000", 1);
+            try {
+                (void)isa_in_use();
+            } catch (const std::invalid_argument& error) {
+                const std::string_view what = error.what();
+                std::exit(what.find("avx9000") != what.npos && what.find("scalar") != what.npos ? 0
+                                                                                                : 1);
+            }
+            std::exit(2);
+        },
+        ::testing::ExitedWithCode(0), "");
+}
+
+TEST(KernelTable, LevelsInheritWhatTheyDoNotReplace) {
+    struct Kernels {
+        int first = 0;
+        int second = 0;
+    };
+    const dispatch::KernelTable<Kernels> table([](Isa isa, Kernels& kernels) {
+        if (isa == Isa::scalar) kernels = {1, 1};
+        if (isa == Isa::avx2) kernels.first = 2;
+        if (isa == Isa::avx512) kernels.second = 3;
+    });
+    EXPECT_EQ(table[Isa::scalar].first, 1);
+    EXPECT_EQ(table[Isa::avx2].first, 2);
+    EXPECT_EQ(table[Isa::avx2].second, 1);
+    EXPECT_EQ(table[Isa::avx512].first, 2);
+    EXPECT_EQ(table[Isa::avx512].second, 3);
+    EXPECT_EQ(table[Isa::neon].first, 1);
+}
+
+}  // namespace
+}  // namespace tersor
