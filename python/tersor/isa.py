@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from tersor import _core
 
@@ -36,3 +39,41 @@ def use(name: str) -> Iterator[None]:
         yield
     finally:
         _core.use_isa(previous)
+
+
+@dataclass(frozen=True)
+class BuildInfo:
+    """What :func:`show_config` tells."""
+
+    version: str
+    compiler: str
+    isas_compiled: tuple[str, ...]
+    isas_available: tuple[str, ...]
+    isa_in_use: str
+    threads: int
+    threads_run_by: str  # "torch", "openmp", "custom" or "serial"
+
+    def __str__(self) -> str:
+        return "\n".join(
+            [
+                f"tersor {self.version}, built by {self.compiler}",
+                f"instruction sets compiled: {', '.join(self.isas_compiled)}",
+                f"instruction set in use: {self.isa_in_use}",
+                f"threads: {self.threads}, run by {self.threads_run_by}",
+            ]
+        )
+
+
+def show_config() -> BuildInfo:
+    """Version, compiler, instruction sets, and who runs the threads; print it to read it."""
+    torch = sys.modules.get("torch")  # asked, never imported
+    threads = torch.get_num_threads() if torch is not None else os.cpu_count() or 1
+    return BuildInfo(
+        version=_core.version(),
+        compiler=_core.compiler(),
+        isas_compiled=tuple(compiled()),
+        isas_available=tuple(available()),
+        isa_in_use=in_use(),
+        threads=threads,
+        threads_run_by=_core.parallel_runner_name(),
+    )

@@ -1,0 +1,82 @@
+# make demo    install, then compress, save, load and run the two LeNets
+# make test    the whole test suite, C++ and Python
+# make check   formatters, linters, type checker
+# make dev     .venv with everything, editable
+# make asan    the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+CXX_SOURCES = $(shell git ls-files 'cpp/*.cpp' 'cpp/*.hpp' 'tests/*.cpp' 'tests/*.hpp' 'benchmarks/*.cpp')
+NATIVE_SOURCES = $(shell find cpp CMakeLists.txt cmake pyproject.toml -type f)
+
+.PHONY: demo test test-cpp test-python check format dev asan stubs clean
+
+demo: $(VENV)/.installed
+	$(BIN)/tersor demo --output build/demo.json
+
+test: test-cpp test-python
+
+test-cpp: $(VENV)/.tools build/.gtest
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/cpp -G Ninja -DTERSOR_TESTS=ON -DTERSOR_WERROR=ON
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/cpp
+	ctest --test-dir build/cpp --output-on-failure -j2
+
+test-python: $(VENV)/.installed $(VENV)/.tools
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+
+check: $(VENV)/.installed $(VENV)/.tools
+	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python tests/policy/clang_tidy.py --build build/tidy
+
+format: $(VENV)/.tools
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+dev: $(VENV)/.tools
+	$(PIP) --no-build-isolation --editable '.[all]'
+	@touch $(VENV)/.installed
+
+asan: $(VENV)/.tools build/.gtest
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/asan -G Ninja -DTERSOR_TESTS=ON \
+	  -DCMAKE_BUILD_TYPE=RelWithDebInfo -DTERSOR_SANITIZE=address,undefined
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/asan
+	ctest --test-dir build/asan --output-on-failure -j2
+
+stubs: $(VENV)/.installed $(VENV)/.tools
+	$(BIN)/python -m pybind11_stubgen tersor._core --output-dir build/stubs
+	cp build/stubs/tersor/_core.pyi python/tersor/_core.pyi
+
+clean:
+	rm -rf build
+
+$(VENV)/.created:
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.tools: $(VENV)/.created requirements-dev.txt constraints.txt
+	$(PIP) -r requirements-dev.txt
+	@touch $@
+
+# The sources of the compiled part and the Python files: a change of either installs anew.
+$(VENV)/.installed: $(VENV)/.created $(NATIVE_SOURCES) $(shell find python -name '*.py*' -not -path '*__pycache__*')
+	@echo "installing tersor and what it needs into $(VENV) (a few minutes the first time)"
+	$(PIP) '.[all]'
+	@touch $@
+
+# GoogleTest is not on PyPI: from the system, through apt where that is allowed.
+build/.gtest:
+	@mkdir -p build
+	@if [ ! -e /usr/include/gtest/gtest.h ] && [ ! -e /usr/local/include/gtest/gtest.h ]; then \
+	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	    apt-get update -qq && apt-get install -y -qq libgtest-dev cmake; \
+	  else \
+	    echo "GoogleTest is missing; install it with:  sudo apt-get install libgtest-dev cmake"; exit 1; \
+	  fi; \
+	fi
+	@touch $@

@@ -1,0 +1,78 @@
+"""tersor: prune, share, Huffman-code and run neural networks straight from the compressed form.
+
+``import tersor`` needs numpy alone. What needs torch (``compress_``, ``save``, ``load``, ``nn``, …)
+is imported when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from tersor import config, container, conv, csr, huffman, isa, kmeans, layer, spmm
+from tersor._core import FormatError
+from tersor._core import version as _version
+from tersor.config import Config, LayerConfig
+from tersor.container import open
+from tersor.isa import show_config
+
+if TYPE_CHECKING:
+    from tersor import nn, ops, prune, quantize, share
+    from tersor.checkpoint import load, save
+    from tersor.compress import compress_, decompress_, estimate
+
+__version__: str = _version()
+
+__all__ = [
+    "Config",
+    "FormatError",
+    "LayerConfig",
+    "compress_",
+    "config",
+    "container",
+    "conv",
+    "csr",
+    "decompress_",
+    "estimate",
+    "huffman",
+    "isa",
+    "kmeans",
+    "layer",
+    "load",
+    "nn",
+    "open",
+    "ops",
+    "prune",
+    "quantize",
+    "save",
+    "share",
+    "show_config",
+    "spmm",
+]
+
+# Name -> (module, attribute or "" for the module itself): the torch side, imported on first use.
+_LAZY = {
+    "compress_": ("tersor.compress", "compress_"),
+    "decompress_": ("tersor.compress", "decompress_"),
+    "estimate": ("tersor.compress", "estimate"),
+    "load": ("tersor.checkpoint", "load"),
+    "save": ("tersor.checkpoint", "save"),
+    "nn": ("tersor.nn", ""),
+    "ops": ("tersor.ops", ""),
+    "prune": ("tersor.prune", ""),
+    "quantize": ("tersor.quantize", ""),
+    "share": ("tersor.share", ""),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'tersor' has no attribute '{name}'")
+    module, attribute = _LAZY[name]
+    try:
+        loaded = importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        if error.name == "torch":
+            raise ImportError(f"tersor.{name} needs torch: pip install 'tersor[torch]'") from error
+        raise
+    return getattr(loaded, attribute) if attribute else loaded
