@@ -64,7 +64,8 @@ struct LayerInfo {
 [[nodiscard]] Result decode_layer(std::span<const std::uint8_t> blob, Layer& layer,
                                   std::size_t max_bytes = SIZE_MAX);
 
-/// Reads the headers alone; checks the hash of the whole blob only when `verify`.
+/// Counts the bytes of a blob; decodes the codes alone, to tell fillers from non-zeros, and checks the
+/// hash only when `verify`.
 [[nodiscard]] Result inspect_layer(std::span<const std::uint8_t> blob, LayerInfo& info,
                                    bool verify = false);
 

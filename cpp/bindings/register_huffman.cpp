@@ -1,0 +1,76 @@
+#include <algorithm>
+
+#include "bindings.hpp"
+#include "tersor/huffman.hpp"
+#include "tersor/status.hpp"
+
+namespace tersor::bindings {
+namespace {
+
+huffman::Histogram to_histogram(const Array<std::uint64_t>& counts) {
+    if (counts.size() != static_cast<py::ssize_t>(huffman::alphabet_size)) {
+        throw std::invalid_argument("a histogram has 256 counts");
+    }
+    huffman::Histogram histogram{};
+    const auto source = view(counts);
+    std::copy(source.begin(), source.end(), histogram.begin());
+    return histogram;
+}
+
+}  // namespace
+
+void register_huffman(py::module_& module) {
+    module.def(
+        "huffman_histogram",
+        [](const Array<std::uint8_t>& symbols) {
+            const huffman::Histogram counts = huffman::histogram(view(symbols));
+            return Array<std::uint64_t>(static_cast<py::ssize_t>(counts.size()), counts.data());
+        },
+        py::arg("symbols").noconvert());
+    module.def(
+        "huffman_entropy",
+        [](const Array<std::uint64_t>& counts) { return huffman::entropy(to_histogram(counts)); },
+        py::arg("histogram").noconvert());
+    module.def(
+        "huffman_code_lengths",
+        [](const Array<std::uint64_t>& counts, int max_length) {
+            const auto lengths = huffman::code_lengths(to_histogram(counts), max_length);
+            return Array<std::uint8_t>(static_cast<py::ssize_t>(lengths.size()), lengths.data());
+        },
+        py::arg("histogram").noconvert(), py::arg("max_length"));
+    module.def(
+        "huffman_encode",
+        [](const Array<std::uint8_t>& symbols) {
+            const auto source = view(symbols);
+            std::vector<std::uint8_t> stream;
+            {
+                const py::gil_scoped_release release;
+                stream = huffman::encode(source);
+            }
+            return to_numpy(stream);
+        },
+        py::arg("symbols").noconvert());
+    module.def(
+        "huffman_inspect",
+        [](const Array<std::uint8_t>& stream) {
+            huffman::StreamInfo info;
+            throw_if_error(huffman::inspect(view(stream), info), "Huffman stream");
+            return py::make_tuple(info.symbols, info.header_bytes, info.payload_bits);
+        },
+        py::arg("stream").noconvert());
+    module.def(
+        "huffman_decode",
+        [](const Array<std::uint8_t>& stream, Array<std::uint8_t>& out) {
+            const auto source = view(stream);
+            const auto target = writable(out);
+            Result result;
+            {
+                const py::gil_scoped_release release;
+                result = huffman::decode(source, target);
+            }
+            throw_if_error(result, "Huffman stream");
+        },
+        py::arg("stream").noconvert(), py::arg("out").noconvert());
+}
+
+}  // namespace tersor::bindings

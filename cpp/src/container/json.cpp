@@ -1,0 +1,242 @@
+#include "container/json.hpp"
+
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <unordered_set>
+
+namespace tersor::container {
+namespace {
+
+constexpr int max_depth = 8;
+
+/// Length of the UTF-8 sequence at `at`, or 0: over-long forms, surrogates and values past U+10FFFF
+/// are malformed.
+std::size_t utf8_length(std::string_view text, std::size_t at) noexcept {
+    const auto byte = [&](std::size_t i) {
+        return at + i < text.size() ? static_cast<unsigned char>(text[at + i]) : 0U;
+    };
+    const auto continues = [&](std::size_t i) { return (byte(i) & 0xc0U) == 0x80U; };
+    const unsigned first = byte(0);
+    if (first < 0x80) return 1;
+    if (first >= 0xc2 && first <= 0xdf) return continues(1) ? 2 : 0;
+    if (first >= 0xe0 && first <= 0xef) {
+        if (!continues(1) || !continues(2)) return 0;
+        if ((first == 0xe0 && byte(1) < 0xa0) || (first == 0xed && byte(1) > 0x9f)) return 0;
+        return 3;
+    }
+    if (first >= 0xf0 && first <= 0xf4) {
+        if (!continues(1) || !continues(2) || !continues(3)) return 0;
+        if ((first == 0xf0 && byte(1) < 0x90) || (first == 0xf4 && byte(1) > 0x8f)) return 0;
+        return 4;
+    }
+    return 0;
+}
+
+void append_utf8(std::uint32_t code_point, std::string& out) {
+    const auto put = [&](std::uint32_t byte) { out += static_cast<char>(byte); };
+    if (code_point < 0x80) {
+        put(code_point);
+    } else if (code_point < 0x800) {
+        put(0xc0 | (code_point >> 6));
+        put(0x80 | (code_point & 0x3f));
+    } else if (code_point < 0x10000) {
+        put(0xe0 | (code_point >> 12));
+        put(0x80 | ((code_point >> 6) & 0x3f));
+        put(0x80 | (code_point & 0x3f));
+    } else {
+        put(0xf0 | (code_point >> 18));
+        put(0x80 | ((code_point >> 12) & 0x3f));
+        put(0x80 | ((code_point >> 6) & 0x3f));
+        put(0x80 | (code_point & 0x3f));
+    }
+}
+
+class Parser {
+public:
+    explicit Parser(std::string_view text) noexcept : text_(text) {}
+
+    Result parse(JsonValue& value) {
+        if (parse_value(value, 0)) {
+            skip_space();
+            if (at_ != text_.size()) fail(Status::bad_json);
+        }
+        return {status_, at_};
+    }
+
+private:
+    bool fail(Status status) noexcept {
+        status_ = status;
+        return false;
+    }
+    void skip_space() noexcept {
+        at_ = std::min(text_.find_first_not_of(" \t\r\n", at_), text_.size());
+    }
+    bool accept(char c) noexcept {
+        if (at_ >= text_.size() || text_[at_] != c) return false;
+        ++at_;
+        return true;
+    }
+    bool expect(char c) noexcept { return accept(c) || fail(Status::bad_json); }
+
+    bool parse_value(JsonValue& value, int depth) {
+        skip_space();
+        if (at_ >= text_.size() || depth > max_depth) return fail(Status::bad_json);
+        const char first = text_[at_];
+        if (first == '{') return parse_object(value.value.emplace<JsonValue::Object>(), depth);
+        if (first == '[') return parse_array(value.value.emplace<JsonValue::Array>(), depth);
+        if (first == '"') return parse_string(value.value.emplace<std::string>());
+        return parse_number(value.value.emplace<std::uint64_t>());
+    }
+
+    bool parse_object(JsonValue::Object& object, int depth) {
+        if (!expect('{')) return false;
+        std::unordered_set<std::string> keys;
+        skip_space();
+        if (accept('}')) return true;
+        for (;;) {
+            skip_space();
+            const std::size_t start = at_;
+            auto& [key, value] = object.emplace_back();
+            if (!parse_string(key)) return false;
+            if (!keys.insert(key).second) {
+                at_ = start;
+                return fail(Status::duplicate_name);
+            }
+            skip_space();
+            if (!expect(':') || !parse_value(value, depth + 1)) return false;
+            skip_space();
+            if (accept('}')) return true;
+            if (!expect(',')) return false;
+        }
+    }
+
+    bool parse_array(JsonValue::Array& array, int depth) {
+        if (!expect('[')) return false;
+        skip_space();
+        if (accept(']')) return true;
+        for (;;) {
+            if (!parse_value(array.emplace_back(), depth + 1)) return false;
+            skip_space();
+            if (accept(']')) return true;
+            if (!expect(',')) return false;
+        }
+    }
+
+    bool parse_number(std::uint64_t& number) noexcept {
+        const auto digit = [&] {
+            return at_ < text_.size() && text_[at_] >= '0' && text_[at_] <= '9';
+        };
+        if (!digit()) return fail(Status::bad_json);
+        if (text_[at_] == '0') {
+            ++at_;
+            number = 0;
+            return !digit() || fail(Status::bad_json);
+        }
+        for (number = 0; digit(); ++at_) {
+            const auto d = static_cast<std::uint64_t>(text_[at_] - '0');
+            if (number > (std::numeric_limits<std::uint64_t>::max() - d) / 10) {
+                return fail(Status::too_large);
+            }
+            number = number * 10 + d;
+        }
+        return true;
+    }
+
+    bool parse_string(std::string& string) {
+        if (!expect('"')) return false;
+        while (at_ < text_.size()) {
+            const auto c = static_cast<unsigned char>(text_[at_]);
+            if (c == '"') {
+                ++at_;
+                return true;
+            }
+            if (c < 0x20) return fail(Status::bad_json);
+            if (c == '\\') {
+                if (!parse_escape(string)) return false;
+                continue;
+            }
+            const std::size_t length = utf8_length(text_, at_);
+            if (length == 0) return fail(Status::bad_json);
+            string.append(text_, at_, length);
+            at_ += length;
+        }
+        return fail(Status::truncated);
+    }
+
+    bool parse_escape(std::string& string) {
+        ++at_;  // the backslash
+        if (at_ >= text_.size()) return fail(Status::truncated);
+        static constexpr std::string_view codes = "\"\\/bfnrt";
+        static constexpr std::string_view meanings = "\"\\/\b\f\n\r\t";
+        const char code = text_[at_++];
+        if (const std::size_t i = codes.find(code); i != codes.npos) {
+            string += meanings[i];
+            return true;
+        }
+        std::uint32_t unit = 0;
+        if (code != 'u' || !parse_hex(unit)) return fail(Status::bad_json);
+        if (unit >= 0xdc00 && unit <= 0xdfff) return fail(Status::bad_json);
+        if (unit >= 0xd800 && unit <= 0xdbff) {  // the first half of a surrogate pair
+            std::uint32_t second = 0;
+            if (!accept('\\') || !accept('u') || !parse_hex(second) || second < 0xdc00 ||
+                second > 0xdfff) {
+                return fail(Status::bad_json);
+            }
+            unit = 0x10000 + ((unit - 0xd800) << 10) + (second - 0xdc00);
+        }
+        append_utf8(unit, string);
+        return true;
+    }
+
+    bool parse_hex(std::uint32_t& unit) noexcept {
+        static constexpr std::string_view digits = "0123456789abcdef";
+        for (int i = 0; i < 4; ++i, ++at_) {
+            if (at_ >= text_.size()) return false;
+            const char c = text_[at_];
+            const char lower = c >= 'A' && c <= 'F' ? static_cast<char>(c - 'A' + 'a') : c;
+            const std::size_t d = digits.find(lower);
+            if (d == digits.npos) return false;
+            unit = unit * 16 + static_cast<std::uint32_t>(d);
+        }
+        return true;
+    }
+
+    std::string_view text_;
+    std::size_t at_ = 0;
+    Status status_ = Status::ok;
+};
+
+}  // namespace
+
+const JsonValue* JsonValue::find(std::string_view key) const noexcept {
+    const Object* object = as<Object>();
+    if (object == nullptr) return nullptr;
+    for (const auto& [name, member] : *object) {
+        if (name == key) return &member;
+    }
+    return nullptr;
+}
+
+Result parse_json(std::string_view text, JsonValue& value) { return Parser(text).parse(value); }
+
+void append_json_string(std::string_view text, std::string& out) {
+    static constexpr std::array hex = {'0', '1', '2', '3', '4', '5', '6', '7',
+                                       '8', '9', 'a', 'b', 'c', 'd', 'e', 'f'};
+    out += '"';
+    for (const char c : text) {
+        if (c == '"' || c == '\\') {
+            out += '\\';
+            out += c;
+        } else if (static_cast<unsigned char>(c) < 0x20) {
+            out += "\\u00";
+            out += hex[static_cast<unsigned char>(c) >> 4];
+            out += hex[c & 15];
+        } else {
+            out += c;
+        }
+    }
+    out += '"';
+}
+
+}  // namespace tersor::container

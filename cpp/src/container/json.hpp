@@ -1,0 +1,37 @@
+// The JSON that safetensors headers are made of: objects, arrays, strings and non-negative integers,
+// parsed strictly because the bytes come from anywhere.
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "tersor/status.hpp"
+
+namespace tersor::container {
+
+struct JsonValue {
+    using Array = std::vector<JsonValue>;
+    using Object = std::vector<std::pair<std::string, JsonValue>>;  // in the order of the text
+
+    std::variant<std::uint64_t, std::string, Array, Object> value;
+
+    template <class T>
+    [[nodiscard]] const T* as() const noexcept {
+        return std::get_if<T>(&value);
+    }
+    /// The member of an object, or nullptr.
+    [[nodiscard]] const JsonValue* find(std::string_view key) const noexcept;
+};
+
+/// Parses one value and nothing after it but white space. Rejects duplicate keys, nesting deeper than
+/// 8, control characters and malformed UTF-8. `count` is the offset of a fault.
+[[nodiscard]] Result parse_json(std::string_view text, JsonValue& value);
+
+/// Appends the text as a JSON string, quotes included.
+void append_json_string(std::string_view text, std::string& out);
+
+}  // namespace tersor::container

@@ -1,0 +1,300 @@
+// The blob of one layer; docs/format.md has the bytes.
+#include "tersor/layer.hpp"
+
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+#include <stdexcept>
+#include <string>
+
+#include "container/half.hpp"
+#include "container/xxh3.hpp"
+#include "support/little_endian.hpp"
+#include "support/varint.hpp"
+#include "tersor/huffman.hpp"
+
+namespace tersor {
+namespace {
+
+using container::xxh3_64;
+using support::append_varint;
+using support::Cursor;
+
+constexpr std::array<std::uint8_t, 3> magic = {'T', 'S', 'R'};
+constexpr std::uint8_t format_version = 0;
+constexpr std::size_t hash_bytes = 8;
+constexpr std::size_t max_dimensions = 8;
+constexpr std::uint64_t max_clusters = 255;
+
+std::size_t value_width(ValueKind kind) noexcept {
+    return kind == ValueKind::shared_fp32 || kind == ValueKind::plain_fp32 ? 4 : 2;
+}
+
+/// The tensor as a matrix: its first dimension by the product of the others.
+struct MatrixShape {
+    std::uint32_t rows = 0;
+    std::uint32_t cols = 0;
+};
+
+bool matrix_shape(std::span<const std::uint64_t> shape, MatrixShape& matrix) noexcept {
+    if (shape.empty() || shape.size() > max_dimensions || shape[0] > UINT32_MAX) return false;
+    std::uint64_t cols = 1;
+    for (const std::uint64_t dimension : shape.subspan(1)) {
+        if (dimension > UINT32_MAX) return false;
+        cols *= dimension;
+        if (cols > UINT32_MAX) return false;
+    }
+    matrix = {static_cast<std::uint32_t>(shape[0]), static_cast<std::uint32_t>(cols)};
+    return true;
+}
+
+void append_value(float value, ValueKind kind, std::vector<std::uint8_t>& out) {
+    if (value_width(kind) == 4) {
+        support::append_little_endian(std::bit_cast<std::uint32_t>(value), out);
+    } else {
+        support::append_little_endian(container::half_from_float(value), out);
+    }
+}
+
+float read_value(const std::uint8_t* bytes, ValueKind kind) noexcept {
+    return value_width(kind) == 4
+               ? std::bit_cast<float>(support::load_little_endian<std::uint32_t>(bytes))
+               : container::float_from_half(support::load_little_endian<std::uint16_t>(bytes));
+}
+
+void check(bool good, const char* message) {
+    if (!good) throw std::invalid_argument(std::string("layer: ") + message);
+}
+
+/// A blob taken apart; streams not decoded yet.
+struct Parsed {
+    std::vector<std::uint64_t> shape;
+    MatrixShape matrix;
+    ValueKind kind = ValueKind::shared_fp32;
+    int index_bits = 0;
+    bool flat = false;
+    std::uint64_t value_count = 0;
+    std::span<const std::uint8_t> values, codes, gaps, row_lengths;
+    huffman::StreamInfo code_info, gap_info, row_length_info;
+};
+
+std::size_t offset_of(std::span<const std::uint8_t> part, std::span<const std::uint8_t> blob) {
+    return static_cast<std::size_t>(part.data() - blob.data());
+}
+
+Result parse(std::span<const std::uint8_t> blob, Parsed& parsed) {
+    if (blob.size() < magic.size() + 1 + hash_bytes) return {Status::truncated, blob.size()};
+    if (!is_layer(blob)) return {Status::bad_magic, 0};
+    if (blob[magic.size()] != format_version) return {Status::unsupported_version, magic.size()};
+    Cursor cursor(blob.first(blob.size() - hash_bytes));
+    (void)cursor.take(magic.size() + 1);
+
+    const std::uint8_t flags = cursor.byte();
+    parsed.kind = static_cast<ValueKind>(flags & 3);
+    parsed.flat = (flags & 4) != 0;
+    parsed.index_bits = ((flags >> 3) & 7) + 1;
+    if (cursor.ok() && (flags >> 6 != 0 || parsed.index_bits < csr::min_index_bits)) {
+        return {Status::bad_header, magic.size() + 1};
+    }
+    const std::uint64_t dimensions = cursor.varint();
+    if (cursor.ok() && (dimensions == 0 || dimensions > max_dimensions)) {
+        cursor.fail(Status::bad_header);
+    }
+    for (std::uint64_t d = 0; cursor.ok() && d < dimensions; ++d) {
+        parsed.shape.push_back(cursor.varint());
+    }
+    if (cursor.ok() && !matrix_shape(parsed.shape, parsed.matrix)) cursor.fail(Status::too_large);
+    parsed.value_count = cursor.varint();
+    const std::uint64_t code_bytes = cursor.varint();
+    const std::uint64_t gap_bytes = cursor.varint();
+    if (parsed.value_count > blob.size() ||
+        (is_shared(parsed.kind) && parsed.value_count > max_clusters)) {
+        cursor.fail(Status::too_large);
+    }
+    parsed.values = cursor.take(parsed.value_count * value_width(parsed.kind));
+    parsed.codes = cursor.take(code_bytes);
+    parsed.gaps = cursor.take(gap_bytes);
+    parsed.row_lengths = cursor.rest();
+    if (!cursor.ok()) return cursor.result();
+    if (parsed.flat && !parsed.row_lengths.empty()) {
+        return {Status::trailing_bytes, cursor.position()};
+    }
+    const auto inspect = [&](std::span<const std::uint8_t> stream, huffman::StreamInfo& info) {
+        Result result = huffman::inspect(stream, info);
+        if (!result.ok()) result.count += offset_of(stream, blob);
+        return result;
+    };
+    if (const Result r = inspect(parsed.codes, parsed.code_info); !r.ok()) return r;
+    if (const Result r = inspect(parsed.gaps, parsed.gap_info); !r.ok()) return r;
+    if (!parsed.flat) {
+        if (const Result r = inspect(parsed.row_lengths, parsed.row_length_info); !r.ok()) return r;
+    }
+    // Every entry advances by a weight at least, and a row's length takes at most five bytes.
+    const std::uint64_t weights = std::uint64_t{parsed.matrix.rows} * parsed.matrix.cols;
+    if (parsed.code_info.symbols > weights) {
+        return {Status::too_large, offset_of(parsed.codes, blob)};
+    }
+    if (parsed.gap_info.symbols != parsed.code_info.symbols) {
+        return {Status::size_mismatch, offset_of(parsed.gaps, blob)};
+    }
+    if (parsed.row_length_info.symbols > std::uint64_t{parsed.matrix.rows} * 5) {
+        return {Status::too_large, offset_of(parsed.row_lengths, blob)};
+    }
+    return {Status::ok, blob.size()};
+}
+
+Result check_hash(std::span<const std::uint8_t> blob) noexcept {
+    if (blob.size() < hash_bytes) return {Status::truncated, blob.size()};
+    const std::size_t end = blob.size() - hash_bytes;
+    const auto stored = support::load_little_endian<std::uint64_t>(blob.data() + end);
+    if (stored != xxh3_64(blob.first(end))) return {Status::hash_mismatch, end};
+    return {Status::ok, blob.size()};
+}
+
+Result decode_stream(std::span<const std::uint8_t> stream, std::span<const std::uint8_t> blob,
+                     std::vector<std::uint8_t>& symbols, std::uint64_t count) {
+    symbols.resize(static_cast<std::size_t>(count));
+    Result result = huffman::decode(stream, symbols);
+    if (!result.ok()) result.count += offset_of(stream, blob);
+    return result;
+}
+
+Result decode_row_lengths(const Parsed& parsed, std::span<const std::uint8_t> blob,
+                          std::vector<std::uint32_t>& lengths) {
+    std::vector<std::uint8_t> bytes;
+    const Result result =
+        decode_stream(parsed.row_lengths, blob, bytes, parsed.row_length_info.symbols);
+    if (!result.ok()) return result;
+    const Result fault{Status::size_mismatch, offset_of(parsed.row_lengths, blob)};
+    if (bytes.size() < parsed.matrix.rows) return fault;  // before memory is taken for the rows
+    Cursor cursor(bytes);
+    lengths.resize(parsed.matrix.rows);
+    for (std::uint32_t& length : lengths) {
+        const std::uint64_t value = cursor.varint();
+        if (!cursor.ok() || value > UINT32_MAX) return fault;
+        length = static_cast<std::uint32_t>(value);
+    }
+    return cursor.remaining() == 0 ? result : fault;
+}
+
+}  // namespace
+
+std::vector<std::uint8_t> encode_layer(const Layer& layer) {
+    MatrixShape matrix;
+    check(matrix_shape(layer.shape, matrix), "the shape has 1 to 8 dimensions and fits 32 bits");
+    check(layer.csr.rows == matrix.rows && layer.csr.cols == matrix.cols,
+          "the matrix and the shape disagree");
+    const Result valid = csr::validate(layer.csr);
+    check(valid.ok(), "the matrix breaks the rules of RelativeCsr");
+    const auto largest = std::max_element(layer.csr.codes.begin(), layer.csr.codes.end());
+    const std::size_t largest_code = largest == layer.csr.codes.end() ? 0 : *largest;
+    if (is_shared(layer.kind)) {
+        check(layer.values.size() <= max_clusters, "a codebook has at most 255 values beside zero");
+        check(largest_code <= layer.values.size(), "a code has no value in the codebook");
+    } else {
+        check(largest_code <= 1, "codes are 0 or 1 where values are not shared");
+        check(layer.values.size() == valid.count, "there must be one value for each non-zero");
+    }
+
+    std::vector<std::uint8_t> blob(magic.begin(), magic.end());
+    blob.push_back(format_version);
+    blob.push_back(static_cast<std::uint8_t>(static_cast<unsigned>(layer.kind) |
+                                             (layer.csr.flat ? 4U : 0U) |
+                                             (static_cast<unsigned>(layer.csr.index_bits - 1) << 3)));
+    append_varint(layer.shape.size(), blob);
+    for (const std::uint64_t dimension : layer.shape) append_varint(dimension, blob);
+
+    const std::vector<std::uint8_t> codes = huffman::encode(layer.csr.codes);
+    const std::vector<std::uint8_t> gaps = huffman::encode(layer.csr.gaps);
+    append_varint(layer.values.size(), blob);
+    append_varint(codes.size(), blob);
+    append_varint(gaps.size(), blob);
+    for (const float value : layer.values) {
+        append_value(value, layer.kind, blob);
+        check(std::isfinite(read_value(blob.data() + blob.size() - value_width(layer.kind), layer.kind)),
+              "a value is NaN, infinite, or too large for its type");
+    }
+    blob.insert(blob.end(), codes.begin(), codes.end());
+    blob.insert(blob.end(), gaps.begin(), gaps.end());
+    if (!layer.csr.flat) {
+        std::vector<std::uint8_t> bytes;
+        for (const std::uint32_t length : layer.csr.row_lengths) append_varint(length, bytes);
+        const std::vector<std::uint8_t> stream = huffman::encode(bytes);
+        blob.insert(blob.end(), stream.begin(), stream.end());
+    }
+    support::append_little_endian(xxh3_64(blob), blob);
+    return blob;
+}
+
+bool is_layer(std::span<const std::uint8_t> blob) noexcept {
+    return blob.size() >= magic.size() && std::equal(magic.begin(), magic.end(), blob.begin());
+}
+
+Result decode_layer(std::span<const std::uint8_t> blob, Layer& layer, std::size_t max_bytes) {
+    Parsed parsed;
+    if (const Result r = parse(blob, parsed); !r.ok()) return r;
+    if (const Result r = check_hash(blob); !r.ok()) return r;
+    const std::uint64_t entries = parsed.code_info.symbols;
+    if (entries > max_bytes / 2 || parsed.row_length_info.symbols > max_bytes / 4) {
+        return {Status::too_large, offset_of(parsed.codes, blob)};
+    }
+    layer = Layer{parsed.shape, parsed.kind, {}, {}};
+    RelativeCsr& csr = layer.csr;
+    csr = {parsed.matrix.rows, parsed.matrix.cols, parsed.index_bits, parsed.flat, {}, {}, {}};
+    if (const Result r = decode_stream(parsed.codes, blob, csr.codes, entries); !r.ok()) return r;
+    if (const Result r = decode_stream(parsed.gaps, blob, csr.gaps, entries); !r.ok()) return r;
+    if (!parsed.flat) {
+        if (const Result r = decode_row_lengths(parsed, blob, csr.row_lengths); !r.ok()) return r;
+    }
+    const Result valid = csr::validate(csr);
+    if (!valid.ok()) return {valid.status, offset_of(parsed.gaps, blob)};
+
+    const std::uint64_t code_limit = is_shared(parsed.kind) ? parsed.value_count : 1;
+    if (std::any_of(csr.codes.begin(), csr.codes.end(), [&](auto c) { return c > code_limit; })) {
+        return {Status::code_past_codebook, offset_of(parsed.codes, blob)};
+    }
+    if (!is_shared(parsed.kind) && valid.count != parsed.value_count) {
+        return {Status::size_mismatch, offset_of(parsed.values, blob)};
+    }
+    const std::size_t width = value_width(parsed.kind);
+    for (std::size_t at = 0; at < parsed.values.size(); at += width) {
+        const float value = read_value(parsed.values.data() + at, parsed.kind);
+        if (!std::isfinite(value)) return {Status::not_finite, offset_of(parsed.values, blob) + at};
+        layer.values.push_back(value);
+    }
+    return {Status::ok, blob.size()};
+}
+
+Result inspect_layer(std::span<const std::uint8_t> blob, LayerInfo& info, bool verify) {
+    Parsed parsed;
+    if (const Result r = parse(blob, parsed); !r.ok()) return r;
+    if (verify) {
+        if (const Result r = check_hash(blob); !r.ok()) return r;
+    }
+    info = {};
+    info.shape = parsed.shape;
+    info.kind = parsed.kind;
+    info.index_bits = parsed.index_bits;
+    info.flat = parsed.flat;
+    info.weights = std::uint64_t{parsed.matrix.rows} * parsed.matrix.cols;
+    info.entries = parsed.code_info.symbols;
+    info.clusters = is_shared(parsed.kind) ? parsed.value_count : 0;
+    info.value_bytes = parsed.values.size();
+    info.code_bytes = parsed.codes.size();
+    info.code_bits = parsed.code_info.payload_bits;
+    info.gap_bytes = parsed.gaps.size();
+    info.gap_bits = parsed.gap_info.payload_bits;
+    info.row_length_bytes = parsed.row_lengths.size();
+    info.total_bytes = blob.size();
+    info.header_bytes = info.total_bytes - info.value_bytes - info.code_bytes - info.gap_bytes -
+                        info.row_length_bytes;
+    // The fillers are among the codes: these have to be decoded to tell them.
+    std::vector<std::uint8_t> codes;
+    if (const Result r = decode_stream(parsed.codes, blob, codes, info.entries); !r.ok()) return r;
+    info.nonzeros = info.entries - static_cast<std::uint64_t>(
+                                       std::count(codes.begin(), codes.end(), std::uint8_t{0}));
+    return {Status::ok, blob.size()};
+}
+
+}  // namespace tersor

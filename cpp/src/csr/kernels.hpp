@@ -1,0 +1,27 @@
+// The kernels of relative-index encoding, one column per instruction-set level.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "tersor/isa.hpp"
+
+namespace tersor::csr {
+
+/// Sets bit i % 64 of bits[i / 64] when codes[i] != 0; writes ceil(size / 64) words.
+using Bitmap = void (*)(const std::uint8_t* codes, std::size_t size, std::uint64_t* bits) noexcept;
+
+struct Kernels {
+#define TERSOR_KERNEL(name, type) type name = nullptr;
+#include "csr/kernels.def"
+#undef TERSOR_KERNEL
+};
+
+void install_scalar(Kernels& kernels) noexcept;
+void install_avx2(Kernels& kernels) noexcept;
+void install_avx512(Kernels& kernels) noexcept;
+
+/// The kernels of the level in use.
+[[nodiscard]] const Kernels& kernels();
+
+}  // namespace tersor::csr

@@ -1,0 +1,46 @@
+// Portable kernels; they sum in double, so that their error is little more than one rounding.
+#include "spmm/kernels.hpp"
+
+namespace tersor::spmm {
+namespace {
+
+float weight(const BlockView& block, std::uint64_t i) noexcept {
+    return block.codes != nullptr ? block.values[block.codes[i]] : block.values[i];
+}
+
+void multiply_vector(const BlockView& block, const float* x, float* y, std::size_t row_begin,
+                     std::size_t row_end) noexcept {
+    for (std::size_t r = row_begin; r < row_end; ++r) {
+        double sum = y[r];
+        for (std::uint64_t i = block.row_starts[r]; i < block.row_starts[r + 1]; ++i) {
+            sum += double{weight(block, i)} * double{x[block.columns[i]]};
+        }
+        y[r] = static_cast<float>(sum);
+    }
+}
+
+void multiply_panel(const BlockView& block, const float* panel, const std::size_t* offsets, float* y,
+                    std::size_t stride, std::size_t row_begin, std::size_t row_end) noexcept {
+    for (std::size_t r = row_begin; r < row_end; ++r) {
+        double sums[panel_lanes];
+        float* out = y + r * stride;
+        for (std::size_t lane = 0; lane < panel_lanes; ++lane) sums[lane] = out[lane];
+        for (std::uint64_t i = block.row_starts[r]; i < block.row_starts[r + 1]; ++i) {
+            const double w = weight(block, i);
+            const float* x = panel + offsets[block.columns[i]];
+            for (std::size_t lane = 0; lane < panel_lanes; ++lane) sums[lane] += w * double{x[lane]};
+        }
+        for (std::size_t lane = 0; lane < panel_lanes; ++lane) {
+            out[lane] = static_cast<float>(sums[lane]);
+        }
+    }
+}
+
+}  // namespace
+
+void install_scalar(Kernels& kernels) noexcept {
+    kernels.multiply_vector = multiply_vector;
+    kernels.multiply_panel = multiply_panel;
+}
+
+}  // namespace tersor::spmm

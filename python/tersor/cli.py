@@ -1,0 +1,407 @@
+"""The command ``tersor``: compress, inspect, decompress, demo, env.
+
+Whatever is wrong with the user's files ends in one line on stderr and exit status 2. The torch
+side, typer and rich are imported where they are needed: ``tersor inspect`` loads no torch, and rich
+only for a terminal.
+"""
+
+# No postponed annotations here: typer evaluates them, and it is imported inside a function.
+
+import fnmatch
+import math
+import re
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tersor import container, isa
+from tersor._core import FormatError
+
+if TYPE_CHECKING:
+    from tersor.report import Report
+
+# A tensor whose name has one of these words is an embedding or a norm, and is left as it is.
+_LEFT = re.compile(
+    r"(^|[._])(\w*emb|\w*embed(ding)?s?|wte|wpe|\w*norm\d*|bn\d*|ln(\d*|_\w+))[._]", re.IGNORECASE
+)
+
+
+class InputError(Exception):
+    """The user's input is wrong; the message is the line to print."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Whether a tensor is compressed, and why."""
+
+    name: str
+    shape: tuple[int, ...]
+    taken: bool
+    reason: str
+
+    def __str__(self) -> str:
+        shape = "x".join(map(str, self.shape)) or "scalar"
+        verb = "compress" if self.taken else "leave   "
+        return f"{verb} {self.name}  {shape}  ({self.reason})"
+
+
+def choose(
+    name: str,
+    dtype: str,
+    shape: tuple[int, ...],
+    *,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    min_size: int = 0,
+) -> Choice:
+    """Whether ``compress`` takes a tensor of a bare state_dict.
+
+    By default matrices and filters named ``*.weight``, embeddings and norms left. ``only`` and
+    ``skip`` are shell patterns on names; ``skip`` wins, and ``only`` overrules the names' defaults.
+    ``min_size`` counts elements.
+    """
+
+    def choice(taken: bool, reason: str) -> Choice:
+        return Choice(name, shape, taken, reason)
+
+    def matches(patterns: Sequence[str]) -> str | None:
+        return next((p for p in patterns if fnmatch.fnmatchcase(name, p)), None)
+
+    if dtype not in _FLOAT_READERS:
+        return choice(False, f"dtype {dtype}")
+    if len(shape) < 2:
+        return choice(False, "not a matrix or filter")
+    if math.prod(shape) == 0:
+        return choice(False, "empty")
+    if math.prod(shape) < min_size:
+        return choice(False, f"under {min_size} elements")
+    if pattern := matches(skip):
+        return choice(False, f"--skip {pattern}")
+    if only:
+        pattern = matches(only)
+        return choice(pattern is not None, f"--only {pattern or 'names others'}")
+    if name != "weight" and not name.endswith(".weight"):
+        return choice(False, "not named *.weight")
+    if _LEFT.search(name):
+        return choice(False, "embedding or norm")
+    return choice(True, "matrix" if len(shape) == 2 else "filter")
+
+
+# ---- Reading models
+
+Tensors = Mapping[str, container.Tensor]
+
+
+def _bf16(raw: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+
+
+_FLOAT_READERS = {
+    "F16": lambda raw: raw.view("<f2").astype(np.float32),
+    "F32": lambda raw: raw.view("<f4"),
+    "F64": lambda raw: raw.view("<f8").astype(np.float32),
+    "BF16": _bf16,
+}
+
+
+def _read_model(path: Path) -> tuple[Tensors, Mapping[str, str]]:
+    """All tensors of a dense model file, and its metadata."""
+    if not path.is_file():
+        raise InputError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
+    if path.suffix in (".pt", ".pth", ".bin"):
+        return _read_torch(path), {}
+    with container.open(path) as file:
+        taken = [name for name, tensor in file.tensors.items() if tensor.compressed]
+        if taken:
+            raise InputError(f"{path}: is compressed already ({taken[0]} is a blob)")
+        tensors = {
+            name: container.Tensor(tensor.dtype, tuple(tensor.shape), tensor.bytes().tobytes())
+            for name, tensor in file.tensors.items()
+        }
+        return tensors, dict(file.metadata)
+
+
+def _read_torch(path: Path) -> Tensors:
+    """A state_dict that torch.save wrote; loaded with ``weights_only``, so no code of it runs."""
+    torch = _import_torch()
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever the broken part raises
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise InputError(f"{path}: not a state_dict that torch can load: {reason[0]}") from error
+    if not isinstance(state, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
+    ):
+        raise InputError(f"{path}: not a state_dict: a mapping from names to tensors is needed")
+    names = {
+        torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64",
+        torch.int8: "I8", torch.uint8: "U8", torch.int16: "I16", torch.int32: "I32",
+        torch.int64: "I64", torch.bool: "BOOL",
+    }  # fmt: skip
+    tensors = {}
+    for name, value in state.items():
+        if value.dtype not in names or value.layout != torch.strided:
+            raise InputError(f"{path}: {name}: cannot store {value.dtype} in {value.layout}")
+        flat = value.detach().contiguous().reshape(-1).view(torch.uint8)
+        tensors[name] = container.Tensor(
+            names[value.dtype], tuple(value.shape), flat.numpy().tobytes()
+        )
+    return tensors
+
+
+def _import_torch() -> Any:
+    try:
+        import torch
+    except ModuleNotFoundError as error:
+        raise InputError("this needs torch: pip install 'tersor[torch]'") from error
+    return torch
+
+
+# ---- The commands
+
+
+def compress(
+    source: Path,
+    output: Path | None,
+    *,
+    bits: int = 4,
+    conv_bits: int = 8,
+    density: float | None = None,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    min_size: int = 0,
+    dry_run: bool = False,
+) -> "Report":
+    """Compresses a dense model file, printing a line for each tensor, and returns the table.
+
+    ``bits`` and ``conv_bits`` are the code widths of matrices and filters, the zero counted in;
+    ``density`` is the part of the weights of each taken tensor to keep (None: no further pruning).
+
+    Raises:
+        InputError, FormatError, OSError: the message names what is wrong with which file.
+    """
+    from tersor import layer
+    from tersor.report import report
+
+    if output is None and not dry_run:
+        raise InputError("say where to write with -o OUT, or --dry-run to learn the size alone")
+    tensors, metadata = _read_model(source)
+    _import_torch()
+    from tersor.config import LayerConfig
+    from tersor.quantize import compress_weight
+
+    written: dict[str, container.Tensor] = {}
+    taken = 0
+    for name, tensor in tensors.items():
+        choice = choose(
+            name, tensor.dtype, tuple(tensor.shape), only=only, skip=skip, min_size=min_size
+        )
+        print(choice)
+        if not choice.taken:
+            written[name] = tensor
+            continue
+        taken += 1
+        width = bits if len(tensor.shape) == 2 else conv_bits
+        raw = np.frombuffer(tensor.data, np.uint8)
+        weight = _FLOAT_READERS[tensor.dtype](raw).reshape(tensor.shape)
+        config = LayerConfig(values=2**width - 1, density=density)
+        blob = layer.encode_layer(compress_weight(weight, config, name))
+        written[f"{name}_blob"] = container.Tensor("U8", (blob.size,), blob.tobytes())
+    if taken == 0:
+        raise InputError(f"{source}: no tensor to compress (see --only)")
+    own = {key: value for key, value in metadata.items() if key != "tersor"}
+
+    def write(path: Path) -> "Report":
+        container.write_file(path, written, own)
+        with container.open(path) as file:
+            return report(file)
+
+    if not dry_run and output is not None:
+        return write(output)
+    # The size is exact because the file is really made, and then thrown away.
+    with tempfile.TemporaryDirectory(prefix="tersor-") as folder:
+        return write(Path(folder) / "dry-run.safetensors")
+
+
+def decompress(source: Path, output: Path) -> int:
+    """Writes the dense fp32 tensors of a compressed file as ordinary safetensors; their number.
+
+    Raises:
+        InputError, FormatError, OSError: the message names what is wrong with which file.
+    """
+    from tersor import layer
+
+    if not source.is_file():
+        raise InputError(f"{source}: no such file")
+    _import_torch()
+    from tersor.quantize import decompress_layer
+
+    tensors: dict[str, container.Tensor] = {}
+    with container.open(source) as file:
+        file.verify()
+        for name, tensor in file.tensors.items():
+            if tensor.compressed:
+                dense = np.ascontiguousarray(
+                    decompress_layer(layer.decode_layer(tensor.bytes())), np.float32
+                )
+                tensors[name.removesuffix("_blob")] = container.Tensor(
+                    "F32", dense.shape, dense.tobytes()
+                )
+            else:
+                tensors[name] = container.Tensor(
+                    tensor.dtype, tuple(tensor.shape), tensor.bytes().tobytes()
+                )
+        metadata = {key: value for key, value in file.metadata.items() if key != "tersor"}
+    container.write_file(output, tensors, metadata)
+    return len(tensors)
+
+
+def inspect(source: Path, *, verify: bool = False) -> "Report":
+    """The table of a file, from its headers alone unless ``verify``.
+
+    Raises:
+        InputError, FormatError, OSError: the message names what is wrong with which file.
+    """
+    from tersor.report import report
+
+    if not source.is_file():
+        raise InputError(f"{source}: no such file")
+    with container.open(source) as file:
+        return report(file, verify=verify)
+
+
+def _show(report: "Report", title: str) -> None:
+    from tersor.report import to_table, to_text, totals_lines
+
+    if not sys.stdout.isatty():
+        print(to_text(report))
+        return
+    from rich.console import Console
+
+    Console().print(to_table(report, title))
+    print("\n".join(totals_lines(report.totals)))
+
+
+# ---- The command line
+
+
+def _app() -> Any:
+    import typer
+
+    app = typer.Typer(
+        name="tersor",
+        help="Prune, share, Huffman-code and run networks straight from the compressed form.",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    patterns = "shell pattern on tensor names; may be given more than once"
+
+    @app.command("compress")
+    def _compress(
+        source: Annotated[Path, typer.Argument(metavar="IN", help=".safetensors or .pt")],
+        output: Annotated[Path | None, typer.Option("-o", "--output", metavar="OUT")] = None,
+        bits: Annotated[int, typer.Option(min=1, max=8, help="code width of matrices")] = 4,
+        conv_bits: Annotated[int, typer.Option(min=1, max=8, help="code width of filters")] = 8,
+        density: Annotated[
+            float | None, typer.Option(min=0.0, max=1.0, help="part of the weights to keep")
+        ] = None,
+        only: Annotated[list[str] | None, typer.Option(help=f"take these: {patterns}")] = None,
+        skip: Annotated[list[str] | None, typer.Option(help=f"leave these: {patterns}")] = None,
+        min_size: Annotated[int, typer.Option(min=0, help="leave tensors with fewer weights")] = 0,
+        dry_run: Annotated[bool, typer.Option(help="tell the size, write nothing")] = False,
+    ) -> None:
+        """Compress a dense model file; which tensors are taken is printed, a line each."""
+        report = compress(
+            source,
+            output,
+            bits=bits,
+            conv_bits=conv_bits,
+            density=density,
+            only=only or (),
+            skip=skip or (),
+            min_size=min_size,
+            dry_run=dry_run,
+        )
+        print()
+        _show(report, str(output or "dry run"))
+
+    @app.command("inspect")
+    def _inspect(
+        source: Annotated[Path, typer.Argument(metavar="FILE")],
+        verify: Annotated[bool, typer.Option("--verify", help="check every hash")] = False,
+        as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
+    ) -> None:
+        """Show what each layer of a compressed file costs, from its real bytes."""
+        report = inspect(source, verify=verify)
+        if as_json:
+            import json
+
+            from tersor.report import to_json
+
+            print(json.dumps(to_json(report), indent=2))
+            return
+        _show(report, source.name)
+        if verify:
+            print("every hash is right")
+
+    @app.command("decompress")
+    def _decompress(
+        source: Annotated[Path, typer.Argument(metavar="FILE")],
+        output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT")],
+    ) -> None:
+        """Write the dense tensors of a compressed file as ordinary safetensors."""
+        print(f"{decompress(source, output)} tensors written to {output}")
+
+    @app.command("demo")
+    def _demo(
+        data: Annotated[
+            Path | None, typer.Option(help="the folder examples/mnist of a source checkout")
+        ] = None,
+        output: Annotated[Path, typer.Option(help="the JSON to write")] = Path("build/demo.json"),
+        net: Annotated[list[str] | None, typer.Option(help="lenet-300-100 or lenet-5")] = None,
+        seed: Annotated[int, typer.Option()] = 0,
+    ) -> None:
+        """Compress both LeNets on MNIST, and run them from the file in a fresh process."""
+        _import_torch()
+        from tersor import demo
+
+        if not demo.run(data=data, output=output, nets=net or demo.NETS, seed=seed):
+            raise typer.Exit(1)
+
+    @app.command("env")
+    def _env() -> None:
+        """Show version, compiler, instruction sets and threads."""
+        print(isa.show_config())
+
+    return app
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command; returns the exit status: 0, 1 (the demo missed a promise) or 2."""
+    try:
+        app = _app()
+    except ModuleNotFoundError as error:
+        if error.name not in ("typer", "rich", "click"):
+            raise
+        print(f"tersor: the command needs {error.name}: pip install 'tersor[cli]'", file=sys.stderr)
+        return 2
+    try:
+        app(args=list(arguments) if arguments is not None else None, prog_name="tersor")
+    except SystemExit as done:  # typer's own way to end, usage errors (2) included
+        return done.code if isinstance(done.code, int) else 1
+    except (InputError, FormatError, OSError, ValueError) as error:
+        message = " ".join(str(error).split())
+        print(f"tersor: {message or type(error).__name__}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,201 @@
+"""The layer rules of docs/architecture.md, checked on the includes and imports themselves."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+CPP = sorted(path for suffix in ("cpp", "hpp", "def") for path in ROOT.glob(f"cpp/**/*.{suffix}"))
+PYTHON = sorted((ROOT / "python" / "tersor").rglob("*.py"))
+INCLUDE = re.compile(r'^\s*#\s*include\s*([<"])([^>"]+)[>"]', re.MULTILINE)
+
+# A topic may include those of a lower rank and itself.
+RANKS = {
+    "tersor": 0,  # the public headers
+    "support": 1,
+    "dispatch": 1,
+    "csr": 2,
+    "huffman": 2,
+    "kmeans": 2,
+    "spmm": 3,
+    "conv": 4,
+    "container": 5,
+    "bindings": 6,
+}
+INTRINSICS = {"immintrin.h", "x86intrin.h", "emmintrin.h", "arm_neon.h", "arm_sve.h"}
+ISAS = ("scalar", "avx2", "avx512", "neon")
+
+# The Python side in order; each may import those before its own group and its group.
+PYTHON_RANKS = [
+    {"_core"},
+    {"config", "isa", "csr", "huffman", "kmeans", "spmm", "conv", "layer", "container", "cmake"},
+    {"report"},
+    {"ops", "prune", "share", "quantize"},
+    {"nn"},
+    {"compress"},
+    {"checkpoint"},
+    {"demo"},
+]
+NUMPY_ONLY = PYTHON_RANKS[0] | PYTHON_RANKS[1] | PYTHON_RANKS[2] | {"cli", "__init__"}
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def topic_of(path: Path) -> str:
+    parts = path.relative_to(ROOT / "cpp").parts
+    if parts[0] == "include":
+        return "tersor"
+    return parts[1] if parts[0] == "src" else parts[0]
+
+
+def includes(path: Path) -> Iterator[tuple[str, str]]:
+    yield from INCLUDE.findall(path.read_text())
+
+
+def test_there_is_something_to_check() -> None:
+    assert len(CPP) > 20
+    assert len(PYTHON) > 3
+
+
+@pytest.mark.parametrize("path", CPP, ids=relative)
+def test_cpp_includes_only_what_stands_before(path: Path) -> None:
+    topic = topic_of(path)
+    assert topic in RANKS, f"unknown topic {topic}: give it a rank"
+    for bracket, name in includes(path):
+        first = name.split("/")[0]
+        if bracket == "<" or first not in RANKS or first == topic:
+            continue
+        assert RANKS[first] < RANKS[topic], f"{relative(path)} includes {name}"
+
+
+@pytest.mark.parametrize("path", CPP, ids=relative)
+def test_cpp_knows_neither_python_nor_torch_where_it_must_not(path: Path) -> None:
+    for _, name in includes(path):
+        if topic_of(path) != "bindings":
+            assert not name.startswith(("pybind11", "Python.h")), f"{relative(path)}: {name}"
+        assert not name.startswith(("torch", "ATen", "c10")), f"{relative(path)}: {name}"
+        if name in INTRINSICS:
+            assert path.stem.endswith(tuple(f"_{isa}" for isa in ISAS)) or re.fullmatch(
+                r"target_(avx2|avx512|neon)", path.stem
+            ), f"{relative(path)} includes {name}"
+
+
+def imports(path: Path, *, top_level_only: bool = False) -> Iterator[str]:
+    """Absolute names of the modules that a file imports; those under TYPE_CHECKING left out."""
+
+    def walk(nodes: list[ast.stmt]) -> Iterator[ast.stmt]:
+        for node in nodes:
+            if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+                continue
+            if top_level_only and isinstance(node, ast.FunctionDef):
+                continue
+            yield node
+            for field in ("body", "orelse", "finalbody"):
+                yield from walk(getattr(node, field, []))
+            for handler in getattr(node, "handlers", []):
+                yield from walk(handler.body)
+
+    for node in walk(ast.parse(path.read_text()).body):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def module_of(path: Path) -> str:
+    return path.relative_to(ROOT / "python" / "tersor").parts[0].removesuffix(".py")
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=relative)
+def test_numpy_only_modules_import_no_torch(path: Path) -> None:
+    module = module_of(path)
+    if module not in NUMPY_ONLY:
+        assert any(module in group for group in PYTHON_RANKS), f"give {module} a rank"
+        return
+    # cli imports it inside the commands that need it.
+    for name in imports(path, top_level_only=module == "cli"):
+        assert name.split(".")[0] != "torch", f"{relative(path)} imports {name}"
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=relative)
+def test_python_imports_only_what_stands_before(path: Path) -> None:
+    module = module_of(path)
+    rank = next((i for i, group in enumerate(PYTHON_RANKS) if module in group), None)
+    if rank is None:
+        assert module in ("cli", "__init__")
+        return
+    allowed = set().union(*PYTHON_RANKS[: rank + 1])
+    for name in imports(path):
+        parts = name.split(".")
+        if parts[0] == "tersor" and len(parts) > 1:
+            assert parts[1] in allowed or parts[1] == "__version__", f"{relative(path)}: {name}"
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=relative)
+def test_torch_library_is_used_in_ops_alone(path: Path) -> None:
+    if module_of(path) != "ops":
+        assert not any(name.startswith("torch.library") for name in imports(path))
+        assert "torch.library." not in path.read_text()
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=relative)
+def test_everything_public_has_a_docstring(path: Path) -> None:
+    def missing(nodes: list[ast.stmt], prefix: str = "") -> Iterator[str]:
+        for node in nodes:
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                if node.name.startswith("_"):
+                    continue
+                overload = any("overload" in ast.dump(d) for d in node.decorator_list)
+                if not overload and ast.get_docstring(node) is None:
+                    yield prefix + node.name
+                if isinstance(node, ast.ClassDef):
+                    yield from missing(node.body, f"{node.name}.")
+
+    tree = ast.parse(path.read_text())
+    assert ast.get_docstring(tree), f"{relative(path)} has no docstring"
+    # What a base class of torch documents (forward, extra_repr, …) needs no second description.
+    inherited = {"forward", "backward", "extra_repr", "setup_context", "step"}
+    assert [name for name in missing(tree.body) if name.split(".")[-1] not in inherited] == []
+
+
+def test_no_file_is_longer_than_700_lines() -> None:
+    sources = [path for path in [*CPP, *PYTHON] if path.suffix != ".pyi"]
+    for folder in ("tests", "examples", "benchmarks"):
+        for suffix in ("py", "cpp", "hpp"):
+            sources += (ROOT / folder).rglob(f"*.{suffix}")
+    lines = {relative(path): len(path.read_text().splitlines()) for path in sources}
+    assert {name: count for name, count in lines.items() if count > 700} == {}
+
+
+def modules_after(code: str, *arguments: str) -> set[str]:
+    listing = "import sys\nprint('\\n' + ' '.join(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", f"{code}\n{listing}", *arguments],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def test_importing_tersor_loads_no_torch() -> None:
+    assert "torch" not in modules_after("import tersor")
+
+
+def test_inspect_loads_no_torch_and_no_rich_off_a_terminal() -> None:
+    checkpoint = ROOT / "examples" / "mnist" / "checkpoints" / "lenet-5.safetensors"
+    code = "import sys\nfrom tersor import cli\nassert cli.main(sys.argv[1:]) == 0"
+    loaded = modules_after(code, "inspect", str(checkpoint))
+    assert "tersor.report" in loaded
+    assert "torch" not in loaded
+    assert "rich.table" not in loaded
