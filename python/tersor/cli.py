@@ -7,13 +7,17 @@ only for a terminal.
 
 # No postponed annotations here: typer evaluates them, and it is imported inside a function.
 
+import argparse
 import fnmatch
+import json
 import math
 import re
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -34,6 +38,16 @@ _LEFT = re.compile(
 
 class InputError(Exception):
     """The user's input is wrong; the message is the line to print."""
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Makes the message of malformed data name its file."""
+    try:
+        yield
+    except FormatError as error:
+        message = str(error)
+        raise InputError(message if str(path) in message else f"{path}: {message}") from error
 
 
 @dataclass(frozen=True)
@@ -116,7 +130,7 @@ def _read_model(path: Path) -> tuple[Tensors, Mapping[str, str]]:
         raise InputError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
     if path.suffix in (".pt", ".pth", ".bin"):
         return _read_torch(path), {}
-    with container.open(path) as file:
+    with _about(path), container.open(path) as file:
         taken = [name for name, tensor in file.tensors.items() if tensor.compressed]
         if taken:
             raise InputError(f"{path}: is compressed already ({taken[0]} is a blob)")
@@ -184,7 +198,7 @@ def compress(
     ``density`` is the part of the weights of each taken tensor to keep (None: no further pruning).
 
     Raises:
-        InputError, FormatError, OSError: the message names what is wrong with which file.
+        InputError, OSError: the message names what is wrong with which file.
     """
     from tersor import layer
     from tersor.report import report
@@ -233,7 +247,7 @@ def decompress(source: Path, output: Path) -> int:
     """Writes the dense fp32 tensors of a compressed file as ordinary safetensors; their number.
 
     Raises:
-        InputError, FormatError, OSError: the message names what is wrong with which file.
+        InputError, OSError: the message names what is wrong with which file.
     """
     from tersor import layer
 
@@ -243,7 +257,7 @@ def decompress(source: Path, output: Path) -> int:
     from tersor.quantize import decompress_layer
 
     tensors: dict[str, container.Tensor] = {}
-    with container.open(source) as file:
+    with _about(source), container.open(source) as file:
         file.verify()
         for name, tensor in file.tensors.items():
             if tensor.compressed:
@@ -266,26 +280,47 @@ def inspect(source: Path, *, verify: bool = False) -> "Report":
     """The table of a file, from its headers alone unless ``verify``.
 
     Raises:
-        InputError, FormatError, OSError: the message names what is wrong with which file.
+        InputError, OSError: the message names what is wrong with which file.
     """
     from tersor.report import report
 
     if not source.is_file():
         raise InputError(f"{source}: no such file")
-    with container.open(source) as file:
+    with _about(source), container.open(source) as file:
         return report(file, verify=verify)
 
 
 def _show(report: "Report", title: str) -> None:
     from tersor.report import to_table, to_text, totals_lines
 
-    if not sys.stdout.isatty():
+    if not sys.stdout.isatty() or find_spec("rich") is None:
         print(to_text(report))
         return
     from rich.console import Console
 
     Console().print(to_table(report, title))
     print("\n".join(totals_lines(report.totals)))
+
+
+def inspect_command(arguments: Sequence[str]) -> None:
+    """``tersor inspect``, which needs numpy alone: importing typer takes longer than the answer."""
+    parser = argparse.ArgumentParser(
+        prog="tersor inspect",
+        description="Show what each layer of a compressed file costs, from its real bytes.",
+    )
+    parser.add_argument("file", metavar="FILE", type=Path)
+    parser.add_argument("--verify", action="store_true", help="check every hash")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parsed = parser.parse_args(arguments)
+    report = inspect(parsed.file, verify=parsed.verify)
+    if parsed.json:
+        from tersor.report import to_json
+
+        print(json.dumps(to_json(report), indent=2))
+        return
+    _show(report, parsed.file.name)
+    if parsed.verify:
+        print("every hash is right")
 
 
 # ---- The command line
@@ -332,24 +367,12 @@ def _app() -> Any:
         print()
         _show(report, str(output or "dry run"))
 
-    @app.command("inspect")
-    def _inspect(
-        source: Annotated[Path, typer.Argument(metavar="FILE")],
-        verify: Annotated[bool, typer.Option("--verify", help="check every hash")] = False,
-        as_json: Annotated[bool, typer.Option("--json", help="print JSON")] = False,
-    ) -> None:
+    @app.command(
+        "inspect", add_help_option=False, context_settings={"ignore_unknown_options": True}
+    )
+    def _inspect(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:
         """Show what each layer of a compressed file costs, from its real bytes."""
-        report = inspect(source, verify=verify)
-        if as_json:
-            import json
-
-            from tersor.report import to_json
-
-            print(json.dumps(to_json(report), indent=2))
-            return
-        _show(report, source.name)
-        if verify:
-            print("every hash is right")
+        inspect_command(arguments or [])
 
     @app.command("decompress")
     def _decompress(
@@ -385,17 +408,19 @@ def _app() -> Any:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns the exit status: 0, 1 (the demo missed a promise) or 2."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        app = _app()
+        if given[:1] == ["inspect"]:
+            inspect_command(given[1:])
+        else:
+            _app()(args=given, prog_name="tersor")
+    except SystemExit as done:  # how both parsers end, usage errors (2) included
+        return done.code if isinstance(done.code, int) else 0 if done.code is None else 1
     except ModuleNotFoundError as error:
-        if error.name not in ("typer", "rich", "click"):
+        if error.name not in ("typer", "rich"):
             raise
         print(f"tersor: the command needs {error.name}: pip install 'tersor[cli]'", file=sys.stderr)
         return 2
-    try:
-        app(args=list(arguments) if arguments is not None else None, prog_name="tersor")
-    except SystemExit as done:  # typer's own way to end, usage errors (2) included
-        return done.code if isinstance(done.code, int) else 1
     except (InputError, FormatError, OSError, ValueError) as error:
         message = " ".join(str(error).split())
         print(f"tersor: {message or type(error).__name__}", file=sys.stderr)

@@ -1,0 +1,91 @@
+#include "bindings.hpp"
+#include "csr_arrays.hpp"
+#include "tersor/layer.hpp"
+
+namespace tersor::bindings {
+namespace {
+
+constexpr const char* kind_names[] = {"shared_fp32", "shared_fp16", "plain_fp32", "plain_fp16"};
+
+ValueKind parse_kind(const std::string& name) {
+    for (std::size_t i = 0; i < std::size(kind_names); ++i) {
+        if (name == kind_names[i]) return static_cast<ValueKind>(i);
+    }
+    throw std::invalid_argument("kind '" + name +
+                                "' is none of shared_fp32, shared_fp16, plain_fp32, plain_fp16");
+}
+
+std::string kind_name(ValueKind kind) { return kind_names[static_cast<std::size_t>(kind)]; }
+
+py::dict to_dict(const LayerInfo& info) {
+    py::dict dict;
+    dict["shape"] = py::tuple(py::cast(info.shape));
+    dict["kind"] = kind_name(info.kind);
+    dict["index_bits"] = info.index_bits;
+    dict["flat"] = info.flat;
+    dict["weights"] = info.weights;
+    dict["nonzeros"] = info.nonzeros;
+    dict["entries"] = info.entries;
+    dict["clusters"] = info.clusters;
+    dict["header_bytes"] = info.header_bytes;
+    dict["value_bytes"] = info.value_bytes;
+    dict["code_bytes"] = info.code_bytes;
+    dict["code_bits"] = info.code_bits;
+    dict["gap_bytes"] = info.gap_bytes;
+    dict["gap_bits"] = info.gap_bits;
+    dict["row_length_bytes"] = info.row_length_bytes;
+    dict["total_bytes"] = info.total_bytes;
+    return dict;
+}
+
+}  // namespace
+
+void register_layer(py::module_& module) {
+    module.def(
+        "layer_encode",
+        [](const std::vector<std::uint64_t>& shape, const std::string& kind, std::uint32_t rows,
+           std::uint32_t cols, int index_bits, bool flat, const Array<std::uint8_t>& codes,
+           const Array<std::uint8_t>& gaps, const Array<std::uint32_t>& row_lengths,
+           const Array<float>& values) {
+            const auto source = view(values);
+            const Layer layer{shape, parse_kind(kind),
+                              to_csr(rows, cols, index_bits, flat, codes, gaps, row_lengths),
+                              {source.begin(), source.end()}};
+            std::vector<std::uint8_t> blob;
+            {
+                const py::gil_scoped_release release;
+                blob = encode_layer(layer);
+            }
+            return to_numpy(blob);
+        },
+        py::arg("shape"), py::arg("kind"), py::arg("rows"), py::arg("cols"), py::arg("index_bits"),
+        py::arg("flat"), py::arg("codes").noconvert(), py::arg("gaps").noconvert(),
+        py::arg("row_lengths").noconvert(), py::arg("values").noconvert());
+    module.def(
+        "layer_decode",
+        [](const Array<std::uint8_t>& blob, std::size_t max_bytes) {
+            const auto bytes = view(blob);
+            Layer layer;
+            Result result;
+            {
+                const py::gil_scoped_release release;
+                result = decode_layer(bytes, layer, max_bytes);
+            }
+            throw_if_error(result, "layer blob");
+            return py::make_tuple(py::tuple(py::cast(layer.shape)), kind_name(layer.kind),
+                                  from_csr(layer.csr), to_numpy(layer.values));
+        },
+        py::arg("blob").noconvert(), py::arg("max_bytes"));
+    module.def(
+        "layer_inspect",
+        [](const Array<std::uint8_t>& blob, bool verify) {
+            LayerInfo info;
+            throw_if_error(inspect_layer(view(blob), info, verify), "layer blob");
+            return to_dict(info);
+        },
+        py::arg("blob").noconvert(), py::arg("verify"));
+    module.def("is_layer", [](const Array<std::uint8_t>& blob) { return is_layer(view(blob)); },
+               py::arg("blob").noconvert());
+}
+
+}  // namespace tersor::bindings

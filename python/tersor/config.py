@@ -1,0 +1,66 @@
+"""How each layer is to be compressed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+
+KINDS = ("shared_fp32", "shared_fp16", "plain_fp32", "plain_fp16")
+
+
+@dataclass(frozen=True)
+class LayerConfig:
+    """Settings of one layer.
+
+    Attributes:
+        values: shared values beside zero, 1 to 255; None = 15 for Linear and 255 for Conv layers.
+        kind: ``shared_fp32`` or ``shared_fp16`` (a codebook), ``plain_fp32`` or ``plain_fp16``
+            (pruned, not shared).
+        density: share of weights kept, the largest ones, 0 to 1; None = the zeros a weight has.
+        index_bits: width of a gap, 2 to 8; None = what costs the fewest bytes.
+        flat: gaps over the whole tensor, or by rows; None = what costs the fewest bytes.
+        mode: of the clustering: ``exact`` or ``lloyd``.
+        precision: class of arithmetic: ``highest``, ``high``, ``medium`` or ``low``.
+    """
+
+    values: int | None = None
+    kind: str = "shared_fp32"
+    density: float | None = None
+    index_bits: int | None = None
+    flat: bool | None = None
+    mode: str = "exact"
+    precision: str = "high"
+
+    def __post_init__(self) -> None:
+        if self.values is not None and not 1 <= self.values <= 255:
+            raise ValueError(f"values must be 1 to 255, not {self.values}")
+        if self.kind not in KINDS:
+            raise ValueError(f"kind '{self.kind}' is none of {', '.join(KINDS)}")
+        if self.density is not None and not 0.0 <= self.density <= 1.0:
+            raise ValueError(f"density must be 0 to 1, not {self.density}")
+        if self.index_bits is not None and not 2 <= self.index_bits <= 8:
+            raise ValueError(f"index_bits must be 2 to 8, not {self.index_bits}")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Settings of a model.
+
+    Attributes:
+        linear: for matrices.
+        conv: for filter banks.
+        overrides: settings by name pattern (as :mod:`fnmatch`), the first match wins; None leaves
+            the layer as it is.
+    """
+
+    linear: LayerConfig = field(default_factory=lambda: LayerConfig(values=15))
+    conv: LayerConfig = field(default_factory=lambda: LayerConfig(values=255))
+    overrides: Mapping[str, LayerConfig | None] = field(default_factory=dict)
+
+    def for_layer(self, name: str, dimensions: int) -> LayerConfig | None:
+        """The settings of a layer whose weight has so many dimensions; None = leave it alone."""
+        for pattern, settings in self.overrides.items():
+            if fnmatchcase(name, pattern):
+                return settings
+        return self.linear if dimensions <= 2 else self.conv

@@ -1,0 +1,91 @@
+"""Prefix coding of bytes into self-describing streams (docs/format.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tersor import _core
+
+
+@dataclass(frozen=True)
+class StreamInfo:
+    """What a stream announces: decoded length, bytes before the code words, bits of the words."""
+
+    symbols: int
+    header_bytes: int
+    payload_bits: int
+
+
+def _as_bytes(data: npt.ArrayLike, what: str) -> npt.NDArray[np.uint8]:
+    array = np.asarray(data)
+    if array.dtype != np.uint8:
+        raise ValueError(f"{what} must be uint8, not {array.dtype}")
+    return np.ascontiguousarray(array).reshape(-1)
+
+
+def histogram(symbols: npt.ArrayLike) -> npt.NDArray[np.uint64]:
+    """How often each byte occurs in ``symbols`` uint8 ``[n]``: uint64 ``[256]``."""
+    return _core.huffman_histogram(_as_bytes(symbols, "symbols"))
+
+
+def entropy(counts: npt.ArrayLike) -> float:
+    """Shannon entropy of a histogram ``[256]``, in bits per symbol."""
+    return _core.huffman_entropy(np.ascontiguousarray(counts, dtype=np.uint64))
+
+
+def code_lengths(counts: npt.ArrayLike, max_length: int = 15) -> npt.NDArray[np.uint8]:
+    """Lengths of an optimal prefix code with words of at most ``max_length`` bits.
+
+    Package-merge (Larmore and Hirschberg 1990).
+
+    Args:
+        counts: histogram ``[256]``.
+        max_length: 1 to 15.
+
+    Returns:
+        uint8 ``[256]``; 0 for symbols that do not occur.
+
+    Raises:
+        ValueError: ``max_length`` is out of range or too short for the number of symbols.
+    """
+    return _core.huffman_code_lengths(np.ascontiguousarray(counts, dtype=np.uint64), max_length)
+
+
+def encode(symbols: npt.ArrayLike) -> npt.NDArray[np.uint8]:
+    """Encodes ``symbols`` uint8 ``[n]`` to a stream uint8 ``[m]`` that :func:`decode` reads."""
+    return _core.huffman_encode(_as_bytes(symbols, "symbols"))
+
+
+def inspect(stream: npt.ArrayLike) -> StreamInfo:
+    """Reads the header of a stream.
+
+    Raises:
+        FormatError: the header is malformed; the message names the byte.
+    """
+    return StreamInfo(*_core.huffman_inspect(_as_bytes(stream, "stream")))
+
+
+def decode(
+    stream: npt.ArrayLike, out: npt.NDArray[np.uint8] | None = None
+) -> npt.NDArray[np.uint8]:
+    """Decodes a whole stream.
+
+    Args:
+        stream: uint8 ``[m]``.
+        out: contiguous uint8 of exactly the decoded length, to be filled; made when missing.
+
+    Raises:
+        FormatError: the stream is malformed; the message names the byte.
+        ValueError: ``out`` has another length, dtype or is not contiguous.
+    """
+    source = _as_bytes(stream, "stream")
+    symbols = inspect(source).symbols
+    if out is None:
+        out = np.empty(symbols, np.uint8)
+    elif out.dtype != np.uint8 or out.size != symbols or not out.flags.c_contiguous:
+        raise ValueError(f"out must be contiguous uint8 with {symbols} elements")
+    _core.huffman_decode(source, out)
+    return out

@@ -1,0 +1,125 @@
+"""One compressed tensor as one self-describing blob of bytes (docs/format.md)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from tersor import _core, spmm
+from tersor.csr import RelativeCsr
+
+SUFFIX = "_blob"
+"""The blob of tensor ``fc.weight`` is stored under ``fc.weight_blob``."""
+
+_NO_LIMIT = (1 << 63) - 1
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """The decoded, canonical content of a blob.
+
+    Attributes:
+        shape: of the dense tensor; its first dimension makes the rows of the matrix.
+        kind: ``shared_fp32``, ``shared_fp16`` (a codebook) or ``plain_fp32``, ``plain_fp16``.
+        csr: the codes (0 and 1 for the plain kinds).
+        values: float32; shared: ``[k]``, code c has ``values[c - 1]``; plain: one per non-zero.
+    """
+
+    shape: tuple[int, ...]
+    kind: str
+    csr: RelativeCsr
+    values: npt.NDArray[np.float32]
+
+    @property
+    def shared(self) -> bool:
+        """Whether the weights share the values of a codebook."""
+        return self.kind.startswith("shared")
+
+    def codebook(self) -> npt.NDArray[np.float32]:
+        """The values with the zero of code 0 before them: float32 ``[k + 1]``."""
+        return np.concatenate([np.zeros(1, np.float32), self.values])
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """Where the bytes of a blob go, counted on its streams; in bytes unless named bits."""
+
+    shape: tuple[int, ...]
+    kind: str
+    index_bits: int
+    flat: bool
+    weights: int
+    nonzeros: int
+    entries: int
+    clusters: int
+    header_bytes: int
+    value_bytes: int
+    code_bytes: int
+    code_bits: int
+    gap_bytes: int
+    gap_bits: int
+    row_length_bytes: int
+    total_bytes: int
+
+
+def _as_blob(blob: npt.ArrayLike | bytes) -> npt.NDArray[np.uint8]:
+    if isinstance(blob, (bytes, bytearray, memoryview)):
+        return np.frombuffer(blob, np.uint8)
+    array = np.asarray(blob)
+    if array.dtype != np.uint8:
+        raise ValueError(f"a blob must be uint8, not {array.dtype}")
+    return np.ascontiguousarray(array).reshape(-1)
+
+
+def encode_layer(layer: Layer) -> npt.NDArray[np.uint8]:
+    """The blob of a layer, uint8 ``[n]``.
+
+    Raises:
+        ValueError: the parts of the layer do not fit together, or a value is not finite.
+    """
+    values = np.ascontiguousarray(layer.values, dtype=np.float32)
+    return _core.layer_encode(list(layer.shape), layer.kind, *layer.csr.parts(), values)
+
+
+def decode_layer(blob: npt.ArrayLike | bytes, *, max_bytes: int | None = None) -> Layer:
+    """Decodes a blob and checks everything in it, its hash included.
+
+    Args:
+        blob: uint8 ``[n]``.
+        max_bytes: refuse a blob whose decoded streams would take more.
+
+    Raises:
+        FormatError: the blob is malformed; the message names the byte.
+    """
+    limit = _NO_LIMIT if max_bytes is None else max_bytes
+    shape, kind, csr, values = _core.layer_decode(_as_blob(blob), limit)
+    return Layer(shape, kind, RelativeCsr(*csr), values)
+
+
+def inspect_layer(blob: npt.ArrayLike | bytes, *, verify: bool = False) -> LayerInfo:
+    """Counts the bytes of a blob; checks its hash when asked to.
+
+    Raises:
+        FormatError: the blob is malformed; the message names the byte.
+    """
+    return LayerInfo(**_core.layer_inspect(_as_blob(blob), verify))
+
+
+def is_layer(blob: npt.ArrayLike | bytes) -> bool:
+    """Whether the bytes start like a blob; says nothing about the rest."""
+    return _core.is_layer(_as_blob(blob))
+
+
+def pack_layer(layer: Layer | npt.ArrayLike | bytes) -> spmm.PackedMatrix:
+    """A layer, or its blob, ready to be multiplied with.
+
+    Raises:
+        FormatError: the blob is malformed.
+    """
+    decoded = layer if isinstance(layer, Layer) else decode_layer(cast("npt.ArrayLike", layer))
+    if decoded.shared:
+        return spmm.pack(decoded.csr, decoded.codebook())
+    return spmm.pack_values(decoded.csr, decoded.values)

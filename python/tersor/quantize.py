@@ -1,0 +1,113 @@
+"""From a dense weight to a layer, and back; numpy in and out, torch tensors welcome."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tersor import csr, kmeans
+from tersor.config import LayerConfig
+from tersor.layer import Layer, encode_layer
+
+
+def as_float32(weight: Any, name: str) -> npt.NDArray[np.float32]:
+    """A torch tensor or array of any float type as contiguous float32.
+
+    Raises:
+        ValueError: it holds NaN or infinity; the message names the layer.
+    """
+    if hasattr(weight, "detach"):
+        weight = weight.detach().cpu().float().numpy()
+    array = np.ascontiguousarray(weight, dtype=np.float32)
+    if array.ndim == 0:
+        raise ValueError(f"{name}: a weight needs one dimension at least")
+    if not np.isfinite(array).all():
+        raise ValueError(f"{name}: the weight holds NaN or infinite values")
+    return array
+
+
+def _kept(weight: npt.NDArray[np.float32], density: float | None) -> npt.NDArray[np.bool_]:
+    """Which weights stay: the largest ones, and never one that is zero."""
+    kept: npt.NDArray[np.bool_] = weight != 0
+    if density is None:
+        return kept
+    count = round(density * weight.size)
+    if count < np.count_nonzero(kept):
+        order = np.argsort(-np.abs(weight), axis=None, kind="stable")
+        kept.reshape(-1)[order[count:]] = False
+    return kept
+
+
+def _share(
+    survivors: npt.NDArray[np.float32], settings: LayerConfig, default_values: int
+) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
+    """Codes 1 to k of the surviving weights, and their k values."""
+    limit = settings.values or default_values
+    distinct, inverse = np.unique(survivors, return_inverse=True)
+    if len(distinct) <= limit:  # shared already: keep exactly these values
+        return (inverse.reshape(-1) + 1).astype(np.uint8), distinct
+    clustering = kmeans.cluster(survivors, limit, mode=settings.mode)
+    return clustering.codes, clustering.values
+
+
+def _smallest(
+    codes: npt.NDArray[np.uint8],
+    shape: tuple[int, ...],
+    values: npt.NDArray[np.float32],
+    settings: LayerConfig,
+) -> Layer:
+    """The layer whose real blob is smallest among the allowed index widths and gap modes."""
+    widths = range(2, 9) if settings.index_bits is None else (settings.index_bits,)
+    modes = (False, True) if settings.flat is None else (settings.flat,)
+    best: Layer | None = None
+    best_bytes = 0
+    for flat in modes:
+        for width in widths:
+            matrix = csr.encode(codes, width, flat=flat)
+            if best is not None and len(matrix.codes) > 4 * max(1, len(best.csr.codes)):
+                continue  # mostly fillers: it cannot win, and would be slow to encode
+            layer = Layer(shape, settings.kind, matrix, values)
+            size = len(encode_layer(layer))
+            if best is None or size < best_bytes:
+                best, best_bytes = layer, size
+    assert best is not None
+    return best
+
+
+def compress_weight(weight: Any, settings: LayerConfig, name: str = "weight") -> Layer:
+    """Prunes, shares and encodes one weight.
+
+    A weight that already holds no more distinct values than ``settings.values`` keeps exactly these.
+
+    Args:
+        weight: torch tensor or array of any float type, ``[rows, ...]``.
+        settings: see :class:`tersor.LayerConfig`.
+        name: for messages.
+
+    Raises:
+        ValueError: the weight holds NaN or infinity; the message names the layer.
+    """
+    dense = as_float32(weight, name)
+    if settings.kind.endswith("fp16") and np.abs(dense).max(initial=0.0) > 65504:
+        raise ValueError(f"{name}: a weight is too large for fp16")
+    kept = _kept(dense, settings.density)
+    codes = np.zeros(dense.shape, np.uint8)
+    if settings.kind.startswith("shared"):
+        codes[kept], values = _share(dense[kept], settings, 15 if dense.ndim <= 2 else 255)
+    else:
+        codes[kept], values = 1, dense[kept]
+    rows = dense.shape[0]
+    matrix = codes.reshape(rows, int(np.prod(dense.shape[1:])))
+    return _smallest(matrix, dense.shape, values, settings)
+
+
+def decompress_layer(layer: Layer) -> npt.NDArray[np.float32]:
+    """The dense weight of a layer: float32 of the layer's shape."""
+    codes = csr.decode(layer.csr)
+    if layer.shared:
+        return layer.codebook()[codes].reshape(layer.shape)
+    dense = np.zeros(codes.shape, np.float32)
+    dense[codes != 0] = layer.values
+    return dense.reshape(layer.shape)

@@ -1,0 +1,78 @@
+"""Products of a compressed matrix with dense activations, straight from codes and codebook."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from tersor import _core
+from tersor._core import PackedMatrix
+from tersor.csr import RelativeCsr
+
+__all__ = ["PackedMatrix", "multiply", "pack", "pack_values"]
+
+_NO_BIAS = np.empty(0, np.float32)
+
+
+def pack(csr: RelativeCsr, codebook: npt.ArrayLike) -> PackedMatrix:
+    """Lays a matrix out for the kernels of the instruction set in use.
+
+    Args:
+        csr: the codes.
+        codebook: float32 ``[k + 1]``, the value of each code; ``codebook[0]`` is 0.
+
+    Raises:
+        FormatError: the entries are malformed, a code has no value, or a value is not finite.
+        ValueError: the codebook is longer than 256 or does not start with 0.
+    """
+    return _core.spmm_pack(*csr.parts(), np.ascontiguousarray(codebook, dtype=np.float32))
+
+
+def pack_values(csr: RelativeCsr, values: npt.ArrayLike) -> PackedMatrix:
+    """The same for weights that are pruned but not shared.
+
+    Args:
+        csr: codes 1 for non-zeros, 0 for fillers.
+        values: float32 ``[non-zeros]`` in the order of the entries.
+
+    Raises:
+        FormatError: as :func:`pack`, or the number of values differs from the non-zeros.
+    """
+    return _core.spmm_pack_values(*csr.parts(), np.ascontiguousarray(values, dtype=np.float32))
+
+
+def multiply(
+    packed: PackedMatrix,
+    x: npt.ArrayLike,
+    bias: npt.ArrayLike | None = None,
+    out: npt.NDArray[np.float32] | None = None,
+    precision: str = "high",
+    threads: int = 1,
+) -> npt.NDArray[np.float32]:
+    """``x W^T + bias``.
+
+    Args:
+        packed: W, ``[rows, cols]``.
+        x: ``[..., cols]``; other types than float32 go through float32.
+        bias: float32 ``[rows]``.
+        out: contiguous float32 ``[..., rows]`` to be filled; made when missing.
+        precision: ``highest``, ``high``, ``medium`` or ``low``: the error class (docs/kernels.md).
+        threads: at most this many.
+
+    Raises:
+        ValueError: shapes do not fit, or the precision is unknown.
+    """
+    source = np.ascontiguousarray(x, dtype=np.float32)
+    if source.ndim == 0 or source.shape[-1] != packed.cols:
+        raise ValueError(f"x has shape {source.shape}, expected [..., {packed.cols}]")
+    shape = (*source.shape[:-1], packed.rows)
+    if out is None:
+        out = np.empty(shape, np.float32)
+    elif out.dtype != np.float32 or out.shape != shape or not out.flags.c_contiguous:
+        raise ValueError(f"out must be contiguous float32 of shape {shape}")
+    batch = int(np.prod(shape[:-1]))
+    offset = _NO_BIAS if bias is None else np.ascontiguousarray(bias, dtype=np.float32)
+    if bias is not None and offset.shape != (packed.rows,):
+        raise ValueError(f"bias has shape {offset.shape}, expected ({packed.rows},)")
+    _core.spmm_multiply(packed, source.reshape(batch, packed.cols), offset, out, precision, threads)
+    return out
