@@ -36,16 +36,17 @@ void register_container(py::module_& module) {
                  for (const TensorView& tensor : file.tensors()) list.append(tensor_dict(tensor));
                  return list;
              })
-        .def("bytes",
-             [](const py::object& self, const std::string& tensor_name) {
-                 const TensorView* tensor = self.cast<const File&>().find(tensor_name);
-                 if (tensor == nullptr) throw py::key_error(tensor_name);
-                 // A view into the mapping: it keeps the file open, and must not be written to.
-                 Array<std::uint8_t> bytes({tensor->bytes.size()}, tensor->bytes.data(), self);
-                 bytes.attr("flags").attr("writeable") = false;
-                 return bytes;
-             },
-             py::arg("name"))
+        .def(
+            "bytes",
+            [](const py::object& self, const std::string& tensor_name) {
+                const TensorView* tensor = self.cast<const File&>().find(tensor_name);
+                if (tensor == nullptr) throw py::key_error(tensor_name);
+                // A view into the mapping: it keeps the file open, and must not be written to.
+                Array<std::uint8_t> bytes({tensor->bytes.size()}, tensor->bytes.data(), self);
+                bytes.attr("flags").attr("writeable") = false;
+                return bytes;
+            },
+            py::arg("name"))
         .def("metadata",
              [](const File& file) {
                  py::dict dict;

@@ -17,8 +17,8 @@ void register_conv(py::module_& module) {
         .def(py::init([](std::uint32_t in_channels, std::uint32_t groups, PairArgument input,
                          PairArgument kernel, PairArgument stride, PairArgument padding,
                          PairArgument dilation) {
-                 return Geometry{in_channels,     groups,           to_pair(input),
-                                 to_pair(kernel), to_pair(stride),  to_pair(padding),
+                 return Geometry{in_channels,      groups,          to_pair(input),
+                                 to_pair(kernel),  to_pair(stride), to_pair(padding),
                                  to_pair(dilation)};
              }),
              py::arg("in_channels"), py::arg("groups"), py::arg("input"), py::arg("kernel"),

@@ -22,8 +22,9 @@ void register_isa(py::module_& module) {
         for (const Isa isa : compiled_isas()) names.emplace_back(name(isa));
         return names;
     });
-    module.def("isa_available", [](const std::string& isa) { return available(parse(isa)); },
-               py::arg("name"));
+    module.def(
+        "isa_available", [](const std::string& isa) { return available(parse(isa)); },
+        py::arg("name"));
     module.def("isa_in_use", [] { return std::string(name(isa_in_use())); });
     module.def("use_isa", [](const std::string& isa) { use_isa(parse(isa)); }, py::arg("name"));
     module.def("parallel_runner_name", [] { return std::string(parallel_runner_name()); });

@@ -48,7 +48,8 @@ void register_layer(py::module_& module) {
            const Array<std::uint8_t>& gaps, const Array<std::uint32_t>& row_lengths,
            const Array<float>& values) {
             const auto source = view(values);
-            const Layer layer{shape, parse_kind(kind),
+            const Layer layer{shape,
+                              parse_kind(kind),
                               to_csr(rows, cols, index_bits, flat, codes, gaps, row_lengths),
                               {source.begin(), source.end()}};
             std::vector<std::uint8_t> blob;
@@ -84,8 +85,9 @@ void register_layer(py::module_& module) {
             return to_dict(info);
         },
         py::arg("blob").noconvert(), py::arg("verify"));
-    module.def("is_layer", [](const Array<std::uint8_t>& blob) { return is_layer(view(blob)); },
-               py::arg("blob").noconvert());
+    module.def(
+        "is_layer", [](const Array<std::uint8_t>& blob) { return is_layer(view(blob)); },
+        py::arg("blob").noconvert());
 }
 
 }  // namespace tersor::bindings

@@ -49,9 +49,10 @@ void register_spmm(py::module_& module) {
         .def_property_readonly("nbytes", &PackedMatrix::nbytes)
         .def_property_readonly("bits_per_nonzero",
                                [](const PackedMatrix& m) {
-                                   return m.nonzeros() == 0 ? 0.0
-                                                            : 8.0 * static_cast<double>(m.nbytes()) /
-                                                                  static_cast<double>(m.nonzeros());
+                                   return m.nonzeros() == 0
+                                              ? 0.0
+                                              : 8.0 * static_cast<double>(m.nbytes()) /
+                                                    static_cast<double>(m.nonzeros());
                                })
         .def_property_readonly("isa",
                                [](const PackedMatrix& m) { return std::string(name(m.isa())); })

@@ -25,7 +25,7 @@ class LeNet300100(nn.Module):
 
 
 class LeNet5(nn.Module):
-    """Caffe's LeNet-5: 431,080 parameters; with a ReLU after each pooling, which Caffe's has not."""
+    """Caffe's LeNet-5: 431,080 parameters; with a ReLU after each pooling, which Caffe lacks."""
 
     def __init__(self) -> None:
         super().__init__()

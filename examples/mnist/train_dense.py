@@ -16,9 +16,10 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
+
 from mnist import augment, error_percent, load_test, load_train, to_input
 from models import MODELS
-from safetensors.torch import save_file
 
 HERE = Path(__file__).parent
 

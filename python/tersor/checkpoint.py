@@ -97,9 +97,7 @@ def _aliases(file: container.File) -> dict[str, str]:
     return dict(aliases)
 
 
-def load(
-    path: str | os.PathLike[str], model: nn.Module | None = None
-) -> nn.Module | Checkpoint:
+def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module | Checkpoint:
     """Loads a file, checking every hash.
 
     Args:

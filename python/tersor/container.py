@@ -93,8 +93,8 @@ def write_file(
 ) -> None:
     """Writes a file in one step: beside the target, synced to disk, renamed over it.
 
-    The same input gives the same bytes. Tensors named ``*_blob`` that hold a layer's blob are listed
-    as compressed.
+    The same input gives the same bytes. Tensors named ``*_blob`` that hold a layer's blob are
+    listed as compressed.
 
     Raises:
         OSError: the system refuses; nothing is left behind and an old file stays as it was.

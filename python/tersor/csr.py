@@ -15,7 +15,9 @@ from tersor import _core
 
 @dataclass(frozen=True, eq=False)
 class RelativeCsr:
-    """Codes of a pruned, weight-shared matrix; code 0 means "pruned". The codebook is kept elsewhere.
+    """Codes of a pruned, weight-shared matrix; code 0 means "pruned".
+
+    The codebook is kept elsewhere.
 
     Attributes:
         rows, cols: the shape of the matrix.
@@ -34,11 +36,21 @@ class RelativeCsr:
     gaps: npt.NDArray[np.uint8]
     row_lengths: npt.NDArray[np.uint32]
 
-    def parts(self) -> tuple[int, int, int, bool, npt.NDArray[np.uint8], npt.NDArray[np.uint8],
-                             npt.NDArray[np.uint32]]:
+    def parts(
+        self,
+    ) -> tuple[
+        int, int, int, bool, npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.uint32]
+    ]:
         """The fields in order, as the compiled core takes them."""
-        return (self.rows, self.cols, self.index_bits, self.flat, self.codes, self.gaps,
-                self.row_lengths)
+        return (
+            self.rows,
+            self.cols,
+            self.index_bits,
+            self.flat,
+            self.codes,
+            self.gaps,
+            self.row_lengths,
+        )
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """One-dimensional clustering of weights: the codebook of weight sharing.
 
-Sources: Han et al., Deep Compression (arXiv 1510.00149), section 3; Choi et al., Towards the Limit of
-Network Quantization (arXiv 1612.01543), section 3.3 (importance).
+Sources: Han et al., Deep Compression (arXiv 1510.00149), section 3; Choi et al., Towards the Limit
+of Network Quantization (arXiv 1612.01543), section 3.3 (importance).
 """
 
 from __future__ import annotations

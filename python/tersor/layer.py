@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import numpy.typing as npt
@@ -119,7 +118,7 @@ def pack_layer(layer: Layer | npt.ArrayLike | bytes) -> spmm.PackedMatrix:
     Raises:
         FormatError: the blob is malformed.
     """
-    decoded = layer if isinstance(layer, Layer) else decode_layer(cast("npt.ArrayLike", layer))
+    decoded = layer if isinstance(layer, Layer) else decode_layer(layer)
     if decoded.shared:
         return spmm.pack(decoded.csr, decoded.codebook())
     return spmm.pack_values(decoded.csr, decoded.values)

@@ -6,6 +6,7 @@ import weakref
 from typing import Any
 
 import torch
+from torch.nn.grad import conv2d_input
 
 from tersor import _core
 from tersor.layer import pack_layer
@@ -186,7 +187,7 @@ def _conv2d_backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor | N
     to_x = to_bias = None
     if ctx.needs_input_grad[0]:
         filters = _dense(ctx.blob).reshape(rows, ctx.x_shape[1] // groups, *kernel)
-        to_x = torch.nn.grad.conv2d_input(
+        to_x = conv2d_input(
             ctx.x_shape, filters, gradient.float(), stride, padding, dilation, groups
         ).to(gradient.dtype)
     if ctx.bias is not None and ctx.needs_input_grad[2]:

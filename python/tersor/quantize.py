@@ -79,7 +79,7 @@ def _smallest(
 def compress_weight(weight: Any, settings: LayerConfig, name: str = "weight") -> Layer:
     """Prunes, shares and encodes one weight.
 
-    A weight that already holds no more distinct values than ``settings.values`` keeps exactly these.
+    A weight that holds no more distinct values than ``settings.values`` keeps exactly these.
 
     Args:
         weight: torch tensor or array of any float type, ``[rows, ...]``.

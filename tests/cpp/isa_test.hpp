@@ -42,6 +42,6 @@ inline std::string isa_test_name(const ::testing::TestParamInfo<Isa>& info) {
 
 }  // namespace tersor::test
 
-#define TERSOR_ON_EVERY_ISA(Fixture)                                                           \
+#define TERSOR_ON_EVERY_ISA(Fixture)                                                            \
     INSTANTIATE_TEST_SUITE_P(Every, Fixture, ::testing::ValuesIn(tersor::test::isas_to_test()), \
                              tersor::test::isa_test_name)

@@ -55,8 +55,8 @@ TEST(IsaDeathTest, EnvironmentNamesTheLevel) {
                 (void)isa_in_use();
             } catch (const std::invalid_argument& error) {
                 const std::string_view what = error.what();
-                std::exit(what.find("avx9000") != what.npos && what.find("scalar") != what.npos ? 0
-                                                                                                : 1);
+                std::exit(
+                    what.find("avx9000") != what.npos && what.find("scalar") != what.npos ? 0 : 1);
             }
             std::exit(2);
         },

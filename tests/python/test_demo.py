@@ -11,10 +11,9 @@ import pytest
 
 torch = pytest.importorskip("torch")
 
+from tersor import checkpoint, demo  # noqa: E402
 from tersor.compress import compress_  # noqa: E402
 from tersor.config import Config  # noqa: E402
-
-from tersor import checkpoint, demo  # noqa: E402
 
 DATA = Path(__file__).resolve().parents[2] / "examples" / "mnist"
 

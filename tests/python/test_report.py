@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from tersor.layer import LayerInfo
 
 from tersor import container, csr, layer
+from tersor.layer import LayerInfo
 from tersor.report import LayerRow, Report, layer_row, report, to_json, to_text
 
 

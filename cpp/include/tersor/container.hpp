@@ -32,8 +32,8 @@ struct TensorView {
     std::string dtype;
     std::vector<std::uint64_t> shape;
     std::span<const std::uint8_t> bytes;
-    std::size_t offset = 0;  // of the first byte in the file
-    bool compressed = false; // a blob: see decode_layer
+    std::size_t offset = 0;   // of the first byte in the file
+    bool compressed = false;  // a blob: see decode_layer
 };
 
 using Metadata = std::vector<std::pair<std::string, std::string>>;

@@ -14,19 +14,19 @@ namespace tersor {
 /// Codes of a pruned, weight-shared matrix. Code 0 means "pruned"; the codebook is kept elsewhere.
 ///
 /// Each entry is a code and a gap, the number of zeros skipped before it, 0 to 2^index_bits - 1.
-/// A longer run of zeros is bridged by fillers: an entry with code 0 and gap 2^index_bits - 1, which
-/// advances 2^index_bits columns. Zeros after the last non-zero are not stored.
-/// By rows (flat == false) gaps restart at each row and `row_lengths` holds the entries, fillers
-/// included, of each row. Flat, gaps run over the whole tensor in row-major order, as in the paper,
-/// and `row_lengths` is empty.
+/// A longer run of zeros is bridged by fillers: an entry with code 0 and gap 2^index_bits - 1,
+/// which advances 2^index_bits columns. Zeros after the last non-zero are not stored. By rows (flat
+/// == false) gaps restart at each row and `row_lengths` holds the entries, fillers included, of
+/// each row. Flat, gaps run over the whole tensor in row-major order, as in the paper, and
+/// `row_lengths` is empty.
 struct RelativeCsr {
     std::uint32_t rows = 0;
     std::uint32_t cols = 0;
     int index_bits = 4;  // 2 to 8
     bool flat = false;
-    std::vector<std::uint8_t> codes;          // [entries]
-    std::vector<std::uint8_t> gaps;           // [entries]
-    std::vector<std::uint32_t> row_lengths;   // [rows], empty when flat
+    std::vector<std::uint8_t> codes;         // [entries]
+    std::vector<std::uint8_t> gaps;          // [entries]
+    std::vector<std::uint32_t> row_lengths;  // [rows], empty when flat
 
     friend bool operator==(const RelativeCsr&, const RelativeCsr&) = default;
 };
@@ -49,9 +49,9 @@ struct EntryCount {
 [[nodiscard]] EntryCount count_entries(std::span<const std::uint8_t> codes, std::uint32_t rows,
                                        std::uint32_t cols, int index_bits, bool flat = false);
 
-/// Checks every rule of the form; `count` is the number of non-zeros when ok and otherwise the index
-/// of the faulty entry (the faulty row for size_mismatch). Everything else here and every `pack`
-/// may be handed any bytes: they call this first.
+/// Checks every rule of the form; `count` is the number of non-zeros when ok and otherwise the
+/// index of the faulty entry (the faulty row for size_mismatch). Everything else here and every
+/// `pack` may be handed any bytes: they call this first.
 [[nodiscard]] Result validate(const RelativeCsr& csr) noexcept;
 
 /// Writes the row-major codes into `codes` [rows * cols] (every element; pruned ones as 0).

@@ -35,8 +35,8 @@ using CodeLengths = std::array<std::uint8_t, alphabet_size>;  // 0 = symbol does
 struct StreamInfo {
     std::uint64_t symbols = 0;       // decoded length
     std::size_t header_bytes = 0;    // everything before the code words: counts and table
-    std::uint64_t payload_bits = 0;  // code words alone, the figure that papers count; a multiple of
-                                     // 8: the padding to full bytes is in it
+    std::uint64_t payload_bits = 0;  // code words alone, the figure that papers count; a multiple
+                                     // of 8: the padding to full bytes is in it
 };
 
 /// Reads the header of the stream; `count` is the byte offset of a fault.

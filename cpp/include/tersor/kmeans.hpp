@@ -42,7 +42,7 @@ struct Clustering {
 /// Throws std::invalid_argument for sizes that differ, clusters out of range, or x or importance
 /// that is not finite (or negative).
 [[nodiscard]] Clustering cluster(std::span<const float> x, int clusters,
-                                 std::span<const float> importance,
-                                 std::span<std::uint8_t> codes, const Options& options = {});
+                                 std::span<const float> importance, std::span<std::uint8_t> codes,
+                                 const Options& options = {});
 
 }  // namespace tersor::kmeans

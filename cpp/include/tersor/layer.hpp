@@ -27,8 +27,8 @@ enum class ValueKind : std::uint8_t {
 struct Layer {
     std::vector<std::uint64_t> shape;  // of the dense tensor; rows = shape[0], cols = the rest
     ValueKind kind = ValueKind::shared_fp32;
-    RelativeCsr csr;               // codes are 0 or 1 for the plain kinds
-    std::vector<float> values;     // shared: codebook[1..k], without the zero; plain: [non-zeros]
+    RelativeCsr csr;            // codes are 0 or 1 for the plain kinds
+    std::vector<float> values;  // shared: codebook[1..k], without the zero; plain: [non-zeros]
 
     friend bool operator==(const Layer&, const Layer&) = default;
 };
@@ -39,14 +39,14 @@ struct LayerInfo {
     ValueKind kind = ValueKind::shared_fp32;
     int index_bits = 0;
     bool flat = false;
-    std::uint64_t weights = 0;      // elements of the dense tensor
+    std::uint64_t weights = 0;  // elements of the dense tensor
     std::uint64_t nonzeros = 0;
-    std::uint64_t entries = 0;      // non-zeros and fillers
-    std::uint64_t clusters = 0;     // values in the codebook, the zero not counted; 0 for plain kinds
-    std::uint64_t header_bytes = 0; // fixed fields, hash
-    std::uint64_t value_bytes = 0;  // codebook or plain values
-    std::uint64_t code_bytes = 0;   // Huffman stream of the codes: table and words
-    std::uint64_t code_bits = 0;    // words alone
+    std::uint64_t entries = 0;   // non-zeros and fillers
+    std::uint64_t clusters = 0;  // values in the codebook, the zero not counted; 0 for plain kinds
+    std::uint64_t header_bytes = 0;  // fixed fields, hash
+    std::uint64_t value_bytes = 0;   // codebook or plain values
+    std::uint64_t code_bytes = 0;    // Huffman stream of the codes: table and words
+    std::uint64_t code_bits = 0;     // words alone
     std::uint64_t gap_bytes = 0;
     std::uint64_t gap_bits = 0;
     std::uint64_t row_length_bytes = 0;
@@ -64,8 +64,8 @@ struct LayerInfo {
 [[nodiscard]] Result decode_layer(std::span<const std::uint8_t> blob, Layer& layer,
                                   std::size_t max_bytes = SIZE_MAX);
 
-/// Counts the bytes of a blob; decodes the codes alone, to tell fillers from non-zeros, and checks the
-/// hash only when `verify`.
+/// Counts the bytes of a blob; decodes the codes alone, to tell fillers from non-zeros, and checks
+/// the hash only when `verify`.
 [[nodiscard]] Result inspect_layer(std::span<const std::uint8_t> blob, LayerInfo& info,
                                    bool verify = false);
 

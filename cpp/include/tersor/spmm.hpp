@@ -52,8 +52,8 @@ private:
 
 namespace spmm {
 
-/// The only door from untrusted codes to a kernel: validates everything, drops fillers, and lays the
-/// matrix out for the instruction set in use. `codebook[code]` is the value of a code;
+/// The only door from untrusted codes to a kernel: validates everything, drops fillers, and lays
+/// the matrix out for the instruction set in use. `codebook[code]` is the value of a code;
 /// `codebook[0]` must be 0. Errors: those of csr::validate, code_past_codebook, not_finite.
 [[nodiscard]] Result pack(const RelativeCsr& csr, std::span<const float> codebook,
                           PackedMatrix& packed);

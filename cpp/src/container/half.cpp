@@ -12,7 +12,8 @@ std::uint16_t half_from_float(float value) noexcept {
     if (magnitude >= 0x7f800000) {  // infinity, NaN
         return static_cast<std::uint16_t>(sign | 0x7c00 | (magnitude > 0x7f800000 ? 0x200 : 0));
     }
-    if (magnitude >= 0x477ff000) return static_cast<std::uint16_t>(sign | 0x7c00);  // rounds past max
+    if (magnitude >= 0x477ff000)
+        return static_cast<std::uint16_t>(sign | 0x7c00);  // rounds past max
     if (magnitude < 0x38800000) {  // subnormal: a multiple of 2^-24; the addition rounds to even
         const float shifted = std::bit_cast<float>(magnitude) + 0.5F;
         return static_cast<std::uint16_t>(

@@ -1,11 +1,10 @@
-// The JSON that safetensors headers are made of: objects, arrays, strings and non-negative integers,
-// parsed strictly because the bytes come from anywhere.
+// The JSON that safetensors headers are made of: objects, arrays, strings and non-negative
+// integers, parsed strictly because the bytes come from anywhere.
 #pragma once
 
 #include <cstdint>
 #include <string>
 #include <string_view>
-#include <utility>
 #include <variant>
 #include <vector>
 
@@ -13,9 +12,11 @@
 
 namespace tersor::container {
 
+struct JsonMember;
+
 struct JsonValue {
     using Array = std::vector<JsonValue>;
-    using Object = std::vector<std::pair<std::string, JsonValue>>;  // in the order of the text
+    using Object = std::vector<JsonMember>;  // in the order of the text
 
     std::variant<std::uint64_t, std::string, Array, Object> value;
 
@@ -27,8 +28,14 @@ struct JsonValue {
     [[nodiscard]] const JsonValue* find(std::string_view key) const noexcept;
 };
 
-/// Parses one value and nothing after it but white space. Rejects duplicate keys, nesting deeper than
-/// 8, control characters and malformed UTF-8. `count` is the offset of a fault.
+/// A member of an object.
+struct JsonMember {
+    std::string name;
+    JsonValue value;
+};
+
+/// Parses one value and nothing after it but white space. Rejects duplicate keys, nesting deeper
+/// than 8, control characters and malformed UTF-8. `count` is the offset of a fault.
 [[nodiscard]] Result parse_json(std::string_view text, JsonValue& value);
 
 /// Appends the text as a JSON string, quotes included.

@@ -199,9 +199,9 @@ std::vector<std::uint8_t> encode_layer(const Layer& layer) {
 
     std::vector<std::uint8_t> blob(magic.begin(), magic.end());
     blob.push_back(format_version);
-    blob.push_back(static_cast<std::uint8_t>(static_cast<unsigned>(layer.kind) |
-                                             (layer.csr.flat ? 4U : 0U) |
-                                             (static_cast<unsigned>(layer.csr.index_bits - 1) << 3)));
+    blob.push_back(
+        static_cast<std::uint8_t>(static_cast<unsigned>(layer.kind) | (layer.csr.flat ? 4U : 0U) |
+                                  (static_cast<unsigned>(layer.csr.index_bits - 1) << 3)));
     append_varint(layer.shape.size(), blob);
     for (const std::uint64_t dimension : layer.shape) append_varint(dimension, blob);
 
@@ -212,7 +212,8 @@ std::vector<std::uint8_t> encode_layer(const Layer& layer) {
     append_varint(gaps.size(), blob);
     for (const float value : layer.values) {
         append_value(value, layer.kind, blob);
-        check(std::isfinite(read_value(blob.data() + blob.size() - value_width(layer.kind), layer.kind)),
+        check(std::isfinite(
+                  read_value(blob.data() + blob.size() - value_width(layer.kind), layer.kind)),
               "a value is NaN, infinite, or too large for its type");
     }
     blob.insert(blob.end(), codes.begin(), codes.end());

@@ -109,8 +109,8 @@ Status read_tensor(const std::string& name, const JsonValue& entry,
     if (!container::tensor_bytes(tensor.shape, element, size)) return Status::too_large;
     if (offsets[0] > offsets[1] || offsets[1] - offsets[0] != size) return Status::size_mismatch;
     if (offsets[1] > data.size()) return Status::truncated;
-    tensor.bytes = data.subspan(static_cast<std::size_t>(offsets[0]),
-                                static_cast<std::size_t>(size));
+    tensor.bytes =
+        data.subspan(static_cast<std::size_t>(offsets[0]), static_cast<std::size_t>(size));
     tensor.offset = static_cast<std::size_t>(offsets[0]);
     return Status::ok;
 }
@@ -197,8 +197,8 @@ Result File::Content::parse() {
     if (header.empty() || header[0] != '{') return {Status::bad_magic, length_bytes};
 
     JsonValue root;
-    Result parsed = container::parse_json(
-        {reinterpret_cast<const char*>(header.data()), header.size()}, root);
+    Result parsed =
+        container::parse_json({reinterpret_cast<const char*>(header.data()), header.size()}, root);
     parsed.count += length_bytes;
     if (!parsed.ok()) return parsed;
     std::vector<std::string> layers;

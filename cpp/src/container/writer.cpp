@@ -87,8 +87,8 @@ std::string own_metadata(std::span<const TensorToWrite* const> tensors) {
         }
     }
     return "{\"version\":" + std::to_string(container::file_version) +
-           ",\"features\":[],\"layers\":[" + layers +
-           "],\"hashes\":" + std::move(hashes).finish() + "}";
+           ",\"features\":[],\"layers\":[" + layers + "],\"hashes\":" + std::move(hashes).finish() +
+           "}";
 }
 
 std::string header_text(std::span<const TensorToWrite* const> tensors, const Metadata& metadata) {

@@ -1,7 +1,7 @@
-// Direct sparse convolution. The padded image is split into stride.h x stride.w phase planes, so that
-// each weight reads its activations for neighbouring outputs from neighbouring addresses, at one
-// constant distance from the output's own position. A convolution is then the panel product with
-// other offsets. Columns past the output's width are computed and dropped.
+// Direct sparse convolution. The padded image is split into stride.h x stride.w phase planes, so
+// that each weight reads its activations for neighbouring outputs from neighbouring addresses, at
+// one constant distance from the output's own position. A convolution is then the panel product
+// with other offsets. Columns past the output's width are computed and dropped.
 #include <algorithm>
 #include <stdexcept>
 #include <string>
@@ -79,7 +79,8 @@ Pair output_size(const Geometry& g) {
           "groups must divide in_channels");
     const auto axis = [](std::uint32_t input, std::uint32_t kernel, std::uint32_t stride,
                          std::uint32_t padding, std::uint32_t dilation) {
-        check(kernel > 0 && stride > 0 && dilation > 0, "kernel, stride and dilation are at least 1");
+        check(kernel > 0 && stride > 0 && dilation > 0,
+              "kernel, stride and dilation are at least 1");
         const std::uint64_t padded = std::uint64_t{input} + 2 * std::uint64_t{padding};
         const std::uint64_t reach = std::uint64_t{dilation} * (kernel - 1) + 1;
         check(reach <= padded, "the kernel is larger than the padded input");
@@ -99,7 +100,8 @@ void convolve(const PackedMatrix& filters, const Geometry& g, std::span<const fl
     check(filters.cols() == std::uint64_t{g.in_channels / g.groups} * g.kernel.h * g.kernel.w,
           "the filter matrix does not have in_channels / groups * kernel columns");
     check(out_channels % g.groups == 0, "groups must divide the number of filters");
-    check(x.size() == batch * image_size, "x does not have batch * channels * height * width elements");
+    check(x.size() == batch * image_size,
+          "x does not have batch * channels * height * width elements");
     check(y.size() == batch * out_channels * output_pixels, "y does not have the output's size");
     check(bias.empty() || bias.size() == out_channels, "bias does not have one value per filter");
     if (batch == 0 || out_channels == 0) return;

@@ -1,4 +1,5 @@
-// Which ISA files have anything to compile: each `<topic>_<isa>.cpp` guards itself with one of these.
+// Which ISA files have anything to compile: each `<topic>_<isa>.cpp` guards itself with one of
+// these.
 #pragma once
 
 #if (defined(__x86_64__) || defined(__i386__)) && (defined(__GNUC__) || defined(__clang__))

@@ -1,5 +1,5 @@
-// Builds a topic's table of kernels: one column per instruction-set level, each of which starts as a
-// copy of its parent's and replaces what it does better.
+// Builds a topic's table of kernels: one column per instruction-set level, each of which starts as
+// a copy of its parent's and replaces what it does better.
 #pragma once
 
 #include <array>

@@ -6,6 +6,7 @@
     apply_to = function)
 #elif defined(__GNUC__)
 #pragma GCC push_options
-#pragma GCC target("avx2,bmi,bmi2,fma,f16c,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl," \
-                   "avx512vbmi,avx512vbmi2,avx512vnni,gfni,prefer-vector-width=512")
+#pragma GCC target(                                                           \
+    "avx2,bmi,bmi2,fma,f16c,lzcnt,popcnt,avx512f,avx512bw,avx512dq,avx512vl," \
+    "avx512vbmi,avx512vbmi2,avx512vnni,gfni,prefer-vector-width=512")
 #endif

@@ -22,8 +22,8 @@ using CodeWords = std::array<std::uint16_t, alphabet_size>;
 /// Words in increasing order of length, then of symbol.
 [[nodiscard]] CodeWords canonical_words(const CodeLengths& lengths) noexcept;
 
-/// Appends the lengths: the last symbol, then a nibble each from symbol 0; a zero nibble is followed
-/// by one that counts the further zeros.
+/// Appends the lengths: the last symbol, then a nibble each from symbol 0; a zero nibble is
+/// followed by one that counts the further zeros.
 void append_lengths(const CodeLengths& lengths, std::vector<std::uint8_t>& out);
 
 /// Reads what `append_lengths` wrote; `count` is the bytes read when ok, or the faulty byte.

@@ -72,16 +72,18 @@ CodeLengths code_lengths(const Histogram& histogram, int max_length) {
     for (const std::uint8_t s : symbols) weights.push_back(histogram[s]);
 
     std::vector<std::vector<Element>> levels;
+    levels.reserve(static_cast<std::size_t>(max_length));
     for (int depth = 0; depth < max_length; ++depth) {
-        levels.push_back(next_level(weights, levels.empty() ? std::vector<Element>{} : levels.back()));
+        levels.push_back(
+            next_level(weights, levels.empty() ? std::vector<Element>{} : levels.back()));
     }
     // The cheapest 2n - 2 elements of the top level make the code: every occurrence of a symbol in
     // them, or in the packages that they hold, is one bit of its word.
     std::size_t taken = 2 * symbols.size() - 2;
     for (std::size_t depth = levels.size(); depth-- > 0 && taken > 0;) {
         const auto end = levels[depth].begin() + static_cast<std::ptrdiff_t>(taken);
-        const auto chosen = static_cast<std::size_t>(
-            std::count_if(levels[depth].begin(), end, [](const Element& e) { return e.is_symbol; }));
+        const auto chosen = static_cast<std::size_t>(std::count_if(
+            levels[depth].begin(), end, [](const Element& e) { return e.is_symbol; }));
         for (std::size_t i = 0; i < chosen; ++i) ++lengths[symbols[i]];
         taken = 2 * (taken - chosen);
     }

@@ -1,5 +1,5 @@
-// Table look-up decoding. Why it is fast: a refill reads eight bytes at once and serves four symbols
-// (4 * 12 bits <= 56), and four independent streams hide the latency of look-up and shift.
+// Table look-up decoding. Why it is fast: a refill reads eight bytes at once and serves four
+// symbols (4 * 12 bits <= 56), and four independent streams hide the latency of look-up and shift.
 // Invariant of the fast loop: at least eight bytes are left in every stream, so no load passes the
 // end; what is left after it goes through the safe loop, which checks each symbol.
 #include "huffman/kernels.hpp"
@@ -20,7 +20,7 @@ struct Progress {
 /// Decodes `symbols_per_refill` symbols; eight bytes from the current one must be readable.
 inline void decode_refill(std::span<const std::uint8_t> bits, const DecodeTable& table,
                           std::span<std::uint8_t> symbols, Progress& at) noexcept {
-    std::uint64_t window = 
+    std::uint64_t window =
         support::load_little_endian<std::uint64_t>(bits.data() + at.bit / 8) >> (at.bit % 8);
     const std::uint64_t mask = (std::uint64_t{1} << table.bits) - 1;
     for (std::size_t i = 0; i < symbols_per_refill; ++i) {

@@ -16,8 +16,9 @@ namespace tersor::huffman {
                                   std::span<std::uint8_t> symbols) noexcept;
 
 /// The same for four streams at once; `faulty` is the number of the stream with the fault.
-[[nodiscard]] Result decode_interleaved(
-    const std::array<std::span<const std::uint8_t>, 4>& bits, const DecodeTable& table,
-    const std::array<std::span<std::uint8_t>, 4>& symbols, std::size_t& faulty) noexcept;
+[[nodiscard]] Result decode_interleaved(const std::array<std::span<const std::uint8_t>, 4>& bits,
+                                        const DecodeTable& table,
+                                        const std::array<std::span<std::uint8_t>, 4>& symbols,
+                                        std::size_t& faulty) noexcept;
 
 }  // namespace tersor::huffman

@@ -206,14 +206,16 @@ std::vector<std::uint8_t> encode(std::span<const std::uint8_t> symbols) {
     append_varint(symbols.size(), stream);
     if (symbols.empty()) return stream;
     const Histogram counts = histogram(symbols);
-    const auto distinct = std::count_if(counts.begin(), counts.end(), [](auto c) { return c != 0; });
+    const auto distinct =
+        std::count_if(counts.begin(), counts.end(), [](auto c) { return c != 0; });
     std::vector<std::uint8_t> body;
     if (distinct == 1) {
         body = {static_cast<std::uint8_t>(Kind::constant), symbols[0]};
     } else {
         body = coded_body(symbols, counts);
         const int width = stored_width(*std::max_element(symbols.begin(), symbols.end()));
-        const std::size_t stored_bytes = 2 + (symbols.size() * static_cast<std::size_t>(width) + 7) / 8;
+        const std::size_t stored_bytes =
+            2 + (symbols.size() * static_cast<std::size_t>(width) + 7) / 8;
         if (stored_bytes <= body.size()) body = stored_body(symbols, width);
     }
     stream.insert(stream.end(), body.begin(), body.end());
@@ -237,9 +239,7 @@ Result decode(std::span<const std::uint8_t> stream, std::span<std::uint8_t> symb
     const std::span<const std::uint8_t> last = parsed.bit_streams[3];
     Result decoded{};
     switch (parsed.kind) {
-        case Kind::constant:
-            std::fill(symbols.begin(), symbols.end(), parsed.parameter);
-            break;
+        case Kind::constant: std::fill(symbols.begin(), symbols.end(), parsed.parameter); break;
         case Kind::stored:
             decoded = decode_stored(last, parsed.parameter, symbols);
             if (!decoded.ok()) decoded.count += offset_in(stream, last);

@@ -26,7 +26,7 @@ std::vector<Point> group(std::span<const float> x, std::span<const float> import
     std::vector<double> weights(bins, 0.0), sums(bins, 0.0);
     const double scale = high > low ? static_cast<double>(bins - 1) / (double{high} - low) : 0.0;
     for (std::size_t i = 0; i < x.size(); ++i) {
-        const auto bin = static_cast<std::size_t>((double{x[i]} - low) * scale + 0.5);
+        const auto bin = static_cast<std::size_t>((double{x[i]} - low) * scale);
         const double weight = importance_at(importance, i);
         weights[bin] += weight;
         sums[bin] += weight * x[i];
@@ -174,10 +174,10 @@ Clustering cluster(std::span<const float> x, int clusters, std::span<const float
     std::vector<float> centroids;
     if (options.mode == Mode::exact) {
         const std::size_t bins = group_count(clusters);
-        centroids = distinct(exact_centroids(
-            x.size() <= bins ? distinct_points(x, importance)
-                             : group(x, importance, *low, *high, bins),
-            k));
+        centroids =
+            distinct(exact_centroids(x.size() <= bins ? distinct_points(x, importance)
+                                                      : group(x, importance, *low, *high, bins),
+                                     k));
         // A histogram cuts between bins, not exactly half-way between the means.
         if (x.size() > bins) centroids = move_to_means(x, importance, centroids);
     } else {

@@ -29,7 +29,6 @@ private:
 /// The best partition of the points into at most `clusters` runs: the end of each run. Dynamic
 /// programming; the best last run starts no earlier when there are more points, so that divide and
 /// conquer finds all starts of a level in n log n steps.
-[[nodiscard]] std::vector<std::size_t> best_partition(const CostTable& table,
-                                                      std::size_t clusters);
+[[nodiscard]] std::vector<std::size_t> best_partition(const CostTable& table, std::size_t clusters);
 
 }  // namespace tersor::kmeans

@@ -1,5 +1,6 @@
-// The packed layout "rows16": blocks of 65,536 columns; in each, rows of 16-bit columns beside 8-bit
-// codes (3 bytes per non-zero), or beside fp32 values where the weights are not shared (6 bytes).
+// The packed layout "rows16": blocks of 65,536 columns; in each, rows of 16-bit columns beside
+// 8-bit codes (3 bytes per non-zero), or beside fp32 values where the weights are not shared (6
+// bytes).
 #pragma once
 
 #include <cstdint>
@@ -15,10 +16,10 @@ inline constexpr std::uint64_t block_columns = 65536;
 
 /// One block as the kernels see it. Entry i of row r: row_starts[r] <= i < row_starts[r + 1].
 struct BlockView {
-    const std::uint16_t* columns;       // relative to the block
-    const std::uint8_t* codes;          // nullptr where values are plain
-    const float* values;                // [256] by code where codes are given, else by entry
-    const std::uint64_t* row_starts;    // [rows + 1]
+    const std::uint16_t* columns;     // relative to the block
+    const std::uint8_t* codes;        // nullptr where values are plain
+    const float* values;              // [256] by code where codes are given, else by entry
+    const std::uint64_t* row_starts;  // [rows + 1]
 };
 
 struct Block {

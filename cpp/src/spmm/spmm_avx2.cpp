@@ -88,8 +88,9 @@ void multiply_vector(const BlockView& block, const float* x, float* y, std::size
     rows(block, x, y, row_begin, row_end);
 }
 
-void multiply_panel(const BlockView& block, const float* panel, const std::size_t* offsets, float* y,
-                    std::size_t stride, std::size_t row_begin, std::size_t row_end) noexcept {
+void multiply_panel(const BlockView& block, const float* panel, const std::size_t* offsets,
+                    float* y, std::size_t stride, std::size_t row_begin,
+                    std::size_t row_end) noexcept {
     const auto rows = block.codes != nullptr ? panel_rows<true> : panel_rows<false>;
     rows(block, panel, offsets, y, stride, row_begin, row_end);
 }

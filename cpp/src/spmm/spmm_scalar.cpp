@@ -19,8 +19,9 @@ void multiply_vector(const BlockView& block, const float* x, float* y, std::size
     }
 }
 
-void multiply_panel(const BlockView& block, const float* panel, const std::size_t* offsets, float* y,
-                    std::size_t stride, std::size_t row_begin, std::size_t row_end) noexcept {
+void multiply_panel(const BlockView& block, const float* panel, const std::size_t* offsets,
+                    float* y, std::size_t stride, std::size_t row_begin,
+                    std::size_t row_end) noexcept {
     for (std::size_t r = row_begin; r < row_end; ++r) {
         double sums[panel_lanes];
         float* out = y + r * stride;
@@ -28,7 +29,8 @@ void multiply_panel(const BlockView& block, const float* panel, const std::size_
         for (std::uint64_t i = block.row_starts[r]; i < block.row_starts[r + 1]; ++i) {
             const double w = weight(block, i);
             const float* x = panel + offsets[block.columns[i]];
-            for (std::size_t lane = 0; lane < panel_lanes; ++lane) sums[lane] += w * double{x[lane]};
+            for (std::size_t lane = 0; lane < panel_lanes; ++lane)
+                sums[lane] += w * double{x[lane]};
         }
         for (std::size_t lane = 0; lane < panel_lanes; ++lane) {
             out[lane] = static_cast<float>(sums[lane]);

@@ -12,8 +12,8 @@ namespace tersor::support {
 
 inline constexpr std::size_t cache_line = 64;
 
-/// `size` elements, zeroed, aligned to 64 bytes and padded with zeros to a multiple of 64 bytes plus
-/// one cache line, so that a full vector may be read at any element.
+/// `size` elements, zeroed, aligned to 64 bytes and padded with zeros to a multiple of 64 bytes
+/// plus one cache line, so that a full vector may be read at any element.
 template <class T>
 class AlignedBuffer {
     static_assert(std::is_trivial_v<T>);

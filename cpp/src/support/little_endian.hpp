@@ -15,7 +15,8 @@ template <std::unsigned_integral T>
     if constexpr (std::endian::native == std::endian::little) {
         std::memcpy(&value, bytes, sizeof value);
     } else {
-        for (std::size_t i = sizeof value; i-- > 0;) value = static_cast<T>((value << 8) | bytes[i]);
+        for (std::size_t i = sizeof value; i-- > 0;)
+            value = static_cast<T>((value << 8) | bytes[i]);
     }
     return value;
 }

@@ -34,9 +34,9 @@ void throw_if_error(Result result, std::string_view subject, std::string_view un
     what += describe(result.status);
     what += " (at ";
     what += unit;
-    what += " ";
+    what += ' ';
     what += std::to_string(result.count);
-    what += ")";
+    what += ')';
     throw FormatError(what, result);
 }
 

@@ -74,7 +74,7 @@ class Compressed(nn.Module):
             if shape != self.shape:
                 raise ValueError(f"{prefix}{BLOB}: has shape {shape}, expected {self.shape}")
             self.weight_blob = torch.empty_like(blob, device="cpu")
-        super()._load_from_state_dict(state_dict, prefix, *rest, **keywords)  # type: ignore[no-untyped-call]
+        super()._load_from_state_dict(state_dict, prefix, *rest, **keywords)
 
     def extra_repr(self) -> str:
         """Shape, density and stored bytes."""

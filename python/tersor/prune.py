@@ -1,0 +1,154 @@
+"""Pruning while training: masks, schedules, and an optimizer that keeps pruned weights at zero.
+
+Sources: Han et al. 2015 (arXiv 1506.02626), section 3; Zhu and Gupta 2017 (arXiv 1710.01878), the
+gradual schedule.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+
+def _check(weight: torch.Tensor, name: str) -> None:
+    if not bool(torch.isfinite(weight).all()):
+        raise ValueError(f"{name}: the weight holds NaN or infinite values")
+
+
+def threshold_mask(weight: torch.Tensor, s: float, name: str = "weight") -> torch.Tensor:
+    """Which weights are larger than s standard deviations of their layer: bool, weight's shape.
+
+    Raises:
+        ValueError: the weight holds NaN or infinity; the message has the name.
+    """
+    _check(weight, name)
+    return weight.detach().abs() > s * weight.detach().std(correction=0)
+
+
+def density_masks(scores: Mapping[str, torch.Tensor], density: float) -> dict[str, torch.Tensor]:
+    """Keeps the share ``density`` of all weights with the highest scores, over all layers together.
+
+    Args:
+        scores: non-negative importance by name; one entry prunes that layer alone.
+        density: 0 to 1.
+
+    Returns:
+        bool masks of the scores' shapes; exactly ``round(density * total)`` ones.
+
+    Raises:
+        ValueError: the density is out of range, or a score is NaN or infinite.
+    """
+    if not 0.0 <= density <= 1.0:
+        raise ValueError(f"density must be 0 to 1, not {density}")
+    for name, score in scores.items():
+        _check(score, name)
+    flat = torch.cat([score.detach().reshape(-1) for score in scores.values()])
+    kept = torch.zeros(flat.numel(), dtype=torch.bool)
+    kept[torch.topk(flat, round(density * flat.numel()), sorted=False).indices] = True
+    parts = kept.split([score.numel() for score in scores.values()])
+    return {
+        name: part.reshape(score.shape)
+        for (name, score), part in zip(scores.items(), parts, strict=True)
+    }
+
+
+@dataclass(frozen=True)
+class CubicSchedule:
+    """The density at each step: from ``initial`` to ``final``, fast at first.
+
+    Attributes:
+        final: density from step ``end`` on.
+        end: the step at which it is reached.
+        initial: density up to step ``begin``.
+        begin: the first step of the descent.
+    """
+
+    final: float
+    end: int
+    initial: float = 1.0
+    begin: int = 0
+
+    def density(self, step: int) -> float:
+        """The density at a step."""
+        if step >= self.end:
+            return self.final
+        progress = max(0, step - self.begin) / (self.end - self.begin)
+        return self.final + (self.initial - self.final) * (1.0 - progress) ** 3
+
+
+class Masks:
+    """Masks of a model's parameters, held through training.
+
+    Attach them to an optimizer: before each step gradients of pruned weights are zeroed (so neither
+    weight nor momentum grows back), after each step pruned weights are.
+
+    Args:
+        parameters: by name; those that are to be pruned.
+    """
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        self.parameters = dict(parameters)
+        self.masks = {
+            name: torch.ones_like(p, dtype=torch.bool) for name, p in self.parameters.items()
+        }
+
+    def set(self, masks: Mapping[str, torch.Tensor]) -> None:
+        """Replaces masks and zeroes what they prune.
+
+        Raises:
+            ValueError: a name is unknown or a shape differs.
+        """
+        for name, mask in masks.items():
+            if name not in self.parameters:
+                raise ValueError(f"no parameter is named '{name}'")
+            if mask.shape != self.parameters[name].shape:
+                raise ValueError(
+                    f"{name}: the mask has shape {tuple(mask.shape)}, "
+                    f"expected {tuple(self.parameters[name].shape)}"
+                )
+            self.masks[name] = mask.to(torch.bool)
+        self.apply_()
+
+    @torch.no_grad()
+    def apply_(self) -> None:
+        """Zeroes the pruned weights."""
+        for name, parameter in self.parameters.items():
+            parameter.mul_(self.masks[name])
+
+    @torch.no_grad()
+    def apply_to_gradients_(self) -> None:
+        """Zeroes the gradients of the pruned weights."""
+        for name, parameter in self.parameters.items():
+            if parameter.grad is not None:
+                parameter.grad.mul_(self.masks[name])
+
+    def density(self) -> float:
+        """The share of weights kept, over all layers."""
+        kept = sum(int(mask.sum()) for mask in self.masks.values())
+        return kept / max(1, sum(mask.numel() for mask in self.masks.values()))
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> list[Any]:
+        """Keeps the masks through the optimizer's steps; ``remove()`` of each handle detaches."""
+        return [
+            optimizer.register_step_pre_hook(lambda *_: self.apply_to_gradients_()),
+            optimizer.register_step_post_hook(lambda *_: self.apply_()),
+        ]
+
+
+def masks_from_torch_prune(model: nn.Module) -> dict[str, torch.Tensor]:
+    """The masks that ``torch.nn.utils.prune`` left in a model, by the name of the parameter."""
+    suffix = "_mask"
+    return {
+        name.removesuffix(suffix): mask.to(torch.bool)
+        for name, mask in model.named_buffers()
+        if name.endswith(suffix) and hasattr(*_owner(model, name.removesuffix(suffix) + "_orig"))
+    }
+
+
+def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
+    path, _, attribute = name.rpartition(".")
+    return model.get_submodule(path), attribute

@@ -1,0 +1,71 @@
+"""Trained weight sharing: a codebook for each layer, with gradients summed per shared value.
+
+Source: Han et al., Deep Compression (arXiv 1510.00149), section 3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import nn
+
+from tersor import kmeans
+
+
+class SharedWeights:
+    """The weights of some parameters, held as codes into trainable codebooks.
+
+    After each ``backward``, :meth:`gather_gradients` sums the gradients of each value's members into
+    the codebook's gradient; after the optimizer's step, :meth:`write` sets every weight to its value.
+    Zeros stay zero.
+
+    Args:
+        parameters: by name; pruned already.
+        values: shared values beside zero, 1 to 255, for all or by name.
+
+    Attributes:
+        codes: by name, int64 of the parameter's shape; 0 = pruned.
+        codebooks: by name, trainable float32 ``[k + 1]``; entry 0 stays zero.
+    """
+
+    def __init__(
+        self, parameters: Mapping[str, nn.Parameter], values: int | Mapping[str, int]
+    ) -> None:
+        self.parameters = dict(parameters)
+        self.codes: dict[str, torch.Tensor] = {}
+        self.codebooks: dict[str, nn.Parameter] = {}
+        for name, parameter in self.parameters.items():
+            weight = parameter.detach()
+            if not bool(torch.isfinite(weight).all()):
+                raise ValueError(f"{name}: the weight holds NaN or infinite values")
+            kept = weight != 0
+            count = values if isinstance(values, int) else values[name]
+            clustering = kmeans.cluster(weight[kept].float().numpy(), count)
+            codes = torch.zeros(weight.shape, dtype=torch.int64)
+            codes[kept] = torch.from_numpy(clustering.codes).long()
+            self.codes[name] = codes
+            zero = torch.zeros(1)
+            codebook = torch.cat([zero, torch.from_numpy(clustering.values)])
+            self.codebooks[name] = nn.Parameter(codebook)
+        self.write()
+
+    @torch.no_grad()
+    def gather_gradients(self) -> None:
+        """Sums each weight's gradient into that of its shared value; that of zero is dropped."""
+        for name, parameter in self.parameters.items():
+            codebook = self.codebooks[name]
+            if parameter.grad is None:
+                codebook.grad = None
+                continue
+            total = torch.zeros_like(codebook)
+            total.index_add_(0, self.codes[name].reshape(-1), parameter.grad.reshape(-1))
+            total[0] = 0.0
+            codebook.grad = total
+
+    @torch.no_grad()
+    def write(self) -> None:
+        """Sets every weight to its shared value."""
+        for name, parameter in self.parameters.items():
+            self.codebooks[name][0] = 0.0
+            parameter.copy_(self.codebooks[name][self.codes[name]])
