@@ -151,15 +151,7 @@ def compress_lenet(
             right += int((scores.argmax(1) == labels[index]).sum())
         if progress is not None:
             n = len(images)
-            density = masks.density()
-            progress(
-                Progress(
-                    epoch + 1,
-                    recipe.epochs,
-                    total / n,
-                    100 * right / n,
-                    density,
-                    shared is not None,
-                )
-            )
+            now = masks.density()
+            tuned = shared is not None
+            progress(Progress(epoch + 1, recipe.epochs, total / n, 100 * right / n, now, tuned))
     return model.eval()

@@ -16,9 +16,9 @@ from tersor import kmeans
 class SharedWeights:
     """The weights of some parameters, held as codes into trainable codebooks.
 
-    After each ``backward``, :meth:`gather_gradients` sums the gradients of each value's members into
-    the codebook's gradient; after the optimizer's step, :meth:`write` sets every weight to its value.
-    Zeros stay zero.
+    After each ``backward``, :meth:`gather_gradients` sums the gradients of each value's members
+    into the codebook's gradient; after the optimizer's step, :meth:`write` sets every weight to
+    its value. Zeros stay zero.
 
     Args:
         parameters: by name; pruned already.

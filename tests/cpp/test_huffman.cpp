@@ -1,0 +1,172 @@
+#include "tersor/huffman.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <numeric>
+#include <queue>
+#include <random>
+#include <utility>
+
+namespace tersor {
+namespace {
+
+using Bytes = std::vector<std::uint8_t>;
+
+/// Geometric symbols: entropy and alphabet grow as `share` falls.
+Bytes random_symbols(std::size_t size, double share, unsigned seed) {
+    std::mt19937 generator(seed);
+    std::geometric_distribution<int> distribution(share);
+    Bytes symbols(size);
+    for (auto& s : symbols) s = static_cast<std::uint8_t>(std::min(distribution(generator), 255));
+    return symbols;
+}
+
+std::uint64_t coded_bits(const huffman::Histogram& counts, const huffman::CodeLengths& lengths) {
+    std::uint64_t bits = 0;
+    for (std::size_t s = 0; s < counts.size(); ++s) bits += counts[s] * lengths[s];
+    return bits;
+}
+
+/// The cost of Huffman's own algorithm: the sum of all merged weights.
+std::uint64_t huffman_bits(const huffman::Histogram& counts) {
+    std::priority_queue<std::uint64_t, std::vector<std::uint64_t>, std::greater<>> heap;
+    for (const std::uint64_t count : counts) {
+        if (count != 0) heap.push(count);
+    }
+    std::uint64_t bits = 0;
+    while (heap.size() > 1) {
+        const std::uint64_t a = heap.top();
+        heap.pop();
+        const std::uint64_t b = heap.top();
+        heap.pop();
+        heap.push(a + b);
+        bits += a + b;
+    }
+    return bits;
+}
+
+double kraft(const huffman::CodeLengths& lengths) {
+    double sum = 0.0;
+    for (const std::uint8_t length : lengths) {
+        if (length != 0) sum += std::ldexp(1.0, -length);
+    }
+    return sum;
+}
+
+TEST(HuffmanCodeLengths, AreOptimalWhereTheLimitDoesNotBind) {
+    for (unsigned seed = 0; seed < 20; ++seed) {
+        const auto counts = huffman::histogram(random_symbols(500, 0.02 + 0.04 * seed, seed));
+        const auto lengths = huffman::code_lengths(counts, 15);
+        EXPECT_EQ(coded_bits(counts, lengths), huffman_bits(counts));
+        EXPECT_DOUBLE_EQ(kraft(lengths), 1.0);
+    }
+}
+
+TEST(HuffmanCodeLengths, ObeyTheLimit) {
+    huffman::Histogram fibonacci{};
+    std::uint64_t a = 1, b = 1;
+    for (std::size_t s = 0; s < 30; ++s) {
+        fibonacci[s] = a;
+        a = std::exchange(b, a + b);
+    }
+    std::uint64_t previous = ~std::uint64_t{0};
+    for (const int limit : {5, 6, 8, 12, 15}) {
+        const auto lengths = huffman::code_lengths(fibonacci, limit);
+        EXPECT_EQ(*std::max_element(lengths.begin(), lengths.end()), limit);
+        EXPECT_DOUBLE_EQ(kraft(lengths), 1.0);
+        EXPECT_LE(coded_bits(fibonacci, lengths), previous);
+        previous = coded_bits(fibonacci, lengths);
+    }
+    EXPECT_THROW((void)huffman::code_lengths(fibonacci, 4), std::invalid_argument);
+    EXPECT_THROW((void)huffman::code_lengths(fibonacci, 16), std::invalid_argument);
+}
+
+std::vector<Bytes> samples() {
+    std::vector<Bytes> all = {{}, {7}, Bytes(1000, 3), {0, 255}, {1, 2, 3}};
+    Bytes flat(512);
+    std::iota(flat.begin(), flat.end(), std::uint8_t{0});
+    all.push_back(flat);
+    for (const std::size_t size : {10, 500, 4095, 4096, 4097, 30000}) {
+        for (const double share : {0.02, 0.2, 0.7, 0.99}) {
+            all.push_back(random_symbols(size, share, static_cast<unsigned>(size)));
+        }
+    }
+    return all;
+}
+
+TEST(HuffmanStream, RoundTrips) {
+    for (const Bytes& symbols : samples()) {
+        const Bytes stream = huffman::encode(symbols);
+        huffman::StreamInfo info;
+        ASSERT_TRUE(huffman::inspect(stream, info).ok());
+        EXPECT_EQ(info.symbols, symbols.size());
+        EXPECT_EQ(info.header_bytes + info.payload_bits / 8, stream.size());
+        Bytes back(symbols.size(), 77);
+        const Result result = huffman::decode(stream, back);
+        ASSERT_TRUE(result.ok()) << describe(result.status);
+        EXPECT_EQ(back, symbols);
+    }
+}
+
+TEST(HuffmanStream, SmallStreamsHaveSmallHeaders) {
+    const Bytes symbols = random_symbols(500, 0.15, 1);
+    const auto counts = huffman::histogram(symbols);
+    const double optimal = static_cast<double>(huffman_bits(counts)) / 8;
+    EXPECT_LT(static_cast<double>(huffman::encode(symbols).size()), optimal + 40);
+}
+
+TEST(HuffmanStream, TruncationAtEveryLengthIsAnError) {
+    for (const Bytes& symbols : {random_symbols(300, 0.2, 2), random_symbols(5000, 0.5, 3)}) {
+        const Bytes stream = huffman::encode(symbols);
+        Bytes back(symbols.size());
+        for (std::size_t size = 0; size < stream.size(); ++size) {
+            const Bytes cut(stream.begin(), stream.begin() + static_cast<std::ptrdiff_t>(size));
+            EXPECT_FALSE(huffman::decode(cut, back).ok()) << size;
+        }
+        Bytes longer = stream;
+        longer.push_back(0);
+        EXPECT_FALSE(huffman::decode(longer, back).ok());
+    }
+}
+
+TEST(HuffmanStream, FlippedBitsNeverReadOutOfBounds) {
+    const Bytes symbols = random_symbols(400, 0.2, 4);
+    const Bytes stream = huffman::encode(symbols);
+    std::size_t refused = 0;
+    for (std::size_t bit = 0; bit < stream.size() * 8; ++bit) {
+        Bytes damaged = stream;
+        damaged[bit / 8] = static_cast<std::uint8_t>(damaged[bit / 8] ^ (1U << (bit % 8)));
+        Bytes back(symbols.size());
+        const Result result = huffman::decode(damaged, back);
+        refused += result.ok() ? 0U : 1U;
+        EXPECT_LE(result.count, std::max(damaged.size(), symbols.size()));
+    }
+    EXPECT_GT(refused, 0U);
+}
+
+TEST(HuffmanStream, RefusesBadTables) {
+    Bytes back(4);
+    // 4 symbols, one bit stream, last symbol 1, lengths 1 and 2: incomplete.
+    EXPECT_EQ(huffman::decode(Bytes{4, 2, 1, 0x21, 0}, back).status, Status::bad_code_lengths);
+    // Symbols 0, 1, 2 of one bit each: over-subscribed.
+    EXPECT_EQ(huffman::decode(Bytes{4, 2, 2, 0x11, 0x01, 0}, back).status,
+              Status::bad_code_lengths);
+    EXPECT_EQ(huffman::decode(Bytes{4, 9, 0}, back).status, Status::bad_header);
+    EXPECT_EQ(huffman::decode(Bytes{0x84, 0x00, 0, 1}, back).status, Status::bad_header);
+    EXPECT_EQ(huffman::decode(Bytes{5, 0, 1}, back).status, Status::size_mismatch);
+}
+
+TEST(HuffmanEntropy, KnownValues) {
+    huffman::Histogram counts{};
+    EXPECT_EQ(huffman::entropy(counts), 0.0);
+    counts[3] = 5;
+    EXPECT_EQ(huffman::entropy(counts), 0.0);
+    counts[9] = 5;
+    EXPECT_DOUBLE_EQ(huffman::entropy(counts), 1.0);
+}
+
+}  // namespace
+}  // namespace tersor
