@@ -1,0 +1,145 @@
+"""Files: stock readers and writers, damage, atomic writes."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import tersor
+from tersor import container, csr
+from tersor.container import Tensor
+from tersor.layer import Layer, encode_layer
+
+
+def _write(path: Path) -> None:
+    codes = np.eye(5, 9, dtype=np.uint8)
+    layer = Layer((5, 9), "shared_fp32", csr.encode(codes, 2), np.ones(1, np.float32))
+    blob = encode_layer(layer)
+    container.write_file(
+        path,
+        {
+            "a.weight_blob": Tensor("U8", blob.shape, blob),
+            "a.bias": Tensor("F32", (3,), np.arange(3, dtype=np.float32)),
+            "empty": Tensor("F16", (0, 4), b""),
+        },
+        {"made by": 'a "test"\n'},
+    )
+
+
+def test_the_stock_library_reads_it(tmp_path: Path) -> None:
+    _write(tmp_path / "f")
+    stock = load_file(tmp_path / "f")
+    assert np.array_equal(stock["a.bias"], np.arange(3, dtype=np.float32))
+    with container.open(tmp_path / "f") as file:
+        file.verify()
+        assert file.is_tersor
+        assert file.metadata["made by"] == 'a "test"\n'
+        assert [n for n, view in file.tensors.items() if view.compressed] == ["a.weight_blob"]
+        for name, view in file.tensors.items():
+            assert view.bytes().tobytes() == stock[name].tobytes()
+
+
+def test_it_reads_stock_files(tmp_path: Path) -> None:
+    tensors = {"x": np.arange(6.0).reshape(2, 3), "y": np.array([True, False])}
+    save_file(tensors, tmp_path / "f", metadata={"k": "ü"})
+    with container.open(tmp_path / "f") as file:
+        file.verify()
+        assert not file.is_tersor
+        assert file.metadata == {"k": "ü"}
+        assert file.tensors["x"].shape == (2, 3)
+        assert file.tensors["x"].bytes().tobytes() == tensors["x"].tobytes()
+
+
+def test_writing_is_deterministic(tmp_path: Path) -> None:
+    _write(tmp_path / "a")
+    _write(tmp_path / "b")
+    assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def test_truncation_at_every_length_is_an_error(tmp_path: Path) -> None:
+    _write(tmp_path / "f")
+    whole = (tmp_path / "f").read_bytes()
+    for size in range(len(whole)):
+        (tmp_path / "cut").write_bytes(whole[:size])
+        with pytest.raises(tersor.FormatError):
+            container.open(tmp_path / "cut")
+
+
+def test_every_flipped_bit_of_the_tensors_is_found(tmp_path: Path) -> None:
+    _write(tmp_path / "f")
+    whole = bytearray((tmp_path / "f").read_bytes())
+    start = 8 + struct.unpack("<Q", whole[:8])[0]
+    for bit in range(start * 8, len(whole) * 8):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "d").write_bytes(damaged)
+        with pytest.raises(tersor.FormatError):
+            container.open(tmp_path / "d").verify()
+
+
+def _file(path: Path, header: str, data: bytes = b"") -> Path:
+    path.write_bytes(struct.pack("<Q", len(header)) + header.encode() + data)
+    return path
+
+
+def _entry(begin: int, end: int, shape: object = None, dtype: str = "U8") -> str:
+    shape = [end - begin] if shape is None else shape
+    return json.dumps({"dtype": dtype, "shape": shape, "data_offsets": [begin, end]})
+
+
+def _own(text: str) -> str:
+    return json.dumps({"__metadata__": {"tersor": text}})
+
+
+MALFORMED = {
+    "holes": ('{"a":' + _entry(1, 4) + "}", 4, "overlap or leave holes"),
+    "overlap": ('{"a":' + _entry(0, 3) + ',"b":' + _entry(2, 4) + "}", 4, "overlap"),
+    "bytes after the last tensor": ('{"a":' + _entry(0, 3) + "}", 4, "unexpected bytes"),
+    "past the end": ('{"a":' + _entry(0, 5) + "}", 4, "truncated"),
+    "duplicate keys": ('{"a":' + _entry(0, 4) + ',"a":' + _entry(0, 4) + "}", 4, "occurs twice"),
+    "unknown dtype": ('{"a":' + _entry(0, 4, dtype="I4") + "}", 4, "does not allow"),
+    "overflowing shape": ('{"a":' + _entry(0, 4, [2**40, 2**40]) + "}", 4, "larger than allowed"),
+    "size of another shape": ('{"a":' + _entry(0, 4, [5]) + "}", 4, "contradict"),
+    "deep nesting": ('{"a":' + "[" * 100 + "]" * 100 + "}", 0, "JSON"),
+    "not JSON": ("{'a': 1}", 0, "JSON"),
+    "no header": ("hello", 0, "signature"),
+    "later version": (_own('{"version":9,"features":[],"layers":[],"hashes":{}}'), 0, "later"),
+    "unknown feature": (_own('{"version":0,"features":["x"],"layers":[],"hashes":{}}'), 0, "later"),
+    "a layer that is not there": (
+        _own('{"version":0,"features":[],"layers":["a"],"hashes":{}}'),
+        0,
+        "does not allow",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_headers_are_refused(tmp_path: Path, name: str) -> None:
+    header, size, message = MALFORMED[name]
+    with pytest.raises(tersor.FormatError, match=message):
+        container.open(_file(tmp_path / "f", header, bytes(size)))
+
+
+def test_an_announced_header_of_any_length_is_only_believed_when_it_is_there(
+    tmp_path: Path,
+) -> None:
+    for length in (2**63, 10**9, 1000):
+        (tmp_path / "f").write_bytes(struct.pack("<Q", length) + b"{}")
+        with pytest.raises(tersor.FormatError):
+            container.open(tmp_path / "f")
+
+
+def test_a_failed_write_leaves_nothing_and_loses_nothing(tmp_path: Path) -> None:
+    _write(tmp_path / "f")
+    before = (tmp_path / "f").read_bytes()
+    with pytest.raises(ValueError, match="'a'"):
+        container.write_file(tmp_path / "f", {"a": Tensor("F32", (2,), b"123")})
+    with pytest.raises(OSError, match="missing"):
+        container.write_file(tmp_path / "missing" / "f", {})
+    assert (tmp_path / "f").read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["f"]
