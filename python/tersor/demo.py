@@ -175,11 +175,11 @@ def broken_promises(net: str, error: float, ratio: float) -> list[str]:
 def _compress(data: Path, net: str, seed: int, path: Path, console: Any) -> None:
     """Runs the recipe with its progress shown, and writes the file."""
     recipe = _example(data, "compress_lenet")
-    with console.status(f"{net}: preparing") as status:
-        model: nn.Module = recipe.compress_lenet(
-            net, seed=seed, progress=lambda step: status.update(f"{net}: {step}")
-        )
-        status.update(f"{net}: encoding")
+    console.print(f"{net}: compressing", highlight=False)
+    model: nn.Module = recipe.compress_lenet(
+        net, seed=seed, progress=lambda step: console.print(f"{net}: {step}", highlight=False)
+    )
+    with console.status(f"{net}: encoding"):
         # The weights are shared already: every width that holds their values is lossless.
         shared = LayerConfig(values=255)
         compress_(model, Config(linear=shared, conv=shared))
