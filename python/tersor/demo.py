@@ -24,7 +24,7 @@ from torch import nn
 from tersor import checkpoint, container
 from tersor.compress import compress_
 from tersor.config import Config, LayerConfig
-from tersor.report import report, to_json, to_table, totals_lines
+from tersor.report import report, to_json, to_text
 
 
 @dataclass(frozen=True)
@@ -214,9 +214,8 @@ def run(*, data: Path | None, output: Path, nets: Sequence[str] = NETS, seed: in
         with container.open(path) as file:
             table = report(file, verify=True)
         totals = table.totals
-        console.print(to_table(table, net))
-        for line in totals_lines(totals):
-            console.print(line, highlight=False, soft_wrap=True)
+        # Plain text, so that the columns stay whole in a log or a narrow terminal.
+        console.print(to_text(table), highlight=False, markup=False, soft_wrap=True)
         console.print(
             f"error on 10,000 test images: dense {measured.error_dense:.2f} %, "
             f"compressed {measured.error_compressed:.2f} %\n"
