@@ -13,6 +13,7 @@ import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils import prune as torch_prune
 
 import tersor
@@ -237,6 +238,16 @@ def test_operators_pass_opcheck_and_compile() -> None:
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     with torch.no_grad():
         assert torch.allclose(compiled(_x()), model(_x()), atol=1e-6)
+
+
+def test_traces_compute_what_the_model_does() -> None:
+    model = tersor.compress_(_net())
+    with torch.no_grad():
+        expected = model(_x())
+        traced = torch.jit.trace(model, (_x() + 1,), check_trace=False)
+        graph = make_fx(model)(_x() + 1)
+        assert torch.allclose(traced(_x()), expected, atol=1e-6)
+        assert torch.allclose(graph(_x()), expected, atol=1e-6)
 
 
 def test_state_round_trips(tmp_path: Path) -> None:

@@ -58,6 +58,10 @@ class Compressed(nn.Module):
         return (
             type(x) is torch.Tensor
             and not torch.compiler.is_compiling()
+            # A trace or a dispatch mode sees operators alone: a direct call would leave it nothing
+            # but the allocation of the result.
+            and not torch.jit._trace.is_tracing()
+            and torch._C._len_torch_dispatch_stack() == 0
             and not (
                 torch.is_grad_enabled()
                 and (x.requires_grad or (self.bias is not None and self.bias.requires_grad))
