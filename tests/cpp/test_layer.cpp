@@ -5,6 +5,9 @@
 #include <random>
 #include <stdexcept>
 
+#include "container/xxh3.hpp"
+#include "support/little_endian.hpp"
+
 namespace tersor {
 namespace {
 
@@ -68,6 +71,22 @@ TEST(LayerDecode, ObeysTheMemoryLimit) {
     Layer back;
     EXPECT_EQ(decode_layer(blob, back, 16).status, Status::too_large);
     EXPECT_TRUE(decode_layer(blob, back, 1 << 20).ok());
+}
+
+TEST(LayerDecode, RefusesConstantStreamsThatAnnounceTheMoon) {
+    // 2^20 x 2^20 weights, one value, all entries (code 1, gap 0), in constant streams.
+    const std::vector<std::uint8_t> stream_of_2_to_40 = {0x80, 0x80, 0x80, 0x80, 0x80, 0x20, 0};
+    std::vector<std::uint8_t> blob = {'T',  'S',  'R', 0, 0x0c, 2, 0x80, 0x80, 0x40, 0x80,
+                                      0x80, 0x40, 1,   8, 8,    0, 0,    0x80, 0x3f};
+    for (const std::uint8_t symbol : {std::uint8_t{1}, std::uint8_t{0}}) {
+        blob.insert(blob.end(), stream_of_2_to_40.begin(), stream_of_2_to_40.end());
+        blob.push_back(symbol);
+    }
+    support::append_little_endian(container::xxh3_64(blob), blob);
+    Layer layer;
+    LayerInfo info;
+    EXPECT_EQ(decode_layer(blob, layer).status, Status::too_large);
+    EXPECT_EQ(inspect_layer(blob, info, true).status, Status::too_large);
 }
 
 TEST(LayerEncode, RefusesPartsThatDoNotFit) {

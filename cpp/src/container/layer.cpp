@@ -7,6 +7,7 @@
 #include <cmath>
 #include <stdexcept>
 #include <string>
+#include <utility>
 
 #include "container/half.hpp"
 #include "container/xxh3.hpp"
@@ -26,6 +27,10 @@ constexpr std::uint8_t format_version = 0;
 constexpr std::size_t hash_bytes = 8;
 constexpr std::size_t max_dimensions = 8;
 constexpr std::uint64_t max_clusters = 255;
+
+/// A constant stream announces any number of symbols in a few bytes. Other streams spend a bit on
+/// each; what is more than that is believed up to here only, whatever the caller's own limit.
+constexpr std::uint64_t max_unbacked_symbols = std::uint64_t{1} << 28;
 
 std::size_t value_width(ValueKind kind) noexcept {
     return kind == ValueKind::shared_fp32 || kind == ValueKind::plain_fp32 ? 4 : 2;
@@ -134,6 +139,11 @@ Result parse(std::span<const std::uint8_t> blob, Parsed& parsed) {
     const std::uint64_t weights = std::uint64_t{parsed.matrix.rows} * parsed.matrix.cols;
     if (parsed.code_info.symbols > weights) {
         return {Status::too_large, offset_of(parsed.codes, blob)};
+    }
+    const std::uint64_t most = std::max<std::uint64_t>(8 * blob.size(), max_unbacked_symbols);
+    for (const auto& [stream, info] : {std::pair{parsed.codes, parsed.code_info},
+                                       std::pair{parsed.row_lengths, parsed.row_length_info}}) {
+        if (info.symbols > most) return {Status::too_large, offset_of(stream, blob)};
     }
     if (parsed.gap_info.symbols != parsed.code_info.symbols) {
         return {Status::size_mismatch, offset_of(parsed.gaps, blob)};
