@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from tersor import container
-from tersor.compress import HANDLERS, _swap
+from tersor.compress import HANDLERS, swap_modules
 from tersor.config import LayerConfig
 from tersor.container import Tensor
 from tersor.layer import SUFFIX, Layer, decode_layer, inspect_layer
@@ -46,10 +46,10 @@ def to_file_tensor(tensor: torch.Tensor, name: str) -> Tensor:
     """A torch tensor as the container writes it, in its own type.
 
     Raises:
-        ValueError: the type has no name in safetensors.
+        ValueError: safetensors has no name for the type, or the layout is not strided.
     """
-    if tensor.dtype not in DTYPES:
-        raise ValueError(f"{name}: {tensor.dtype} cannot be saved")
+    if tensor.dtype not in DTYPES or tensor.layout != torch.strided:
+        raise ValueError(f"{name}: {tensor.dtype} in {tensor.layout} cannot be saved")
     raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     return Tensor(DTYPES[tensor.dtype], tuple(tensor.shape), raw)
 
@@ -141,7 +141,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
         # An empty layer of the right geometry; its blob comes with the state.
         return HANDLERS[type(module)](module, LayerConfig(density=0.0), name)
 
-    model = _swap(model, compressed)
+    model = swap_modules(model, compressed)
     missing, unexpected = model.load_state_dict(state, strict=False)
     if missing or unexpected:
         raise ValueError(

@@ -153,20 +153,12 @@ def _read_torch(path: Path) -> Tensors:
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
     ):
         raise InputError(f"{path}: not a state_dict: a mapping from names to tensors is needed")
-    names = {
-        torch.float16: "F16", torch.bfloat16: "BF16", torch.float32: "F32", torch.float64: "F64",
-        torch.int8: "I8", torch.uint8: "U8", torch.int16: "I16", torch.int32: "I32",
-        torch.int64: "I64", torch.bool: "BOOL",
-    }  # fmt: skip
-    tensors = {}
-    for name, value in state.items():
-        if value.dtype not in names or value.layout != torch.strided:
-            raise InputError(f"{path}: {name}: cannot store {value.dtype} in {value.layout}")
-        flat = value.detach().contiguous().reshape(-1).view(torch.uint8)
-        tensors[name] = container.Tensor(
-            names[value.dtype], tuple(value.shape), flat.numpy().tobytes()
-        )
-    return tensors
+    from tersor.checkpoint import to_file_tensor
+
+    try:
+        return {name: to_file_tensor(value, name) for name, value in state.items()}
+    except ValueError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def _import_torch() -> Any:
@@ -206,7 +198,6 @@ def compress(
     if output is None and not dry_run:
         raise InputError("say where to write with -o OUT, or --dry-run to learn the size alone")
     tensors, metadata = _read_model(source)
-    _import_torch()
     from tersor.config import LayerConfig
     from tersor.quantize import compress_weight
 
@@ -226,7 +217,7 @@ def compress(
         weight = _FLOAT_READERS[tensor.dtype](raw).reshape(tensor.shape)
         config = LayerConfig(values=2**width - 1, density=density)
         blob = layer.encode_layer(compress_weight(weight, config, name))
-        written[f"{name}_blob"] = container.Tensor("U8", (blob.size,), blob.tobytes())
+        written[name + layer.SUFFIX] = container.Tensor("U8", (blob.size,), blob.tobytes())
     if taken == 0:
         raise InputError(f"{source}: no tensor to compress (see --only)")
     own = {key: value for key, value in metadata.items() if key != "tersor"}
@@ -250,10 +241,6 @@ def decompress(source: Path, output: Path) -> int:
         InputError, OSError: the message names what is wrong with which file.
     """
     from tersor import layer
-
-    if not source.is_file():
-        raise InputError(f"{source}: no such file")
-    _import_torch()
     from tersor.quantize import decompress_layer
 
     tensors: dict[str, container.Tensor] = {}
@@ -264,7 +251,7 @@ def decompress(source: Path, output: Path) -> int:
                 dense = np.ascontiguousarray(
                     decompress_layer(layer.decode_layer(tensor.bytes())), np.float32
                 )
-                tensors[name.removesuffix("_blob")] = container.Tensor(
+                tensors[name.removesuffix(layer.SUFFIX)] = container.Tensor(
                     "F32", dense.shape, dense.tobytes()
                 )
             else:
@@ -284,8 +271,6 @@ def inspect(source: Path, *, verify: bool = False) -> "Report":
     """
     from tersor.report import report
 
-    if not source.is_file():
-        raise InputError(f"{source}: no such file")
     with _about(source), container.open(source) as file:
         return report(file, verify=verify)
 

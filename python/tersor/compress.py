@@ -22,7 +22,9 @@ HANDLERS: dict[type[nn.Module], Callable[[Any, LayerConfig, str], Compressed]] =
 }
 
 
-def _swap(model: nn.Module, replacement: Callable[[nn.Module, str], nn.Module | None]) -> nn.Module:
+def swap_modules(
+    model: nn.Module, replacement: Callable[[nn.Module, str], nn.Module | None]
+) -> nn.Module:
     """Replaces modules in place; one that is used in several places is replaced once, in all."""
     swapped: dict[nn.Module, nn.Module | None] = {}
     for name, module in list(model.named_modules(remove_duplicate=False)):
@@ -72,7 +74,7 @@ def compress_(
         module: HANDLERS[type(module)](module, settings, name or type(module).__name__)
         for name, module, settings in _taken(model, config or Config(), filter_fn)
     }
-    return _swap(model, lambda module, _: compressed.get(module))
+    return swap_modules(model, lambda module, _: compressed.get(module))
 
 
 def decompress_(model: nn.Module) -> nn.Module:
@@ -83,7 +85,7 @@ def decompress_(model: nn.Module) -> nn.Module:
             return module.to_dense()
         return None
 
-    return _swap(model, dense)
+    return swap_modules(model, dense)
 
 
 @dataclass(frozen=True)

@@ -82,15 +82,9 @@ def _example(data: Path, module: str) -> Any:
 def _dense(data: Path, net: str) -> nn.Module:
     model: nn.Module = _example(data, "models").MODELS[net]()
     path = data / "checkpoints" / f"{net}.safetensors"
-    dtypes = {"F32": torch.float32}
-    with container.open(path) as file:
-        state = {
-            name: torch.frombuffer(bytearray(tensor.bytes()), dtype=dtypes[tensor.dtype]).reshape(
-                tuple(tensor.shape)
-            )
-            for name, tensor in file.tensors.items()
-        }
-    model.load_state_dict(state)
+    content = checkpoint.load(path)
+    assert isinstance(content, checkpoint.Checkpoint)
+    model.load_state_dict(content.tensors)
     return model.eval()
 
 

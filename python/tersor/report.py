@@ -16,18 +16,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tersor import container
-from tersor.layer import LayerInfo, inspect_layer
+from tersor.layer import SUFFIX, LayerInfo, inspect_layer
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-_SUFFIX = "_blob"
 _FLOATS = {"F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2"}
-_ITEM_BYTES = {
-    "BOOL": 1, "U8": 1, "I8": 1, "F8_E4M3": 1, "F8_E5M2": 1,
-    "I16": 2, "U16": 2, "F16": 2, "BF16": 2,
-    "I32": 4, "U32": 4, "F32": 4, "I64": 8, "U64": 8, "F64": 8,
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -133,7 +127,7 @@ def layer_row(name: str, info: LayerInfo) -> LayerRow:
 
 
 def report(file: container.File, *, verify: bool = False) -> Report:
-    """Reads the headers of every blob of an open file; decodes nothing.
+    """Counts the bytes of every blob of an open file.
 
     Args:
         verify: check the hash of every blob and tensor too.
@@ -147,7 +141,7 @@ def report(file: container.File, *, verify: bool = False) -> Report:
     other_bytes = other_parameters = other_dense = 0
     for name, tensor in file.tensors.items():
         if tensor.compressed:
-            rows.append(layer_row(name.removesuffix(_SUFFIX), inspect_layer(tensor.bytes())))
+            rows.append(layer_row(name.removesuffix(SUFFIX), inspect_layer(tensor.bytes())))
             continue
         elements = math.prod(tensor.shape)
         other_bytes += tensor.nbytes
@@ -155,7 +149,7 @@ def report(file: container.File, *, verify: bool = False) -> Report:
             other_parameters += elements
             other_dense += 4 * elements
         else:
-            other_dense += elements * _ITEM_BYTES[tensor.dtype]
+            other_dense += tensor.nbytes
     return Report(
         tuple(rows), _totals(rows, other_bytes, other_parameters, other_dense, file.file_bytes)
     )

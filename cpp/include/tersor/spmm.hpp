@@ -13,12 +13,13 @@
 
 namespace tersor {
 
-/// Error classes, named after torch.set_float32_matmul_precision. u = 2^-24. See docs/kernels.md.
+/// Error classes, named after torch.set_float32_matmul_precision, from the tightest bound to the
+/// loosest: docs/kernels.md has the constants and the kernels that meet them.
 enum class Precision : std::uint8_t {
-    highest,  // fp32 arithmetic:  |y - y_ref| <= c * eps * sum |w||x|
-    high,     // 24-bit fixed point: |y - y_ref| <= c_p * max|x| * sum |w|
-    medium,   // 16-bit fixed point
-    low,      // 8-bit fixed point, the class of dynamic int8 quantisation
+    highest,  // |y - y_ref| <= c * eps * sum |w||x|, the bound of fp32 arithmetic
+    high,     // this and the others: |y - y_ref| <= c_p * max|x| * sum |w|
+    medium,
+    low,  // the class of dynamic int8 quantisation
 };
 
 /// A matrix laid out for the kernels of one instruction set: never saved, rebuilt on load.

@@ -7,7 +7,6 @@
 #include <cmath>
 #include <stdexcept>
 #include <string>
-#include <utility>
 
 #include "container/half.hpp"
 #include "container/xxh3.hpp"
@@ -137,19 +136,15 @@ Result parse(std::span<const std::uint8_t> blob, Parsed& parsed) {
     }
     // Every entry advances by a weight at least, and a row's length takes at most five bytes.
     const std::uint64_t weights = std::uint64_t{parsed.matrix.rows} * parsed.matrix.cols;
-    if (parsed.code_info.symbols > weights) {
+    const std::uint64_t backed = std::max<std::uint64_t>(8 * blob.size(), max_unbacked_symbols);
+    if (parsed.code_info.symbols > std::min(weights, backed)) {
         return {Status::too_large, offset_of(parsed.codes, blob)};
     }
-    const std::uint64_t most = std::max<std::uint64_t>(8 * blob.size(), max_unbacked_symbols);
-    for (const auto& [stream, info] : {std::pair{parsed.codes, parsed.code_info},
-                                       std::pair{parsed.row_lengths, parsed.row_length_info}}) {
-        if (info.symbols > most) return {Status::too_large, offset_of(stream, blob)};
+    if (parsed.row_length_info.symbols > std::min(std::uint64_t{parsed.matrix.rows} * 5, backed)) {
+        return {Status::too_large, offset_of(parsed.row_lengths, blob)};
     }
     if (parsed.gap_info.symbols != parsed.code_info.symbols) {
         return {Status::size_mismatch, offset_of(parsed.gaps, blob)};
-    }
-    if (parsed.row_length_info.symbols > std::uint64_t{parsed.matrix.rows} * 5) {
-        return {Status::too_large, offset_of(parsed.row_lengths, blob)};
     }
     return {Status::ok, blob.size()};
 }

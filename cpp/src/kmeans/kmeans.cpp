@@ -21,6 +21,8 @@ double importance_at(std::span<const float> importance, std::size_t i) noexcept 
     return importance.empty() ? 1.0 : double{importance[i]};
 }
 
+/// One point for each bin of a fine histogram, at the mean of its members, in increasing order and
+/// without empty ones.
 std::vector<Point> group(std::span<const float> x, std::span<const float> importance, float low,
                          float high, std::size_t bins) {
     std::vector<double> weights(bins, 0.0), sums(bins, 0.0);
@@ -38,6 +40,7 @@ std::vector<Point> group(std::span<const float> x, std::span<const float> import
     return points;
 }
 
+/// One point for each distinct value, in increasing order; those without weight are left out.
 std::vector<Point> distinct_points(std::span<const float> x, std::span<const float> importance) {
     std::vector<std::pair<float, double>> pairs(x.size());
     for (std::size_t i = 0; i < x.size(); ++i) pairs[i] = {x[i], importance_at(importance, i)};

@@ -12,8 +12,8 @@ namespace tersor::spmm {
 /// Activations that one call of `multiply_panel` serves.
 inline constexpr std::size_t panel_lanes = 32;
 
-/// Terms summed in fp32 before they are folded into a second sum: it keeps the rounding error of a
-/// long row near that of a short one.
+/// Terms that `multiply_panel` sums in fp32 before they are folded into a second sum: it keeps the
+/// rounding error of a long row near that of a short one.
 inline constexpr std::uint64_t fold_terms = 256;
 
 /// y[r] += sum of w * x[column], for r in [row_begin, row_end).

@@ -20,6 +20,16 @@ struct BlockView {
     const std::uint8_t* codes;        // nullptr where values are plain
     const float* values;              // [256] by code where codes are given, else by entry
     const std::uint64_t* row_starts;  // [rows + 1]
+
+    /// The weight of entry i, where it is known whether codes are given.
+    template <bool shared>
+    [[nodiscard]] float weight(std::uint64_t i) const noexcept {
+        if constexpr (shared) return values[codes[i]];
+        return values[i];
+    }
+    [[nodiscard]] float weight(std::uint64_t i) const noexcept {
+        return codes != nullptr ? weight<true>(i) : weight<false>(i);
+    }
 };
 
 struct Block {

@@ -40,8 +40,7 @@ void PackedMatrix::unpack(std::span<float> out) const {
         const spmm::BlockView block = layout_->view(b);
         for (std::size_t r = 0; r < layout_->rows; ++r) {
             for (std::uint64_t i = block.row_starts[r]; i < block.row_starts[r + 1]; ++i) {
-                out[r * cols + b * spmm::block_columns + block.columns[i]] =
-                    block.codes != nullptr ? block.values[block.codes[i]] : block.values[i];
+                out[r * cols + b * spmm::block_columns + block.columns[i]] = block.weight(i);
             }
         }
     }
@@ -95,6 +94,18 @@ std::unique_ptr<PackedMatrix::Layout> lay_out(const RelativeCsr& csr, std::size_
     return layout;
 }
 
+/// Writes the columns, and has `store(block, position, entry)` write each weight.
+template <class Store>
+void fill(PackedMatrix::Layout& layout, const RelativeCsr& csr, const Store& store) {
+    std::vector<std::size_t> next(layout.blocks.size(), 0);
+    for_each_nonzero(csr, [&](std::uint64_t, std::uint64_t column, std::size_t entry) {
+        const auto b = static_cast<std::size_t>(column / block_columns);
+        const std::size_t position = next[b]++;
+        layout.blocks[b].columns[position] = static_cast<std::uint16_t>(column % block_columns);
+        store(layout.blocks[b], position, entry);
+    });
+}
+
 }  // namespace
 
 Result pack(const RelativeCsr& csr, std::span<const float> codebook, PackedMatrix& packed) {
@@ -112,11 +123,8 @@ Result pack(const RelativeCsr& csr, std::span<const float> codebook, PackedMatri
     auto layout = lay_out(csr, valid.count, true);
     layout->codebook = support::AlignedBuffer<float>(256);
     std::copy(codebook.begin(), codebook.end(), layout->codebook.data());
-    std::vector<std::uint64_t> next(layout->blocks.size(), 0);
-    for_each_nonzero(csr, [&](std::uint64_t, std::uint64_t column, std::size_t entry) {
-        const std::size_t b = static_cast<std::size_t>(column / block_columns);
-        layout->blocks[b].columns[next[b]] = static_cast<std::uint16_t>(column % block_columns);
-        layout->blocks[b].codes[next[b]++] = csr.codes[entry];
+    fill(*layout, csr, [&](Block& block, std::size_t position, std::size_t entry) {
+        block.codes[position] = csr.codes[entry];
     });
     packed = PackedMatrix(std::move(layout));
     return valid;
@@ -130,12 +138,9 @@ Result pack_values(const RelativeCsr& csr, std::span<const float> values, Packed
         if (!std::isfinite(values[i])) return {Status::not_finite, i};
     }
     auto layout = lay_out(csr, valid.count, false);
-    std::vector<std::uint64_t> next(layout->blocks.size(), 0);
     std::size_t value = 0;
-    for_each_nonzero(csr, [&](std::uint64_t, std::uint64_t column, std::size_t) {
-        const std::size_t b = static_cast<std::size_t>(column / block_columns);
-        layout->blocks[b].columns[next[b]] = static_cast<std::uint16_t>(column % block_columns);
-        layout->blocks[b].values[next[b]++] = values[value++];
+    fill(*layout, csr, [&](Block& block, std::size_t position, std::size_t) {
+        block.values[position] = values[value++];
     });
     packed = PackedMatrix(std::move(layout));
     return valid;

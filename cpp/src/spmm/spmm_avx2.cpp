@@ -14,12 +14,6 @@ namespace tersor::spmm {
 namespace {
 
 template <bool shared>
-float weight(const BlockView& block, std::uint64_t i) noexcept {
-    if constexpr (shared) return block.values[block.codes[i]];
-    return block.values[i];
-}
-
-template <bool shared>
 __m256 weights(const BlockView& block, std::uint64_t i) noexcept {
     if constexpr (shared) {
         const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(block.codes + i));
@@ -52,7 +46,7 @@ void vector_rows(const BlockView& block, const float* x, float* y, std::size_t r
             odd = _mm256_fmadd_ps(weights<shared>(block, i + 8), activations(block, i + 8, x), odd);
         }
         float sum = sum_of(_mm256_add_ps(even, odd));
-        for (; i < end; ++i) sum += weight<shared>(block, i) * x[block.columns[i]];
+        for (; i < end; ++i) sum += block.weight<shared>(i) * x[block.columns[i]];
         y[r] += sum;
     }
 }
@@ -67,7 +61,7 @@ void panel_rows(const BlockView& block, const float* panel, const std::size_t* o
             const std::uint64_t stop = std::min(end, i + fold_terms);
             __m256 a = _mm256_setzero_ps(), b = a, c = a, d = a;
             for (; i < stop; ++i) {
-                const __m256 w = _mm256_set1_ps(weight<shared>(block, i));
+                const __m256 w = _mm256_set1_ps(block.weight<shared>(i));
                 const float* x = panel + offsets[block.columns[i]];
                 a = _mm256_fmadd_ps(w, _mm256_loadu_ps(x), a);
                 b = _mm256_fmadd_ps(w, _mm256_loadu_ps(x + 8), b);

@@ -15,12 +15,6 @@ namespace tersor::spmm {
 namespace {
 
 template <bool shared>
-float weight(const BlockView& block, std::uint64_t i) noexcept {
-    if constexpr (shared) return block.values[block.codes[i]];
-    return block.values[i];
-}
-
-template <bool shared>
 __m512 weights(const BlockView& block, std::uint64_t i, __mmask16 valid) noexcept {
     if constexpr (shared) {
         const __m512i codes = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(valid, block.codes + i));
@@ -71,7 +65,7 @@ void panel_rows(const BlockView& block, const float* panel, const std::size_t* o
             __m512 low = _mm512_setzero_ps();
             __m512 high = _mm512_setzero_ps();
             for (; i < stop; ++i) {
-                const __m512 w = _mm512_set1_ps(weight<shared>(block, i));
+                const __m512 w = _mm512_set1_ps(block.weight<shared>(i));
                 const float* x = panel + offsets[block.columns[i]];
                 low = _mm512_fmadd_ps(w, _mm512_loadu_ps(x), low);
                 high = _mm512_fmadd_ps(w, _mm512_loadu_ps(x + 16), high);

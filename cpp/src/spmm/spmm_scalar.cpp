@@ -4,16 +4,12 @@
 namespace tersor::spmm {
 namespace {
 
-float weight(const BlockView& block, std::uint64_t i) noexcept {
-    return block.codes != nullptr ? block.values[block.codes[i]] : block.values[i];
-}
-
 void multiply_vector(const BlockView& block, const float* x, float* y, std::size_t row_begin,
                      std::size_t row_end) noexcept {
     for (std::size_t r = row_begin; r < row_end; ++r) {
         double sum = y[r];
         for (std::uint64_t i = block.row_starts[r]; i < block.row_starts[r + 1]; ++i) {
-            sum += double{weight(block, i)} * double{x[block.columns[i]]};
+            sum += double{block.weight(i)} * double{x[block.columns[i]]};
         }
         y[r] = static_cast<float>(sum);
     }
@@ -27,7 +23,7 @@ void multiply_panel(const BlockView& block, const float* panel, const std::size_
         float* out = y + r * stride;
         for (std::size_t lane = 0; lane < panel_lanes; ++lane) sums[lane] = out[lane];
         for (std::uint64_t i = block.row_starts[r]; i < block.row_starts[r + 1]; ++i) {
-            const double w = weight(block, i);
+            const double w = block.weight(i);
             const float* x = panel + offsets[block.columns[i]];
             for (std::size_t lane = 0; lane < panel_lanes; ++lane)
                 sums[lane] += w * double{x[lane]};
