@@ -98,7 +98,8 @@ def write_file(
 
     Raises:
         OSError: the system refuses; nothing is left behind and an old file stays as it was.
-        ValueError: an unknown dtype, or a shape that does not fit the bytes.
+        ValueError: what a reader would refuse: an unknown dtype, a shape that does not fit the
+            bytes, a name or key of the format's own, more than 100 MB of names and metadata.
     """
     listed = []
     for name, tensor in tensors.items():

@@ -52,6 +52,7 @@ public:
     [[nodiscard]] static Result parse(std::span<const std::uint8_t> bytes, File& file);
 
     [[nodiscard]] const std::vector<TensorView>& tensors() const noexcept;
+    /// The tensor of that name, or nullptr; takes the same time in a file of any length.
     [[nodiscard]] const TensorView* find(std::string_view name) const noexcept;
     /// The `__metadata__` of the file, the library's own keys included.
     [[nodiscard]] const Metadata& metadata() const noexcept;
@@ -70,8 +71,10 @@ private:
 
 /// Writes `path` in one step: a temporary file beside it, fsync, rename. The same input gives the
 /// same bytes. Tensors whose name ends in `blob_suffix` and that hold a blob are listed as
-/// compressed. Throws std::invalid_argument for duplicate names, unknown dtypes or sizes that do
-/// not fit, std::system_error when the operating system refuses; then nothing is left behind.
+/// compressed. Throws std::invalid_argument for what a reader would refuse (names or metadata keys
+/// that occur twice or are the format's own, text that is not UTF-8, unknown dtypes, sizes that do
+/// not fit, more than 100 MB of header) and std::system_error when the operating system refuses;
+/// then nothing is left behind and an old file stays as it was.
 void write_file(const std::string& path, std::span<const TensorToWrite> tensors,
                 const Metadata& metadata = {});
 

@@ -8,7 +8,7 @@
 namespace tersor::container {
 namespace {
 
-constexpr int max_depth = 8;
+constexpr int max_depth = 8;  // objects and arrays within each other
 
 /// Length of the UTF-8 sequence at `at`, or 0: over-long forms, surrogates and values past U+10FFFF
 /// are malformed.
@@ -81,8 +81,9 @@ private:
 
     bool parse_value(JsonValue& value, int depth) {
         skip_space();
-        if (at_ >= text_.size() || depth > max_depth) return fail(Status::bad_json);
+        if (at_ >= text_.size()) return fail(Status::bad_json);
         const char first = text_[at_];
+        if ((first == '{' || first == '[') && depth == max_depth) return fail(Status::bad_json);
         if (first == '{') return parse_object(value.value.emplace<JsonValue::Object>(), depth);
         if (first == '[') return parse_array(value.value.emplace<JsonValue::Array>(), depth);
         if (first == '"') return parse_string(value.value.emplace<std::string>());
@@ -219,6 +220,15 @@ const JsonValue* JsonValue::find(std::string_view key) const noexcept {
 }
 
 Result parse_json(std::string_view text, JsonValue& value) { return Parser(text).parse(value); }
+
+bool is_utf8(std::string_view text) noexcept {
+    for (std::size_t at = 0; at < text.size();) {
+        const std::size_t length = utf8_length(text, at);
+        if (length == 0) return false;
+        at += length;
+    }
+    return true;
+}
 
 void append_json_string(std::string_view text, std::string& out) {
     static constexpr std::array hex = {'0', '1', '2', '3', '4', '5', '6', '7',

@@ -34,11 +34,15 @@ struct JsonMember {
     JsonValue value;
 };
 
-/// Parses one value and nothing after it but white space. Rejects duplicate keys, nesting deeper
-/// than 8, control characters and malformed UTF-8. `count` is the offset of a fault.
+/// Parses one value and nothing after it but white space. Rejects duplicate keys, more than 8
+/// objects and arrays within each other, control characters and malformed UTF-8. `count` is the
+/// offset of a fault.
 [[nodiscard]] Result parse_json(std::string_view text, JsonValue& value);
 
-/// Appends the text as a JSON string, quotes included.
+/// Whether the text is well-formed UTF-8, which is all that the parser accepts in strings.
+[[nodiscard]] bool is_utf8(std::string_view text) noexcept;
+
+/// Appends the text, which must be UTF-8, as a JSON string, quotes included.
 void append_json_string(std::string_view text, std::string& out);
 
 }  // namespace tersor::container

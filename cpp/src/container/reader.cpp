@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <fstream>
 #include <limits>
+#include <unordered_map>
 
 #include "container/json.hpp"
 #include "container/tensor_types.hpp"
@@ -23,7 +24,6 @@ namespace {
 using container::JsonValue;
 
 constexpr std::size_t length_bytes = 8;
-constexpr std::uint64_t max_header_bytes = 100'000'000;  // as the stock library
 
 /// The bytes of a file, mapped or read.
 class FileBytes {
@@ -122,12 +122,14 @@ struct File::Content {
     std::span<const std::uint8_t> bytes;
     std::vector<TensorView> tensors;
     Metadata metadata;
-    std::vector<std::pair<std::string, std::string>> hashes;  // of the ordinary tensors
+    std::unordered_map<std::string_view, std::size_t> index;  // of each name in `tensors`
+    std::unordered_map<std::string, std::string> hashes;      // of the ordinary tensors
     bool is_tersor = false;
 
     [[nodiscard]] Result parse();
     [[nodiscard]] Status read_metadata(const JsonValue& entry, std::vector<std::string>& layers);
     [[nodiscard]] Status mark_layers(const std::vector<std::string>& layers);
+    [[nodiscard]] bool hashes_match_tensors() const;
 };
 
 Status File::Content::read_metadata(const JsonValue& entry, std::vector<std::string>& layers) {
@@ -162,7 +164,7 @@ Status File::Content::read_metadata(const JsonValue& entry, std::vector<std::str
         }
         for (const auto& [name, hash] : *sums->as<JsonValue::Object>()) {
             if (hash.as<std::string>() == nullptr) return Status::bad_header;
-            hashes.emplace_back(name, *hash.as<std::string>());
+            hashes.emplace(name, *hash.as<std::string>());
         }
     }
     return Status::ok;
@@ -170,26 +172,33 @@ Status File::Content::read_metadata(const JsonValue& entry, std::vector<std::str
 
 Status File::Content::mark_layers(const std::vector<std::string>& layers) {
     for (const std::string& layer : layers) {
-        const auto tensor = std::find_if(tensors.begin(), tensors.end(), [&](const TensorView& t) {
-            return t.name.size() == layer.size() + blob_suffix.size() &&
-                   t.name.starts_with(layer) && t.name.ends_with(blob_suffix);
-        });
-        if (tensor == tensors.end() || tensor->compressed || tensor->dtype != "U8" ||
-            !is_layer(tensor->bytes)) {
+        const auto found = index.find(layer + std::string(blob_suffix));
+        if (found == index.end()) return Status::bad_header;
+        TensorView& tensor = tensors[found->second];
+        if (tensor.compressed || tensor.dtype != "U8" || tensor.shape.size() != 1 ||
+            !is_layer(tensor.bytes)) {
             return Status::bad_header;
         }
-        tensor->compressed = true;
+        tensor.compressed = true;
     }
-    if (!is_tersor) return Status::ok;
-    const auto plain = std::count_if(tensors.begin(), tensors.end(),
-                                     [](const TensorView& t) { return !t.compressed; });
-    return static_cast<std::size_t>(plain) == hashes.size() ? Status::ok : Status::bad_header;
+    return !is_tersor || hashes_match_tensors() ? Status::ok : Status::bad_header;
+}
+
+/// Whether the ordinary tensors, and no others, have a hash; what it is, `verify` finds out.
+bool File::Content::hashes_match_tensors() const {
+    std::size_t plain = 0;
+    for (const TensorView& tensor : tensors) {
+        if (tensor.compressed) continue;
+        if (!hashes.contains(tensor.name)) return false;
+        ++plain;
+    }
+    return plain == hashes.size();
 }
 
 Result File::Content::parse() {
     if (bytes.size() < length_bytes) return {Status::truncated, bytes.size()};
     const auto header_bytes = support::load_little_endian<std::uint64_t>(bytes.data());
-    if (header_bytes > max_header_bytes) return {Status::too_large, 0};
+    if (header_bytes > container::max_header_bytes) return {Status::too_large, 0};
     if (header_bytes > bytes.size() - length_bytes) return {Status::truncated, bytes.size()};
     const auto header = bytes.subspan(length_bytes, static_cast<std::size_t>(header_bytes));
     const std::size_t data_begin = length_bytes + header.size();
@@ -221,6 +230,8 @@ Result File::Content::parse() {
         tensor.offset += data_begin;
     }
     if (covered != data.size()) return {Status::trailing_bytes, data_begin + covered};
+    // The names have come to rest: from here on the index may refer to them.
+    for (std::size_t i = 0; i < tensors.size(); ++i) index.emplace(tensors[i].name, i);
     if (const Status s = mark_layers(layers); s != Status::ok) return {s, length_bytes};
     return {Status::ok, bytes.size()};
 }
@@ -250,10 +261,8 @@ Result File::parse(std::span<const std::uint8_t> bytes, File& file) {
 const std::vector<TensorView>& File::tensors() const noexcept { return content_->tensors; }
 
 const TensorView* File::find(std::string_view name) const noexcept {
-    for (const TensorView& tensor : content_->tensors) {
-        if (tensor.name == name) return &tensor;
-    }
-    return nullptr;
+    const auto found = content_->index.find(name);
+    return found != content_->index.end() ? &content_->tensors[found->second] : nullptr;
 }
 
 const Metadata& File::metadata() const noexcept { return content_->metadata; }
@@ -269,15 +278,13 @@ Result File::verify(const TensorView& tensor) const {
         if (!result.ok()) result.count += tensor.offset;
         return result;
     }
-    const std::string expected = container::hash_text(
-        container::tensor_hash(tensor.name, tensor.dtype, tensor.shape, tensor.bytes));
-    for (const auto& [name, hash] : content_->hashes) {
-        if (name == tensor.name) {
-            return {hash == expected ? Status::ok : Status::hash_mismatch, tensor.offset};
-        }
-    }
     // A file of another writer has no hashes to hold against its tensors.
-    return {content_->is_tersor ? Status::hash_mismatch : Status::ok, tensor.offset};
+    if (!content_->is_tersor) return {Status::ok, tensor.offset};
+    const std::string hash = container::hash_text(
+        container::tensor_hash(tensor.name, tensor.dtype, tensor.shape, tensor.bytes));
+    const auto stored = content_->hashes.find(tensor.name);
+    const bool same = stored != content_->hashes.end() && stored->second == hash;
+    return {same ? Status::ok : Status::hash_mismatch, tensor.offset};
 }
 
 Result File::verify() const {

@@ -64,4 +64,7 @@ namespace tersor::container {
 inline constexpr std::string_view metadata_key = "tersor";
 inline constexpr std::uint64_t file_version = 0;
 
+/// Of the JSON header with its padding; the limit of the stock library.
+inline constexpr std::uint64_t max_header_bytes = 100'000'000;
+
 }  // namespace tersor::container

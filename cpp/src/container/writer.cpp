@@ -22,12 +22,20 @@ namespace {
 using container::append_json_string;
 
 bool is_blob(const TensorToWrite& tensor) {
-    return tensor.name.ends_with(blob_suffix) && tensor.dtype == "U8" && is_layer(tensor.bytes);
+    return tensor.name.ends_with(blob_suffix) && tensor.dtype == "U8" && tensor.shape.size() == 1 &&
+           is_layer(tensor.bytes);
+}
+
+void check_utf8(const std::string& text, const char* what) {
+    if (!container::is_utf8(text)) {
+        throw std::invalid_argument(std::string(what) + " '" + text + "' is not UTF-8");
+    }
 }
 
 void check(std::span<const TensorToWrite> tensors) {
     std::unordered_set<std::string_view> names;
     for (const TensorToWrite& tensor : tensors) {
+        check_utf8(tensor.name, "the tensor name");
         const std::uint64_t element = container::element_bytes(tensor.dtype);
         std::uint64_t bytes = 0;
         if (element == 0) {
@@ -41,6 +49,20 @@ void check(std::span<const TensorToWrite> tensors) {
         }
         if (tensor.name == "__metadata__" || !names.insert(tensor.name).second) {
             throw std::invalid_argument("tensor '" + tensor.name + "': the name is taken");
+        }
+    }
+}
+
+void check(const Metadata& metadata) {
+    std::unordered_set<std::string_view> keys;
+    for (const auto& [key, value] : metadata) {
+        check_utf8(key, "the metadata key");
+        check_utf8(value, "the metadata value");
+        if (key == container::metadata_key) {
+            throw std::invalid_argument("the metadata key '" + key + "' is the library's own");
+        }
+        if (!keys.insert(key).second) {
+            throw std::invalid_argument("the metadata key '" + key + "' occurs twice");
         }
     }
 }
@@ -93,12 +115,7 @@ std::string own_metadata(std::span<const TensorToWrite* const> tensors) {
 
 std::string header_text(std::span<const TensorToWrite* const> tensors, const Metadata& metadata) {
     ObjectText entries;
-    for (const auto& [key, value] : metadata) {
-        if (key == container::metadata_key) {
-            throw std::invalid_argument("the metadata key '" + key + "' is the library's own");
-        }
-        append_json_string(value, entries.member(key));
-    }
+    for (const auto& [key, value] : metadata) append_json_string(value, entries.member(key));
     append_json_string(own_metadata(tensors), entries.member(container::metadata_key));
     ObjectText header;
     header.member("__metadata__") += std::move(entries).finish();
@@ -177,6 +194,7 @@ private:
 void write_file(const std::string& path, std::span<const TensorToWrite> tensors,
                 const Metadata& metadata) {
     check(tensors);
+    check(metadata);
     // Wide elements first, as the stock writer does, so that everything is aligned to its element.
     std::vector<const TensorToWrite*> ordered;
     for (const TensorToWrite& tensor : tensors) ordered.push_back(&tensor);
@@ -187,6 +205,11 @@ void write_file(const std::string& path, std::span<const TensorToWrite> tensors,
     });
     std::string header = header_text(ordered, metadata);
     header.append((8 - header.size() % 8) % 8, ' ');
+    if (header.size() > container::max_header_bytes) {
+        throw std::invalid_argument("the header takes " + std::to_string(header.size()) +
+                                    " bytes, and a reader accepts no more than " +
+                                    std::to_string(container::max_header_bytes));
+    }
     std::vector<std::uint8_t> length;
     support::append_little_endian(std::uint64_t{header.size()}, length);
 
