@@ -4,7 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "spmm/layout.hpp"
+#include "spmm/rows16.hpp"
+#include "spmm/sliding.hpp"
 #include "tersor/isa.hpp"
 
 namespace tersor::spmm {
@@ -27,6 +28,25 @@ using MultiplyPanel = void (*)(const BlockView& block, const float* panel,
                                const std::size_t* offsets, float* y, std::size_t stride,
                                std::size_t row_begin, std::size_t row_end) noexcept;
 
+/// The range of a vector and of 0.
+struct Range {
+    float low;
+    float high;
+    bool finite;  // no element is NaN or infinite
+};
+using ActivationRange = Range (*)(const float* x, std::size_t size) noexcept;
+
+/// digits[p * stride + k] = digit p of round((x[k] - low) * scale), for `count` digits.
+using SplitActivations = void (*)(const float* x, std::size_t size, float low, float scale,
+                                  int count, std::uint8_t* digits, std::size_t stride) noexcept;
+
+/// y[row] = sum of w * x + bias[row] for the rows of the slices [slice_begin, slice_end); `bias`
+/// may be nullptr. Levels that have no such kernel leave it nullptr: the fp32 kernels meet every
+/// class.
+using MultiplySliding = void (*)(const Sliding& layout, Arithmetic arithmetic,
+                                 const FixedActivations& x, const float* bias, float* y,
+                                 std::size_t slice_begin, std::size_t slice_end) noexcept;
+
 struct Kernels {
 #define TERSOR_KERNEL(name, type) type name = nullptr;
 #include "spmm/kernels.def"
@@ -36,6 +56,7 @@ struct Kernels {
 void install_scalar(Kernels& kernels) noexcept;
 void install_avx2(Kernels& kernels) noexcept;
 void install_avx512(Kernels& kernels) noexcept;
+void install_sliding_avx512(Kernels& kernels) noexcept;
 
 /// The kernels of a level.
 [[nodiscard]] const Kernels& kernels(Isa isa);

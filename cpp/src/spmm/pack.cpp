@@ -5,6 +5,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "spmm/kernels.hpp"
 #include "spmm/layout.hpp"
 #include "tersor/spmm.hpp"
 
@@ -24,9 +25,8 @@ Isa PackedMatrix::isa() const noexcept { return layout_->isa; }
 
 std::size_t PackedMatrix::nbytes() const noexcept {
     std::size_t bytes = layout_->codebook.nbytes();
-    for (const spmm::Block& b : layout_->blocks) {
-        bytes += b.columns.nbytes() + b.codes.nbytes() + b.values.nbytes() + b.row_starts.nbytes();
-    }
+    if (const spmm::Rows16* made = layout_->rows16_made.peek()) bytes += made->nbytes();
+    if (const spmm::Sliding* made = layout_->sliding_made.peek()) bytes += made->nbytes();
     return bytes;
 }
 
@@ -36,14 +36,39 @@ void PackedMatrix::unpack(std::span<float> out) const {
         throw std::invalid_argument("unpack: the output does not have rows x cols elements");
     }
     std::fill(out.begin(), out.end(), 0.0F);
-    for (std::size_t b = 0; b < layout_->blocks.size(); ++b) {
-        const spmm::BlockView block = layout_->view(b);
+    if (layout_->rows16_made.peek() == nullptr && layout_->sliding_made.peek() != nullptr) {
+        spmm::for_each_entry(*layout_->sliding_made.peek(),
+                             [&](std::size_t row, std::size_t column, std::uint8_t code) {
+                                 out[row * cols + column] = layout_->codebook[code];
+                             });
+        return;
+    }
+    const spmm::Rows16& rows16 = layout_->rows16();
+    for (std::size_t b = 0; b < rows16.blocks.size(); ++b) {
+        const spmm::BlockView block = layout_->view(rows16, b);
         for (std::size_t r = 0; r < layout_->rows; ++r) {
             for (std::uint64_t i = block.row_starts[r]; i < block.row_starts[r + 1]; ++i) {
                 out[r * cols + b * spmm::block_columns + block.columns[i]] = block.weight(i);
             }
         }
     }
+}
+
+bool PackedMatrix::Layout::fits_sliding() const noexcept {
+    return codebook_size > 1 && rows > 0 && cols <= spmm::max_sliding_columns &&
+           spmm::kernels(isa).multiply_sliding != nullptr;
+}
+
+const spmm::Rows16& PackedMatrix::Layout::rows16() const {
+    return rows16_made.get([&] { return spmm::make_rows16(*sliding_made.peek(), rows, cols); });
+}
+
+const spmm::Sliding* PackedMatrix::Layout::sliding() const {
+    if (!fits_sliding()) return nullptr;
+    return &sliding_made.get([&] {
+        return spmm::make_sliding(*rows16_made.peek(), rows, cols,
+                                  std::span(codebook.data(), codebook_size));
+    });
 }
 
 namespace spmm {
@@ -65,38 +90,18 @@ void for_each_nonzero(const RelativeCsr& csr, const Visit& visit) {
 }
 
 /// Everything but the weights: where each non-zero goes, block by block.
-std::unique_ptr<PackedMatrix::Layout> lay_out(const RelativeCsr& csr, std::size_t nonzeros,
-                                              bool shared) {
-    auto layout = std::make_unique<PackedMatrix::Layout>();
-    layout->isa = isa_in_use();
-    layout->rows = csr.rows;
-    layout->cols = csr.cols;
-    layout->nonzeros = nonzeros;
-    const std::size_t block_count =
-        static_cast<std::size_t>((csr.cols + block_columns - 1) / block_columns);
-    layout->blocks.resize(block_count);
-    for (Block& block : layout->blocks) {
-        block.row_starts = support::AlignedBuffer<std::uint64_t>(std::size_t{csr.rows} + 1);
-    }
+Rows16 lay_out(const RelativeCsr& csr, bool shared) {
+    Rows16 layout = empty_rows16(csr.rows, csr.cols);
     for_each_nonzero(csr, [&](std::uint64_t row, std::uint64_t column, std::size_t) {
-        ++layout->blocks[column / block_columns].row_starts[row + 1];
+        ++layout.blocks[column / block_columns].row_starts[row + 1];
     });
-    for (Block& block : layout->blocks) {
-        for (std::size_t r = 0; r < csr.rows; ++r) block.row_starts[r + 1] += block.row_starts[r];
-        const auto size = static_cast<std::size_t>(block.row_starts[csr.rows]);
-        block.columns = support::AlignedBuffer<std::uint16_t>(size);
-        if (shared) {
-            block.codes = support::AlignedBuffer<std::uint8_t>(size);
-        } else {
-            block.values = support::AlignedBuffer<float>(size);
-        }
-    }
+    allocate_entries(layout, csr.rows, shared);
     return layout;
 }
 
 /// Writes the columns, and has `store(block, position, entry)` write each weight.
 template <class Store>
-void fill(PackedMatrix::Layout& layout, const RelativeCsr& csr, const Store& store) {
+void fill(Rows16& layout, const RelativeCsr& csr, const Store& store) {
     std::vector<std::size_t> next(layout.blocks.size(), 0);
     for_each_nonzero(csr, [&](std::uint64_t, std::uint64_t column, std::size_t entry) {
         const auto b = static_cast<std::size_t>(column / block_columns);
@@ -106,9 +111,41 @@ void fill(PackedMatrix::Layout& layout, const RelativeCsr& csr, const Store& sto
     });
 }
 
+std::unique_ptr<PackedMatrix::Layout> empty_layout(const RelativeCsr& csr, std::size_t nonzeros) {
+    auto layout = std::make_unique<PackedMatrix::Layout>();
+    layout->isa = isa_in_use();
+    layout->rows = csr.rows;
+    layout->cols = csr.cols;
+    layout->nonzeros = nonzeros;
+    return layout;
+}
+
 }  // namespace
 
-Result pack(const RelativeCsr& csr, std::span<const float> codebook, PackedMatrix& packed) {
+Rows16 empty_rows16(std::uint32_t rows, std::uint32_t cols) {
+    Rows16 layout;
+    layout.blocks.resize(static_cast<std::size_t>((cols + block_columns - 1) / block_columns));
+    for (Block& block : layout.blocks) {
+        block.row_starts = support::AlignedBuffer<std::uint64_t>(std::size_t{rows} + 1);
+    }
+    return layout;
+}
+
+void allocate_entries(Rows16& layout, std::uint32_t rows, bool shared) {
+    for (Block& block : layout.blocks) {
+        for (std::size_t r = 0; r < rows; ++r) block.row_starts[r + 1] += block.row_starts[r];
+        const auto size = static_cast<std::size_t>(block.row_starts[rows]);
+        block.columns = support::AlignedBuffer<std::uint16_t>(size);
+        if (shared) {
+            block.codes = support::AlignedBuffer<std::uint8_t>(size);
+        } else {
+            block.values = support::AlignedBuffer<float>(size);
+        }
+    }
+}
+
+Result pack(const RelativeCsr& csr, std::span<const float> codebook, PackedMatrix& packed,
+            Regime regime) {
     const Result valid = csr::validate(csr);
     if (!valid.ok()) return valid;
     if (codebook.empty() || codebook.size() > 256 || codebook[0] != 0.0F) {
@@ -120,12 +157,19 @@ Result pack(const RelativeCsr& csr, std::span<const float> codebook, PackedMatri
     for (std::size_t i = 0; i < csr.codes.size(); ++i) {
         if (csr.codes[i] >= codebook.size()) return {Status::code_past_codebook, i};
     }
-    auto layout = lay_out(csr, valid.count, true);
+    auto layout = empty_layout(csr, valid.count);
     layout->codebook = support::AlignedBuffer<float>(256);
+    layout->codebook_size = codebook.size();
     std::copy(codebook.begin(), codebook.end(), layout->codebook.data());
-    fill(*layout, csr, [&](Block& block, std::size_t position, std::size_t entry) {
+    Rows16 rows16 = lay_out(csr, true);
+    fill(rows16, csr, [&](Block& block, std::size_t position, std::size_t entry) {
         block.codes[position] = csr.codes[entry];
     });
+    if (regime == Regime::vector && layout->fits_sliding()) {
+        layout->sliding_made.put(make_sliding(rows16, csr.rows, csr.cols, codebook));
+    } else {
+        layout->rows16_made.put(std::move(rows16));
+    }
     packed = PackedMatrix(std::move(layout));
     return valid;
 }
@@ -137,11 +181,13 @@ Result pack_values(const RelativeCsr& csr, std::span<const float> values, Packed
     for (std::size_t i = 0; i < values.size(); ++i) {
         if (!std::isfinite(values[i])) return {Status::not_finite, i};
     }
-    auto layout = lay_out(csr, valid.count, false);
+    auto layout = empty_layout(csr, valid.count);
+    Rows16 rows16 = lay_out(csr, false);
     std::size_t value = 0;
-    fill(*layout, csr, [&](Block& block, std::size_t position, std::size_t) {
+    fill(rows16, csr, [&](Block& block, std::size_t position, std::size_t) {
         block.values[position] = values[value++];
     });
+    layout->rows16_made.put(std::move(rows16));
     packed = PackedMatrix(std::move(layout));
     return valid;
 }
