@@ -167,7 +167,7 @@ def bench_layer(shape: Shape, batches: list[int], rounds: int) -> list[dict[str,
     packed = pack_layer(layer)
     dense = nn.Linear(shape.inputs, shape.outputs, bias=False)
     dense.weight = nn.Parameter(torch.from_numpy(weight), requires_grad=False)
-    # A buffer made in inference mode would not be tracked, so that its packed form could not be kept.
+    # The packed form of a buffer that was made in inference mode cannot be kept.
     with torch.inference_mode(False):
         module = CompressedLinear(encode_layer(layer), None, "high").eval()
     flush = torch.zeros(CACHE_BYTES // 4)

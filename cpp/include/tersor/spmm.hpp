@@ -64,7 +64,7 @@ namespace spmm {
 /// the matrix out for the instruction set in use. `codebook[code]` is the value of a code;
 /// `codebook[0]` must be 0. Errors: those of csr::validate, code_past_codebook, not_finite.
 [[nodiscard]] Result pack(const RelativeCsr& csr, std::span<const float> codebook,
-                          PackedMatrix& packed, Regime regime = Regime::vector);
+                          PackedMatrix& packed, Regime regime = Regime::vector, int threads = 1);
 
 /// The same for a matrix that is pruned but not shared: `values` holds one value for each non-zero
 /// code in the order of the entries (the codes are then only 0 or 1).

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 namespace tersor::spmm {
 namespace {
@@ -20,17 +21,17 @@ double Digits::value(std::size_t code) const noexcept {
     return unit * sum;
 }
 
-Digits split_codebook(std::span<const float> codebook, int count) {
+Digits split_values(std::span<const double> values, int count) {
     Digits digits;
     digits.count = count;
     double largest = 0.0;
-    for (const float w : codebook) largest = std::max(largest, std::abs(double{w}));
+    for (const double value : values) largest = std::max(largest, std::abs(value));
     if (largest == 0.0) return digits;
     digits.unit = largest / (127.0 * weight_of_level(count - 1));
     for (std::size_t code = 0; code < 256; ++code) {
-        const std::size_t source = codebook.size() <= 16 ? code % 16 : code;
-        if (source >= codebook.size()) continue;
-        std::int64_t rest = std::llrint(double{codebook[source]} / digits.unit);
+        const std::size_t source = values.size() <= 16 ? code % 16 : code;
+        if (source >= values.size()) continue;
+        std::int64_t rest = std::llrint(values[source] / digits.unit);
         for (int p = 0; p < count; ++p) {
             const auto digit = static_cast<std::int8_t>(rest);
             digits.table[static_cast<std::size_t>(p)][code] = digit;
@@ -38,6 +39,10 @@ Digits split_codebook(std::span<const float> codebook, int count) {
         }
     }
     return digits;
+}
+
+Digits split_codebook(std::span<const float> codebook, int count) {
+    return split_values(std::vector<double>(codebook.begin(), codebook.end()), count);
 }
 
 std::array<double, 256> product_errors(std::span<const float> codebook, const Digits& digits,

@@ -55,6 +55,9 @@ struct Digits {
 
 [[nodiscard]] Digits split_codebook(std::span<const float> codebook, int count);
 
+/// The same for any values, rounded towards the nearest number that the digits can express.
+[[nodiscard]] Digits split_values(std::span<const double> values, int count);
+
 /// For each code, how far the product of its weight and an activation may be off, per unit of
 /// max|x|: rounding of the weight, rounding of x, dropped products.
 [[nodiscard]] std::array<double, 256> product_errors(std::span<const float> codebook,

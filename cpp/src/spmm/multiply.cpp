@@ -66,6 +66,8 @@ void multiply_fixed(const PackedMatrix::Layout& layout, const Sliding& sliding,
                              stride);
     const FixedActivations fixed{digits.data(), stride, range.low, 1.0 / double{scale}};
 
+    const Digits& weights = sliding.digits[static_cast<std::size_t>(arithmetic.w_digits - 1)];
+
     // Pieces of equal work: slices differ in length, and are sorted by it.
     const std::vector<std::uint32_t>& starts = sliding.slice_starts;
     const auto pieces = static_cast<std::size_t>(std::max(threads, 1));
@@ -76,8 +78,9 @@ void multiply_fixed(const PackedMatrix::Layout& layout, const Sliding& sliding,
                                         starts.begin());
     };
     parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
-        kernel.multiply_sliding(sliding, arithmetic, fixed, bias.empty() ? nullptr : bias.data(), y,
-                                slice_of_piece(begin), slice_of_piece(end));
+        kernel.multiply_sliding(sliding, weights, arithmetic, fixed,
+                                bias.empty() ? nullptr : bias.data(), y, slice_of_piece(begin),
+                                slice_of_piece(end));
     });
 }
 

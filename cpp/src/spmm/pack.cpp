@@ -7,6 +7,8 @@
 
 #include "spmm/kernels.hpp"
 #include "spmm/layout.hpp"
+#include "spmm/make_sliding.hpp"
+#include "spmm/row_source.hpp"
 #include "tersor/spmm.hpp"
 
 namespace tersor {
@@ -66,49 +68,52 @@ const spmm::Rows16& PackedMatrix::Layout::rows16() const {
 const spmm::Sliding* PackedMatrix::Layout::sliding() const {
     if (!fits_sliding()) return nullptr;
     return &sliding_made.get([&] {
-        return spmm::make_sliding(*rows16_made.peek(), rows, cols,
-                                  std::span(codebook.data(), codebook_size));
+        return spmm::make_sliding(spmm::Rows16Rows(*rows16_made.peek()), rows, cols,
+                                  std::span(codebook.data(), codebook_size), isa, 1);
     });
 }
 
 namespace spmm {
 namespace {
 
-/// Calls `visit(row, column, entry)` for each non-zero of a validated matrix, in order.
-template <class Visit>
-void for_each_nonzero(const RelativeCsr& csr, const Visit& visit) {
-    std::size_t entry = 0;
-    const std::size_t sequences = csr.flat ? 1 : csr.rows;
-    for (std::size_t s = 0; s < sequences; ++s) {
-        std::uint64_t position = s * std::uint64_t{csr.cols};
-        const std::size_t length = csr.flat ? csr.codes.size() : csr.row_lengths[s];
-        for (const std::size_t end = entry + length; entry < end; ++entry, ++position) {
-            position += csr.gaps[entry];
-            if (csr.codes[entry] != 0) visit(position / csr.cols, position % csr.cols, entry);
-        }
-    }
-}
-
-/// Everything but the weights: where each non-zero goes, block by block.
-Rows16 lay_out(const RelativeCsr& csr, bool shared) {
+/// Lays the rows out; `store(block, position, row entries)` is told of each run of entries that
+/// lie in one block: `codes` are theirs, and `first` is the number of non-zeros before them.
+template <class Store>
+Rows16 lay_out(const RelativeCsr& csr, Isa isa, bool shared, const Store& store) {
+    const CsrRows source(csr, isa);
     Rows16 layout = empty_rows16(csr.rows, csr.cols);
-    for_each_nonzero(csr, [&](std::uint64_t row, std::uint64_t column, std::size_t) {
-        ++layout.blocks[column / block_columns].row_starts[row + 1];
+    std::vector<std::uint32_t> columns(std::size_t{csr.cols} + read_slack);
+    std::vector<std::uint8_t> codes(std::size_t{csr.cols} + read_slack);
+    // Calls `visit(block, row, begin, end)` for the entries of a row that lie in one block.
+    const auto for_each_run = [&](const auto& visit) {
+        for (std::size_t r = 0; r < csr.rows; ++r) {
+            const std::size_t size = source.read(r, columns.data(), codes.data());
+            std::size_t begin = 0;
+            for (std::size_t b = 0; begin < size; ++b) {
+                const std::uint64_t limit = (b + 1) * block_columns;
+                const auto end = static_cast<std::size_t>(
+                    std::lower_bound(columns.begin() + static_cast<std::ptrdiff_t>(begin),
+                                     columns.begin() + static_cast<std::ptrdiff_t>(size), limit) -
+                    columns.begin());
+                visit(layout.blocks[b], r, begin, end);
+                begin = end;
+            }
+        }
+    };
+    for_each_run([](Block& block, std::size_t r, std::size_t begin, std::size_t end) {
+        block.row_starts[r + 1] = end - begin;
     });
     allocate_entries(layout, csr.rows, shared);
-    return layout;
-}
-
-/// Writes the columns, and has `store(block, position, entry)` write each weight.
-template <class Store>
-void fill(Rows16& layout, const RelativeCsr& csr, const Store& store) {
-    std::vector<std::size_t> next(layout.blocks.size(), 0);
-    for_each_nonzero(csr, [&](std::uint64_t, std::uint64_t column, std::size_t entry) {
-        const auto b = static_cast<std::size_t>(column / block_columns);
-        const std::size_t position = next[b]++;
-        layout.blocks[b].columns[position] = static_cast<std::uint16_t>(column % block_columns);
-        store(layout.blocks[b], position, entry);
+    std::size_t before = 0;
+    for_each_run([&](Block& block, std::size_t r, std::size_t begin, std::size_t end) {
+        const auto to = static_cast<std::size_t>(block.row_starts[r]);
+        for (std::size_t i = begin; i < end; ++i) {
+            block.columns[to + i - begin] = static_cast<std::uint16_t>(columns[i] % block_columns);
+        }
+        store(block, to, std::span(codes).subspan(begin, end - begin), before);
+        before += end - begin;
     });
+    return layout;
 }
 
 std::unique_ptr<PackedMatrix::Layout> empty_layout(const RelativeCsr& csr, std::size_t nonzeros) {
@@ -145,7 +150,7 @@ void allocate_entries(Rows16& layout, std::uint32_t rows, bool shared) {
 }
 
 Result pack(const RelativeCsr& csr, std::span<const float> codebook, PackedMatrix& packed,
-            Regime regime) {
+            Regime regime, int threads) {
     const Result valid = csr::validate(csr);
     if (!valid.ok()) return valid;
     if (codebook.empty() || codebook.size() > 256 || codebook[0] != 0.0F) {
@@ -161,14 +166,15 @@ Result pack(const RelativeCsr& csr, std::span<const float> codebook, PackedMatri
     layout->codebook = support::AlignedBuffer<float>(256);
     layout->codebook_size = codebook.size();
     std::copy(codebook.begin(), codebook.end(), layout->codebook.data());
-    Rows16 rows16 = lay_out(csr, true);
-    fill(rows16, csr, [&](Block& block, std::size_t position, std::size_t entry) {
-        block.codes[position] = csr.codes[entry];
-    });
     if (regime == Regime::vector && layout->fits_sliding()) {
-        layout->sliding_made.put(make_sliding(rows16, csr.rows, csr.cols, codebook));
+        layout->sliding_made.put(make_sliding(CsrRows(csr, layout->isa), csr.rows, csr.cols,
+                                              codebook, layout->isa, threads));
     } else {
-        layout->rows16_made.put(std::move(rows16));
+        layout->rows16_made.put(lay_out(
+            csr, layout->isa, true,
+            [](Block& block, std::size_t to, std::span<const std::uint8_t> codes, std::size_t) {
+                std::copy(codes.begin(), codes.end(), block.codes.data() + to);
+            }));
     }
     packed = PackedMatrix(std::move(layout));
     return valid;
@@ -182,12 +188,12 @@ Result pack_values(const RelativeCsr& csr, std::span<const float> values, Packed
         if (!std::isfinite(values[i])) return {Status::not_finite, i};
     }
     auto layout = empty_layout(csr, valid.count);
-    Rows16 rows16 = lay_out(csr, false);
-    std::size_t value = 0;
-    fill(rows16, csr, [&](Block& block, std::size_t position, std::size_t) {
-        block.values[position] = values[value++];
-    });
-    layout->rows16_made.put(std::move(rows16));
+    layout->rows16_made.put(lay_out(
+        csr, layout->isa, false,
+        [&](Block& block, std::size_t to, std::span<const std::uint8_t> codes, std::size_t first) {
+            std::copy_n(values.begin() + static_cast<std::ptrdiff_t>(first), codes.size(),
+                        block.values.data() + to);
+        }));
     packed = PackedMatrix(std::move(layout));
     return valid;
 }

@@ -52,11 +52,6 @@ struct Sliding {
     [[nodiscard]] std::size_t nbytes() const noexcept;
 };
 
-/// Lays rows16 out again. `codebook` has 2 to 256 values and the matrix at most
-/// max_sliding_columns columns.
-[[nodiscard]] Sliding make_sliding(const Rows16& source, std::uint32_t rows, std::uint32_t cols,
-                                   std::span<const float> codebook);
-
 /// The way back.
 [[nodiscard]] Rows16 make_rows16(const Sliding& source, std::uint32_t rows, std::uint32_t cols);
 

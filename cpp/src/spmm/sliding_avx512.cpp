@@ -65,6 +65,54 @@ void split_activations(const float* x, std::size_t size, float low, float scale,
     if (count == 3) split<3>(x, size, low, scale, digits, stride);
 }
 
+std::size_t decode_entries(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t size,
+                           std::uint32_t column, std::uint32_t* columns,
+                           std::uint8_t* out_codes) noexcept {
+    static_assert(read_slack >= 16);
+    const __m512i zero = _mm512_setzero_si512();
+    const __m512i ramp = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    std::size_t at = 0;
+    for (std::size_t i = 0; i < size; i += 16) {
+        const auto valid = static_cast<__mmask16>(size - i < 16 ? (1U << (size - i)) - 1 : 0xffff);
+        // Running sums of the gaps: four additions of the register shifted by 1, 2, 4, 8 elements.
+        __m512i sum = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(valid, gaps + i));
+        sum = _mm512_add_epi32(sum, _mm512_alignr_epi32(sum, zero, 15));
+        sum = _mm512_add_epi32(sum, _mm512_alignr_epi32(sum, zero, 14));
+        sum = _mm512_add_epi32(sum, _mm512_alignr_epi32(sum, zero, 12));
+        sum = _mm512_add_epi32(sum, _mm512_alignr_epi32(sum, zero, 8));
+        const __m512i place = _mm512_add_epi32(_mm512_add_epi32(sum, ramp),
+                                               _mm512_set1_epi32(static_cast<int>(column)));
+        const __m128i code = _mm_maskz_loadu_epi8(valid, codes + i);
+        const __mmask16 kept = _mm_test_epi8_mask(code, code);
+        _mm512_storeu_si512(columns + at, _mm512_maskz_compress_epi32(kept, place));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out_codes + at),
+                         _mm_maskz_compress_epi8(kept, code));
+        at += static_cast<std::size_t>(_mm_popcnt_u32(kept));
+        column += 16 + static_cast<std::uint32_t>(
+                           _mm_extract_epi32(_mm512_extracti32x4_epi32(sum, 3), 3));
+    }
+    return at;
+}
+
+std::uint32_t take_step(const std::uint32_t* columns, const std::uint8_t* codes,
+                        std::uint32_t* next, std::uint32_t first, std::uint8_t* step_columns,
+                        std::uint8_t* step_codes) noexcept {
+    std::uint32_t left = UINT32_MAX;
+    for (std::size_t r = 0; r < slice_rows; ++r) {
+        const std::uint32_t from = next[r];
+        const __m128i place =
+            _mm_sub_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(columns + from)),
+                          _mm_set1_epi32(static_cast<int>(first)));
+        const __mmask8 inside = _mm_cmplt_epu32_mask(place, _mm_set1_epi32(window_columns));
+        const __m128i code = _mm_maskz_mov_epi8(inside, _mm_loadu_si32(codes + from));
+        _mm_storeu_si32(step_columns + row_slots * r, _mm_maskz_cvtepi32_epi8(inside, place));
+        _mm_storeu_si32(step_codes + row_slots * r, code);
+        next[r] = from + static_cast<std::uint32_t>(_mm_popcnt_u32(inside));
+        left = std::min(left, columns[next[r]]);
+    }
+    return left;
+}
+
 /// The digits of a codebook of up to `size` values (64, 128 or 256) in registers.
 template <int size>
 class CodeTable {
@@ -150,9 +198,8 @@ struct Products {
 };
 
 template <int x_digits, int w_digits, int table_size, bool nibbles>
-void slices(const Sliding& layout, const FixedActivations& x, const float* bias, float* y,
-            std::size_t slice_begin, std::size_t slice_end) noexcept {
-    const Digits& digits = layout.digits[w_digits - 1];
+void slices(const Sliding& layout, const Digits& digits, const FixedActivations& x,
+            const float* bias, float* y, std::size_t slice_begin, std::size_t slice_end) noexcept {
     const double unit = x.unit * digits.unit;
     using Table = CodeTable<table_size>;
     Table tables[] = {Table(digits.table[0].data()), Table(digits.table[1].data()),
@@ -193,14 +240,17 @@ void slices(const Sliding& layout, const FixedActivations& x, const float* bias,
             }
             products.fold(unit, totals);
         }
-        const float* weights = layout.sums[w_digits - 1].data() + first_row;
-        const __m512d low = _mm512_set1_pd(x.low);
-        alignas(64) float out[slice_rows];
-        for (int half = 0; half < 2; ++half) {
-            const __m512d sum = _mm512_cvtps_pd(_mm256_loadu_ps(weights + 8 * half));
-            _mm256_store_ps(out + 8 * half,
-                            _mm512_cvtpd_ps(_mm512_fmadd_pd(sum, low, totals[half])));
+        if (x.low != 0.0) {
+            const float* sums = layout.sums[w_digits - 1].data() + first_row;
+            const __m512d low = _mm512_set1_pd(x.low);
+            for (int half = 0; half < 2; ++half) {
+                const __m512d sum = _mm512_cvtps_pd(_mm256_loadu_ps(sums + 8 * half));
+                totals[half] = _mm512_fmadd_pd(sum, low, totals[half]);
+            }
         }
+        alignas(64) float out[slice_rows];
+        _mm256_store_ps(out, _mm512_cvtpd_ps(totals[0]));
+        _mm256_store_ps(out + 8, _mm512_cvtpd_ps(totals[1]));
         const std::uint32_t* row = layout.row_order.data() + first_row;
         for (std::size_t r = 0; r < row_count; ++r) {
             y[row[r]] = bias == nullptr ? out[r] : out[r] + bias[row[r]];
@@ -209,23 +259,24 @@ void slices(const Sliding& layout, const FixedActivations& x, const float* bias,
 }
 
 template <int x_digits, int w_digits>
-void multiply_with(const Sliding& layout, const FixedActivations& x, const float* bias, float* y,
-                   std::size_t slice_begin, std::size_t slice_end) noexcept {
+void multiply_with(const Sliding& layout, const Digits& weights, const FixedActivations& x,
+                   const float* bias, float* y, std::size_t slice_begin,
+                   std::size_t slice_end) noexcept {
     const auto run = layout.codes <= 16    ? slices<x_digits, w_digits, 64, true>
                      : layout.codes <= 64  ? slices<x_digits, w_digits, 64, false>
                      : layout.codes <= 128 ? slices<x_digits, w_digits, 128, false>
                                            : slices<x_digits, w_digits, 256, false>;
-    run(layout, x, bias, y, slice_begin, slice_end);
+    run(layout, weights, x, bias, y, slice_begin, slice_end);
 }
 
-void multiply_sliding(const Sliding& layout, Arithmetic arithmetic, const FixedActivations& x,
-                      const float* bias, float* y, std::size_t slice_begin,
-                      std::size_t slice_end) noexcept {
+void multiply_sliding(const Sliding& layout, const Digits& weights, Arithmetic arithmetic,
+                      const FixedActivations& x, const float* bias, float* y,
+                      std::size_t slice_begin, std::size_t slice_end) noexcept {
     const auto run = arithmetic == Arithmetic{1, 1}   ? multiply_with<1, 1>
                      : arithmetic == Arithmetic{1, 2} ? multiply_with<1, 2>
                      : arithmetic == Arithmetic{2, 2} ? multiply_with<2, 2>
                                                       : multiply_with<3, 3>;
-    run(layout, x, bias, y, slice_begin, slice_end);
+    run(layout, weights, x, bias, y, slice_begin, slice_end);
 }
 
 }  // namespace
@@ -234,6 +285,8 @@ void install_sliding_avx512(Kernels& kernels) noexcept {
     kernels.activation_range = activation_range;
     kernels.split_activations = split_activations;
     kernels.multiply_sliding = multiply_sliding;
+    kernels.decode_entries = decode_entries;
+    kernels.take_step = take_step;
 }
 
 }  // namespace tersor::spmm

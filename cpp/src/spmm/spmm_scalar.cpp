@@ -47,12 +47,26 @@ Range activation_range(const float* x, std::size_t size) noexcept {
     return range;
 }
 
+std::size_t decode_entries(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t size,
+                           std::uint32_t column, std::uint32_t* columns,
+                           std::uint8_t* out_codes) noexcept {
+    std::size_t at = 0;
+    for (std::size_t i = 0; i < size; ++i) {
+        column += gaps[i];
+        columns[at] = column++;
+        out_codes[at] = codes[i];
+        at += codes[i] != 0 ? 1U : 0U;
+    }
+    return at;
+}
+
 }  // namespace
 
 void install_scalar(Kernels& kernels) noexcept {
     kernels.multiply_vector = multiply_vector;
     kernels.multiply_panel = multiply_panel;
     kernels.activation_range = activation_range;
+    kernels.decode_entries = decode_entries;
 }
 
 }  // namespace tersor::spmm
