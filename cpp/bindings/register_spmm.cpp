@@ -71,17 +71,19 @@ void register_spmm(py::module_& module) {
         [](std::uint32_t rows, std::uint32_t cols, int index_bits, bool flat,
            const Array<std::uint8_t>& codes, const Array<std::uint8_t>& gaps,
            const Array<std::uint32_t>& row_lengths, const Array<float>& values,
-           const std::string& regime) {
+           const std::string& regime, int threads) {
             const Regime wanted = parse_regime(regime);
-            const auto pack = [wanted](const RelativeCsr& csr, std::span<const float> codebook,
-                                       PackedMatrix& matrix) {
-                return spmm::pack(csr, codebook, matrix, wanted);
+            const auto pack = [wanted, threads](const RelativeCsr& csr,
+                                                std::span<const float> codebook,
+                                                PackedMatrix& matrix) {
+                return spmm::pack(csr, codebook, matrix, wanted, threads);
             };
             return packed(pack, rows, cols, index_bits, flat, codes, gaps, row_lengths, values);
         },
         py::arg("rows"), py::arg("cols"), py::arg("index_bits"), py::arg("flat"),
         py::arg("codes").noconvert(), py::arg("gaps").noconvert(),
-        py::arg("row_lengths").noconvert(), py::arg("values").noconvert(), py::arg("regime"));
+        py::arg("row_lengths").noconvert(), py::arg("values").noconvert(), py::arg("regime"),
+        py::arg("threads"));
     module.def(
         "spmm_pack_values",
         [](std::uint32_t rows, std::uint32_t cols, int index_bits, bool flat,

@@ -112,7 +112,7 @@ def spmm_multiply_ptr(packed: PackedMatrix, x: typing.SupportsInt | typing.Suppo
     """
     As spmm_multiply on raw addresses of contiguous float32 memory: nothing is checked.
     """
-def spmm_pack(rows: typing.SupportsInt | typing.SupportsIndex, cols: typing.SupportsInt | typing.SupportsIndex, index_bits: typing.SupportsInt | typing.SupportsIndex, flat: bool, codes: numpy.typing.NDArray[numpy.uint8], gaps: numpy.typing.NDArray[numpy.uint8], row_lengths: numpy.typing.NDArray[numpy.uint32], values: numpy.typing.NDArray[numpy.float32], regime: str) -> PackedMatrix:
+def spmm_pack(rows: typing.SupportsInt | typing.SupportsIndex, cols: typing.SupportsInt | typing.SupportsIndex, index_bits: typing.SupportsInt | typing.SupportsIndex, flat: bool, codes: numpy.typing.NDArray[numpy.uint8], gaps: numpy.typing.NDArray[numpy.uint8], row_lengths: numpy.typing.NDArray[numpy.uint32], values: numpy.typing.NDArray[numpy.float32], regime: str, threads: typing.SupportsInt | typing.SupportsIndex) -> PackedMatrix:
     ...
 def spmm_pack_values(rows: typing.SupportsInt | typing.SupportsIndex, cols: typing.SupportsInt | typing.SupportsIndex, index_bits: typing.SupportsInt | typing.SupportsIndex, flat: bool, codes: numpy.typing.NDArray[numpy.uint8], gaps: numpy.typing.NDArray[numpy.uint8], row_lengths: numpy.typing.NDArray[numpy.uint32], values: numpy.typing.NDArray[numpy.float32]) -> PackedMatrix:
     ...

@@ -23,6 +23,7 @@ def pack(csr: RelativeCsr, codebook: npt.ArrayLike, *, regime: str = "vector") -
         regime: what to lay out for first: ``vector`` (products with one to a few vectors) or
             ``batch`` (many vectors, convolutions). The matrix serves both: a second layout is made
             when a product needs it.
+        threads: at most this many.
 
     Raises:
         FormatError: the entries are malformed, a code has no value, or a value is not finite.
@@ -30,7 +31,7 @@ def pack(csr: RelativeCsr, codebook: npt.ArrayLike, *, regime: str = "vector") -
             unknown.
     """
     values = np.ascontiguousarray(codebook, dtype=np.float32)
-    return _core.spmm_pack(*csr.parts(), values, regime)
+    return _core.spmm_pack(*csr.parts(), values, regime, threads)
 
 
 def pack_values(csr: RelativeCsr, values: npt.ArrayLike) -> PackedMatrix:

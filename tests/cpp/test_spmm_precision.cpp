@@ -127,6 +127,26 @@ TEST_P(SpmmPrecisionTest, ZeroActivationsGiveTheBias) {
     }
 }
 
+TEST_P(SpmmPrecisionTest, FlatGapsAndThreadsPackTheSame) {
+    for (const int index_bits : {2, 5, 8}) {
+        const Problem p = make_problem(301, 77, 0.05, 15, 61);
+        std::vector<std::uint8_t> codes(p.dense.size());
+        ASSERT_TRUE(csr::decode(p.csr, codes).ok());
+        const auto x = random_x(77, 62);
+        for (const bool flat : {false, true}) {
+            const RelativeCsr matrix = csr::encode(codes, 301, 77, index_bits, flat);
+            for (const Regime regime : {Regime::vector, Regime::batch}) {
+                PackedMatrix packed;
+                ASSERT_TRUE(spmm::pack(matrix, p.codebook, packed, regime, 3).ok());
+                std::vector<float> unpacked(p.dense.size());
+                packed.unpack(unpacked);
+                ASSERT_EQ(unpacked, p.dense) << index_bits << flat;
+                expect_every_class(p, packed, x);
+            }
+        }
+    }
+}
+
 // Fixed point counts in steps of the largest weight: rows of small ones need a finer arithmetic.
 TEST_P(SpmmPrecisionTest, RowsOfSmallWeightsMeetTheBoundToo) {
     for (const float small : {0.3F, 0.1F, 0.01F, 1e-4F, 1e-9F, 1e-40F}) {

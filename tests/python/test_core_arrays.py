@@ -131,7 +131,7 @@ def test_pack_lays_out_for_either_regime() -> None:
     dense, layer = _dense(30, 200)
     x = np.random.default_rng(3).normal(size=200).astype(np.float32)
     for regime in ["vector", "batch"]:
-        packed = spmm.pack(layer.csr, layer.codebook(), regime=regime)
+        packed = spmm.pack(layer.csr, layer.codebook(), regime=regime, threads=2)
         assert np.array_equal(packed.unpack(), dense)
         assert np.allclose(spmm.multiply(packed, x), dense @ x, atol=1e-4)
     with pytest.raises(ValueError, match="none of vector, batch"):

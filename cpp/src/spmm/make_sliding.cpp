@@ -189,14 +189,14 @@ private:
     support::AlignedBuffer<std::uint8_t> ones_;
 };
 
-/// Values in three digits, none of them smaller than it was (larger with `up` false).
+/// Values in two digits, none of them smaller than it was (larger with `up` false).
 Digits split_towards(std::span<const double> values, bool up) {
-    const double unit = split_values(values, max_digits).unit;
+    const double unit = split_values(values, 2).unit;
     std::vector<double> rounded(values.begin(), values.end());
     for (double& value : rounded) {
         if (unit > 0.0) value = (up ? std::ceil(value / unit) : std::floor(value / unit)) * unit;
     }
-    return split_values(rounded, max_digits);
+    return split_values(rounded, 2);
 }
 
 /// Sums of the rows' weights as the digits express them, and the error of the worst row.

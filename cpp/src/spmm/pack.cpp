@@ -159,8 +159,12 @@ Result pack(const RelativeCsr& csr, std::span<const float> codebook, PackedMatri
     for (std::size_t i = 0; i < codebook.size(); ++i) {
         if (!std::isfinite(codebook[i])) return {Status::not_finite, i};
     }
-    for (std::size_t i = 0; i < csr.codes.size(); ++i) {
-        if (csr.codes[i] >= codebook.size()) return {Status::code_past_codebook, i};
+    const auto past = [&](std::uint8_t code) { return code >= codebook.size(); };
+    std::uint8_t largest = 0;
+    for (const std::uint8_t code : csr.codes) largest = std::max(largest, code);
+    if (past(largest)) {
+        const auto first = std::find_if(csr.codes.begin(), csr.codes.end(), past);
+        return {Status::code_past_codebook, static_cast<std::size_t>(first - csr.codes.begin())};
     }
     auto layout = empty_layout(csr, valid.count);
     layout->codebook = support::AlignedBuffer<float>(256);
