@@ -14,7 +14,9 @@ __all__ = ["PackedMatrix", "multiply", "pack", "pack_values"]
 _NO_BIAS = np.empty(0, np.float32)
 
 
-def pack(csr: RelativeCsr, codebook: npt.ArrayLike, *, regime: str = "vector") -> PackedMatrix:
+def pack(
+    csr: RelativeCsr, codebook: npt.ArrayLike, *, regime: str = "vector", threads: int = 1
+) -> PackedMatrix:
     """Lays a matrix out for the kernels of the instruction set in use.
 
     Args:

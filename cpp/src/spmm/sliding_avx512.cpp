@@ -23,7 +23,15 @@ namespace {
 constexpr std::size_t pairs_per_fold = 2048;
 static_assert(pairs_per_fold * 2 * 3 * 4 * 255 * 128 < (std::size_t{1} << 31));
 
-__m512i load(const void* address) noexcept { return _mm512_loadu_si512(address); }
+__m512i load(const void* address) noexcept { return _mm512_load_si512(address); }
+/// Loads what is used several times. GCC 12 would otherwise load it again for each use, and loads
+/// are what the kernels here have least of.
+__m512i load_once(const void* address) noexcept {
+    __m512i value = load(address);
+    __asm__("" : "+v"(value));
+    return value;
+}
+__m512i load_unaligned(const void* address) noexcept { return _mm512_loadu_si512(address); }
 
 Range activation_range(const float* x, std::size_t size) noexcept {
     const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
@@ -217,12 +225,12 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations&
             Products<x_digits, w_digits> products;
             products.clear();
             for (; pair < stop; ++pair, entries += pair_bytes(nibbles), window += 2) {
-                __m512i codes = load(entries + 2 * step_slots);
+                __m512i codes = load_once(entries + 2 * step_slots);
 #if defined(__GNUC__)
 #pragma GCC unroll 2
 #endif
                 for (int step = 0; step < 2; ++step) {
-                    const __m512i columns = load(entries + step_slots * step);
+                    const __m512i columns = load_once(entries + step_slots * step);
                     if (step == 1) {
                         // Bits of the neighbouring code come along: tables of 16 values repeat.
                         codes =
@@ -231,7 +239,8 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations&
                     const std::uint8_t* from = x.digits + std::size_t{window[step]} * window_grain;
                     __m512i x_digit[x_digits];
                     for (int p = 0; p < x_digits; ++p, from += x.stride) {
-                        x_digit[p] = _mm512_permutex2var_epi8(load(from), columns, load(from + 64));
+                        x_digit[p] = _mm512_permutex2var_epi8(load_unaligned(from), columns,
+                                                              load_unaligned(from + 64));
                     }
                     __m512i w_digit[w_digits];
                     for (int q = 0; q < w_digits; ++q) w_digit[q] = tables[q][codes];
