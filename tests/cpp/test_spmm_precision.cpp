@@ -116,6 +116,31 @@ TEST_P(SpmmPrecisionTest, EveryKindOfActivation) {
     }
 }
 
+// Vectors go through in groups; one that fixed point cannot take must not change its neighbours.
+TEST_P(SpmmPrecisionTest, BatchesOfEverySizeAndKind) {
+    constexpr std::uint32_t rows = 37;
+    constexpr std::uint32_t cols = 300;
+    for (const int values : {15, 40, 200}) {
+        const Problem p = make_problem(rows, cols, 0.2, values, 13);
+        const PackedMatrix packed = packed_of(p);
+        const auto bias = random_x(rows, 14);
+        for (const std::size_t batch : {2, 4, 7, 8, 9, 21}) {
+            std::vector<float> x = random_x(batch * cols, 15);
+            const std::size_t small = batch / 2;
+            for (std::size_t k = 0; k < cols; ++k) x[small * cols + k] *= 1e-37F;
+            for (const Precision precision : fixed_classes) {
+                std::vector<float> y(batch * rows);
+                spmm::multiply(packed, x, batch, bias, y, precision, 2);
+                for (std::size_t n = 0; n < batch; ++n) {
+                    SCOPED_TRACE(std::to_string(n) + " of " + std::to_string(batch));
+                    const auto one = std::span(x).subspan(n * cols, cols);
+                    expect_class(p, one, bias, std::span(y).subspan(n * rows, rows), precision);
+                }
+            }
+        }
+    }
+}
+
 TEST_P(SpmmPrecisionTest, ZeroActivationsGiveTheBias) {
     const Problem p = make_problem(33, 100, 0.3, 15, 8);
     const PackedMatrix packed = packed_of(p);

@@ -43,13 +43,14 @@ using ActivationRange = Range (*)(const float* x, std::size_t size) noexcept;
 using SplitActivations = void (*)(const float* x, std::size_t size, float low, float scale,
                                   int count, std::uint8_t* digits, std::size_t stride) noexcept;
 
-/// y[row] = sum of w * x + bias[row], `weights` being the digits of w by code, for the rows of the
-/// slices [slice_begin, slice_end); `bias` may be nullptr. Levels that have no such kernel leave it
-/// nullptr: the fp32 kernels meet every class.
+/// y[i * rows + row] = sum of w * x[i] + bias[row] for `items` vectors, whose digits lie one behind
+/// the other (x_digits * stride bytes each), `weights` being the digits of w by code, and for the
+/// rows of the slices [slice_begin, slice_end); `bias` may be nullptr. Levels that have no such
+/// kernel leave it nullptr: the fp32 kernels meet every class.
 using MultiplySliding = void (*)(const Sliding& layout, const Digits& weights,
-                                 Arithmetic arithmetic, const FixedActivations& x,
-                                 const float* bias, float* y, std::size_t slice_begin,
-                                 std::size_t slice_end) noexcept;
+                                 Arithmetic arithmetic, const FixedActivations* x,
+                                 std::size_t items, const float* bias, float* y,
+                                 std::size_t slice_begin, std::size_t slice_end) noexcept;
 
 /// Columns and codes of the entries that are no fillers; returns their number. `column` is the
 /// column before the first gap. Up to `read_slack` elements past them are overwritten.

@@ -173,7 +173,7 @@ public:
         std::vector<float> by_row(layout_.row_order.size());
         parallel_for(layout_.slices(), 1, threads_,
                      [&](std::size_t begin, std::size_t end) noexcept {
-                         multiply_(layout_, values, Arithmetic{count, count}, x, nullptr,
+                         multiply_(layout_, values, Arithmetic{count, count}, &x, 1, nullptr,
                                    by_row.data(), begin, end);
                      });
         std::vector<float> sums(layout_.slices() * slice_rows, 0.0F);

@@ -1,5 +1,6 @@
 // Products: which kernel serves a call.
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <limits>
 #include <optional>
@@ -22,6 +23,9 @@ constexpr std::size_t parallel_from = 1U << 15;
 
 /// Two or three vectors in a panel of 32 lanes would waste most of it.
 constexpr std::size_t panel_from = 4;
+
+/// Vectors whose digits are made at a time.
+constexpr std::size_t items_at_once = 8;
 
 /// Ranges of x outside of which its scale would leave fp32's normal numbers.
 constexpr float smallest_range = 0x1p-100F;
@@ -52,20 +56,31 @@ std::optional<Arithmetic> choose_arithmetic(const Sliding* layout, Precision pre
     return std::nullopt;
 }
 
+/// Whether fp32 can scale the vector: it is finite, and its range neither too small nor too large.
+bool fits_fixed_point(const Range& range) noexcept {
+    const float width = range.high - range.low;
+    return range.finite && (width == 0.0F || (width >= smallest_range && width <= largest_range));
+}
+
 void multiply_fixed(const PackedMatrix::Layout& layout, const Sliding& sliding,
-                    Arithmetic arithmetic, const Range& range, const float* x,
+                    Arithmetic arithmetic, std::span<const Range> ranges, const float* x,
                     std::span<const float> bias, float* y, int threads) {
     const Kernels& kernel = kernels(layout.isa);
-    const float width = range.high - range.low;
-    const auto scale =
-        width > 0.0F ? static_cast<float>(full_scale(arithmetic.x_digits) / double{width}) : 1.0F;
     const std::size_t stride = plane_bytes(layout.cols);
-    support::AlignedBuffer<std::uint8_t> digits(static_cast<std::size_t>(arithmetic.x_digits) *
-                                                stride);
-    kernel.split_activations(x, layout.cols, range.low, scale, arithmetic.x_digits, digits.data(),
-                             stride);
-    const FixedActivations fixed{digits.data(), stride, range.low, 1.0 / double{scale}};
-
+    const std::size_t item_bytes = static_cast<std::size_t>(arithmetic.x_digits) * stride;
+    support::AlignedBuffer<std::uint8_t> digits(ranges.size() * item_bytes);
+    std::array<FixedActivations, items_at_once> fixed;
+    for (std::size_t n = 0; n < ranges.size(); ++n) {
+        const Range& range = ranges[n];
+        const float width = range.high - range.low;
+        const auto scale = width > 0.0F
+                               ? static_cast<float>(full_scale(arithmetic.x_digits) / double{width})
+                               : 1.0F;
+        std::uint8_t* planes = digits.data() + n * item_bytes;
+        kernel.split_activations(x + n * layout.cols, layout.cols, range.low, scale,
+                                 arithmetic.x_digits, planes, stride);
+        fixed[n] = {planes, stride, range.low, 1.0 / double{scale}};
+    }
     const Digits& weights = sliding.digits[static_cast<std::size_t>(arithmetic.w_digits - 1)];
 
     // Pieces of equal work: slices differ in length, and are sorted by it.
@@ -78,7 +93,7 @@ void multiply_fixed(const PackedMatrix::Layout& layout, const Sliding& sliding,
                                         starts.begin());
     };
     parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
-        kernel.multiply_sliding(sliding, weights, arithmetic, fixed,
+        kernel.multiply_sliding(sliding, weights, arithmetic, fixed.data(), ranges.size(),
                                 bias.empty() ? nullptr : bias.data(), y, slice_of_piece(begin),
                                 slice_of_piece(end));
     });
@@ -161,26 +176,31 @@ void multiply(const PackedMatrix& packed, std::span<const float> x, std::size_t 
     threads = worthwhile_threads(packed, batch, threads);
     const PackedMatrix::Layout& layout = packed.layout();
     const ActivationRange range_of = kernels(layout.isa).activation_range;
-    const bool panels = batch >= panel_from;
     std::optional<Arithmetic> arithmetic;
-    if (panels) {
-        multiply_batch(layout, x.data(), batch, bias, y.data(), threads);
-    } else if (precision != Precision::highest) {
+    if (precision != Precision::highest) {
         arithmetic = choose_arithmetic(layout.sliding(), precision);
     }
-    for (std::size_t n = 0; n < batch; ++n) {
-        const float* vector = x.data() + n * layout.cols;
-        float* out = y.data() + n * layout.rows;
-        const Range range = range_of(vector, layout.cols);
-        const float width = range.high - range.low;
-        const bool fits = width == 0.0F || (width >= smallest_range && width <= largest_range);
-        if (arithmetic.has_value() && range.finite && fits) {
-            multiply_fixed(layout, *layout.sliding(), *arithmetic, range, vector, bias, out,
-                           threads);
-        } else if (!panels) {
-            multiply_one(layout, vector, bias, out, threads);
+    const bool panels = !arithmetic.has_value() && batch >= panel_from;
+    if (panels) multiply_batch(layout, x.data(), batch, bias, y.data(), threads);
+    for (std::size_t first = 0; first < batch;) {
+        const float* vectors = x.data() + first * layout.cols;
+        float* out = y.data() + first * layout.rows;
+        // As many vectors as fixed point can take together, or one that it cannot.
+        std::array<Range, items_at_once> ranges;
+        std::size_t items = 0;
+        while (items < std::min(items_at_once, batch - first)) {
+            ranges[items] = range_of(vectors + items * layout.cols, layout.cols);
+            if (!arithmetic.has_value() || !fits_fixed_point(ranges[items])) break;
+            ++items;
         }
-        if (!range.finite) spread_not_finite(layout, vector, out);
+        if (items > 0) {
+            multiply_fixed(layout, *layout.sliding(), *arithmetic, std::span(ranges).first(items),
+                           vectors, bias, out, threads);
+        } else {
+            if (!panels) multiply_one(layout, vectors, bias, out, threads);
+            if (!ranges[0].finite) spread_not_finite(layout, vectors, out);
+        }
+        first += std::max<std::size_t>(items, 1);
     }
 }
 

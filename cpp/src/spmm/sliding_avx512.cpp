@@ -1,4 +1,4 @@
-// AVX-512 with VBMI and VNNI: products with one vector in fixed point, without gathers.
+// AVX-512 with VBMI and VNNI: products with one or several vectors in fixed point, without gathers.
 //
 // The digits of the 128 activations of a window fill two registers for each digit. `vpermi2b` looks
 // up the digit of the column of each of the 64 slots, `vpermb` the digits of each slot's code, and
@@ -144,8 +144,16 @@ private:
     __m512i parts_[size / 64];
 };
 
+/// Vectors that share the look-ups of columns and codes in one pass: as many as have room for their
+/// sums in registers.
+constexpr int items_together(Arithmetic arithmetic, int table_size) noexcept {
+    if (table_size > 64) return 1;
+    if (arithmetic == Arithmetic{1, 1}) return 8;
+    return arithmetic == Arithmetic{3, 3} ? 2 : 4;
+}
+
 /// The products of digits that an arithmetic keeps, and a 32-bit sum for each.
-template <int x_digits, int w_digits>
+template <int x_digits, int w_digits, int items>
 struct Products {
     static constexpr int lowest = Arithmetic{x_digits, w_digits}.lowest_level();
     static constexpr int levels = x_digits + w_digits - 1 - lowest;
@@ -158,7 +166,7 @@ struct Products {
     }();
     // A sum is only ready for the next product after four cycles: where a step takes less, the two
     // steps of a pair have sums of their own.
-    static constexpr int chains = count < 3 ? 2 : 1;
+    static constexpr int chains = items == 1 && count < 3 ? 2 : 1;
 
     __m512i sums[chains][count];
 
@@ -205,25 +213,28 @@ struct Products {
     }
 };
 
-template <int x_digits, int w_digits, int table_size, bool nibbles>
-void slices(const Sliding& layout, const Digits& digits, const FixedActivations& x,
+/// `items` neighbouring vectors of x and y.
+template <int x_digits, int w_digits, int table_size, bool nibbles, int items>
+void slices(const Sliding& layout, const Digits& digits, const FixedActivations* x,
             const float* bias, float* y, std::size_t slice_begin, std::size_t slice_end) noexcept {
-    const double unit = x.unit * digits.unit;
     using Table = CodeTable<table_size>;
     Table tables[] = {Table(digits.table[0].data()), Table(digits.table[1].data()),
                       Table(digits.table[2].data())};
+    const std::uint8_t* planes = x->digits;
+    const std::size_t stride = x->stride;
     const std::size_t rows = layout.row_order.size();
     for (std::size_t s = slice_begin; s < slice_end; ++s) {
         const std::size_t first_row = s * slice_rows;
         const std::size_t row_count = std::min(slice_rows, rows - first_row);
-        __m512d totals[2] = {_mm512_setzero_pd(), _mm512_setzero_pd()};
+        __m512d totals[items][2];
+        for (auto& total : totals) total[0] = total[1] = _mm512_setzero_pd();
         std::size_t pair = layout.slice_starts[s];
         for (const std::size_t end = layout.slice_starts[s + 1]; pair < end;) {
             const std::uint8_t* entries = layout.entries.data() + pair * pair_bytes(nibbles);
             const std::uint16_t* window = layout.windows.data() + 2 * pair;
             const std::size_t stop = std::min(end, pair + pairs_per_fold);
-            Products<x_digits, w_digits> products;
-            products.clear();
+            Products<x_digits, w_digits, items> products[items];
+            for (auto& product : products) product.clear();
             for (; pair < stop; ++pair, entries += pair_bytes(nibbles), window += 2) {
                 __m512i codes = load_once(entries + 2 * step_slots);
 #if defined(__GNUC__)
@@ -236,56 +247,82 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations&
                         codes =
                             nibbles ? _mm512_srli_epi16(codes, 4) : load(entries + 3 * step_slots);
                     }
-                    const std::uint8_t* from = x.digits + std::size_t{window[step]} * window_grain;
-                    __m512i x_digit[x_digits];
-                    for (int p = 0; p < x_digits; ++p, from += x.stride) {
-                        x_digit[p] = _mm512_permutex2var_epi8(load_unaligned(from), columns,
-                                                              load_unaligned(from + 64));
-                    }
                     __m512i w_digit[w_digits];
                     for (int q = 0; q < w_digits; ++q) w_digit[q] = tables[q][codes];
-                    products.add(step, x_digit, w_digit);
+                    const std::uint8_t* from = planes + std::size_t{window[step]} * window_grain;
+#if defined(__GNUC__)
+#pragma GCC unroll 8
+#endif
+                    for (int item = 0; item < items; ++item) {
+                        __m512i x_digit[x_digits];
+                        for (int p = 0; p < x_digits; ++p, from += stride) {
+                            x_digit[p] = _mm512_permutex2var_epi8(load_unaligned(from), columns,
+                                                                  load_unaligned(from + 64));
+                        }
+                        products[item].add(step, x_digit, w_digit);
+                    }
                 }
             }
-            products.fold(unit, totals);
-        }
-        if (x.low != 0.0) {
-            const float* sums = layout.sums[w_digits - 1].data() + first_row;
-            const __m512d low = _mm512_set1_pd(x.low);
-            for (int half = 0; half < 2; ++half) {
-                const __m512d sum = _mm512_cvtps_pd(_mm256_loadu_ps(sums + 8 * half));
-                totals[half] = _mm512_fmadd_pd(sum, low, totals[half]);
+            for (int item = 0; item < items; ++item) {
+                products[item].fold(x[item].unit * digits.unit, totals[item]);
             }
         }
-        alignas(64) float out[slice_rows];
-        _mm256_store_ps(out, _mm512_cvtpd_ps(totals[0]));
-        _mm256_store_ps(out + 8, _mm512_cvtpd_ps(totals[1]));
+        const float* sums = layout.sums[w_digits - 1].data() + first_row;
         const std::uint32_t* row = layout.row_order.data() + first_row;
-        for (std::size_t r = 0; r < row_count; ++r) {
-            y[row[r]] = bias == nullptr ? out[r] : out[r] + bias[row[r]];
+        for (int item = 0; item < items; ++item) {
+            const __m512d low = _mm512_set1_pd(x[item].low);
+            alignas(64) float out[slice_rows];
+            for (int half = 0; half < 2; ++half) {
+                __m512d total = totals[item][half];
+                if (x[item].low != 0.0) {
+                    const __m512d sum = _mm512_cvtps_pd(_mm256_loadu_ps(sums + 8 * half));
+                    total = _mm512_fmadd_pd(sum, low, total);
+                }
+                _mm256_store_ps(out + 8 * half, _mm512_cvtpd_ps(total));
+            }
+            float* target = y + static_cast<std::size_t>(item) * rows;
+            for (std::size_t r = 0; r < row_count; ++r) {
+                target[row[r]] = bias == nullptr ? out[r] : out[r] + bias[row[r]];
+            }
         }
     }
 }
 
+template <int x_digits, int w_digits, int table_size, bool nibbles>
+void batch(const Sliding& layout, const Digits& weights, const FixedActivations* x,
+           std::size_t items, const float* bias, float* y, std::size_t slice_begin,
+           std::size_t slice_end) noexcept {
+    constexpr auto together =
+        static_cast<std::size_t>(items_together({x_digits, w_digits}, table_size));
+    const std::size_t rows = layout.row_order.size();
+    for (std::size_t i = 0; i < items;) {
+        const bool group = items - i >= together;
+        const auto run = group ? slices<x_digits, w_digits, table_size, nibbles, together>
+                               : slices<x_digits, w_digits, table_size, nibbles, 1>;
+        run(layout, weights, x + i, bias, y + i * rows, slice_begin, slice_end);
+        i += group ? together : 1;
+    }
+}
+
 template <int x_digits, int w_digits>
-void multiply_with(const Sliding& layout, const Digits& weights, const FixedActivations& x,
-                   const float* bias, float* y, std::size_t slice_begin,
+void multiply_with(const Sliding& layout, const Digits& weights, const FixedActivations* x,
+                   std::size_t items, const float* bias, float* y, std::size_t slice_begin,
                    std::size_t slice_end) noexcept {
-    const auto run = layout.codes <= 16    ? slices<x_digits, w_digits, 64, true>
-                     : layout.codes <= 64  ? slices<x_digits, w_digits, 64, false>
-                     : layout.codes <= 128 ? slices<x_digits, w_digits, 128, false>
-                                           : slices<x_digits, w_digits, 256, false>;
-    run(layout, weights, x, bias, y, slice_begin, slice_end);
+    const auto run = layout.codes <= 16    ? batch<x_digits, w_digits, 64, true>
+                     : layout.codes <= 64  ? batch<x_digits, w_digits, 64, false>
+                     : layout.codes <= 128 ? batch<x_digits, w_digits, 128, false>
+                                           : batch<x_digits, w_digits, 256, false>;
+    run(layout, weights, x, items, bias, y, slice_begin, slice_end);
 }
 
 void multiply_sliding(const Sliding& layout, const Digits& weights, Arithmetic arithmetic,
-                      const FixedActivations& x, const float* bias, float* y,
+                      const FixedActivations* x, std::size_t items, const float* bias, float* y,
                       std::size_t slice_begin, std::size_t slice_end) noexcept {
     const auto run = arithmetic == Arithmetic{1, 1}   ? multiply_with<1, 1>
                      : arithmetic == Arithmetic{1, 2} ? multiply_with<1, 2>
                      : arithmetic == Arithmetic{2, 2} ? multiply_with<2, 2>
                                                       : multiply_with<3, 3>;
-    run(layout, weights, x, bias, y, slice_begin, slice_end);
+    run(layout, weights, x, items, bias, y, slice_begin, slice_end);
 }
 
 }  // namespace
