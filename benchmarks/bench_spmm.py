@@ -142,12 +142,16 @@ def check(
     return float(np.linalg.norm(error) / np.linalg.norm(expected))
 
 
-def time_hot(call: Callable[[], torch.Tensor], target: float = 2e-3) -> float:
-    """Seconds a call, over as many calls as take `target` seconds."""
-    call()
+def time_hot(call: Callable[[], torch.Tensor], target: float = 3e-3) -> float:
+    """Seconds a call, over as many calls as take `target` seconds, after as many untimed ones.
+
+    One call is not enough to warm up: a cache that holds what others evicted fills over several.
+    """
     begin = time.perf_counter()
-    call()
-    calls = max(1, min(50, int(target / max(1e-7, time.perf_counter() - begin))))
+    calls = 0
+    while calls < 2 or time.perf_counter() - begin < target:
+        call()
+        calls += 1
     begin = time.perf_counter()
     for _ in range(calls):
         call()

@@ -193,7 +193,7 @@ void multiply(const PackedMatrix& packed, std::span<const float> x, std::size_t 
             if (!arithmetic.has_value() || !fits_fixed_point(ranges[items])) break;
             ++items;
         }
-        if (items > 0) {
+        if (arithmetic.has_value() && items > 0) {
             multiply_fixed(layout, *layout.sliding(), *arithmetic, std::span(ranges).first(items),
                            vectors, bias, out, threads);
         } else {
