@@ -2,6 +2,7 @@
 # make test    the whole test suite, C++ and Python
 # make check   formatters, linters, type checker
 # make dev     .venv with everything, editable
+# make bench-spmm  sparse products against torch, into build/bench/spmm.json
 # make asan    the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
 
 PYTHON ?= python3
@@ -11,7 +12,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 CXX_SOURCES = $(shell git ls-files 'cpp/*.cpp' 'cpp/*.hpp' 'tests/*.cpp' 'tests/*.hpp')
 NATIVE_SOURCES = $(shell find cpp CMakeLists.txt cmake pyproject.toml -type f)
 
-.PHONY: demo test test-cpp test-python check format dev asan stubs clean
+.PHONY: demo test test-cpp test-python check format dev bench-spmm asan stubs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/tersor demo --output build/demo.json
@@ -41,6 +42,9 @@ format: $(VENV)/.tools
 dev: $(VENV)/.tools
 	$(PIP) --no-build-isolation --editable '.[all]'
 	@touch $(VENV)/.installed
+
+bench-spmm: $(VENV)/.installed
+	$(BIN)/python benchmarks/bench_spmm.py
 
 asan: $(VENV)/.tools build/.gtest
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/asan -G Ninja -DTERSOR_TESTS=ON \

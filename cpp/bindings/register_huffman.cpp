@@ -40,16 +40,16 @@ void register_huffman(py::module_& module) {
         py::arg("histogram").noconvert(), py::arg("max_length"));
     module.def(
         "huffman_encode",
-        [](const Array<std::uint8_t>& symbols) {
+        [](const Array<std::uint8_t>& symbols, int threads) {
             const auto source = view(symbols);
             std::vector<std::uint8_t> stream;
             {
                 const py::gil_scoped_release release;
-                stream = huffman::encode(source);
+                stream = huffman::encode(source, threads);
             }
             return to_numpy(stream);
         },
-        py::arg("symbols").noconvert());
+        py::arg("symbols").noconvert(), py::arg("threads"));
     module.def(
         "huffman_inspect",
         [](const Array<std::uint8_t>& stream) {
@@ -60,17 +60,20 @@ void register_huffman(py::module_& module) {
         py::arg("stream").noconvert());
     module.def(
         "huffman_decode",
-        [](const Array<std::uint8_t>& stream, Array<std::uint8_t>& out) {
+        [](const Array<std::uint8_t>& stream, std::size_t first, Array<std::uint8_t>& out,
+           int threads, bool verify) {
             const auto source = view(stream);
             const auto target = writable(out);
             Result result;
             {
                 const py::gil_scoped_release release;
-                result = huffman::decode(source, target);
+                result = huffman::decode_range(source, first, target,
+                                               {.threads = threads, .verify = verify});
             }
             throw_if_error(result, "Huffman stream");
         },
-        py::arg("stream").noconvert(), py::arg("out").noconvert());
+        py::arg("stream").noconvert(), py::arg("first"), py::arg("out").noconvert(),
+        py::arg("threads"), py::arg("verify"));
 }
 
 }  // namespace tersor::bindings

@@ -15,11 +15,16 @@ Precision parse_precision(const std::string& name) {
 
 namespace {
 
-using Pack = Result (*)(const RelativeCsr&, std::span<const float>, PackedMatrix&);
+Regime parse_regime(const std::string& name) {
+    if (name == "vector") return Regime::vector;
+    if (name == "batch") return Regime::batch;
+    throw std::invalid_argument("regime '" + name + "' is none of vector, batch");
+}
 
-template <Pack pack>
-PackedMatrix packed(std::uint32_t rows, std::uint32_t cols, int index_bits, bool flat,
-                    const Array<std::uint8_t>& codes, const Array<std::uint8_t>& gaps,
+/// `pack(csr, values, matrix)` on the parts of a RelativeCsr.
+template <class Pack>
+PackedMatrix packed(const Pack& pack, std::uint32_t rows, std::uint32_t cols, int index_bits,
+                    bool flat, const Array<std::uint8_t>& codes, const Array<std::uint8_t>& gaps,
                     const Array<std::uint32_t>& row_lengths, const Array<float>& values) {
     const RelativeCsr csr = to_csr(rows, cols, index_bits, flat, codes, gaps, row_lengths);
     const auto weights = view(values);
@@ -61,13 +66,35 @@ void register_spmm(py::module_& module) {
             m.unpack(writable(dense));
             return dense;
         });
-    const auto def_pack = [&](const char* name, auto function) {
-        module.def(name, function, py::arg("rows"), py::arg("cols"), py::arg("index_bits"),
-                   py::arg("flat"), py::arg("codes").noconvert(), py::arg("gaps").noconvert(),
-                   py::arg("row_lengths").noconvert(), py::arg("values").noconvert());
-    };
-    def_pack("spmm_pack", packed<spmm::pack>);
-    def_pack("spmm_pack_values", packed<spmm::pack_values>);
+    module.def(
+        "spmm_pack",
+        [](std::uint32_t rows, std::uint32_t cols, int index_bits, bool flat,
+           const Array<std::uint8_t>& codes, const Array<std::uint8_t>& gaps,
+           const Array<std::uint32_t>& row_lengths, const Array<float>& values,
+           const std::string& regime, int threads) {
+            const Regime wanted = parse_regime(regime);
+            const auto pack = [wanted, threads](const RelativeCsr& csr,
+                                                std::span<const float> codebook,
+                                                PackedMatrix& matrix) {
+                return spmm::pack(csr, codebook, matrix, wanted, threads);
+            };
+            return packed(pack, rows, cols, index_bits, flat, codes, gaps, row_lengths, values);
+        },
+        py::arg("rows"), py::arg("cols"), py::arg("index_bits"), py::arg("flat"),
+        py::arg("codes").noconvert(), py::arg("gaps").noconvert(),
+        py::arg("row_lengths").noconvert(), py::arg("values").noconvert(), py::arg("regime"),
+        py::arg("threads"));
+    module.def(
+        "spmm_pack_values",
+        [](std::uint32_t rows, std::uint32_t cols, int index_bits, bool flat,
+           const Array<std::uint8_t>& codes, const Array<std::uint8_t>& gaps,
+           const Array<std::uint32_t>& row_lengths, const Array<float>& values) {
+            return packed(spmm::pack_values, rows, cols, index_bits, flat, codes, gaps, row_lengths,
+                          values);
+        },
+        py::arg("rows"), py::arg("cols"), py::arg("index_bits"), py::arg("flat"),
+        py::arg("codes").noconvert(), py::arg("gaps").noconvert(),
+        py::arg("row_lengths").noconvert(), py::arg("values").noconvert());
     module.def(
         "spmm_multiply",
         [](const PackedMatrix& matrix, const Array<float>& x, const Array<float>& bias,

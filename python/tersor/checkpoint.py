@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +12,13 @@ import torch
 from torch import nn
 
 from tersor import container
+from tersor._core import FormatError
 from tersor.compress import HANDLERS, swap_modules
 from tersor.config import LayerConfig
 from tersor.container import Tensor
 from tersor.layer import SUFFIX, Layer, decode_layer, inspect_layer
 from tersor.nn import Compressed
+from tersor.nn.compressed import BLOB
 
 ALIASES = "tersor.aliases"
 
@@ -36,7 +39,10 @@ _TORCH = {name: dtype for dtype, name in DTYPES.items()}
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file without a model: compressed layers by the name of their tensor, other tensors."""
+    """A file without a model: compressed layers by the name of their tensor, other tensors.
+
+    What the saved model held under several names stands under each of them.
+    """
 
     layers: dict[str, Layer]
     tensors: dict[str, torch.Tensor]
@@ -90,11 +96,45 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def _aliases(file: container.File) -> dict[str, str]:
-    aliases = json.loads(file.metadata.get(ALIASES, "{}"))
+    try:
+        aliases = json.loads(file.metadata.get(ALIASES, "{}"))
+    except json.JSONDecodeError as error:
+        raise FormatError(f"{file.path}: metadata '{ALIASES}': {error}") from None
+    if not isinstance(aliases, dict):
+        raise FormatError(f"{file.path}: metadata '{ALIASES}' is not an object")
     for name, target in aliases.items():
-        if target not in file.tensors or name in file.tensors:
-            raise ValueError(f"{file.path}: '{name}' stands for '{target}', which is not there")
+        if not isinstance(target, str) or target not in file.tensors or name in file.tensors:
+            raise FormatError(f"{file.path}: '{name}' stands for {target!r}, which is not there")
     return dict(aliases)
+
+
+def _misfits(model: nn.Module, state: dict[str, torch.Tensor], blobs: set[str]) -> Iterator[str]:
+    """What stands against loading a state into a model, in words; nothing is changed."""
+    # The names that the model's state will have when its layers are swapped, with dense shapes.
+    shapes: dict[str, tuple[int, ...]] = {}
+    layers = dict(model.named_modules(remove_duplicate=False))
+    for name, value in model.state_dict(keep_vars=True).items():
+        owner, _, leaf = name.rpartition(".")
+        module = layers.get(owner)
+        key = name + SUFFIX
+        if leaf == BLOB and isinstance(module, Compressed):
+            shapes[name] = module.shape
+        elif leaf == "weight" and key in blobs:
+            shapes[key] = tuple(value.shape)
+            if type(module) not in HANDLERS:
+                yield f"{key}: a {type(module).__name__} cannot be compressed"
+        elif isinstance(value, torch.Tensor):
+            shapes[name] = tuple(value.shape)
+    if missing := sorted(shapes.keys() - state.keys()):
+        yield f"missing {missing}"
+    if unexpected := sorted(state.keys() - shapes.keys()):
+        yield f"unexpected {unexpected}"
+    for name in sorted(shapes.keys() & state.keys()):
+        value = state[name]
+        compressed = name in blobs
+        shape = inspect_layer(value.numpy()).shape if compressed else tuple(value.shape)
+        if shape != shapes[name]:
+            yield f"{name}: has shape {shape}, the model {shapes[name]}"
 
 
 def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module | Checkpoint:
@@ -110,42 +150,33 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
 
     Raises:
         FormatError: the file is malformed or was altered.
-        ValueError: the file and the model do not fit; the message lists the names.
+        ValueError: the file and the model do not fit; the message lists the names, and the model
+            is as it was.
     """
     with container.open(path) as file:
         file.verify()
         aliases = _aliases(file)
         state = {name: to_torch(view) for name, view in file.tensors.items()}
         blobs = {name for name, view in file.tensors.items() if view.compressed}
+    for name, target in aliases.items():
+        state[name] = state[target]
+        if target in blobs:
+            blobs.add(name)
     if model is None:
         return Checkpoint(
             {name.removesuffix(SUFFIX): decode_layer(state[name].numpy()) for name in blobs},
             {name: tensor for name, tensor in state.items() if name not in blobs},
         )
-    for name, target in aliases.items():
-        state[name] = state[target]
-        if target in blobs:
-            blobs.add(name)
+    if misfits := list(_misfits(model, state, blobs)):
+        raise ValueError(f"{path} does not fit the model: {'; '.join(misfits)}")
 
     def compressed(module: nn.Module, name: str) -> nn.Module | None:
-        key = f"{name}.weight{SUFFIX}".removeprefix(".")
+        key = f"{name}.{BLOB}".removeprefix(".")
         if key not in blobs or isinstance(module, Compressed):
             return None
-        if type(module) not in HANDLERS:
-            raise ValueError(f"{key}: a {type(module).__name__} cannot be compressed")
-        shape = inspect_layer(state[key].numpy()).shape
-        weight = module.weight
-        assert isinstance(weight, torch.Tensor)
-        if shape != tuple(weight.shape):
-            raise ValueError(f"{key}: has shape {shape}, the model {tuple(weight.shape)}")
         # An empty layer of the right geometry; its blob comes with the state.
         return HANDLERS[type(module)](module, LayerConfig(density=0.0), name)
 
     model = swap_modules(model, compressed)
-    missing, unexpected = model.load_state_dict(state, strict=False)
-    if missing or unexpected:
-        raise ValueError(
-            f"{path} does not fit the model: missing {sorted(missing)}, "
-            f"unexpected {sorted(unexpected)}"
-        )
+    model.load_state_dict(state)
     return model

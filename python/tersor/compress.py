@@ -70,10 +70,13 @@ def compress_(
         ValueError: a weight holds NaN or infinity, or a layer has an option that is not supported;
             the message names the layer, and the model is as it was.
     """
-    compressed = {
-        module: HANDLERS[type(module)](module, settings, name or type(module).__name__)
-        for name, module, settings in _taken(model, config or Config(), filter_fn)
-    }
+    compressed: dict[nn.Module, Compressed] = {}
+    blobs: dict[tuple[object, ...], Compressed] = {}
+    for name, module, settings in _taken(model, config or Config(), filter_fn):
+        made = HANDLERS[type(module)](module, settings, name or type(module).__name__)
+        compressed[module] = made
+        # Layers that shared a weight share its blob.
+        made.weight_blob = blobs.setdefault((module.weight, settings), made).weight_blob
     return swap_modules(model, lambda module, _: compressed.get(module))
 
 

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 KINDS = ("shared_fp32", "shared_fp16", "plain_fp32", "plain_fp16")
+MODES = ("exact", "lloyd")
+PRECISIONS = ("highest", "high", "medium", "low")
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,10 @@ class LayerConfig:
             raise ValueError(f"values must be 1 to 255, not {self.values}")
         if self.kind not in KINDS:
             raise ValueError(f"kind '{self.kind}' is none of {', '.join(KINDS)}")
+        if self.mode not in MODES:
+            raise ValueError(f"mode '{self.mode}' is none of {', '.join(MODES)}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision '{self.precision}' is none of {', '.join(PRECISIONS)}")
         if self.density is not None and not 0.0 <= self.density <= 1.0:
             raise ValueError(f"density must be 0 to 1, not {self.density}")
         if self.index_bits is not None and not 2 <= self.index_bits <= 8:

@@ -54,9 +54,13 @@ def code_lengths(counts: npt.ArrayLike, max_length: int = 15) -> npt.NDArray[np.
     return _core.huffman_code_lengths(np.ascontiguousarray(counts, dtype=np.uint64), max_length)
 
 
-def encode(symbols: npt.ArrayLike) -> npt.NDArray[np.uint8]:
-    """Encodes ``symbols`` uint8 ``[n]`` to a stream uint8 ``[m]`` that :func:`decode` reads."""
-    return _core.huffman_encode(_as_bytes(symbols, "symbols"))
+def encode(symbols: npt.ArrayLike, *, threads: int = 1) -> npt.NDArray[np.uint8]:
+    """Encodes ``symbols`` uint8 ``[n]`` to a stream uint8 ``[m]`` that :func:`decode` reads.
+
+    Short streams hold canonical Huffman words, long ones blocks of the plane code
+    (docs/kernels.md). The bytes are the same for every instruction set and number of threads.
+    """
+    return _core.huffman_encode(_as_bytes(symbols, "symbols"), threads)
 
 
 def inspect(stream: npt.ArrayLike) -> StreamInfo:
@@ -69,23 +73,53 @@ def inspect(stream: npt.ArrayLike) -> StreamInfo:
 
 
 def decode(
-    stream: npt.ArrayLike, out: npt.NDArray[np.uint8] | None = None
+    stream: npt.ArrayLike,
+    out: npt.NDArray[np.uint8] | None = None,
+    *,
+    max_symbols: int = 1 << 31,
+    threads: int = 1,
+    verify: bool = True,
 ) -> npt.NDArray[np.uint8]:
     """Decodes a whole stream.
 
     Args:
         stream: uint8 ``[m]``.
         out: contiguous uint8 of exactly the decoded length, to be filled; made when missing.
+        max_symbols: without ``out``, refuse a stream that announces more.
+        threads: at most this many.
+        verify: check the checksum of each block.
 
     Raises:
         FormatError: the stream is malformed; the message names the byte.
-        ValueError: ``out`` has another length, dtype or is not contiguous.
+        ValueError: ``out`` has another length, dtype or is not contiguous, or the stream announces
+            too many symbols.
     """
     source = _as_bytes(stream, "stream")
     symbols = inspect(source).symbols
     if out is None:
+        if symbols > max_symbols:
+            raise ValueError(f"the stream announces {symbols} symbols, more than {max_symbols}")
         out = np.empty(symbols, np.uint8)
     elif out.dtype != np.uint8 or out.size != symbols or not out.flags.c_contiguous:
         raise ValueError(f"out must be contiguous uint8 with {symbols} elements")
-    _core.huffman_decode(source, out)
+    _core.huffman_decode(source, 0, out, threads, verify)
+    return out
+
+
+def decode_range(
+    stream: npt.ArrayLike, first: int, count: int, *, threads: int = 1, verify: bool = True
+) -> npt.NDArray[np.uint8]:
+    """Decodes ``count`` symbols from ``first`` on; only the blocks that hold them are read.
+
+    Raises:
+        FormatError: the stream is malformed; the message names the byte.
+        ValueError: the stream has no such symbols.
+    """
+    if first < 0 or count < 0:
+        raise ValueError(f"first and count must not be negative, not {first} and {count}")
+    source = _as_bytes(stream, "stream")
+    if first + count > inspect(source).symbols:
+        raise ValueError(f"the stream has no symbols {first} to {first + count}")
+    out = np.empty(count, np.uint8)
+    _core.huffman_decode(source, first, out, threads, verify)
     return out

@@ -120,5 +120,6 @@ def pack_layer(layer: Layer | npt.ArrayLike | bytes) -> spmm.PackedMatrix:
     """
     decoded = layer if isinstance(layer, Layer) else decode_layer(layer)
     if decoded.shared:
-        return spmm.pack(decoded.csr, decoded.codebook())
+        regime = "vector" if len(decoded.shape) == 2 else "batch"  # a convolution's filters
+        return spmm.pack(decoded.csr, decoded.codebook(), regime=regime)
     return spmm.pack_values(decoded.csr, decoded.values)

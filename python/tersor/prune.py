@@ -47,7 +47,7 @@ def density_masks(scores: Mapping[str, torch.Tensor], density: float) -> dict[st
     for name, score in scores.items():
         _check(score, name)
     flat = torch.cat([score.detach().reshape(-1) for score in scores.values()])
-    kept = torch.zeros(flat.numel(), dtype=torch.bool)
+    kept = torch.zeros_like(flat, dtype=torch.bool)
     kept[torch.topk(flat, round(density * flat.numel()), sorted=False).indices] = True
     parts = kept.split([score.numel() for score in scores.values()])
     return {
@@ -100,7 +100,7 @@ class Masks:
         """Replaces masks and zeroes what they prune.
 
         Raises:
-            ValueError: a name is unknown or a shape differs.
+            ValueError: a name is unknown or a shape differs; no mask was replaced.
         """
         for name, mask in masks.items():
             if name not in self.parameters:
@@ -110,8 +110,23 @@ class Masks:
                     f"{name}: the mask has shape {tuple(mask.shape)}, "
                     f"expected {tuple(self.parameters[name].shape)}"
                 )
-            self.masks[name] = mask.to(torch.bool)
+        for name, mask in masks.items():
+            self.masks[name] = mask.to(self.parameters[name].device, torch.bool)
         self.apply_()
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The masks by name, for a checkpoint."""
+        return dict(self.masks)
+
+    def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
+        """Takes the masks of a checkpoint and zeroes what they prune.
+
+        Raises:
+            ValueError: the names or a shape differ; no mask was replaced.
+        """
+        if missing := sorted(self.masks.keys() - state.keys()):
+            raise ValueError(f"the state lacks the masks of {missing}")
+        self.set(state)
 
     @torch.no_grad()
     def apply_(self) -> None:

@@ -24,6 +24,9 @@ class SharedWeights:
         parameters: by name; pruned already.
         values: shared values beside zero, 1 to 255, for all or by name.
 
+    Raises:
+        ValueError: a weight holds NaN or infinity, or a name has no number of values.
+
     Attributes:
         codes: by name, int64 of the parameter's shape; 0 = pruned.
         codebooks: by name, trainable float32 ``[k + 1]``; entry 0 stays zero.
@@ -33,6 +36,8 @@ class SharedWeights:
         self, parameters: Mapping[str, nn.Parameter], values: int | Mapping[str, int]
     ) -> None:
         self.parameters = dict(parameters)
+        if not isinstance(values, int) and (lacking := sorted(parameters.keys() - values.keys())):
+            raise ValueError(f"no number of shared values is given for {lacking}")
         self.codes: dict[str, torch.Tensor] = {}
         self.codebooks: dict[str, nn.Parameter] = {}
         for name, parameter in self.parameters.items():
@@ -41,13 +46,12 @@ class SharedWeights:
                 raise ValueError(f"{name}: the weight holds NaN or infinite values")
             kept = weight != 0
             count = values if isinstance(values, int) else values[name]
-            clustering = kmeans.cluster(weight[kept].float().numpy(), count)
-            codes = torch.zeros(weight.shape, dtype=torch.int64)
-            codes[kept] = torch.from_numpy(clustering.codes).long()
+            clustering = kmeans.cluster(weight[kept].float().cpu().numpy(), count)
+            codes = torch.zeros_like(weight, dtype=torch.int64)
+            codes[kept] = torch.from_numpy(clustering.codes).long().to(weight.device)
             self.codes[name] = codes
-            zero = torch.zeros(1)
-            codebook = torch.cat([zero, torch.from_numpy(clustering.values)])
-            self.codebooks[name] = nn.Parameter(codebook)
+            codebook = torch.cat([torch.zeros(1), torch.from_numpy(clustering.values)])
+            self.codebooks[name] = nn.Parameter(codebook.to(weight.device))
         self.write()
 
     @torch.no_grad()
@@ -59,7 +63,8 @@ class SharedWeights:
                 codebook.grad = None
                 continue
             total = torch.zeros_like(codebook)
-            total.index_add_(0, self.codes[name].reshape(-1), parameter.grad.reshape(-1))
+            gradient = parameter.grad.reshape(-1).to(total.dtype)
+            total.index_add_(0, self.codes[name].reshape(-1), gradient)
             total[0] = 0.0
             codebook.grad = total
 

@@ -14,18 +14,26 @@ __all__ = ["PackedMatrix", "multiply", "pack", "pack_values"]
 _NO_BIAS = np.empty(0, np.float32)
 
 
-def pack(csr: RelativeCsr, codebook: npt.ArrayLike) -> PackedMatrix:
+def pack(
+    csr: RelativeCsr, codebook: npt.ArrayLike, *, regime: str = "vector", threads: int = 1
+) -> PackedMatrix:
     """Lays a matrix out for the kernels of the instruction set in use.
 
     Args:
         csr: the codes.
         codebook: float32 ``[k + 1]``, the value of each code; ``codebook[0]`` is 0.
+        regime: what to lay out for first: ``vector`` (products with one to a few vectors) or
+            ``batch`` (many vectors, convolutions). The matrix serves both: a second layout is made
+            when a product needs it.
+        threads: at most this many.
 
     Raises:
         FormatError: the entries are malformed, a code has no value, or a value is not finite.
-        ValueError: the codebook is longer than 256 or does not start with 0.
+        ValueError: the codebook is longer than 256 or does not start with 0, or the regime is
+            unknown.
     """
-    return _core.spmm_pack(*csr.parts(), np.ascontiguousarray(codebook, dtype=np.float32))
+    values = np.ascontiguousarray(codebook, dtype=np.float32)
+    return _core.spmm_pack(*csr.parts(), values, regime, threads)
 
 
 def pack_values(csr: RelativeCsr, values: npt.ArrayLike) -> PackedMatrix:

@@ -3,7 +3,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "container/xxh3.hpp"
+#include "support/xxh3.hpp"
 
 namespace tersor {
 namespace {
@@ -30,7 +30,7 @@ TEST(Xxh3, MatchesTheReference) {
     for (const auto& [size, hash] : vectors) {
         std::vector<std::uint8_t> bytes(size);
         for (std::size_t i = 0; i < size; ++i) bytes[i] = static_cast<std::uint8_t>(7 * i + 13);
-        EXPECT_EQ(container::xxh3_64(bytes), hash) << size;
+        EXPECT_EQ(support::xxh3_64(bytes), hash) << size;
     }
 }
 

@@ -5,8 +5,8 @@
 #include <random>
 #include <stdexcept>
 
-#include "container/xxh3.hpp"
 #include "support/little_endian.hpp"
+#include "support/xxh3.hpp"
 
 namespace tersor {
 namespace {
@@ -82,7 +82,7 @@ TEST(LayerDecode, RefusesConstantStreamsThatAnnounceTheMoon) {
         blob.insert(blob.end(), stream_of_2_to_40.begin(), stream_of_2_to_40.end());
         blob.push_back(symbol);
     }
-    support::append_little_endian(container::xxh3_64(blob), blob);
+    support::append_little_endian(support::xxh3_64(blob), blob);
     Layer layer;
     LayerInfo info;
     EXPECT_EQ(decode_layer(blob, layer).status, Status::too_large);

@@ -1,48 +1,18 @@
 #include "tersor/spmm.hpp"
 
 #include <cmath>
-#include <limits>
-#include <random>
 #include <stdexcept>
 
 #include "isa_test.hpp"
+#include "spmm_problem.hpp"
 
 namespace tersor {
 namespace {
 
 using test::IsaTest;
-
-struct Problem {
-    std::uint32_t rows, cols;
-    std::vector<float> dense;  // [rows, cols]
-    std::vector<float> codebook;
-    RelativeCsr csr;
-};
-
-Problem make_problem(std::uint32_t rows, std::uint32_t cols, double density, int values,
-                     unsigned seed) {
-    std::mt19937 generator(seed);
-    std::normal_distribution<float> normal;
-    Problem p{rows, cols, {}, {0.0F}, {}};
-    for (int i = 0; i < values; ++i) p.codebook.push_back(normal(generator));
-    std::vector<std::uint8_t> codes(std::size_t{rows} * cols);
-    for (auto& code : codes) {
-        const bool kept = static_cast<double>(generator() % 10000) < density * 10000;
-        code = kept ? static_cast<std::uint8_t>(1 + generator() % static_cast<unsigned>(values))
-                    : std::uint8_t{0};
-        p.dense.push_back(p.codebook[code]);
-    }
-    p.csr = csr::encode(codes, rows, cols, 4);
-    return p;
-}
-
-std::vector<float> random_x(std::size_t size, unsigned seed) {
-    std::mt19937 generator(seed);
-    std::normal_distribution<float> normal;
-    std::vector<float> x(size);
-    for (float& v : x) v = normal(generator);
-    return x;
-}
+using test::make_problem;
+using test::Problem;
+using test::random_x;
 
 /// |y - y_ref| <= c(n) * eps * sum |w||x| with the c(n) of docs/kernels.md.
 void expect_contract(const Problem& p, std::span<const float> x, std::size_t batch,
@@ -104,19 +74,6 @@ TEST_P(SpmmTest, PlainValues) {
     EXPECT_EQ(y, (std::vector<float>{2.0F, 0.0F, 43.0F}));
     EXPECT_EQ(spmm::pack_values(matrix, std::vector<float>{2.0F}, packed).status,
               Status::size_mismatch);
-}
-
-TEST_P(SpmmTest, NotANumberReachesTheRowsThatReadIt) {
-    const RelativeCsr matrix = csr::encode(std::vector<std::uint8_t>{1, 0, 0, 1}, 2, 2, 2);
-    PackedMatrix packed;
-    ASSERT_TRUE(spmm::pack(matrix, std::vector<float>{0.0F, 2.0F}, packed).ok());
-    for (const std::size_t batch : {1, 4}) {
-        std::vector<float> x(batch * 2, 1.0F), y(batch * 2);
-        x[1] = std::numeric_limits<float>::quiet_NaN();
-        spmm::multiply(packed, x, batch, {}, y);
-        EXPECT_EQ(y[0], 2.0F);
-        EXPECT_TRUE(std::isnan(y[1]));
-    }
 }
 
 TERSOR_ON_EVERY_ISA(SpmmTest);

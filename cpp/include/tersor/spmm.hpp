@@ -22,8 +22,15 @@ enum class Precision : std::uint8_t {
     low,  // the class of dynamic int8 quantisation
 };
 
-/// A matrix laid out for the kernels of one instruction set: never saved, rebuilt on load.
-/// Immutable once packed, so any number of threads may multiply with it at once.
+/// What a matrix is laid out for first; it serves both.
+enum class Regime : std::uint8_t {
+    vector,  // products with one to a few vectors
+    batch,   // products with many vectors, and convolutions
+};
+
+/// A matrix laid out for the kernels of one instruction set: never saved, rebuilt on load. A second
+/// layout, where a product needs one, is made when it is first needed and kept. Any number of
+/// threads may multiply with one matrix at once.
 class PackedMatrix {
 public:
     struct Layout;  // defined in cpp/src/spmm/layout.hpp
@@ -37,7 +44,7 @@ public:
     [[nodiscard]] std::uint32_t rows() const noexcept;
     [[nodiscard]] std::uint32_t cols() const noexcept;
     [[nodiscard]] std::size_t nonzeros() const noexcept;
-    /// All memory held, in bytes: every layout, tables and padding included.
+    /// All memory held now, in bytes: every layout made so far, tables and padding included.
     [[nodiscard]] std::size_t nbytes() const noexcept;
     [[nodiscard]] Isa isa() const noexcept;
 
@@ -57,7 +64,7 @@ namespace spmm {
 /// the matrix out for the instruction set in use. `codebook[code]` is the value of a code;
 /// `codebook[0]` must be 0. Errors: those of csr::validate, code_past_codebook, not_finite.
 [[nodiscard]] Result pack(const RelativeCsr& csr, std::span<const float> codebook,
-                          PackedMatrix& packed);
+                          PackedMatrix& packed, Regime regime = Regime::vector, int threads = 1);
 
 /// The same for a matrix that is pruned but not shared: `values` holds one value for each non-zero
 /// code in the order of the entries (the codes are then only 0 or 1).
@@ -65,9 +72,10 @@ namespace spmm {
                                  PackedMatrix& packed);
 
 /// y = x W^T + bias for x [batch, cols] and y [batch, rows], both row-major; `bias` is empty or has
-/// `rows` elements; x and y do not overlap. Pruned weights do not read their activation.
-/// Where no kernel of the class exists for the matrix's instruction set, a more precise one runs.
-/// Throws std::invalid_argument when a span has the wrong size.
+/// `rows` elements; x and y do not overlap. As in a dense layer, an activation that is NaN or
+/// infinite makes every output of its vector NaN whose weight for it was pruned.
+/// Where no kernel meets the class for this matrix and its instruction set, a more precise one
+/// runs. Throws std::invalid_argument when a span has the wrong size.
 void multiply(const PackedMatrix& packed, std::span<const float> x, std::size_t batch,
               std::span<const float> bias, std::span<float> y,
               Precision precision = Precision::high, int threads = 1);

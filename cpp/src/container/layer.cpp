@@ -9,17 +9,17 @@
 #include <string>
 
 #include "container/half.hpp"
-#include "container/xxh3.hpp"
 #include "support/little_endian.hpp"
 #include "support/varint.hpp"
+#include "support/xxh3.hpp"
 #include "tersor/huffman.hpp"
 
 namespace tersor {
 namespace {
 
-using container::xxh3_64;
 using support::append_varint;
 using support::Cursor;
+using support::xxh3_64;
 
 constexpr std::array<std::uint8_t, 3> magic = {'T', 'S', 'R'};
 constexpr std::uint8_t format_version = 0;
@@ -27,8 +27,9 @@ constexpr std::size_t hash_bytes = 8;
 constexpr std::size_t max_dimensions = 8;
 constexpr std::uint64_t max_clusters = 255;
 
-/// A constant stream announces any number of symbols in a few bytes. Other streams spend a bit on
-/// each; what is more than that is believed up to here only, whatever the caller's own limit.
+/// A constant stream announces any number of symbols in a few bytes. Other streams spend half a bit
+/// or more on each; what is more than that is believed up to here only, whatever the caller's own
+/// limit.
 constexpr std::uint64_t max_unbacked_symbols = std::uint64_t{1} << 28;
 
 std::size_t value_width(ValueKind kind) noexcept {
@@ -136,7 +137,7 @@ Result parse(std::span<const std::uint8_t> blob, Parsed& parsed) {
     }
     // Every entry advances by a weight at least, and a row's length takes at most five bytes.
     const std::uint64_t weights = std::uint64_t{parsed.matrix.rows} * parsed.matrix.cols;
-    const std::uint64_t backed = std::max<std::uint64_t>(8 * blob.size(), max_unbacked_symbols);
+    const std::uint64_t backed = std::max<std::uint64_t>(16 * blob.size(), max_unbacked_symbols);
     if (parsed.code_info.symbols > std::min(weights, backed)) {
         return {Status::too_large, offset_of(parsed.codes, blob)};
     }

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "spmm/kernels.hpp"
+#include "spmm/layout.hpp"
 #include "tersor/conv.hpp"
 #include "tersor/parallel.hpp"
 
@@ -107,6 +108,7 @@ void convolve(const PackedMatrix& filters, const Geometry& g, std::span<const fl
     if (batch == 0 || out_channels == 0) return;
 
     const PackedMatrix::Layout& layout = filters.layout();
+    const spmm::Rows16& rows16 = layout.rows16();
     const spmm::Kernels& kernel = spmm::kernels(layout.isa);
     const Planes planes = planes_of(g);
     const std::vector<std::size_t> offsets = column_offsets(g, planes);
@@ -127,9 +129,9 @@ void convolve(const PackedMatrix& filters, const Geometry& g, std::span<const fl
                 float* sum = sums.data() + o * stride;
                 std::fill_n(sum, stride, bias.empty() ? 0.0F : bias[o]);
                 const float* group = image.data() + o / group_filters * group_size;
-                for (std::size_t b = 0; b < layout.blocks.size(); ++b) {
+                for (std::size_t b = 0; b < rows16.blocks.size(); ++b) {
                     for (std::size_t p = 0; p < stride; p += panel_lanes) {
-                        kernel.multiply_panel(layout.view(b), group + p,
+                        kernel.multiply_panel(layout.view(rows16, b), group + p,
                                               offsets.data() + b * spmm::block_columns,
                                               sums.data() + p, stride, o, o + 1);
                     }

@@ -81,4 +81,17 @@ bool machine_has(Isa isa) noexcept {
     return isa == Isa::scalar;
 }
 
+bool slow_bit_deposit() noexcept {
+#if TERSOR_X86
+    const Registers vendor = cpuid(0, 0);
+    constexpr std::uint32_t amd = 0x68747541, hygon = 0x6f677948;  // "Auth", "Hygo"
+    if (vendor.ebx != amd && vendor.ebx != hygon) return false;
+    const std::uint32_t signature = cpuid(1, 0).eax;
+    const std::uint32_t family = ((signature >> 8) & 15) + ((signature >> 20) & 255);
+    return family < 0x19;
+#else
+    return false;
+#endif
+}
+
 }  // namespace tersor::dispatch

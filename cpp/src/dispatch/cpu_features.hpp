@@ -9,4 +9,7 @@ namespace tersor::dispatch {
 /// operating system saves their registers.
 [[nodiscard]] bool machine_has(Isa isa) noexcept;
 
+/// Whether `pdep` and `pext` are slow microcode: AMD before Zen 3.
+[[nodiscard]] bool slow_bit_deposit() noexcept;
+
 }  // namespace tersor::dispatch

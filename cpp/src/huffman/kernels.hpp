@@ -1,24 +1,93 @@
-// The decoding loops.
+// The kernels of prefix coding, one column per instruction-set level.
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
-#include <span>
 
-#include "huffman/canonical.hpp"
-#include "tersor/status.hpp"
+#include "huffman/plane_code.hpp"
+#include "tersor/isa.hpp"
 
 namespace tersor::huffman {
 
-/// Decodes one bit stream, which must hold exactly these symbols and zero padding to a full byte;
-/// `count` is the byte offset of a fault.
-[[nodiscard]] Result decode_words(std::span<const std::uint8_t> bits, const DecodeTable& table,
-                                  std::span<std::uint8_t> symbols) noexcept;
+/// Symbols of one group: a plane of it is one 64-bit number.
+inline constexpr std::size_t group_symbols = 64;
+/// Groups of one superblock, which keeps its planes one after the other, 64 bytes each.
+inline constexpr std::size_t superblock_groups = 8;
+inline constexpr std::size_t superblock_symbols = group_symbols * superblock_groups;
+inline constexpr std::size_t plane_bytes = superblock_symbols / 8;
 
-/// The same for four streams at once; `faulty` is the number of the stream with the fault.
-[[nodiscard]] Result decode_interleaved(const std::array<std::span<const std::uint8_t>, 4>& bits,
-                                        const DecodeTable& table,
-                                        const std::array<std::span<std::uint8_t>, 4>& symbols,
-                                        std::size_t& faulty) noexcept;
+/// Bytes that kernels may read past the end of the levels and of the tail, and write past the end
+/// of the levels and of the tail while encoding.
+inline constexpr std::size_t level_slack = 80;
+inline constexpr std::size_t tail_slack = superblock_symbols + 64;
+
+/// The place in a plane (a byte of its 64) where the eight symbols from 8 * block on have their
+/// bits. The order is the one in which unpacking bytes and words of vectors leaves them, so that
+/// no kernel spends instructions on it; `group = place / 8`.
+[[nodiscard]] constexpr std::size_t place_of_block(std::size_t block) noexcept {
+    const std::size_t vector = block / 8, part = block % 8;  // the output vector of 64 symbols
+    const std::size_t group = 2 * (part / 2) + vector / 4;
+    return group * 8 + 4 * (vector / 2 % 2) + 2 * (part % 2) + vector % 2;
+}
+
+/// The place of each block of a superblock.
+alignas(64) inline constexpr auto places = [] {
+    std::array<std::uint8_t, plane_bytes> table{};
+    for (std::size_t block = 0; block < table.size(); ++block) {
+        table[block] = static_cast<std::uint8_t>(place_of_block(block));
+    }
+    return table;
+}();
+
+/// Which lanes of each group hold a symbol; all of them but in a block's last superblock.
+using Lanes = std::array<std::uint64_t, superblock_groups>;
+inline constexpr Lanes all_lanes = {~0ULL, ~0ULL, ~0ULL, ~0ULL, ~0ULL, ~0ULL, ~0ULL, ~0ULL};
+
+/// How far the streams beside the planes have been read or written.
+struct PlaneCursor {
+    std::uint64_t level_bits = 0;  // of each level
+    std::size_t tail = 0;          // symbols
+};
+
+/// Decodes `superblocks` superblocks of one stage from planes (stage.planes * 64 bytes each),
+/// levels, and the symbols of the later stages, to 512 symbols each. Stops, and returns false, as
+/// soon as the cursor stands past `end`.
+using DecodePlanes = bool (*)(const Stage& stage, const std::uint8_t* planes,
+                              std::size_t superblocks, const Lanes& lanes,
+                              const std::array<const std::uint8_t*, max_levels>& levels,
+                              const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
+                              std::uint8_t* symbols, bool streaming) noexcept;
+
+/// The inverse: symbols that have no lane are ignored. Levels are zeroed by the caller.
+using EncodePlanes = void (*)(const Stage& stage, const std::uint8_t* symbols,
+                              std::size_t superblocks, const Lanes& lanes, std::uint8_t* planes,
+                              const std::array<std::uint8_t*, max_levels>& levels,
+                              std::uint8_t* tail, PlaneCursor& cursor) noexcept;
+
+/// symbols[2 i] = pairs[i] % 16, symbols[2 i + 1] = pairs[i] / 16.
+using SplitPairs = void (*)(const std::uint8_t* pairs, std::size_t count, std::uint8_t* symbols,
+                            bool streaming) noexcept;
+
+/// pairs[i] = symbols[2 i] + 16 * symbols[2 i + 1].
+using JoinPairs = void (*)(const std::uint8_t* symbols, std::size_t count,
+                           std::uint8_t* pairs) noexcept;
+
+/// Adds how often each symbol occurs.
+using CountSymbols = void (*)(const std::uint8_t* symbols, std::size_t count,
+                              std::uint64_t* histogram) noexcept;
+
+struct Kernels {
+#define TERSOR_KERNEL(name, type) type name = nullptr;
+#include "huffman/kernels.def"
+#undef TERSOR_KERNEL
+};
+
+void install_scalar(Kernels& kernels) noexcept;
+void install_avx2(Kernels& kernels) noexcept;
+void install_avx512(Kernels& kernels) noexcept;
+
+/// The kernels of a level.
+[[nodiscard]] const Kernels& kernels(Isa isa);
 
 }  // namespace tersor::huffman

@@ -1,12 +1,20 @@
 // The self-describing stream: number of symbols, kind, table, code words. docs/format.md has the
-// bytes. Long streams hold four bit streams, so that four independent chains of look-ups overlap.
+// bytes.
 #include <algorithm>
 #include <array>
+#include <atomic>
+#include <bit>
+#include <new>
+#include <stdexcept>
 
 #include "huffman/canonical.hpp"
 #include "huffman/kernels.hpp"
+#include "huffman/plane_block.hpp"
+#include "huffman/plane_code.hpp"
+#include "huffman/words.hpp"
 #include "support/varint.hpp"
 #include "tersor/huffman.hpp"
+#include "tersor/parallel.hpp"
 
 namespace tersor::huffman {
 namespace {
@@ -15,98 +23,146 @@ using support::append_varint;
 using support::Cursor;
 
 enum class Kind : std::uint8_t {
-    constant,     // one symbol, repeated
-    stored,       // a fixed number of bits each
-    single,       // one bit stream of code words
-    interleaved,  // four bit streams, each a quarter of the symbols
+    constant,  // one symbol, repeated
+    stored,    // a fixed number of bits each
+    words,     // canonical words, one after the other
+    planes,    // blocks of the plane code
+    pairs,     // the same over pairs of symbols below 16
 };
+constexpr auto last_kind = Kind::pairs;
 
-constexpr std::size_t interleave_from = 4096;  // symbols; below, three more sizes cost too much
+/// From here on the plane code, whose speed is worth its headers, is taken.
+constexpr std::size_t planes_from = 16384;
+/// Symbols of a block, as a power of two: decoded, it stays in a second-level cache.
+constexpr int block_log2 = 17;
+constexpr int min_block_log2 = 10;
+constexpr int max_block_log2 = 24;
+/// Decoded streams of this size and more are stored past the caches.
+constexpr std::size_t streaming_from = std::size_t{1} << 22;
+/// Pairs take half the planes, but a second pass: they are taken where they save as much.
+constexpr double pair_gain = 0.99;
+constexpr double pair_entropy = 2.0;  // bits; above, one bit lost on a symbol is no longer much
+constexpr unsigned pair_alphabet = 16;
 
 int stored_width(std::uint8_t largest) noexcept {
-    int width = 1;
-    while (largest >> width != 0) ++width;
-    return width;
-}
-
-std::array<std::size_t, 5> quarters(std::size_t symbols) noexcept {
-    const std::size_t quarter = (symbols + 3) / 4;
-    std::array<std::size_t, 5> bounds{};
-    for (std::size_t i = 0; i < 5; ++i) bounds[i] = std::min(i * quarter, symbols);
-    return bounds;
-}
-
-/// Appends words to bytes, the first bit lowest.
-class BitWriter {
-public:
-    explicit BitWriter(std::vector<std::uint8_t>& out) noexcept : out_(out) {}
-    void put(std::uint64_t word, int length) {
-        bits_ |= word << filled_;
-        for (filled_ += length; filled_ >= 8; filled_ -= 8, bits_ >>= 8) {
-            out_.push_back(static_cast<std::uint8_t>(bits_));
-        }
-    }
-    void flush() {
-        if (filled_ > 0) out_.push_back(static_cast<std::uint8_t>(bits_));
-        bits_ = 0;
-        filled_ = 0;
-    }
-
-private:
-    std::vector<std::uint8_t>& out_;
-    std::uint64_t bits_ = 0;
-    int filled_ = 0;
-};
-
-void append_words(std::span<const std::uint8_t> symbols, const CodeWords& words,
-                  const CodeLengths& lengths, std::vector<std::uint8_t>& out) {
-    BitWriter writer(out);
-    for (const std::uint8_t s : symbols) writer.put(words[s], lengths[s]);
-    writer.flush();
-}
-
-std::vector<std::uint8_t> coded_body(std::span<const std::uint8_t> symbols,
-                                     const Histogram& counts) {
-    const CodeLengths lengths = code_lengths(counts, max_stream_length);
-    const CodeWords words = canonical_words(lengths);
-    const bool interleaved = symbols.size() >= interleave_from;
-    std::vector<std::uint8_t> body{
-        static_cast<std::uint8_t>(interleaved ? Kind::interleaved : Kind::single)};
-    append_lengths(lengths, body);
-    if (!interleaved) {
-        append_words(symbols, words, lengths, body);
-        return body;
-    }
-    const auto bounds = quarters(symbols.size());
-    std::vector<std::uint8_t> bits;
-    for (std::size_t q = 0; q < 4; ++q) {
-        const std::size_t before = bits.size();
-        append_words(symbols.subspan(bounds[q], bounds[q + 1] - bounds[q]), words, lengths, bits);
-        if (q < 3) append_varint(bits.size() - before, body);
-    }
-    body.insert(body.end(), bits.begin(), bits.end());
-    return body;
+    return std::max(1, static_cast<int>(std::bit_width(largest)));
 }
 
 std::vector<std::uint8_t> stored_body(std::span<const std::uint8_t> symbols, int width) {
     std::vector<std::uint8_t> body{static_cast<std::uint8_t>(Kind::stored),
                                    static_cast<std::uint8_t>(width)};
-    BitWriter writer(body);
-    for (const std::uint8_t s : symbols) writer.put(s, width);
-    writer.flush();
+    std::uint32_t bits = 0;
+    int filled = 0;
+    for (const std::uint8_t s : symbols) {
+        bits |= std::uint32_t{s} << filled;
+        for (filled += width; filled >= 8; filled -= 8, bits >>= 8) {
+            body.push_back(static_cast<std::uint8_t>(bits));
+        }
+    }
+    if (filled > 0) body.push_back(static_cast<std::uint8_t>(bits));
     return body;
+}
+
+std::vector<std::uint8_t> words_body(std::span<const std::uint8_t> symbols,
+                                     const Histogram& counts) {
+    const CodeLengths lengths = code_lengths(counts, max_stream_length);
+    std::vector<std::uint8_t> body{static_cast<std::uint8_t>(Kind::words)};
+    append_lengths(lengths, body);
+    append_words(symbols, lengths, body);
+    return body;
+}
+
+/// Blocks that are coded alike, beside each other.
+std::vector<std::uint8_t> blocks_body(Kind kind, const PlaneCode& code,
+                                      std::span<const std::uint8_t> symbols, std::size_t per_block,
+                                      int threads) {
+    const Kernels& used = kernels(isa_in_use());
+    const std::size_t count = (symbols.size() + per_block - 1) / per_block;
+    std::vector<std::vector<std::uint8_t>> blocks(count);
+    std::atomic<bool> failed{false};
+    parallel_for(count, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
+        try {
+            Scratch scratch;
+            for (std::size_t b = begin; b < end; ++b) {
+                const std::size_t size = std::min(per_block, symbols.size() - b * per_block);
+                encode_block(used, code, symbols.subspan(b * per_block, size), scratch, blocks[b]);
+            }
+        } catch (const std::bad_alloc&) {
+            failed = true;
+        }
+    });
+    if (failed) throw std::bad_alloc();
+    std::vector<std::uint8_t> body{static_cast<std::uint8_t>(kind),
+                                   static_cast<std::uint8_t>(block_log2)};
+    append_plane_code(code, body);
+    std::size_t total = body.size();
+    for (const auto& block : blocks) total += block.size() + 4;
+    body.reserve(total);
+    for (const auto& block : blocks) append_varint(block.size(), body);
+    for (const auto& block : blocks) body.insert(body.end(), block.begin(), block.end());
+    return body;
+}
+
+std::vector<std::uint8_t> planes_body(std::span<const std::uint8_t> symbols,
+                                      const Histogram& counts, std::uint8_t largest, int threads) {
+    constexpr std::size_t per_block = std::size_t{1} << block_log2;
+    const PlaneCode code = build_plane_code(counts);
+    if (largest >= pair_alphabet || entropy(counts) >= pair_entropy) {
+        return blocks_body(Kind::planes, code, symbols, per_block, threads);
+    }
+    // An odd last symbol is paired with a zero.
+    std::vector<std::uint8_t> pairs((symbols.size() + 1) / 2);
+    kernels(isa_in_use()).join_pairs(symbols.data(), symbols.size() / 2, pairs.data());
+    if (symbols.size() % 2 != 0) pairs.back() = symbols.back();
+    const Histogram pair_counts = histogram(pairs);
+    if (std::count(pair_counts.begin(), pair_counts.end(), 0U) == alphabet_size - 1) {
+        return blocks_body(Kind::planes, code, symbols, per_block, threads);
+    }
+    const PlaneCode pair_code = build_plane_code(pair_counts);
+    if (static_cast<double>(coded_bits(pair_code, pair_counts)) >=
+        pair_gain * static_cast<double>(coded_bits(code, counts))) {
+        return blocks_body(Kind::planes, code, symbols, per_block, threads);
+    }
+    return blocks_body(Kind::pairs, pair_code, pairs, per_block / 2, threads);
 }
 
 /// A stream taken apart, its sizes checked against its length.
 struct Parsed {
     StreamInfo info;
     Kind kind = Kind::constant;
-    std::uint8_t parameter = 0;  // the constant symbol, or the stored width
+    std::uint8_t parameter = 0;  // the constant symbol, the stored width, or log2 of a block
     CodeLengths lengths{};
-    std::array<std::span<const std::uint8_t>, 4> bit_streams;
+    PlaneCode code;
+    std::vector<std::size_t> block_sizes;
+    std::span<const std::uint8_t> payload;
+
+    [[nodiscard]] std::size_t symbols_per_block() const noexcept {
+        return std::size_t{1} << parameter;
+    }
 };
 
-Result parse(std::span<const std::uint8_t> stream, Parsed& parsed) noexcept {
+Result parse_blocks(Cursor& cursor, Parsed& parsed) {
+    const Result read = read_plane_code(cursor.rest(), parsed.code);
+    if (!read.ok()) return {read.status, cursor.position() + read.count};
+    (void)cursor.take(read.count);
+    const std::uint64_t blocks = (parsed.info.symbols - 1) / parsed.symbols_per_block() + 1;
+    if (blocks > cursor.remaining()) return {Status::truncated, cursor.position()};
+    std::uint64_t total = 0;
+    for (std::uint64_t b = 0; b < blocks; ++b) {
+        const std::uint64_t size = cursor.varint();
+        if (!cursor.ok()) return cursor.result();
+        if (size > cursor.remaining()) return {Status::truncated, cursor.position()};
+        parsed.block_sizes.push_back(static_cast<std::size_t>(size));
+        total += size;
+    }
+    if (total > cursor.remaining()) return {Status::truncated, cursor.position()};
+    if (total < cursor.remaining()) {
+        return {Status::trailing_bytes, cursor.position() + static_cast<std::size_t>(total)};
+    }
+    return {Status::ok, 0};
+}
+
+Result parse(std::span<const std::uint8_t> stream, Parsed& parsed) {
     Cursor cursor(stream);
     const std::uint64_t symbols = cursor.varint();
     parsed.info.symbols = symbols;
@@ -118,49 +174,43 @@ Result parse(std::span<const std::uint8_t> stream, Parsed& parsed) noexcept {
     }
     const std::uint8_t kind = cursor.byte();
     if (!cursor.ok()) return cursor.result();
-    if (kind > static_cast<std::uint8_t>(Kind::interleaved)) {
+    if (kind > static_cast<std::uint8_t>(last_kind)) {
         return {Status::bad_header, cursor.position() - 1};
     }
     parsed.kind = static_cast<Kind>(kind);
+    if (parsed.kind != Kind::words) parsed.parameter = cursor.byte();
+    if (!cursor.ok()) return cursor.result();
     std::uint64_t least_bits = symbols;  // no code word is shorter than a bit
-    if (parsed.kind == Kind::constant || parsed.kind == Kind::stored) {
-        parsed.parameter = cursor.byte();
-        if (!cursor.ok()) return cursor.result();
-    }
-    if (parsed.kind == Kind::constant) {
-        least_bits = 0;
-    } else if (parsed.kind == Kind::stored) {
-        if (parsed.parameter < 1 || parsed.parameter > 8) {
-            return {Status::bad_header, cursor.position() - 1};
+    switch (parsed.kind) {
+        case Kind::constant: least_bits = 0; break;
+        case Kind::stored:
+            if (parsed.parameter < 1 || parsed.parameter > 8) {
+                return {Status::bad_header, cursor.position() - 1};
+            }
+            least_bits = symbols > UINT64_MAX / 8 ? UINT64_MAX : symbols * parsed.parameter;
+            break;
+        case Kind::words: {
+            const Result read = read_lengths(cursor.rest(), parsed.lengths);
+            if (!read.ok()) return {read.status, cursor.position() + read.count};
+            (void)cursor.take(read.count);
+            break;
         }
-        least_bits = symbols > UINT64_MAX / 8 ? UINT64_MAX : symbols * parsed.parameter;
-    } else {
-        const Result read = read_lengths(cursor.rest(), parsed.lengths);
-        if (!read.ok()) return {read.status, cursor.position() + read.count};
-        (void)cursor.take(read.count);
-    }
-    std::array<std::uint64_t, 4> sizes{};
-    if (parsed.kind == Kind::interleaved) {
-        for (std::size_t q = 0; q < 3; ++q) sizes[q] = cursor.varint();
-        if (!cursor.ok()) return cursor.result();
+        case Kind::pairs: least_bits = symbols / 2; [[fallthrough]];
+        case Kind::planes:
+            if (parsed.parameter < min_block_log2 || parsed.parameter > max_block_log2) {
+                return {Status::bad_header, cursor.position() - 1};
+            }
+            if (const Result r = parse_blocks(cursor, parsed); !r.ok()) return r;
+            break;
     }
     parsed.info.header_bytes = cursor.position();
-    const std::uint64_t payload = cursor.remaining();
-    if (payload < least_bits / 8) return {Status::truncated, stream.size()};
-    parsed.info.payload_bits = payload * 8;
-    for (std::size_t q = 0; q < 3; ++q) {
-        parsed.bit_streams[q] = cursor.take(sizes[q]);
-        if (!cursor.ok()) return cursor.result();
-    }
-    parsed.bit_streams[3] = cursor.rest();  // the only one of the kinds that are not interleaved
-    if (parsed.kind == Kind::constant && payload != 0) {
+    parsed.payload = cursor.rest();
+    if (parsed.payload.size() < least_bits / 8) return {Status::truncated, stream.size()};
+    parsed.info.payload_bits = std::uint64_t{parsed.payload.size()} * 8;
+    if (parsed.kind == Kind::constant && !parsed.payload.empty()) {
         return {Status::trailing_bytes, cursor.position()};
     }
-    return {Status::ok, static_cast<std::size_t>(symbols)};
-}
-
-std::size_t offset_in(std::span<const std::uint8_t> stream, std::span<const std::uint8_t> part) {
-    return static_cast<std::size_t>(part.data() - stream.data());
+    return {Status::ok, 0};
 }
 
 Result decode_stored(std::span<const std::uint8_t> bits, int width,
@@ -184,36 +234,109 @@ Result decode_stored(std::span<const std::uint8_t> bits, int width,
     return {Status::ok, bits.size()};
 }
 
+/// Decodes one block of a stream; `symbols` is all of it.
+Result decode_one(const Parsed& parsed, const Kernels& used, std::span<const std::uint8_t> block,
+                  std::span<std::uint8_t> symbols, const BlockOptions& options, Scratch& scratch,
+                  Scratch& pair_memory) {
+    const auto readable = static_cast<std::size_t>(parsed.payload.data() + parsed.payload.size() -
+                                                   (block.data() + block.size()));
+    if (parsed.kind == Kind::planes) {
+        return decode_block(used, parsed.code, block, readable, symbols, options, scratch);
+    }
+    const std::size_t count = (symbols.size() + 1) / 2;
+    const std::span<std::uint8_t> pairs(pair_memory.reserve(count), count);
+    const Result result = decode_block(used, parsed.code, block, readable, pairs,
+                                       {.verify = options.verify, .streaming = false}, scratch);
+    if (!result.ok()) return result;
+    used.split_pairs(pairs.data(), symbols.size() / 2, symbols.data(), options.streaming);
+    if (symbols.size() % 2 != 0) {
+        symbols.back() = pairs.back() & 15;
+        if (pairs.back() >> 4 != 0) return {Status::bad_code_word, block.size() - 1};
+    }
+    return result;
+}
+
+/// The symbols from `first` on of a stream of blocks; whole blocks go straight to their place.
+Result decode_blocks(const Parsed& parsed, std::size_t payload_offset, std::size_t first,
+                     std::span<std::uint8_t> symbols, const DecodeOptions& options) {
+    const Kernels& used = kernels(isa_in_use());
+    const std::size_t per_block = parsed.symbols_per_block();
+    const auto total = static_cast<std::size_t>(parsed.info.symbols);
+    const std::size_t first_block = first / per_block;
+    const std::size_t blocks = (first + symbols.size() - 1) / per_block + 1 - first_block;
+    std::vector<std::size_t> starts(parsed.block_sizes.size() + 1, 0);
+    for (std::size_t b = 0; b < parsed.block_sizes.size(); ++b) {
+        starts[b + 1] = starts[b] + parsed.block_sizes[b];
+    }
+    const bool aligned =
+        (reinterpret_cast<std::uintptr_t>(symbols.data()) % 64) == 0 && first % per_block == 0;
+    const BlockOptions block_options{.verify = options.verify,
+                                     .streaming = aligned && symbols.size() >= streaming_from};
+    std::vector<Result> results(blocks);
+    parallel_for(blocks, 1, options.threads, [&](std::size_t begin, std::size_t end) noexcept {
+        Scratch scratch;
+        Scratch pair_memory;
+        Scratch partial;
+        for (std::size_t i = begin; i < end; ++i) {
+            const std::size_t b = first_block + i;
+            const std::size_t from = b * per_block;
+            const std::size_t size = std::min(per_block, total - from);
+            const auto block = parsed.payload.subspan(starts[b], parsed.block_sizes[b]);
+            try {
+                if (from >= first && from + size <= first + symbols.size()) {
+                    results[i] =
+                        decode_one(parsed, used, block, symbols.subspan(from - first, size),
+                                   block_options, scratch, pair_memory);
+                } else {
+                    const std::span<std::uint8_t> whole(partial.reserve(size), size);
+                    results[i] = decode_one(parsed, used, block, whole,
+                                            {.verify = options.verify, .streaming = false}, scratch,
+                                            pair_memory);
+                    const std::size_t begin_at = std::max(from, first);
+                    const std::size_t end_at = std::min(from + size, first + symbols.size());
+                    std::copy(whole.data() + (begin_at - from), whole.data() + (end_at - from),
+                              symbols.data() + (begin_at - first));
+                }
+            } catch (const std::bad_alloc&) {
+                results[i] = {Status::too_large, 0};
+            }
+            if (!results[i].ok()) results[i].count += payload_offset + starts[b];
+        }
+    });
+    for (const Result& result : results) {
+        if (!result.ok()) return result;
+    }
+    return {Status::ok, symbols.size()};
+}
+
 }  // namespace
 
 Histogram histogram(std::span<const std::uint8_t> symbols) noexcept {
-    // Four tables, so that equal neighbours do not wait for each other's store.
-    std::array<Histogram, 4> parts{};
-    std::size_t i = 0;
-    for (; i + 4 <= symbols.size(); i += 4) {
-        for (std::size_t p = 0; p < 4; ++p) ++parts[p][symbols[i + p]];
-    }
-    for (; i < symbols.size(); ++i) ++parts[0][symbols[i]];
     Histogram total{};
-    for (std::size_t s = 0; s < alphabet_size; ++s) {
-        total[s] = parts[0][s] + parts[1][s] + parts[2][s] + parts[3][s];
-    }
+    kernels(isa_in_use()).count_symbols(symbols.data(), symbols.size(), total.data());
     return total;
 }
 
-std::vector<std::uint8_t> encode(std::span<const std::uint8_t> symbols) {
+std::vector<std::uint8_t> encode(std::span<const std::uint8_t> symbols, int threads) {
     std::vector<std::uint8_t> stream;
     append_varint(symbols.size(), stream);
     if (symbols.empty()) return stream;
     const Histogram counts = histogram(symbols);
-    const auto distinct =
-        std::count_if(counts.begin(), counts.end(), [](auto c) { return c != 0; });
+    std::size_t distinct = 0;
+    std::uint8_t largest = 0;
+    for (std::size_t s = 0; s < alphabet_size; ++s) {
+        if (counts[s] == 0) continue;
+        ++distinct;
+        largest = static_cast<std::uint8_t>(s);
+    }
     std::vector<std::uint8_t> body;
     if (distinct == 1) {
         body = {static_cast<std::uint8_t>(Kind::constant), symbols[0]};
+    } else if (symbols.size() >= planes_from) {
+        body = planes_body(symbols, counts, largest, threads);
     } else {
-        body = coded_body(symbols, counts);
-        const int width = stored_width(*std::max_element(symbols.begin(), symbols.end()));
+        body = words_body(symbols, counts);
+        const int width = stored_width(largest);
         const std::size_t stored_bytes =
             2 + (symbols.size() * static_cast<std::size_t>(width) + 7) / 8;
         if (stored_bytes <= body.size()) body = stored_body(symbols, width);
@@ -222,51 +345,60 @@ std::vector<std::uint8_t> encode(std::span<const std::uint8_t> symbols) {
     return stream;
 }
 
-Result inspect(std::span<const std::uint8_t> stream, StreamInfo& info) noexcept {
+Result inspect(std::span<const std::uint8_t> stream, StreamInfo& info) {
     Parsed parsed;
     const Result result = parse(stream, parsed);
     info = parsed.info;
     return result;
 }
 
-Result decode(std::span<const std::uint8_t> stream, std::span<std::uint8_t> symbols) noexcept {
+Result decode_range(std::span<const std::uint8_t> stream, std::size_t first,
+                    std::span<std::uint8_t> symbols, const DecodeOptions& options) {
     Parsed parsed;
-    const Result result = parse(stream, parsed);
-    if (!result.ok()) return result;
-    if (parsed.info.symbols != symbols.size()) return {Status::size_mismatch, 0};
+    if (const Result result = parse(stream, parsed); !result.ok()) return result;
+    if (first > parsed.info.symbols || symbols.size() > parsed.info.symbols - first) {
+        return {Status::size_mismatch, 0};
+    }
     if (symbols.empty()) return {Status::ok, 0};
-
-    const std::span<const std::uint8_t> last = parsed.bit_streams[3];
-    Result decoded{};
+    const std::size_t offset = parsed.info.header_bytes;
     switch (parsed.kind) {
         case Kind::constant: std::fill(symbols.begin(), symbols.end(), parsed.parameter); break;
+        case Kind::planes:
+        case Kind::pairs: return decode_blocks(parsed, offset, first, symbols, options);
         case Kind::stored:
-            decoded = decode_stored(last, parsed.parameter, symbols);
-            if (!decoded.ok()) decoded.count += offset_in(stream, last);
-            break;
-        case Kind::single:
-        case Kind::interleaved: {
-            DecodeTable table;
-            build_table(parsed.lengths, table);
-            // The four bit streams are checked in order, so the first fault is the one reported.
-            if (parsed.kind == Kind::single) {
-                decoded = decode_words(last, table, symbols);
-                if (!decoded.ok()) decoded.count += offset_in(stream, last);
-                break;
+        case Kind::words: {
+            // These have one block: all of it.
+            std::vector<std::uint8_t> whole;
+            std::span<std::uint8_t> target = symbols;
+            if (symbols.size() != parsed.info.symbols) {
+                whole.resize(static_cast<std::size_t>(parsed.info.symbols));
+                target = whole;
             }
-            const auto bounds = quarters(symbols.size());
-            std::array<std::span<std::uint8_t>, 4> outputs;
-            for (std::size_t q = 0; q < 4; ++q) {
-                outputs[q] = symbols.subspan(bounds[q], bounds[q + 1] - bounds[q]);
+            Result decoded;
+            if (parsed.kind == Kind::stored) {
+                decoded = decode_stored(parsed.payload, parsed.parameter, target);
+            } else {
+                DecodeTable table;
+                build_table(parsed.lengths, table);
+                decoded = decode_words(parsed.payload, table, target);
             }
-            std::size_t faulty = 0;
-            decoded = decode_interleaved(parsed.bit_streams, table, outputs, faulty);
-            if (!decoded.ok()) decoded.count += offset_in(stream, parsed.bit_streams[faulty]);
+            if (!decoded.ok()) return {decoded.status, decoded.count + offset};
+            if (!whole.empty()) {
+                std::copy_n(whole.data() + first, symbols.size(), symbols.data());
+            }
             break;
         }
     }
-    if (!decoded.ok()) return decoded;
     return {Status::ok, symbols.size()};
+}
+
+Result decode(std::span<const std::uint8_t> stream, std::span<std::uint8_t> symbols,
+              const DecodeOptions& options) {
+    Cursor cursor(stream);
+    const std::uint64_t announced = cursor.varint();
+    if (!cursor.ok()) return cursor.result();
+    if (announced != symbols.size()) return {Status::size_mismatch, 0};
+    return decode_range(stream, 0, symbols, options);
 }
 
 }  // namespace tersor::huffman

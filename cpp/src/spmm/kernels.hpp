@@ -4,7 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "spmm/layout.hpp"
+#include "spmm/rows16.hpp"
+#include "spmm/sliding.hpp"
 #include "tersor/isa.hpp"
 
 namespace tersor::spmm {
@@ -15,6 +16,9 @@ inline constexpr std::size_t panel_lanes = 32;
 /// Terms that `multiply_panel` sums in fp32 before they are folded into a second sum: it keeps the
 /// rounding error of a long row near that of a short one.
 inline constexpr std::uint64_t fold_terms = 256;
+
+/// Elements that a decoded row may overwrite past its end.
+inline constexpr std::size_t read_slack = 16;
 
 /// y[r] += sum of w * x[column], for r in [row_begin, row_end).
 using MultiplyVector = void (*)(const BlockView& block, const float* x, float* y,
@@ -27,6 +31,40 @@ using MultiplyPanel = void (*)(const BlockView& block, const float* panel,
                                const std::size_t* offsets, float* y, std::size_t stride,
                                std::size_t row_begin, std::size_t row_end) noexcept;
 
+/// The range of a vector and of 0.
+struct Range {
+    float low;
+    float high;
+    bool finite;  // no element is NaN or infinite
+};
+using ActivationRange = Range (*)(const float* x, std::size_t size) noexcept;
+
+/// digits[p * stride + k] = digit p of round((x[k] - low) * scale), for `count` digits.
+using SplitActivations = void (*)(const float* x, std::size_t size, float low, float scale,
+                                  int count, std::uint8_t* digits, std::size_t stride) noexcept;
+
+/// y[i * rows + row] = sum of w * x[i] + bias[row] for `items` vectors, whose digits lie one behind
+/// the other (x_digits * stride bytes each), `weights` being the digits of w by code, and for the
+/// rows of the slices [slice_begin, slice_end); `bias` may be nullptr. Levels that have no such
+/// kernel leave it nullptr: the fp32 kernels meet every class.
+using MultiplySliding = void (*)(const Sliding& layout, const Digits& weights,
+                                 Arithmetic arithmetic, const FixedActivations* x,
+                                 std::size_t items, const float* bias, float* y,
+                                 std::size_t slice_begin, std::size_t slice_end) noexcept;
+
+/// Columns and codes of the entries that are no fillers; returns their number. `column` is the
+/// column before the first gap. Up to `read_slack` elements past them are overwritten.
+using DecodeEntries = std::size_t (*)(const std::uint8_t* gaps, const std::uint8_t* codes,
+                                      std::size_t size, std::uint32_t column,
+                                      std::uint32_t* columns, std::uint8_t* out_codes) noexcept;
+
+/// Moves into one step up to four entries of each of 16 rows, as far as they lie in the window that
+/// begins at column `first`. next[r] is the place of row r's next entry in `columns` and `codes`.
+/// Returns the smallest column that is left.
+using TakeStep = std::uint32_t (*)(const std::uint32_t* columns, const std::uint8_t* codes,
+                                   std::uint32_t* next, std::uint32_t first,
+                                   std::uint8_t* step_columns, std::uint8_t* step_codes) noexcept;
+
 struct Kernels {
 #define TERSOR_KERNEL(name, type) type name = nullptr;
 #include "spmm/kernels.def"
@@ -36,6 +74,7 @@ struct Kernels {
 void install_scalar(Kernels& kernels) noexcept;
 void install_avx2(Kernels& kernels) noexcept;
 void install_avx512(Kernels& kernels) noexcept;
+void install_sliding_avx512(Kernels& kernels) noexcept;
 
 /// The kernels of a level.
 [[nodiscard]] const Kernels& kernels(Isa isa);

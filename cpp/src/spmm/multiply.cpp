@@ -1,10 +1,15 @@
-// Products: one activation vector goes to the gathering kernel, a batch goes in panels of 32.
+// Products: which kernel serves a call.
 #include <algorithm>
+#include <array>
+#include <cmath>
+#include <limits>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "spmm/kernels.hpp"
+#include "spmm/layout.hpp"
 #include "tersor/parallel.hpp"
 #include "tersor/spmm.hpp"
 
@@ -16,6 +21,16 @@ constexpr std::size_t row_grain = 64;
 /// Work below which a second thread costs more than it brings, in non-zeros times activations.
 constexpr std::size_t parallel_from = 1U << 15;
 
+/// Two or three vectors in a panel of 32 lanes would waste most of it.
+constexpr std::size_t panel_from = 4;
+
+/// Vectors whose digits are made at a time.
+constexpr std::size_t items_at_once = 8;
+
+/// Ranges of x outside of which its scale would leave fp32's normal numbers.
+constexpr float smallest_range = 0x1p-100F;
+constexpr float largest_range = 0x1p100F;
+
 int worthwhile_threads(const PackedMatrix& packed, std::size_t batch, int threads) noexcept {
     return packed.nonzeros() * batch < parallel_from ? 1 : threads;
 }
@@ -23,17 +38,71 @@ int worthwhile_threads(const PackedMatrix& packed, std::size_t batch, int thread
 void multiply_one(const PackedMatrix::Layout& layout, const float* x, std::span<const float> bias,
                   float* y, int threads) {
     const Kernels& kernel = kernels(layout.isa);
+    const Rows16& rows16 = layout.rows16();
     parallel_for(layout.rows, row_grain, threads, [&](std::size_t begin, std::size_t end) noexcept {
         for (std::size_t r = begin; r < end; ++r) y[r] = bias.empty() ? 0.0F : bias[r];
-        for (std::size_t b = 0; b < layout.blocks.size(); ++b) {
-            kernel.multiply_vector(layout.view(b), x + b * block_columns, y, begin, end);
+        for (std::size_t b = 0; b < rows16.blocks.size(); ++b) {
+            kernel.multiply_vector(layout.view(rows16, b), x + b * block_columns, y, begin, end);
         }
+    });
+}
+
+/// The cheapest arithmetic that meets the class for every row; none where fp32 has to do it.
+std::optional<Arithmetic> choose_arithmetic(const Sliding* layout, Precision precision) noexcept {
+    if (layout == nullptr) return std::nullopt;
+    for (std::size_t a = 0; a < arithmetics.size(); ++a) {
+        if (layout->errors[a] <= error_limit(precision)) return arithmetics[a];
+    }
+    return std::nullopt;
+}
+
+/// Whether fp32 can scale the vector: it is finite, and its range neither too small nor too large.
+bool fits_fixed_point(const Range& range) noexcept {
+    const float width = range.high - range.low;
+    return range.finite && (width == 0.0F || (width >= smallest_range && width <= largest_range));
+}
+
+void multiply_fixed(const PackedMatrix::Layout& layout, const Sliding& sliding,
+                    Arithmetic arithmetic, std::span<const Range> ranges, const float* x,
+                    std::span<const float> bias, float* y, int threads) {
+    const Kernels& kernel = kernels(layout.isa);
+    const std::size_t stride = plane_bytes(layout.cols);
+    const std::size_t item_bytes = static_cast<std::size_t>(arithmetic.x_digits) * stride;
+    support::AlignedBuffer<std::uint8_t> digits(ranges.size() * item_bytes);
+    std::array<FixedActivations, items_at_once> fixed;
+    for (std::size_t n = 0; n < ranges.size(); ++n) {
+        const Range& range = ranges[n];
+        const float width = range.high - range.low;
+        const auto scale = width > 0.0F
+                               ? static_cast<float>(full_scale(arithmetic.x_digits) / double{width})
+                               : 1.0F;
+        std::uint8_t* planes = digits.data() + n * item_bytes;
+        kernel.split_activations(x + n * layout.cols, layout.cols, range.low, scale,
+                                 arithmetic.x_digits, planes, stride);
+        fixed[n] = {planes, stride, range.low, 1.0 / double{scale}};
+    }
+    const Digits& weights = sliding.digits[static_cast<std::size_t>(arithmetic.w_digits - 1)];
+
+    // Pieces of equal work: slices differ in length, and are sorted by it.
+    const std::vector<std::uint32_t>& starts = sliding.slice_starts;
+    const auto pieces = static_cast<std::size_t>(std::max(threads, 1));
+    const auto slice_of_piece = [&](std::size_t piece) {
+        if (piece == pieces) return sliding.slices();
+        const std::uint64_t work = std::uint64_t{starts.back()} * piece / pieces;
+        return static_cast<std::size_t>(std::lower_bound(starts.begin(), starts.end(), work) -
+                                        starts.begin());
+    };
+    parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
+        kernel.multiply_sliding(sliding, weights, arithmetic, fixed.data(), ranges.size(),
+                                bias.empty() ? nullptr : bias.data(), y, slice_of_piece(begin),
+                                slice_of_piece(end));
     });
 }
 
 void multiply_batch(const PackedMatrix::Layout& layout, const float* x, std::size_t batch,
                     std::span<const float> bias, float* y, int threads) {
     const Kernels& kernel = kernels(layout.isa);
+    const Rows16& rows16 = layout.rows16();
     const std::size_t cols = layout.cols;
     const std::size_t rows = layout.rows;
     support::AlignedBuffer<float> panel(cols * panel_lanes);
@@ -56,8 +125,8 @@ void multiply_batch(const PackedMatrix::Layout& layout, const float* x, std::siz
                 std::fill_n(sums.data() + r * panel_lanes, panel_lanes,
                             bias.empty() ? 0.0F : bias[r]);
             }
-            for (std::size_t b = 0; b < layout.blocks.size(); ++b) {
-                kernel.multiply_panel(layout.view(b),
+            for (std::size_t b = 0; b < rows16.blocks.size(); ++b) {
+                kernel.multiply_panel(layout.view(rows16, b),
                                       panel.data() + b * block_columns * panel_lanes,
                                       offsets.data(), sums.data(), panel_lanes, begin, end);
             }
@@ -68,6 +137,23 @@ void multiply_batch(const PackedMatrix::Layout& layout, const float* x, std::siz
                 }
             }
         });
+    }
+}
+
+/// 0 * NaN and 0 * infinity are NaN: a row of the dense layer that has a pruned weight for one of
+/// the activations that are not finite gives NaN. `y` holds the product without pruned weights.
+void spread_not_finite(const PackedMatrix::Layout& layout, const float* x, float* y) {
+    const Rows16& rows16 = layout.rows16();
+    const auto all = std::count_if(x, x + layout.cols, [](float v) { return !std::isfinite(v); });
+    for (std::size_t r = 0; r < layout.rows; ++r) {
+        std::ptrdiff_t read = 0;
+        for (std::size_t b = 0; b < rows16.blocks.size(); ++b) {
+            const BlockView block = layout.view(rows16, b);
+            for (std::uint64_t i = block.row_starts[r]; i < block.row_starts[r + 1]; ++i) {
+                read += std::isfinite(x[b * block_columns + block.columns[i]]) ? 0 : 1;
+            }
+        }
+        if (read != all) y[r] = std::numeric_limits<float>::quiet_NaN();
     }
 }
 
@@ -82,22 +168,39 @@ void check_size(std::size_t size, std::size_t expected, const char* what) {
 }  // namespace
 
 void multiply(const PackedMatrix& packed, std::span<const float> x, std::size_t batch,
-              std::span<const float> bias, std::span<float> y, Precision /*every class is met*/,
-              int threads) {
+              std::span<const float> bias, std::span<float> y, Precision precision, int threads) {
     check_size(x.size(), batch * packed.cols(), "x");
     check_size(y.size(), batch * packed.rows(), "y");
     if (!bias.empty()) check_size(bias.size(), packed.rows(), "bias");
     if (batch == 0 || packed.rows() == 0) return;
     threads = worthwhile_threads(packed, batch, threads);
-    // Two or three vectors in a panel of 32 lanes would waste most of it.
-    constexpr std::size_t panel_from = 4;
-    if (batch >= panel_from) {
-        multiply_batch(packed.layout(), x.data(), batch, bias, y.data(), threads);
-        return;
+    const PackedMatrix::Layout& layout = packed.layout();
+    const ActivationRange range_of = kernels(layout.isa).activation_range;
+    std::optional<Arithmetic> arithmetic;
+    if (precision != Precision::highest) {
+        arithmetic = choose_arithmetic(layout.sliding(), precision);
     }
-    for (std::size_t n = 0; n < batch; ++n) {
-        multiply_one(packed.layout(), x.data() + n * packed.cols(), bias,
-                     y.data() + n * packed.rows(), threads);
+    const bool panels = !arithmetic.has_value() && batch >= panel_from;
+    if (panels) multiply_batch(layout, x.data(), batch, bias, y.data(), threads);
+    for (std::size_t first = 0; first < batch;) {
+        const float* vectors = x.data() + first * layout.cols;
+        float* out = y.data() + first * layout.rows;
+        // As many vectors as fixed point can take together, or one that it cannot.
+        std::array<Range, items_at_once> ranges;
+        std::size_t items = 0;
+        while (items < std::min(items_at_once, batch - first)) {
+            ranges[items] = range_of(vectors + items * layout.cols, layout.cols);
+            if (!arithmetic.has_value() || !fits_fixed_point(ranges[items])) break;
+            ++items;
+        }
+        if (arithmetic.has_value() && items > 0) {
+            multiply_fixed(layout, *layout.sliding(), *arithmetic, std::span(ranges).first(items),
+                           vectors, bias, out, threads);
+        } else {
+            if (!panels) multiply_one(layout, vectors, bias, out, threads);
+            if (!ranges[0].finite) spread_not_finite(layout, vectors, out);
+        }
+        first += std::max<std::size_t>(items, 1);
     }
 }
 

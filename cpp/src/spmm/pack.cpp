@@ -5,7 +5,10 @@
 #include <stdexcept>
 #include <utility>
 
+#include "spmm/kernels.hpp"
 #include "spmm/layout.hpp"
+#include "spmm/make_sliding.hpp"
+#include "spmm/row_source.hpp"
 #include "tersor/spmm.hpp"
 
 namespace tersor {
@@ -24,9 +27,8 @@ Isa PackedMatrix::isa() const noexcept { return layout_->isa; }
 
 std::size_t PackedMatrix::nbytes() const noexcept {
     std::size_t bytes = layout_->codebook.nbytes();
-    for (const spmm::Block& b : layout_->blocks) {
-        bytes += b.columns.nbytes() + b.codes.nbytes() + b.values.nbytes() + b.row_starts.nbytes();
-    }
+    if (const spmm::Rows16* made = layout_->rows16_made.peek()) bytes += made->nbytes();
+    if (const spmm::Sliding* made = layout_->sliding_made.peek()) bytes += made->nbytes();
     return bytes;
 }
 
@@ -36,8 +38,16 @@ void PackedMatrix::unpack(std::span<float> out) const {
         throw std::invalid_argument("unpack: the output does not have rows x cols elements");
     }
     std::fill(out.begin(), out.end(), 0.0F);
-    for (std::size_t b = 0; b < layout_->blocks.size(); ++b) {
-        const spmm::BlockView block = layout_->view(b);
+    if (layout_->rows16_made.peek() == nullptr && layout_->sliding_made.peek() != nullptr) {
+        spmm::for_each_entry(*layout_->sliding_made.peek(),
+                             [&](std::size_t row, std::size_t column, std::uint8_t code) {
+                                 out[row * cols + column] = layout_->codebook[code];
+                             });
+        return;
+    }
+    const spmm::Rows16& rows16 = layout_->rows16();
+    for (std::size_t b = 0; b < rows16.blocks.size(); ++b) {
+        const spmm::BlockView block = layout_->view(rows16, b);
         for (std::size_t r = 0; r < layout_->rows; ++r) {
             for (std::uint64_t i = block.row_starts[r]; i < block.row_starts[r + 1]; ++i) {
                 out[r * cols + b * spmm::block_columns + block.columns[i]] = block.weight(i);
@@ -46,44 +56,90 @@ void PackedMatrix::unpack(std::span<float> out) const {
     }
 }
 
+bool PackedMatrix::Layout::fits_sliding() const noexcept {
+    return codebook_size > 1 && rows > 0 && cols <= spmm::max_sliding_columns &&
+           spmm::kernels(isa).multiply_sliding != nullptr;
+}
+
+const spmm::Rows16& PackedMatrix::Layout::rows16() const {
+    return rows16_made.get([&] { return spmm::make_rows16(*sliding_made.peek(), rows, cols); });
+}
+
+const spmm::Sliding* PackedMatrix::Layout::sliding() const {
+    if (!fits_sliding()) return nullptr;
+    return &sliding_made.get([&] {
+        return spmm::make_sliding(spmm::Rows16Rows(*rows16_made.peek()), rows, cols,
+                                  std::span(codebook.data(), codebook_size), isa, 1);
+    });
+}
+
 namespace spmm {
 namespace {
 
-/// Calls `visit(row, column, entry)` for each non-zero of a validated matrix, in order.
-template <class Visit>
-void for_each_nonzero(const RelativeCsr& csr, const Visit& visit) {
-    std::size_t entry = 0;
-    const std::size_t sequences = csr.flat ? 1 : csr.rows;
-    for (std::size_t s = 0; s < sequences; ++s) {
-        std::uint64_t position = s * std::uint64_t{csr.cols};
-        const std::size_t length = csr.flat ? csr.codes.size() : csr.row_lengths[s];
-        for (const std::size_t end = entry + length; entry < end; ++entry, ++position) {
-            position += csr.gaps[entry];
-            if (csr.codes[entry] != 0) visit(position / csr.cols, position % csr.cols, entry);
+/// Lays the rows out; `store(block, position, row entries)` is told of each run of entries that
+/// lie in one block: `codes` are theirs, and `first` is the number of non-zeros before them.
+template <class Store>
+Rows16 lay_out(const RelativeCsr& csr, Isa isa, bool shared, const Store& store) {
+    const CsrRows source(csr, isa);
+    Rows16 layout = empty_rows16(csr.rows, csr.cols);
+    std::vector<std::uint32_t> columns(std::size_t{csr.cols} + read_slack);
+    std::vector<std::uint8_t> codes(std::size_t{csr.cols} + read_slack);
+    // Calls `visit(block, row, begin, end)` for the entries of a row that lie in one block.
+    const auto for_each_run = [&](const auto& visit) {
+        for (std::size_t r = 0; r < csr.rows; ++r) {
+            const std::size_t size = source.read(r, columns.data(), codes.data());
+            std::size_t begin = 0;
+            for (std::size_t b = 0; begin < size; ++b) {
+                const std::uint64_t limit = (b + 1) * block_columns;
+                const auto end = static_cast<std::size_t>(
+                    std::lower_bound(columns.begin() + static_cast<std::ptrdiff_t>(begin),
+                                     columns.begin() + static_cast<std::ptrdiff_t>(size), limit) -
+                    columns.begin());
+                visit(layout.blocks[b], r, begin, end);
+                begin = end;
+            }
         }
-    }
+    };
+    for_each_run([](Block& block, std::size_t r, std::size_t begin, std::size_t end) {
+        block.row_starts[r + 1] = end - begin;
+    });
+    allocate_entries(layout, csr.rows, shared);
+    std::size_t before = 0;
+    for_each_run([&](Block& block, std::size_t r, std::size_t begin, std::size_t end) {
+        const auto to = static_cast<std::size_t>(block.row_starts[r]);
+        for (std::size_t i = begin; i < end; ++i) {
+            block.columns[to + i - begin] = static_cast<std::uint16_t>(columns[i] % block_columns);
+        }
+        store(block, to, std::span(codes).subspan(begin, end - begin), before);
+        before += end - begin;
+    });
+    return layout;
 }
 
-/// Everything but the weights: where each non-zero goes, block by block.
-std::unique_ptr<PackedMatrix::Layout> lay_out(const RelativeCsr& csr, std::size_t nonzeros,
-                                              bool shared) {
+std::unique_ptr<PackedMatrix::Layout> empty_layout(const RelativeCsr& csr, std::size_t nonzeros) {
     auto layout = std::make_unique<PackedMatrix::Layout>();
     layout->isa = isa_in_use();
     layout->rows = csr.rows;
     layout->cols = csr.cols;
     layout->nonzeros = nonzeros;
-    const std::size_t block_count =
-        static_cast<std::size_t>((csr.cols + block_columns - 1) / block_columns);
-    layout->blocks.resize(block_count);
-    for (Block& block : layout->blocks) {
-        block.row_starts = support::AlignedBuffer<std::uint64_t>(std::size_t{csr.rows} + 1);
+    return layout;
+}
+
+}  // namespace
+
+Rows16 empty_rows16(std::uint32_t rows, std::uint32_t cols) {
+    Rows16 layout;
+    layout.blocks.resize(static_cast<std::size_t>((cols + block_columns - 1) / block_columns));
+    for (Block& block : layout.blocks) {
+        block.row_starts = support::AlignedBuffer<std::uint64_t>(std::size_t{rows} + 1);
     }
-    for_each_nonzero(csr, [&](std::uint64_t row, std::uint64_t column, std::size_t) {
-        ++layout->blocks[column / block_columns].row_starts[row + 1];
-    });
-    for (Block& block : layout->blocks) {
-        for (std::size_t r = 0; r < csr.rows; ++r) block.row_starts[r + 1] += block.row_starts[r];
-        const auto size = static_cast<std::size_t>(block.row_starts[csr.rows]);
+    return layout;
+}
+
+void allocate_entries(Rows16& layout, std::uint32_t rows, bool shared) {
+    for (Block& block : layout.blocks) {
+        for (std::size_t r = 0; r < rows; ++r) block.row_starts[r + 1] += block.row_starts[r];
+        const auto size = static_cast<std::size_t>(block.row_starts[rows]);
         block.columns = support::AlignedBuffer<std::uint16_t>(size);
         if (shared) {
             block.codes = support::AlignedBuffer<std::uint8_t>(size);
@@ -91,24 +147,10 @@ std::unique_ptr<PackedMatrix::Layout> lay_out(const RelativeCsr& csr, std::size_
             block.values = support::AlignedBuffer<float>(size);
         }
     }
-    return layout;
 }
 
-/// Writes the columns, and has `store(block, position, entry)` write each weight.
-template <class Store>
-void fill(PackedMatrix::Layout& layout, const RelativeCsr& csr, const Store& store) {
-    std::vector<std::size_t> next(layout.blocks.size(), 0);
-    for_each_nonzero(csr, [&](std::uint64_t, std::uint64_t column, std::size_t entry) {
-        const auto b = static_cast<std::size_t>(column / block_columns);
-        const std::size_t position = next[b]++;
-        layout.blocks[b].columns[position] = static_cast<std::uint16_t>(column % block_columns);
-        store(layout.blocks[b], position, entry);
-    });
-}
-
-}  // namespace
-
-Result pack(const RelativeCsr& csr, std::span<const float> codebook, PackedMatrix& packed) {
+Result pack(const RelativeCsr& csr, std::span<const float> codebook, PackedMatrix& packed,
+            Regime regime, int threads) {
     const Result valid = csr::validate(csr);
     if (!valid.ok()) return valid;
     if (codebook.empty() || codebook.size() > 256 || codebook[0] != 0.0F) {
@@ -117,15 +159,27 @@ Result pack(const RelativeCsr& csr, std::span<const float> codebook, PackedMatri
     for (std::size_t i = 0; i < codebook.size(); ++i) {
         if (!std::isfinite(codebook[i])) return {Status::not_finite, i};
     }
-    for (std::size_t i = 0; i < csr.codes.size(); ++i) {
-        if (csr.codes[i] >= codebook.size()) return {Status::code_past_codebook, i};
+    const auto past = [&](std::uint8_t code) { return code >= codebook.size(); };
+    std::uint8_t largest = 0;
+    for (const std::uint8_t code : csr.codes) largest = std::max(largest, code);
+    if (past(largest)) {
+        const auto first = std::find_if(csr.codes.begin(), csr.codes.end(), past);
+        return {Status::code_past_codebook, static_cast<std::size_t>(first - csr.codes.begin())};
     }
-    auto layout = lay_out(csr, valid.count, true);
+    auto layout = empty_layout(csr, valid.count);
     layout->codebook = support::AlignedBuffer<float>(256);
+    layout->codebook_size = codebook.size();
     std::copy(codebook.begin(), codebook.end(), layout->codebook.data());
-    fill(*layout, csr, [&](Block& block, std::size_t position, std::size_t entry) {
-        block.codes[position] = csr.codes[entry];
-    });
+    if (regime == Regime::vector && layout->fits_sliding()) {
+        layout->sliding_made.put(make_sliding(CsrRows(csr, layout->isa), csr.rows, csr.cols,
+                                              codebook, layout->isa, threads));
+    } else {
+        layout->rows16_made.put(lay_out(
+            csr, layout->isa, true,
+            [](Block& block, std::size_t to, std::span<const std::uint8_t> codes, std::size_t) {
+                std::copy(codes.begin(), codes.end(), block.codes.data() + to);
+            }));
+    }
     packed = PackedMatrix(std::move(layout));
     return valid;
 }
@@ -137,11 +191,13 @@ Result pack_values(const RelativeCsr& csr, std::span<const float> values, Packed
     for (std::size_t i = 0; i < values.size(); ++i) {
         if (!std::isfinite(values[i])) return {Status::not_finite, i};
     }
-    auto layout = lay_out(csr, valid.count, false);
-    std::size_t value = 0;
-    fill(*layout, csr, [&](Block& block, std::size_t position, std::size_t) {
-        block.values[position] = values[value++];
-    });
+    auto layout = empty_layout(csr, valid.count);
+    layout->rows16_made.put(lay_out(
+        csr, layout->isa, false,
+        [&](Block& block, std::size_t to, std::span<const std::uint8_t> codes, std::size_t first) {
+            std::copy_n(values.begin() + static_cast<std::ptrdiff_t>(first), codes.size(),
+                        block.values.data() + to);
+        }));
     packed = PackedMatrix(std::move(layout));
     return valid;
 }

@@ -1,4 +1,7 @@
 // Portable kernels; they sum in double, so that their error is little more than one rounding.
+#include <algorithm>
+#include <cmath>
+
 #include "spmm/kernels.hpp"
 
 namespace tersor::spmm {
@@ -34,11 +37,36 @@ void multiply_panel(const BlockView& block, const float* panel, const std::size_
     }
 }
 
+Range activation_range(const float* x, std::size_t size) noexcept {
+    Range range{0.0F, 0.0F, true};
+    for (std::size_t k = 0; k < size; ++k) {
+        range.low = std::min(range.low, x[k]);
+        range.high = std::max(range.high, x[k]);
+        range.finite &= std::isfinite(x[k]);
+    }
+    return range;
+}
+
+std::size_t decode_entries(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t size,
+                           std::uint32_t column, std::uint32_t* columns,
+                           std::uint8_t* out_codes) noexcept {
+    std::size_t at = 0;
+    for (std::size_t i = 0; i < size; ++i) {
+        column += gaps[i];
+        columns[at] = column++;
+        out_codes[at] = codes[i];
+        at += codes[i] != 0 ? 1U : 0U;
+    }
+    return at;
+}
+
 }  // namespace
 
 void install_scalar(Kernels& kernels) noexcept {
     kernels.multiply_vector = multiply_vector;
     kernels.multiply_panel = multiply_panel;
+    kernels.activation_range = activation_range;
+    kernels.decode_entries = decode_entries;
 }
 
 }  // namespace tersor::spmm

@@ -22,6 +22,17 @@ template <std::unsigned_integral T>
 }
 
 template <std::unsigned_integral T>
+inline void store_little_endian(T value, std::uint8_t* bytes) noexcept {
+    if constexpr (std::endian::native == std::endian::little) {
+        std::memcpy(bytes, &value, sizeof value);
+    } else {
+        for (std::size_t i = 0; i < sizeof value; ++i) {
+            bytes[i] = static_cast<std::uint8_t>(value >> (8 * i));
+        }
+    }
+}
+
+template <std::unsigned_integral T>
 inline void append_little_endian(T value, std::vector<std::uint8_t>& out) {
     for (std::size_t i = 0; i < sizeof value; ++i) {
         out.push_back(static_cast<std::uint8_t>(value >> (8 * i)));

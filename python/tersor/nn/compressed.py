@@ -2,19 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
+from torch.autograd import forward_ad
 
 from tersor import _core
 from tersor.layer import SUFFIX, Layer, LayerInfo, decode_layer, inspect_layer
+from tersor.nn.weight import CompressedWeight
 from tersor.ops import packed_of
 from tersor.quantize import decompress_layer
 
 BLOB = "weight" + SUFFIX
+
+_Dense = TypeVar("_Dense", bound=nn.Module)
+
+
+def autocast(x: torch.Tensor) -> torch.Tensor:
+    """x in the type that dense layers would compute in where ``torch.autocast`` is on."""
+    if torch.is_autocast_enabled("cpu") and x.is_floating_point() and x.dtype != torch.float64:
+        return x.to(torch.get_autocast_dtype("cpu"))
+    return x
+
+
+def refuse_forward_mode(x: torch.Tensor) -> None:
+    """Raises where x carries a tangent, which an operator would drop without gradients enabled."""
+    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None:
+        raise NotImplementedError("compressed layers have no forward-mode derivative")
 
 
 class Compressed(nn.Module):
@@ -27,13 +44,27 @@ class Compressed(nn.Module):
     weight_blob: torch.Tensor
 
     def __init__(
-        self, blob: npt.NDArray[np.uint8], bias: torch.Tensor | None, precision: str
+        self,
+        blob: npt.NDArray[np.uint8],
+        bias: torch.Tensor | None,
+        precision: str,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         super().__init__()
-        self.register_buffer(BLOB, torch.from_numpy(np.array(blob)))
-        self.bias = None if bias is None else nn.Parameter(bias.detach().clone())
+        # Also where a model is swapped in inference mode, its tensors are to outlive that mode.
+        with torch.inference_mode(False):
+            self.register_buffer(BLOB, torch.from_numpy(np.array(blob)))
+            self.bias = (
+                None if bias is None else nn.Parameter(bias.detach().clone(), bias.requires_grad)
+            )
         self.precision = precision
         self.shape: tuple[int, ...] = inspect_layer(blob).shape  # of the dense weight
+        self._dtype = dtype
+
+    @property
+    def weight(self) -> CompressedWeight:
+        """A stand-in for the dense weight, which is decoded when something computes with it."""
+        return CompressedWeight(self)
 
     @property
     def packed(self) -> _core.PackedMatrix:
@@ -53,18 +84,30 @@ class Compressed(nn.Module):
         """The weight as a dense float32 tensor."""
         return torch.from_numpy(decompress_layer(self.layer()))
 
-    def _runs_eagerly(self, x: torch.Tensor) -> bool:
+    def _dense_like(self, dense: _Dense) -> _Dense:
+        """A dense layer of the same geometry with this one's weight, bias, type and mode."""
+        with torch.inference_mode(False), torch.no_grad():
+            dense.to(self._dtype if self.bias is None else self.bias.dtype)
+            dense.weight.copy_(self.dense_weight())  # type: ignore[operator]
+            if self.bias is not None:
+                dense.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
+        return dense.train(self.training)
+
+    def _runs_eagerly(self, x: torch.Tensor, bias: torch.Tensor | None) -> bool:
         """Whether the kernel can be called directly, past torch's dispatcher."""
         return (
             type(x) is torch.Tensor
             and not torch.compiler.is_compiling()
-            # A trace or a dispatch mode sees operators alone: a direct call would leave it nothing
-            # but the allocation of the result.
+            # A trace, a dispatch mode or a function transform sees operators alone: a direct call
+            # would leave it nothing but the allocation of the result.
             and not torch.jit._trace.is_tracing()
             and torch._C._len_torch_dispatch_stack() == 0
+            and torch._C._functorch.peek_interpreter_stack() is None
+            and forward_ad._current_level < 0
+            and not x.is_meta
             and not (
                 torch.is_grad_enabled()
-                and (x.requires_grad or (self.bias is not None and self.bias.requires_grad))
+                and (x.requires_grad or (bias is not None and bias.requires_grad))
             )
         )
 
@@ -77,7 +120,8 @@ class Compressed(nn.Module):
             shape = inspect_layer(blob.cpu().numpy(), verify=True).shape
             if shape != self.shape:
                 raise ValueError(f"{prefix}{BLOB}: has shape {shape}, expected {self.shape}")
-            self.weight_blob = torch.empty_like(blob, device="cpu")
+            with torch.inference_mode(False):
+                self.weight_blob = torch.empty_like(blob, device="cpu")
         super()._load_from_state_dict(state_dict, prefix, *rest, **keywords)
 
     def extra_repr(self) -> str:

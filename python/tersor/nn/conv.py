@@ -3,59 +3,75 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from tersor.config import LayerConfig
 from tersor.layer import encode_layer
-from tersor.nn.compressed import Compressed
+from tersor.nn.compressed import Compressed, autocast, refuse_forward_mode
 from tersor.ops import run_conv2d
 from tersor.quantize import compress_weight
+
+# What nn.Conv2d calls zero padding, F.pad calls constant.
+_FILL = {"zeros": "constant"}
 
 
 @dataclass(frozen=True)
 class ConvParameters:
-    """Height and width of each parameter, as ``nn.Conv2d`` has them."""
+    """The parameters of an ``nn.Conv2d`` as it has them; pairs are height and width."""
 
     stride: tuple[int, int]
-    padding: tuple[int, int]
+    padding: str | tuple[int, int]
     dilation: tuple[int, int]
     groups: int
+    padding_mode: Literal["zeros", "reflect", "replicate", "circular"]
+
+    @classmethod
+    def of(cls, module: nn.Conv2d) -> ConvParameters:
+        """Those of a dense layer."""
+        padding = module.padding if isinstance(module.padding, str) else _pair(module.padding)
+        return cls(
+            _pair(module.stride),
+            padding,
+            _pair(module.dilation),
+            module.groups,
+            module.padding_mode,
+        )
+
+    def sides(self, kernel: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Pixels of padding left, right, above and below, as ``F.pad`` takes them."""
+        if self.padding == "valid":
+            return 0, 0, 0, 0
+        if self.padding == "same":
+            high, wide = (d * (k - 1) for d, k in zip(self.dilation, kernel, strict=True))
+            return wide // 2, wide - wide // 2, high // 2, high - high // 2
+        assert not isinstance(self.padding, str)
+        high, wide = self.padding
+        return wide, wide, high, high
 
 
 def _pair(values: tuple[int, ...]) -> tuple[int, int]:
     return values[0], values[1]
 
 
-def _padding(module: nn.Conv2d, name: str) -> tuple[int, int]:
-    if module.padding_mode != "zeros":
-        raise ValueError(f"{name}: padding_mode '{module.padding_mode}' is not supported")
-    if module.padding == "valid":
-        return 0, 0
-    if module.padding == "same":
-        reach = [d * (k - 1) for d, k in zip(module.dilation, module.kernel_size, strict=True)]
-        if reach[0] % 2 or reach[1] % 2:
-            raise ValueError(f"{name}: padding 'same' with an even kernel is not supported")
-        return reach[0] // 2, reach[1] // 2
-    assert not isinstance(module.padding, str)
-    return _pair(module.padding)
-
-
 class CompressedConv2d(Compressed):
-    """``nn.Conv2d`` on compressed filters ``[out, in / groups, kh, kw]``; zero padding."""
+    """``nn.Conv2d`` on compressed filters ``[out, in / groups, kh, kw]``."""
 
     def __init__(
         self,
         blob: npt.NDArray[np.uint8],
         bias: torch.Tensor | None,
         precision: str,
-        parameters: ConvParameters,
+        conv: ConvParameters,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
-        super().__init__(blob, bias, precision)
-        self.parameters_2d = parameters
+        super().__init__(blob, bias, precision, dtype)
+        self.conv = conv
 
     @classmethod
     def from_dense(
@@ -64,44 +80,59 @@ class CompressedConv2d(Compressed):
         """Compresses a dense layer; the dense one is left as it was.
 
         Raises:
-            ValueError: the weight holds NaN or infinity, or the padding is of a kind that is not
-                supported; the message names the layer.
+            ValueError: the weight holds NaN or infinity; the message names the layer.
         """
-        parameters = ConvParameters(
-            _pair(module.stride), _padding(module, name), _pair(module.dilation), module.groups
-        )
         blob = encode_layer(compress_weight(module.weight, settings, name))
-        return cls(blob, module.bias, settings.precision, parameters).train(module.training)
+        made = cls(
+            blob, module.bias, settings.precision, ConvParameters.of(module), module.weight.dtype
+        )
+        return made.train(module.training)
 
     def to_dense(self) -> nn.Conv2d:
         """The dense layer with the same filters."""
-        rows, channels, *kernel = self.shape
-        p = self.parameters_2d
-        dense = nn.Conv2d(
-            channels * p.groups,
-            rows,
-            (kernel[0], kernel[1]),
-            stride=p.stride,
-            padding=p.padding,
-            dilation=p.dilation,
-            groups=p.groups,
-            bias=self.bias is not None,
+        rows, channels, high, wide = self.shape
+        conv = self.conv
+        return self._dense_like(
+            nn.Conv2d(
+                channels * conv.groups,
+                rows,
+                (high, wide),
+                conv.stride,
+                conv.padding,
+                conv.dilation,
+                conv.groups,
+                self.bias is not None,
+                conv.padding_mode,
+            )
         )
-        with torch.no_grad():
-            dense.weight.copy_(self.dense_weight())
-            if self.bias is not None and dense.bias is not None:
-                dense.bias.copy_(self.bias)
-        return dense.train(self.training)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Images ``[n, c, h, w]`` (or ``[c, h, w]``) to ``[n, out, h', w']``."""
+        x = autocast(x)
+        rows, channels, high, wide = self.shape
+        conv = self.conv
+        if x.dim() not in (3, 4) or x.shape[-3] != channels * conv.groups:
+            raise ValueError(
+                f"x has shape {list(x.shape)}, expected [n, {channels * conv.groups}, h, w]"
+            )
         images = x.unsqueeze(0) if x.dim() == 3 else x
-        rows, _, *kernel = self.shape
-        p = self.parameters_2d
-        geometry = (kernel, list(p.stride), list(p.padding), list(p.dilation), p.groups)
-        if self._runs_eagerly(x):
+        left, right, above, below = conv.sides((high, wide))
+        # The kernel pads with zeros, alike on both sides; all else is padded before it.
+        if conv.padding_mode != "zeros" or left != right or above != below:
+            mode = _FILL.get(conv.padding_mode, conv.padding_mode)
+            images = F.pad(images, (left, right, above, below), mode)
+            left = above = 0
+        geometry = (
+            [high, wide],
+            list(conv.stride),
+            [above, left],
+            list(conv.dilation),
+            conv.groups,
+        )
+        if self._runs_eagerly(images, self.bias):
             y = run_conv2d(self.packed, images, self.bias, *geometry, self.precision)
         else:
+            refuse_forward_mode(images)
             y = torch.ops.tersor.conv2d(
                 images, self.weight_blob, self.bias, rows, *geometry, self.precision
             )

@@ -7,8 +7,8 @@ from torch import nn
 
 from tersor.config import LayerConfig
 from tersor.layer import encode_layer
-from tersor.nn.compressed import Compressed
-from tersor.ops import run_linear
+from tersor.nn.compressed import BLOB, Compressed, autocast, refuse_forward_mode
+from tersor.ops import packed_of, run_linear
 from tersor.quantize import compress_weight
 
 
@@ -25,23 +25,33 @@ class CompressedLinear(Compressed):
             ValueError: the weight holds NaN or infinity; the message names the layer.
         """
         blob = encode_layer(compress_weight(module.weight, settings, name))
-        return cls(blob, module.bias, settings.precision).train(module.training)
+        made = cls(blob, module.bias, settings.precision, module.weight.dtype)
+        return made.train(module.training)
+
+    @property
+    def in_features(self) -> int:
+        """Columns of the weight."""
+        return self.shape[1]
+
+    @property
+    def out_features(self) -> int:
+        """Rows of the weight."""
+        return self.shape[0]
 
     def to_dense(self) -> nn.Linear:
         """The dense layer with the same weight."""
         rows, cols = self.shape
-        dense = nn.Linear(cols, rows, bias=self.bias is not None)
-        with torch.no_grad():
-            dense.weight.copy_(self.dense_weight())
-            if self.bias is not None:
-                dense.bias.copy_(self.bias)
-        return dense.train(self.training)
+        return self._dense_like(nn.Linear(cols, rows, bias=self.bias is not None))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """``[..., in_features]`` to ``[..., out_features]``."""
-        if self._runs_eagerly(x):
-            return run_linear(self.packed, x, self.bias, self.precision)
-        y: torch.Tensor = torch.ops.tersor.linear(
-            x, self.weight_blob, self.bias, self.shape[0], self.precision
-        )
+        x = autocast(x)
+        # Past nn.Module's attribute look-up, which takes longer than a small layer.
+        bias = self._parameters["bias"]
+        blob = self._buffers[BLOB]
+        assert blob is not None
+        if self._runs_eagerly(x, bias):
+            return run_linear(packed_of(blob), x, bias, self.shape, self.precision)
+        refuse_forward_mode(x)
+        y: torch.Tensor = torch.ops.tersor.linear(x, blob, bias, self.shape[0], self.precision)
         return y

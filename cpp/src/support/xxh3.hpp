@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <span>
 
-namespace tersor::container {
+namespace tersor::support {
 
 [[nodiscard]] std::uint64_t xxh3_64(std::span<const std::uint8_t> bytes) noexcept;
 
-}  // namespace tersor::container
+}  // namespace tersor::support

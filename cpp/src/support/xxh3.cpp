@@ -1,4 +1,4 @@
-#include "container/xxh3.hpp"
+#include "support/xxh3.hpp"
 
 #include <array>
 #include <bit>
@@ -6,7 +6,7 @@
 
 #include "support/little_endian.hpp"
 
-namespace tersor::container {
+namespace tersor::support {
 namespace {
 
 // The default secret of the specification.
@@ -166,4 +166,4 @@ std::uint64_t xxh3_64(std::span<const std::uint8_t> bytes) noexcept {
     return hash_long(bytes.data(), bytes.size());
 }
 
-}  // namespace tersor::container
+}  // namespace tersor::support

@@ -1,8 +1,8 @@
-// Table look-up decoding. Why it is fast: a refill reads eight bytes at once and serves four
-// symbols (4 * 12 bits <= 56), and four independent streams hide the latency of look-up and shift.
-// Invariant of the fast loop: at least eight bytes are left in every stream, so no load passes the
-// end; what is left after it goes through the safe loop, which checks each symbol.
-#include "huffman/kernels.hpp"
+// Canonical words one after the other, decoded by table look-up: a refill reads eight bytes at once
+// and serves four symbols (4 * 12 bits <= 56). Invariant of the fast loop: at least eight bytes are
+// left, so no load passes the end; the rest goes through the safe loop, which checks each symbol.
+#include "huffman/words.hpp"
+
 #include "support/little_endian.hpp"
 
 namespace tersor::huffman {
@@ -68,23 +68,18 @@ Result decode_words(std::span<const std::uint8_t> bits, const DecodeTable& table
     return finish(bits, table, symbols, {});
 }
 
-Result decode_interleaved(const std::array<std::span<const std::uint8_t>, 4>& bits,
-                          const DecodeTable& table,
-                          const std::array<std::span<std::uint8_t>, 4>& symbols,
-                          std::size_t& faulty) noexcept {
-    std::array<Progress, 4> at{};
-    const auto all_can_refill = [&] {
-        return can_refill(bits[0], symbols[0], at[0]) && can_refill(bits[1], symbols[1], at[1]) &&
-               can_refill(bits[2], symbols[2], at[2]) && can_refill(bits[3], symbols[3], at[3]);
-    };
-    while (all_can_refill()) {
-        for (std::size_t q = 0; q < 4; ++q) decode_refill(bits[q], table, symbols[q], at[q]);
+void append_words(std::span<const std::uint8_t> symbols, const CodeLengths& lengths,
+                  std::vector<std::uint8_t>& out) {
+    const CodeWords words = canonical_words(lengths);
+    std::uint64_t bits = 0;
+    int filled = 0;
+    for (const std::uint8_t s : symbols) {
+        bits |= std::uint64_t{words[s]} << filled;
+        for (filled += lengths[s]; filled >= 8; filled -= 8, bits >>= 8) {
+            out.push_back(static_cast<std::uint8_t>(bits));
+        }
     }
-    for (faulty = 0; faulty < 4; ++faulty) {
-        const Result result = finish(bits[faulty], table, symbols[faulty], at[faulty]);
-        if (!result.ok()) return result;
-    }
-    return {Status::ok, 0};
+    if (filled > 0) out.push_back(static_cast<std::uint8_t>(bits));
 }
 
 }  // namespace tersor::huffman

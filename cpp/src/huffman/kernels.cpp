@@ -1,0 +1,16 @@
+#include "huffman/kernels.hpp"
+
+#include "dispatch/kernel_table.hpp"
+
+namespace tersor::huffman {
+
+const Kernels& kernels(Isa isa) {
+    static const dispatch::KernelTable<Kernels> table([](Isa level, Kernels& column) {
+        if (level == Isa::scalar) install_scalar(column);
+        if (level == Isa::avx2) install_avx2(column);
+        if (level == Isa::avx512) install_avx512(column);
+    });
+    return table[isa];
+}
+
+}  // namespace tersor::huffman

@@ -1,0 +1,233 @@
+#include "huffman/plane_block.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "support/aligned_buffer.hpp"
+#include "support/little_endian.hpp"
+#include "support/varint.hpp"
+#include "support/xxh3.hpp"
+
+namespace tersor::huffman {
+namespace {
+
+constexpr std::size_t checksum_bytes = 4;
+
+std::uint32_t checksum(std::span<const std::uint8_t> bytes) noexcept {
+    return static_cast<std::uint32_t>(support::xxh3_64(bytes));
+}
+
+constexpr std::size_t rounded_up(std::size_t size, std::size_t to) noexcept {
+    return (size + to - 1) / to * to;
+}
+
+/// Bytes of one plane of the last symbols of a stage, fewer than a superblock, which stand in the
+/// order of the symbols.
+constexpr std::size_t rest_bytes(std::size_t symbols) noexcept {
+    return (symbols % superblock_symbols + 7) / 8;
+}
+
+constexpr std::size_t planes_size(const Stage& stage, std::size_t symbols) noexcept {
+    return static_cast<std::size_t>(stage.planes) *
+           (symbols / superblock_symbols * plane_bytes + rest_bytes(symbols));
+}
+
+/// The lanes of the first `symbols` of a superblock.
+Lanes first_lanes(std::size_t symbols) noexcept {
+    Lanes lanes{};
+    for (std::size_t b = 0; 8 * b < symbols; ++b) {
+        const std::size_t place = places[b];
+        const std::uint64_t bits =
+            (std::uint64_t{1} << std::min<std::size_t>(symbols - 8 * b, 8)) - 1;
+        lanes[place / 8] |= bits << (place % 8 * 8);
+    }
+    return lanes;
+}
+
+/// Where the parts of a stage of a block are.
+struct StageParts {
+    std::size_t symbols = 0;
+    std::uint64_t level_bits = 0;
+    const std::uint8_t* planes = nullptr;
+    std::array<const std::uint8_t*, max_levels> levels{};
+};
+
+/// Whether the bits after the first `bits` of the last of their bytes are zero.
+bool padding_is_zero(const std::uint8_t* bytes, std::uint64_t bits) noexcept {
+    return bits % 8 == 0 || bytes[bits / 8] >> (bits % 8) == 0;
+}
+
+bool decode_stage(const Kernels& kernels, const Stage& stage, const StageParts& parts,
+                  const std::uint8_t* tail, std::size_t tail_symbols, std::uint8_t* symbols,
+                  bool streaming) noexcept {
+    const std::size_t full = parts.symbols / superblock_symbols;
+    const std::size_t rest = parts.symbols % superblock_symbols;
+    const PlaneCursor end{parts.level_bits, tail_symbols};
+    PlaneCursor cursor;
+    if (!kernels.decode_planes(stage, parts.planes, full, all_lanes, parts.levels, tail, end,
+                               cursor, symbols, streaming)) {
+        return false;
+    }
+    if (rest > 0) {
+        const auto depth = static_cast<std::size_t>(stage.planes);
+        const std::uint8_t* from = parts.planes + full * depth * plane_bytes;
+        std::array<std::uint8_t, max_stage_bits * plane_bytes> planes{};
+        for (std::size_t d = 0; d < depth; ++d, from += rest_bytes(rest)) {
+            for (std::size_t b = 0; b < rest_bytes(rest); ++b) {
+                planes[d * plane_bytes + places[b]] = from[b];
+            }
+            if (!padding_is_zero(from, rest)) return false;
+        }
+        alignas(64) std::array<std::uint8_t, superblock_symbols> last;
+        if (!kernels.decode_planes(stage, planes.data(), 1, first_lanes(rest), parts.levels, tail,
+                                   end, cursor, last.data(), false)) {
+            return false;
+        }
+        std::memcpy(symbols + full * superblock_symbols, last.data(), rest);
+    }
+    for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l) {
+        if (!padding_is_zero(parts.levels[l], parts.level_bits)) return false;
+    }
+    return cursor.level_bits == end.level_bits && cursor.tail == end.tail;
+}
+
+}  // namespace
+
+std::uint8_t* Scratch::reserve(std::size_t size) {
+    const std::size_t needed = size + support::cache_line;
+    if (needed > size_) {
+        memory_.reset();
+        memory_ = std::make_unique_for_overwrite<std::uint8_t[]>(needed);
+        size_ = needed;
+    }
+    void* start = memory_.get();
+    std::size_t space = size_;
+    return static_cast<std::uint8_t*>(std::align(support::cache_line, size, start, space));
+}
+
+void encode_block(const Kernels& kernels, const PlaneCode& code,
+                  std::span<const std::uint8_t> symbols, Scratch& scratch,
+                  std::vector<std::uint8_t>& out) {
+    const std::size_t n = symbols.size();
+    // The levels of one stage, and the tails of this one and the one before.
+    const std::size_t level_size = rounded_up(n / 8 + level_slack, support::cache_line);
+    const std::size_t tail_size = rounded_up(n + tail_slack, support::cache_line);
+    std::uint8_t* const level_memory = scratch.reserve(max_levels * level_size + 2 * tail_size);
+    std::array<std::uint8_t*, max_levels> levels{};
+    for (std::size_t l = 0; l < max_levels; ++l) levels[l] = level_memory + l * level_size;
+    std::array<std::uint8_t*, 2> tails = {level_memory + max_levels * level_size,
+                                          level_memory + max_levels * level_size + tail_size};
+    std::vector<std::uint8_t> head;
+    std::vector<std::uint8_t> body;
+    const std::uint8_t* from = symbols.data();
+    std::size_t left = n;
+    for (std::size_t s = 0; s < code.stages.size(); ++s) {
+        const Stage& stage = code.stages[s];
+        const auto depth = static_cast<std::size_t>(stage.planes);
+        const std::size_t full = left / superblock_symbols;
+        const std::size_t rest = left % superblock_symbols;
+        std::uint8_t* const tail = tails[s % 2];
+        for (int l = 0; l < stage.levels; ++l) {
+            std::memset(levels[static_cast<std::size_t>(l)], 0, left / 8 + level_slack);
+        }
+        const std::size_t at = body.size();
+        body.resize(at + planes_size(stage, left));
+        PlaneCursor cursor;
+        kernels.encode_planes(stage, from, full, all_lanes, body.data() + at, levels, tail, cursor);
+        if (rest > 0) {
+            std::array<std::uint8_t, superblock_symbols> last{};
+            std::memcpy(last.data(), from + full * superblock_symbols, rest);
+            std::array<std::uint8_t, max_stage_bits * plane_bytes> planes{};
+            kernels.encode_planes(stage, last.data(), 1, first_lanes(rest), planes.data(), levels,
+                                  tail, cursor);
+            std::uint8_t* to = body.data() + at + full * depth * plane_bytes;
+            for (std::size_t d = 0; d < depth; ++d) {
+                for (std::size_t b = 0; b < rest_bytes(rest); ++b) {
+                    *to++ = planes[d * plane_bytes + places[b]];
+                }
+            }
+        }
+        if (s > 0) support::append_varint(left, head);
+        if (stage.levels > 0) support::append_varint(cursor.level_bits, head);
+        for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l) {
+            body.insert(body.end(), levels[l], levels[l] + (cursor.level_bits + 7) / 8);
+        }
+        from = tail;
+        left = cursor.tail;
+    }
+    const std::size_t start = out.size();
+    out.resize(start + checksum_bytes);
+    out.insert(out.end(), head.begin(), head.end());
+    out.insert(out.end(), body.begin(), body.end());
+    const auto covered = std::span<const std::uint8_t>(out).subspan(start + checksum_bytes);
+    support::store_little_endian(checksum(covered), out.data() + start);
+}
+
+Result decode_block(const Kernels& kernels, const PlaneCode& code,
+                    std::span<const std::uint8_t> block, std::size_t readable,
+                    std::span<std::uint8_t> symbols, const BlockOptions& options,
+                    Scratch& scratch) {
+    support::Cursor cursor(block);
+    const std::span<const std::uint8_t> sum = cursor.take(checksum_bytes);
+    if (!cursor.ok()) return cursor.result();
+    if (options.verify &&
+        support::load_little_endian<std::uint32_t>(sum.data()) != checksum(cursor.rest())) {
+        return {Status::hash_mismatch, 0};
+    }
+    const std::size_t stages = code.stages.size();
+    std::array<StageParts, max_stages> parts;
+    std::size_t needed = 0;
+    for (std::size_t s = 0; s < stages; ++s) {
+        const std::uint64_t count = s == 0 ? symbols.size() : cursor.varint();
+        const std::uint64_t most = s == 0 ? count : parts[s - 1].symbols;
+        if (code.stages[s].levels > 0) parts[s].level_bits = cursor.varint();
+        if (!cursor.ok()) return cursor.result();
+        if (count > most || parts[s].level_bits > count) {
+            return {Status::size_mismatch, cursor.position()};
+        }
+        parts[s].symbols = static_cast<std::size_t>(count);
+        if (s > 0) needed += rounded_up(parts[s].symbols + tail_slack, support::cache_line);
+    }
+    // Levels that end too near the end of what may be read are decoded from a copy.
+    std::size_t copied = 0;
+    for (std::size_t s = 0; s < stages; ++s) {
+        const Stage& stage = code.stages[s];
+        parts[s].planes = cursor.take(planes_size(stage, parts[s].symbols)).data();
+        const std::uint64_t level_size = (parts[s].level_bits + 7) / 8;
+        for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l) {
+            parts[s].levels[l] = cursor.take(level_size).data();
+            if (cursor.remaining() + readable < level_slack) copied += level_size + level_slack;
+        }
+        if (!cursor.ok()) return cursor.result();
+    }
+    if (cursor.remaining() != 0) return {Status::trailing_bytes, cursor.position()};
+
+    std::uint8_t* memory = scratch.reserve(needed + copied + tail_slack);
+    const std::uint8_t* const limit = block.data() + block.size() + readable;
+    const std::uint8_t* tail = memory;  // nothing is read from it before a stage has filled it
+    std::size_t tail_symbols = 0;
+    for (std::size_t s = stages; s-- > 0;) {
+        const Stage& stage = code.stages[s];
+        const auto level_size = static_cast<std::size_t>((parts[s].level_bits + 7) / 8);
+        for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l) {
+            const auto after = static_cast<std::size_t>(limit - (parts[s].levels[l] + level_size));
+            if (after >= level_slack) continue;
+            std::memcpy(memory, parts[s].levels[l], level_size);
+            parts[s].levels[l] = memory;
+            memory += level_size + level_slack;
+        }
+        std::uint8_t* to = s == 0 ? symbols.data() : memory;
+        if (!decode_stage(kernels, stage, parts[s], tail, tail_symbols, to,
+                          options.streaming && s == 0)) {
+            return {Status::bad_code_word,
+                    static_cast<std::size_t>(parts[s].planes - block.data())};
+        }
+        if (s == 0) break;
+        tail = to;
+        tail_symbols = parts[s].symbols;
+        memory += rounded_up(tail_symbols + tail_slack, support::cache_line);
+    }
+    return {Status::ok, block.size()};
+}
+
+}  // namespace tersor::huffman

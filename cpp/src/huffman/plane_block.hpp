@@ -1,0 +1,44 @@
+// A block: some ten thousand symbols in the plane code, decodable alone. docs/format.md has the
+// bytes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "huffman/kernels.hpp"
+#include "huffman/plane_code.hpp"
+
+namespace tersor::huffman {
+
+/// Memory that is kept from block to block.
+class Scratch {
+public:
+    /// At least `size` bytes, aligned to 64; what they hold is lost when they have to grow.
+    [[nodiscard]] std::uint8_t* reserve(std::size_t size);
+
+private:
+    std::unique_ptr<std::uint8_t[]> memory_;
+    std::size_t size_ = 0;
+};
+
+/// Appends a block.
+void encode_block(const Kernels& kernels, const PlaneCode& code,
+                  std::span<const std::uint8_t> symbols, Scratch& scratch,
+                  std::vector<std::uint8_t>& out);
+
+struct BlockOptions {
+    bool verify = true;      // the checksum
+    bool streaming = false;  // store past the caches; symbols must be aligned to 64
+};
+
+/// Decodes a block of exactly `symbols.size()` symbols; `readable` is how many bytes may be read
+/// after it. `count` is the faulty byte.
+[[nodiscard]] Result decode_block(const Kernels& kernels, const PlaneCode& code,
+                                  std::span<const std::uint8_t> block, std::size_t readable,
+                                  std::span<std::uint8_t> symbols, const BlockOptions& options,
+                                  Scratch& scratch);
+
+}  // namespace tersor::huffman

@@ -1,0 +1,502 @@
+// AVX-512 kernels of the plane code. Why they are fast: a superblock of 512 symbols is decoded by
+// about twelve instructions a group of 64. The planes of eight groups fill a register, so which
+// words go on, and which belong to later stages, is one ternary logic operation a plane for all
+// eight; only `pdep`, which spreads the level bits, works a group at a time. Unpacking bytes and
+// words leaves eight rows of bits side by side, one GF(2) product transposes them to eight indices,
+// and a byte permutation is the look-up. The levels pass through memory: `lag` superblocks lie
+// between their scalar stores and the vector load, so that it finds them in the cache.
+#include "dispatch/architecture.hpp"
+#include "huffman/kernels.hpp"
+#include "huffman/plane_bits.hpp"
+
+#if TERSOR_X86
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "dispatch/target_avx512.hpp"
+
+namespace tersor::huffman {
+namespace {
+
+constexpr std::size_t lag = 2;
+constexpr std::size_t ring_size = 4;
+static_assert(lag < ring_size);
+
+/// Multiplied with the bits of a quadword it transposes them: bit i of byte j of the product is bit
+/// j of byte 7 - i.
+inline __m512i transposed(__m512i rows) noexcept {
+    const __m512i identity = _mm512_set1_epi64(static_cast<long long>(0x8040201008040201ULL));
+    return _mm512_gf2p8affine_epi64_epi8(identity, rows, 0);
+}
+
+/// Byte b of the result is the place of block b: it brings places into the order of symbols.
+inline __m512i places_in_order() noexcept { return _mm512_load_si512(places.data()); }
+
+/// Which lanes have a root of at least `short_roots`; `digits[d]` is all ones where the number has
+/// a one in the place of plane d.
+template <int planes>
+inline __m512i at_least(const __m512i* plane, const __m512i* digits) noexcept {
+    __m512i result = _mm512_set1_epi64(-1);
+#pragma GCC unroll 8
+    for (int d = planes - 1; d >= 0; --d) {
+        // digit ? result & plane : result | plane
+        result = _mm512_ternarylogic_epi64(result, plane[d], digits[d], 0xd4);
+    }
+    return result;
+}
+
+template <int planes>
+inline __m512i all_ones(const __m512i* plane) noexcept {
+    __m512i result = plane[0];
+#pragma GCC unroll 8
+    for (int d = 1; d < planes; ++d) result = _mm512_and_si512(result, plane[d]);
+    return result;
+}
+
+inline void load_digits(const Stage& stage, __m512i* digits) noexcept {
+    for (int d = 0; d < stage.planes; ++d) {
+        const bool one = (stage.short_roots >> (stage.planes - 1 - d) & 1U) != 0;
+        digits[d] = _mm512_set1_epi64(one ? -1 : 0);
+    }
+}
+
+/// The symbols of 64 indices of `bits` bits.
+template <int bits>
+struct Lookup {
+    __m512i table[bits > 6 ? 1 << (bits - 6) : 1];
+
+    explicit Lookup(const std::uint8_t* symbols) noexcept {
+        if constexpr (bits <= 4) {  // repeated, so that the bits above the index do not matter
+            table[0] =
+                _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(symbols)));
+        } else {
+            for (std::size_t i = 0; i < sizeof(table) / 64; ++i) {
+                table[i] = _mm512_loadu_si512(symbols + 64 * i);
+            }
+        }
+    }
+    __m512i operator()(__m512i indices) const noexcept {
+        if constexpr (bits <= 6) {
+            return _mm512_permutexvar_epi8(indices, table[0]);
+        } else if constexpr (bits == 7) {
+            return _mm512_permutex2var_epi8(table[0], indices, table[1]);
+        } else {
+            return _mm512_mask_blend_epi8(_mm512_movepi8_mask(indices),
+                                          _mm512_permutex2var_epi8(table[0], indices, table[1]),
+                                          _mm512_permutex2var_epi8(table[2], indices, table[3]));
+        }
+    }
+};
+
+/// rows[b] is the plane of bit b of the indices; indices[v] becomes the vector of 64 indices that
+/// stands at place v of the superblock. With up to four bits there is rubbish above them.
+template <int bits>
+inline void gather_indices(const __m512i* rows, __m512i* indices) noexcept {
+    const __m512i zero = _mm512_setzero_si512();
+    const auto row = [&](int b) noexcept { return b < bits ? rows[b] : zero; };
+    // The four rows of bits 3 to 0: for each parity of the group and half of its bytes one vector
+    // of doublewords, each with the rows of one block of eight symbols.
+    const auto quads = [&](int top, __m512i* out) noexcept {
+        const __m512i a_low = _mm512_unpacklo_epi8(row(top), row(top - 1));
+        const __m512i a_high = _mm512_unpackhi_epi8(row(top), row(top - 1));
+        const __m512i b_low = _mm512_unpacklo_epi8(row(top - 2), row(top - 3));
+        const __m512i b_high = _mm512_unpackhi_epi8(row(top - 2), row(top - 3));
+        out[0] = _mm512_unpacklo_epi16(a_low, b_low);
+        out[1] = _mm512_unpackhi_epi16(a_low, b_low);
+        out[2] = _mm512_unpacklo_epi16(a_high, b_high);
+        out[3] = _mm512_unpackhi_epi16(a_high, b_high);
+    };
+    __m512i low[4];
+    quads(3, low);
+    if constexpr (bits <= 4) {
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+            const __m512i two = transposed(low[i]);  // two blocks' indices in each byte
+            indices[2 * i] = _mm512_srli_epi16(two, 4);
+            indices[2 * i + 1] = two;
+        }
+    } else {
+        __m512i high[4];
+        quads(7, high);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+            // Doublewords 0 and 2, then 1 and 3, each beside its lower half.
+            const __m512i even = _mm512_mask_shuffle_epi32(high[i], 0xaaaa, low[i],
+                                                           static_cast<_MM_PERM_ENUM>(0xa0));
+            const __m512i odd = _mm512_mask_shuffle_epi32(low[i], 0x5555, high[i],
+                                                          static_cast<_MM_PERM_ENUM>(0xf5));
+            indices[2 * i] = transposed(even);
+            indices[2 * i + 1] = transposed(odd);
+        }
+    }
+}
+
+/// `dense`: so many words go on that a group's level bits often need a ninth byte.
+template <int planes, int levels, bool has_tail, bool dense>
+bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t superblocks,
+                  const Lanes& lanes, const std::array<const std::uint8_t*, max_levels>& level,
+                  const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
+                  std::uint8_t* symbols, bool streaming) noexcept {
+    constexpr int bits = planes + levels;
+    constexpr std::size_t delay = levels > 0 ? lag : 0;
+    alignas(64) std::uint64_t alive_ring[8];
+    alignas(64) std::uint64_t level_ring[levels > 0 ? levels : 1][ring_size][8];
+    alignas(64) std::uint64_t tail_ring[ring_size][8];
+    __m512i digits[planes];
+    load_digits(stage, digits);
+    const __m512i valid = _mm512_loadu_si512(lanes.data());
+    const __m512i order = places_in_order();
+    const Lookup<bits> lookup(stage.symbols.data());
+    std::uint64_t at = cursor.level_bits;
+    const std::uint8_t* next = tail + cursor.tail;
+    const std::uint8_t* const tail_end = tail + end.tail;
+    const std::uint8_t* front = bytes;
+    const std::uint8_t* back = bytes;
+
+    // Finds the words that go on and spreads their level bits.
+    const auto prepare = [&](std::size_t slot) noexcept {
+        __m512i plane[planes];
+#pragma GCC unroll 8
+        for (int d = 0; d < planes; ++d) plane[d] = _mm512_loadu_si512(front + 64 * d);
+        front += plane_bytes * planes;
+        __m512i goes_on = valid;
+        if constexpr (has_tail) {
+            const __m512i later = _mm512_and_si512(all_ones<planes>(plane), valid);
+            _mm512_store_si512(tail_ring[slot], _mm512_permutexvar_epi8(order, later));
+            goes_on = _mm512_andnot_si512(later, valid);
+        }
+        if constexpr (levels > 0) {
+            goes_on = _mm512_and_si512(at_least<planes>(plane, digits), goes_on);
+            _mm512_store_si512(alive_ring, goes_on);
+#pragma GCC unroll 8
+            for (int g = 0; g < 8; ++g) {
+                const std::uint64_t alive = alive_ring[g];
+                const auto count = static_cast<unsigned>(__builtin_popcountll(alive));
+                const auto shift = static_cast<unsigned>(at % 8);
+#pragma GCC unroll 2
+                for (int l = 0; l < levels; ++l) {
+                    const std::uint8_t* p = level[static_cast<std::size_t>(l)] + at / 8;
+                    std::uint64_t window;
+                    std::memcpy(&window, p, 8);
+                    window >>= shift;
+                    if (dense || __builtin_expect(count > 57, 0)) {
+                        window |= (std::uint64_t{p[8]} << 1) << (63 - shift);
+                    }
+                    level_ring[l][slot][g] = _pdep_u64(window, alive);
+                }
+                at += count;
+            }
+        }
+    };
+    const auto finish = [&](std::size_t slot) noexcept {
+        __m512i rows[bits];
+#pragma GCC unroll 8
+        for (int d = 0; d < planes; ++d) rows[bits - 1 - d] = _mm512_loadu_si512(back + 64 * d);
+        back += plane_bytes * planes;
+#pragma GCC unroll 2
+        for (int l = 0; l < levels; ++l) {
+            rows[levels - 1 - l] = _mm512_load_si512(level_ring[l][slot]);
+        }
+        __m512i indices[8];
+        gather_indices<bits>(rows, indices);
+#pragma GCC unroll 8
+        for (int v = 0; v < 8; ++v) {
+            __m512i found = lookup(indices[v]);
+            if constexpr (has_tail) {
+                const std::uint64_t later = tail_ring[slot][v];
+                found =
+                    _mm512_mask_expand_epi8(found, _cvtu64_mask64(later), _mm512_loadu_si512(next));
+                next += __builtin_popcountll(later);
+            }
+            if (streaming) {
+                _mm512_stream_si512(reinterpret_cast<__m512i*>(symbols + 64 * v), found);
+            } else {
+                _mm512_storeu_si512(symbols + 64 * v, found);
+            }
+        }
+        symbols += superblock_symbols;
+    };
+    for (std::size_t s = 0; s < superblocks + delay; ++s) {
+        if (s < superblocks) {
+            prepare(s % ring_size);
+            if (levels > 0 && at > end.level_bits) return false;
+        }
+        if (s >= delay) {
+            finish((s - delay) % ring_size);
+            if (has_tail && next > tail_end) return false;
+        }
+    }
+    if (streaming) _mm_sfence();  // streamed stores are not ordered by what joins threads
+    cursor = {at, static_cast<std::size_t>(next - tail)};
+    return true;
+}
+
+using DecodeStage = decltype(&decode_stage<1, 0, false, false>);
+
+template <int planes, int levels>
+DecodeStage decoder(bool tail, bool dense) noexcept {
+    if constexpr (planes + levels > max_stage_bits) {
+        return nullptr;
+    } else if constexpr (levels == 0) {
+        return tail ? decode_stage<planes, 0, true, false> : decode_stage<planes, 0, false, false>;
+    } else if (dense) {
+        return tail ? decode_stage<planes, levels, true, true>
+                    : decode_stage<planes, levels, false, true>;
+    } else {
+        return tail ? decode_stage<planes, levels, true, false>
+                    : decode_stage<planes, levels, false, false>;
+    }
+}
+
+template <int planes>
+DecodeStage decoder(int levels, bool tail, bool dense) noexcept {
+    if (levels == 0) return decoder<planes, 0>(tail, dense);
+    return levels == 1 ? decoder<planes, 1>(tail, dense) : decoder<planes, 2>(tail, dense);
+}
+
+bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t superblocks,
+                   const Lanes& lanes, const std::array<const std::uint8_t*, max_levels>& levels,
+                   const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
+                   std::uint8_t* symbols, bool streaming) noexcept {
+    constexpr std::array by_planes = {decoder<1>, decoder<2>, decoder<3>, decoder<4>,
+                                      decoder<5>, decoder<6>, decoder<7>, decoder<8>};
+    const bool dense = 4 * stage.long_roots() >= 3 * stage.roots();
+    const DecodeStage decode =
+        by_planes[static_cast<std::size_t>(stage.planes - 1)](stage.levels, stage.tail, dense);
+    return decode(stage, bytes, superblocks, lanes, levels, tail, end, cursor, symbols, streaming);
+}
+
+/// Appends bits to a level, in a register up to a full byte boundary.
+struct BitAppender {
+    std::uint8_t* to;
+    std::uint64_t pending = 0;
+    unsigned filled = 0;  // below 64
+
+    void append(std::uint64_t bits, unsigned count) noexcept {
+        pending |= bits << filled;
+        std::memcpy(to, &pending, 8);
+        const unsigned sum = filled + count;
+        if (__builtin_expect(sum > 63, 0)) {
+            to += 8;
+            pending = (bits >> 1) >> (63 - filled);
+            filled = sum - 64;
+        } else {
+            to += sum / 8;
+            pending >>= sum & ~7U;
+            filled = sum % 8;
+        }
+    }
+    void flush() const noexcept { std::memcpy(to, &pending, 8); }
+};
+
+/// The inverse of gather_indices, for whole bytes or for nibbles: rows[b] is the plane of bit b.
+template <bool wide>
+inline void scatter_indices(const __m512i* indices, __m512i* rows) noexcept {
+    // Within each quadword, and for the odd blocks' bits after the even ones'.
+    const __m512i reversed =
+        _mm512_broadcast_i32x4(_mm_setr_epi8(7, 6, 5, 4, 3, 2, 1, 0, 15, 14, 13, 12, 11, 10, 9, 8));
+    // Doublewords: for each of four bits, the bytes of the four blocks of one parity and half.
+    __m512i quads[wide ? 2 : 1][4];
+    if constexpr (wide) {
+        const __m512i by_bit = _mm512_broadcast_i32x4(
+            _mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15));
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+            const __m512i even = _mm512_shuffle_epi8(
+                transposed(_mm512_shuffle_epi8(indices[2 * i], reversed)), by_bit);
+            const __m512i odd = _mm512_shuffle_epi8(
+                transposed(_mm512_shuffle_epi8(indices[2 * i + 1], reversed)), by_bit);
+            quads[0][i] = _mm512_unpacklo_epi8(even, odd);
+            quads[1][i] = _mm512_unpackhi_epi8(even, odd);
+        }
+    } else {
+        // Byte a of a transposed quadword is bit a: the odd block's below, the even one's above.
+        const __m512i by_bit = _mm512_broadcast_i32x4(
+            _mm_setr_epi8(4, 0, 12, 8, 5, 1, 13, 9, 6, 2, 14, 10, 7, 3, 15, 11));
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+            const __m512i two =
+                _mm512_or_si512(_mm512_slli_epi16(indices[2 * i], 4), indices[2 * i + 1]);
+            quads[0][i] =
+                _mm512_shuffle_epi8(transposed(_mm512_shuffle_epi8(two, reversed)), by_bit);
+        }
+    }
+#pragma GCC unroll 2
+    for (int half = 0; half < (wide ? 2 : 1); ++half) {
+        const __m512i* q = quads[half];
+        const __m512i a = _mm512_unpacklo_epi32(q[0], q[1]);
+        const __m512i b = _mm512_unpacklo_epi32(q[2], q[3]);
+        const __m512i c = _mm512_unpackhi_epi32(q[0], q[1]);
+        const __m512i d = _mm512_unpackhi_epi32(q[2], q[3]);
+        rows[4 * half] = _mm512_unpacklo_epi64(a, b);
+        rows[4 * half + 1] = _mm512_unpackhi_epi64(a, b);
+        rows[4 * half + 2] = _mm512_unpacklo_epi64(c, d);
+        rows[4 * half + 3] = _mm512_unpackhi_epi64(c, d);
+    }
+}
+
+template <bool wide, int levels, bool has_tail, bool small_alphabet>
+void encode_stage(const Stage& stage, const std::uint8_t* symbols, std::size_t superblocks,
+                  const Lanes& lanes, std::uint8_t* bytes,
+                  const std::array<std::uint8_t*, max_levels>& level, std::uint8_t* tail,
+                  PlaneCursor& cursor) noexcept {
+    constexpr int most = wide ? max_stage_bits : 4;
+    const Lookup<small_alphabet ? 6 : 8> index_of(stage.indices.data());
+    const __m512i valid = _mm512_loadu_si512(lanes.data());
+    alignas(64) std::uint64_t present[8];  // in the order of the symbols
+    _mm512_store_si512(present, _mm512_permutexvar_epi8(places_in_order(), valid));
+    const __m512i tail_index = _mm512_set1_epi8(static_cast<char>(stage.tail_index()));
+    alignas(64) std::uint64_t alive_ring[2][8];
+    alignas(64) std::uint64_t level_ring[levels > 0 ? levels : 1][2][8];
+    __m512i digits[max_stage_bits];
+    load_digits(stage, digits);
+    BitAppender out[levels > 0 ? levels : 1];
+    for (int l = 0; l < levels; ++l) {
+        std::uint8_t* to = level[static_cast<std::size_t>(l)] + cursor.level_bits / 8;
+        out[l] = {to, *to, static_cast<unsigned>(cursor.level_bits % 8)};
+    }
+    std::uint64_t level_bits = cursor.level_bits;
+    std::uint8_t* next = tail + cursor.tail;
+
+    const auto append_levels = [&](std::size_t slot) noexcept {
+#pragma GCC unroll 8
+        for (int g = 0; g < 8; ++g) {
+            const std::uint64_t alive = alive_ring[slot][g];
+            const auto count = static_cast<unsigned>(__builtin_popcountll(alive));
+#pragma GCC unroll 2
+            for (int l = 0; l < levels; ++l) {
+                out[l].append(_pext_u64(level_ring[l][slot][g], alive), count);
+            }
+            level_bits += count;
+        }
+    };
+    for (std::size_t s = 0; s < superblocks; ++s, symbols += superblock_symbols) {
+        __m512i indices[8];
+#pragma GCC unroll 8
+        for (int v = 0; v < 8; ++v) {
+            const __m512i symbol = _mm512_loadu_si512(symbols + 64 * v);
+            const __mmask64 here = _cvtu64_mask64(present[v]);
+            indices[v] = _mm512_maskz_mov_epi8(here, index_of(symbol));
+            if constexpr (has_tail) {
+                const __mmask64 later = _mm512_mask_cmpeq_epi8_mask(here, indices[v], tail_index);
+                _mm512_storeu_si512(next, _mm512_maskz_compress_epi8(later, symbol));
+                next += __builtin_popcountll(_cvtmask64_u64(later));
+            }
+        }
+        __m512i rows[most];
+        scatter_indices<wide>(indices, rows);
+        __m512i at_least_short = _mm512_set1_epi64(-1);
+        __m512i ones = at_least_short;
+#pragma GCC unroll 8
+        for (int b = 0; b < most - levels; ++b) {
+            if (b >= stage.planes) break;
+            const int d = stage.planes - 1 - b;
+            const __m512i row = rows[levels + b];
+            _mm512_storeu_si512(bytes + 64 * d, row);
+            at_least_short = _mm512_ternarylogic_epi64(at_least_short, row, digits[d], 0xd4);
+            ones = _mm512_and_si512(ones, row);
+        }
+        bytes += plane_bytes * static_cast<std::size_t>(stage.planes);
+        if constexpr (levels > 0) {
+            const std::size_t slot = s % 2;
+            __m512i alive = _mm512_and_si512(at_least_short, valid);
+            if constexpr (has_tail) alive = _mm512_andnot_si512(ones, alive);
+            _mm512_store_si512(alive_ring[slot], alive);
+#pragma GCC unroll 2
+            for (int l = 0; l < levels; ++l) {
+                _mm512_store_si512(level_ring[l][slot], rows[levels - 1 - l]);
+            }
+            if (s > 0) append_levels(1 - slot);
+        }
+    }
+    if (levels > 0 && superblocks > 0) append_levels((superblocks - 1) % 2);
+    for (int l = 0; l < levels; ++l) out[l].flush();
+    cursor = {level_bits, static_cast<std::size_t>(next - tail)};
+}
+
+using EncodeStage = decltype(&encode_stage<false, 0, false, false>);
+
+template <bool wide, int levels>
+EncodeStage encoder(bool tail, bool small_alphabet) noexcept {
+    if (tail) {
+        return small_alphabet ? encode_stage<wide, levels, true, true>
+                              : encode_stage<wide, levels, true, false>;
+    }
+    return small_alphabet ? encode_stage<wide, levels, false, true>
+                          : encode_stage<wide, levels, false, false>;
+}
+
+template <bool wide>
+EncodeStage encoder(int levels, bool tail, bool small_alphabet) noexcept {
+    if (levels == 0) return encoder<wide, 0>(tail, small_alphabet);
+    return levels == 1 ? encoder<wide, 1>(tail, small_alphabet)
+                       : encoder<wide, 2>(tail, small_alphabet);
+}
+
+void encode_planes(const Stage& stage, const std::uint8_t* symbols, std::size_t superblocks,
+                   const Lanes& lanes, std::uint8_t* planes,
+                   const std::array<std::uint8_t*, max_levels>& levels, std::uint8_t* tail,
+                   PlaneCursor& cursor) noexcept {
+    const bool small = stage.small_alphabet;
+    const EncodeStage encode = stage.bits() > 4 ? encoder<true>(stage.levels, stage.tail, small)
+                                                : encoder<false>(stage.levels, stage.tail, small);
+    encode(stage, symbols, superblocks, lanes, planes, levels, tail, cursor);
+}
+
+void split_pairs(const std::uint8_t* pairs, std::size_t count, std::uint8_t* symbols,
+                 bool streaming) noexcept {
+    const __m512i nibbles = _mm512_set1_epi8(15);
+    std::size_t i = 0;
+    for (; i + 32 <= count; i += 32) {
+        const __m512i pair =
+            _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs + i)));
+        // (pair | pair << 4) & 15 in each byte
+        const __m512i both =
+            _mm512_ternarylogic_epi64(pair, _mm512_slli_epi16(pair, 4), nibbles, 0xa8);
+        if (streaming) {
+            _mm512_stream_si512(reinterpret_cast<__m512i*>(symbols + 2 * i), both);
+        } else {
+            _mm512_storeu_si512(symbols + 2 * i, both);
+        }
+    }
+    if (streaming) _mm_sfence();
+    for (; i < count; ++i) {
+        symbols[2 * i] = pairs[i] & 15;
+        symbols[2 * i + 1] = pairs[i] >> 4;
+    }
+}
+
+void join_pairs(const std::uint8_t* symbols, std::size_t count, std::uint8_t* pairs) noexcept {
+    std::size_t i = 0;
+    for (; i + 32 <= count; i += 32) {
+        const __m512i two = _mm512_loadu_si512(symbols + 2 * i);
+        const __m512i joined = _mm512_or_si512(two, _mm512_srli_epi16(two, 4));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(pairs + i), _mm512_cvtepi16_epi8(joined));
+    }
+    for (; i < count; ++i) {
+        pairs[i] = static_cast<std::uint8_t>(symbols[2 * i] | symbols[2 * i + 1] << 4);
+    }
+}
+
+}  // namespace
+
+void install_avx512(Kernels& kernels) noexcept {
+    kernels.decode_planes = decode_planes;
+    kernels.encode_planes = encode_planes;
+    kernels.split_pairs = split_pairs;
+    kernels.join_pairs = join_pairs;
+}
+
+}  // namespace tersor::huffman
+
+#include "dispatch/target_end.hpp"
+
+#else
+
+namespace tersor::huffman {
+void install_avx512(Kernels& /*kernels*/) noexcept {}
+}  // namespace tersor::huffman
+
+#endif

@@ -1,0 +1,72 @@
+// Fixed-point arithmetic of the sliding kernels: which bytes stand for a weight and for an
+// activation, and how far a product of the two may be off.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "tersor/spmm.hpp"
+
+namespace tersor::spmm {
+
+inline constexpr int max_digits = 3;
+
+/// Which digits a product is made of. An activation is x = low + unit * (sum of digit * 256^p) with
+/// digits 0 to 255, a weight unit * (sum of digit * 256^p) with digits -128 to 127.
+struct Arithmetic {
+    int x_digits;
+    int w_digits;
+
+    /// Products of digits p and q with p + q below this are dropped: they are worth less than the
+    /// last digit of the shorter factor.
+    [[nodiscard]] constexpr int lowest_level() const noexcept {
+        return (x_digits < w_digits ? x_digits : w_digits) - 1;
+    }
+    friend constexpr bool operator==(Arithmetic, Arithmetic) = default;
+};
+
+/// From the cheapest to the most precise.
+inline constexpr std::array arithmetics = {Arithmetic{1, 1}, Arithmetic{1, 2}, Arithmetic{2, 2},
+                                           Arithmetic{3, 3}};
+
+/// c_p of docs/kernels.md: |y - y_ref| <= c_p * max|x| * sum |w|.
+[[nodiscard]] constexpr double error_limit(Precision precision) noexcept {
+    switch (precision) {
+        case Precision::low: return 0x1p-6;
+        case Precision::medium: return 0x1p-13;
+        case Precision::high: return 0x1p-18;
+        case Precision::highest: break;
+    }
+    return 0.0;
+}
+
+/// A codebook in signed digits. Codebooks of up to 16 values repeat every 16 codes, so that a look-
+/// up may ignore the upper bits of a code.
+struct Digits {
+    int count = 0;
+    double unit = 0.0;
+    alignas(64) std::array<std::array<std::int8_t, 256>, max_digits> table{};
+
+    /// The weight that the digits of a code stand for.
+    [[nodiscard]] double value(std::size_t code) const noexcept;
+};
+
+[[nodiscard]] Digits split_codebook(std::span<const float> codebook, int count);
+
+/// The same for any values, rounded towards the nearest number that the digits can express.
+[[nodiscard]] Digits split_values(std::span<const double> values, int count);
+
+/// For each code, how far the product of its weight and an activation may be off, per unit of
+/// max|x|: rounding of the weight, rounding of x, dropped products.
+[[nodiscard]] std::array<double, 256> product_errors(std::span<const float> codebook,
+                                                     const Digits& digits, Arithmetic arithmetic);
+
+/// The largest integer that an activation is scaled to.
+[[nodiscard]] constexpr double full_scale(int x_digits) noexcept {
+    // fp32 arithmetic scales x: with 24 bits its rounding must not carry past the last digit.
+    return x_digits == 3 ? 16777000.0 : x_digits == 2 ? 65535.0 : 255.0;
+}
+
+}  // namespace tersor::spmm

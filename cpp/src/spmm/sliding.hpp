@@ -1,0 +1,88 @@
+// The packed layout "sliding": 16 rows advance together through the columns. A step holds up to
+// four entries of each row, all within one window of 128 columns, whose activations fit into two
+// registers for each digit: so a look-up inside registers replaces the gather.
+//
+// Step: 64 slots, slot 4r + k belongs to row r of the slice.
+// Pair of steps: 64 + 64 bytes of columns (relative to the window of their step), then the codes:
+// 64 bytes, the first step's in the low and the second's in the high halves, or 64 + 64 bytes where
+// the codebook has more than 16 values. Unused slots hold code 0, whose weight is 0.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "spmm/fixed_point.hpp"
+#include "spmm/rows16.hpp"
+#include "support/aligned_buffer.hpp"
+
+namespace tersor::spmm {
+
+inline constexpr std::size_t slice_rows = 16;
+inline constexpr std::size_t step_slots = 64;
+inline constexpr std::size_t row_slots = step_slots / slice_rows;  // of a row in a step
+inline constexpr std::size_t window_columns = 128;
+inline constexpr std::size_t window_grain = 32;  // windows start at multiples of it
+
+/// Columns for which a 16-bit number names the window.
+inline constexpr std::uint64_t max_sliding_columns = 65536 * window_grain;
+
+[[nodiscard]] constexpr std::size_t pair_bytes(bool nibbles) noexcept {
+    return nibbles ? 3 * step_slots : 4 * step_slots;
+}
+
+/// Bytes of a digit plane of `cols` activations: a window may reach past the last column.
+[[nodiscard]] constexpr std::size_t plane_bytes(std::size_t cols) noexcept {
+    return (cols + 63) / 64 * 64 + window_columns;
+}
+
+struct Sliding {
+    std::size_t codes = 0;                            // values in the codebook
+    support::AlignedBuffer<std::uint8_t> entries;     // [pairs * pair_bytes]
+    support::AlignedBuffer<std::uint16_t> windows;    // [2 * pairs], in units of window_grain
+    std::vector<std::uint32_t> slice_starts;          // [slices + 1], in pairs
+    std::vector<std::uint32_t> row_order;             // [rows]: row r % 16 of slice r / 16
+    std::array<std::vector<float>, max_digits> sums;  // [digits - 1][16 * slices], in row order
+    std::array<Digits, max_digits> digits;            // [digits - 1]
+    std::array<double, arithmetics.size()> errors{};  // the worst row's, per max|x| * sum |w|
+
+    [[nodiscard]] bool nibbles() const noexcept { return codes <= 16; }
+    [[nodiscard]] std::size_t slices() const noexcept { return slice_starts.size() - 1; }
+    [[nodiscard]] std::size_t nbytes() const noexcept;
+};
+
+/// The way back.
+[[nodiscard]] Rows16 make_rows16(const Sliding& source, std::uint32_t rows, std::uint32_t cols);
+
+/// Calls `visit(row, column, code)` for each entry; those of a row come in order.
+template <class Visit>
+void for_each_entry(const Sliding& layout, const Visit& visit) {
+    const bool nibbles = layout.nibbles();
+    for (std::size_t s = 0; s < layout.slices(); ++s) {
+        for (std::size_t p = layout.slice_starts[s]; p < layout.slice_starts[s + 1]; ++p) {
+            const std::uint8_t* pair = layout.entries.data() + p * pair_bytes(nibbles);
+            for (std::size_t slot = 0; slot < 2 * step_slots; ++slot) {
+                const std::size_t step = slot / step_slots;
+                const std::uint8_t* codes = pair + 2 * step_slots;
+                const int code = nibbles ? codes[slot % step_slots] >> (4 * step) & 15
+                                         : static_cast<int>(codes[slot]);
+                if (code == 0) continue;
+                const std::size_t row = slot % step_slots / row_slots;
+                visit(layout.row_order[s * slice_rows + row],
+                      layout.windows[2 * p + step] * window_grain + pair[slot],
+                      static_cast<std::uint8_t>(code));
+            }
+        }
+    }
+}
+
+/// Activations in digits: x[k] = low + unit * (sum of digits[p * stride + k] * 256^p).
+struct FixedActivations {
+    const std::uint8_t* digits;
+    std::size_t stride;
+    double low;
+    double unit;
+};
+
+}  // namespace tersor::spmm

@@ -1,0 +1,348 @@
+// AVX-512 with VBMI and VNNI: products with one or several vectors in fixed point, without gathers.
+//
+// The digits of the 128 activations of a window fill two registers for each digit. `vpermi2b` looks
+// up the digit of the column of each of the 64 slots, `vpermb` the digits of each slot's code, and
+// `vpdpbusd` adds the products of the four slots of each row to the row's 32-bit sum: integers, so
+// exact.
+#include "dispatch/architecture.hpp"
+#include "spmm/kernels.hpp"
+
+#if TERSOR_X86
+
+#include <immintrin.h>
+
+#include <algorithm>
+
+#include "dispatch/target_avx512.hpp"
+
+namespace tersor::spmm {
+namespace {
+
+/// Pairs of steps after which 32-bit sums are folded into double ones. A step adds at most
+/// 4 * 255 * 128 to a sum, and up to three sums are added before they are converted.
+constexpr std::size_t pairs_per_fold = 2048;
+static_assert(pairs_per_fold * 2 * 3 * 4 * 255 * 128 < (std::size_t{1} << 31));
+
+__m512i load(const void* address) noexcept { return _mm512_load_si512(address); }
+/// Loads what is used several times. GCC 12 would otherwise load it again for each use, and loads
+/// are what the kernels here have least of.
+__m512i load_once(const void* address) noexcept {
+    __m512i value = load(address);
+    __asm__("" : "+v"(value));
+    return value;
+}
+__m512i load_unaligned(const void* address) noexcept { return _mm512_loadu_si512(address); }
+
+Range activation_range(const float* x, std::size_t size) noexcept {
+    const __m512i magnitude = _mm512_set1_epi32(0x7fffffff);
+    __m512 low = _mm512_setzero_ps();
+    __m512 high = _mm512_setzero_ps();
+    __m512i largest = _mm512_setzero_si512();
+    for (std::size_t k = 0; k < size; k += 16) {
+        const auto valid = static_cast<__mmask16>(size - k < 16 ? (1U << (size - k)) - 1 : 0xffff);
+        const __m512 v = _mm512_maskz_loadu_ps(valid, x + k);
+        low = _mm512_min_ps(low, v);
+        high = _mm512_max_ps(high, v);
+        largest = _mm512_max_epi32(largest, _mm512_and_si512(_mm512_castps_si512(v), magnitude));
+    }
+    constexpr int infinity = 0x7f800000;
+    return {_mm512_reduce_min_ps(low), _mm512_reduce_max_ps(high),
+            _mm512_reduce_max_epi32(largest) < infinity};
+}
+
+template <int count>
+void split(const float* x, std::size_t size, float low, float scale, std::uint8_t* digits,
+           std::size_t stride) noexcept {
+    for (std::size_t k = 0; k < size; k += 16) {
+        const auto valid = static_cast<__mmask16>(size - k < 16 ? (1U << (size - k)) - 1 : 0xffff);
+        const __m512 v = _mm512_sub_ps(_mm512_maskz_loadu_ps(valid, x + k), _mm512_set1_ps(low));
+        const __m512i fixed = _mm512_cvtps_epi32(_mm512_mul_ps(v, _mm512_set1_ps(scale)));
+        for (int p = 0; p < count; ++p) {
+            const __m512i digit = _mm512_srli_epi32(fixed, static_cast<unsigned>(8 * p));
+            _mm_storeu_si128(
+                reinterpret_cast<__m128i*>(digits + static_cast<std::size_t>(p) * stride + k),
+                _mm512_cvtepi32_epi8(digit));
+        }
+    }
+}
+
+void split_activations(const float* x, std::size_t size, float low, float scale, int count,
+                       std::uint8_t* digits, std::size_t stride) noexcept {
+    if (count == 1) split<1>(x, size, low, scale, digits, stride);
+    if (count == 2) split<2>(x, size, low, scale, digits, stride);
+    if (count == 3) split<3>(x, size, low, scale, digits, stride);
+}
+
+std::size_t decode_entries(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t size,
+                           std::uint32_t column, std::uint32_t* columns,
+                           std::uint8_t* out_codes) noexcept {
+    static_assert(read_slack >= 16);
+    const __m512i zero = _mm512_setzero_si512();
+    const __m512i ramp = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    std::size_t at = 0;
+    for (std::size_t i = 0; i < size; i += 16) {
+        const auto valid = static_cast<__mmask16>(size - i < 16 ? (1U << (size - i)) - 1 : 0xffff);
+        // Running sums of the gaps: four additions of the register shifted by 1, 2, 4, 8 elements.
+        __m512i sum = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(valid, gaps + i));
+        sum = _mm512_add_epi32(sum, _mm512_alignr_epi32(sum, zero, 15));
+        sum = _mm512_add_epi32(sum, _mm512_alignr_epi32(sum, zero, 14));
+        sum = _mm512_add_epi32(sum, _mm512_alignr_epi32(sum, zero, 12));
+        sum = _mm512_add_epi32(sum, _mm512_alignr_epi32(sum, zero, 8));
+        const __m512i place = _mm512_add_epi32(_mm512_add_epi32(sum, ramp),
+                                               _mm512_set1_epi32(static_cast<int>(column)));
+        const __m128i code = _mm_maskz_loadu_epi8(valid, codes + i);
+        const __mmask16 kept = _mm_test_epi8_mask(code, code);
+        _mm512_storeu_si512(columns + at, _mm512_maskz_compress_epi32(kept, place));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(out_codes + at),
+                         _mm_maskz_compress_epi8(kept, code));
+        at += static_cast<std::size_t>(_mm_popcnt_u32(kept));
+        column += 16 + static_cast<std::uint32_t>(
+                           _mm_extract_epi32(_mm512_extracti32x4_epi32(sum, 3), 3));
+    }
+    return at;
+}
+
+std::uint32_t take_step(const std::uint32_t* columns, const std::uint8_t* codes,
+                        std::uint32_t* next, std::uint32_t first, std::uint8_t* step_columns,
+                        std::uint8_t* step_codes) noexcept {
+    std::uint32_t left = UINT32_MAX;
+    for (std::size_t r = 0; r < slice_rows; ++r) {
+        const std::uint32_t from = next[r];
+        const __m128i place =
+            _mm_sub_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(columns + from)),
+                          _mm_set1_epi32(static_cast<int>(first)));
+        const __mmask8 inside = _mm_cmplt_epu32_mask(place, _mm_set1_epi32(window_columns));
+        const __m128i code = _mm_maskz_mov_epi8(inside, _mm_loadu_si32(codes + from));
+        _mm_storeu_si32(step_columns + row_slots * r, _mm_maskz_cvtepi32_epi8(inside, place));
+        _mm_storeu_si32(step_codes + row_slots * r, code);
+        next[r] = from + static_cast<std::uint32_t>(_mm_popcnt_u32(inside));
+        left = std::min(left, columns[next[r]]);
+    }
+    return left;
+}
+
+/// The digits of a codebook of up to `size` values (64, 128 or 256) in registers.
+template <int size>
+class CodeTable {
+public:
+    explicit CodeTable(const std::int8_t* table) noexcept {
+        for (int i = 0; i < size / 64; ++i) parts_[i] = load(table + 64 * i);
+    }
+
+    [[nodiscard]] __m512i operator[](__m512i codes) const noexcept {
+        if constexpr (size == 64) return _mm512_permutexvar_epi8(codes, parts_[0]);
+        if constexpr (size >= 128) {
+            const __m512i low = _mm512_permutex2var_epi8(parts_[0], codes, parts_[1]);
+            if constexpr (size == 128) return low;
+            const __m512i high =
+                _mm512_permutex2var_epi8(parts_[size / 64 - 2], codes, parts_[size / 64 - 1]);
+            return _mm512_mask_blend_epi8(_mm512_movepi8_mask(codes), low, high);
+        }
+    }
+
+private:
+    __m512i parts_[size / 64];
+};
+
+/// Vectors that share the look-ups of columns and codes in one pass: as many as have room for their
+/// sums in registers.
+constexpr int items_together(Arithmetic arithmetic, int table_size) noexcept {
+    if (table_size > 64) return 1;
+    if (arithmetic == Arithmetic{1, 1}) return 8;
+    return arithmetic == Arithmetic{3, 3} ? 2 : 4;
+}
+
+/// The products of digits that an arithmetic keeps, and a 32-bit sum for each.
+template <int x_digits, int w_digits, int items>
+struct Products {
+    static constexpr int lowest = Arithmetic{x_digits, w_digits}.lowest_level();
+    static constexpr int levels = x_digits + w_digits - 1 - lowest;
+    static constexpr int count = [] {
+        int n = 0;
+        for (int p = 0; p < x_digits; ++p) {
+            for (int q = 0; q < w_digits; ++q) n += p + q >= lowest ? 1 : 0;
+        }
+        return n;
+    }();
+    // A sum is only ready for the next product after four cycles: where a step takes less, the two
+    // steps of a pair have sums of their own.
+    static constexpr int chains = items == 1 && count < 3 ? 2 : 1;
+
+    __m512i sums[chains][count];
+
+    void clear() noexcept {
+        for (auto& chain : sums) {
+            for (__m512i& sum : chain) sum = _mm512_setzero_si512();
+        }
+    }
+
+    void add(int step, const __m512i (&x)[x_digits], const __m512i (&w)[w_digits]) noexcept {
+        __m512i* sum = sums[step % chains];
+        for (int p = x_digits - 1; p >= 0; --p) {
+            for (int q = w_digits - 1; q >= 0; --q) {
+                if (p + q < lowest) continue;
+                *sum = _mm512_dpbusd_epi32(*sum, x[p], w[q]);
+                ++sum;
+            }
+        }
+    }
+
+    /// totals += the sums, weighted.
+    void fold(double unit, __m512d (&totals)[2]) const noexcept {
+        __m512i by_level[levels];
+        for (__m512i& level : by_level) level = _mm512_setzero_si512();
+        for (const auto& chain : sums) {
+            const __m512i* sum = chain;
+            for (int p = x_digits - 1; p >= 0; --p) {
+                for (int q = w_digits - 1; q >= 0; --q) {
+                    if (p + q < lowest) continue;
+                    by_level[p + q - lowest] = _mm512_add_epi32(by_level[p + q - lowest], *sum);
+                    ++sum;
+                }
+            }
+        }
+        for (int level = 0; level < levels; ++level) {
+            const double weight =
+                unit * static_cast<double>(std::uint64_t{1} << (8 * (level + lowest)));
+            const __m512d factor = _mm512_set1_pd(weight);
+            const __m256i low = _mm512_castsi512_si256(by_level[level]);
+            const __m256i high = _mm512_extracti64x4_epi64(by_level[level], 1);
+            totals[0] = _mm512_fmadd_pd(_mm512_cvtepi32_pd(low), factor, totals[0]);
+            totals[1] = _mm512_fmadd_pd(_mm512_cvtepi32_pd(high), factor, totals[1]);
+        }
+    }
+};
+
+/// `items` neighbouring vectors of x and y.
+template <int x_digits, int w_digits, int table_size, bool nibbles, int items>
+void slices(const Sliding& layout, const Digits& digits, const FixedActivations* x,
+            const float* bias, float* y, std::size_t slice_begin, std::size_t slice_end) noexcept {
+    using Table = CodeTable<table_size>;
+    Table tables[] = {Table(digits.table[0].data()), Table(digits.table[1].data()),
+                      Table(digits.table[2].data())};
+    const std::uint8_t* planes = x->digits;
+    const std::size_t stride = x->stride;
+    const std::size_t rows = layout.row_order.size();
+    for (std::size_t s = slice_begin; s < slice_end; ++s) {
+        const std::size_t first_row = s * slice_rows;
+        const std::size_t row_count = std::min(slice_rows, rows - first_row);
+        __m512d totals[items][2];
+        for (auto& total : totals) total[0] = total[1] = _mm512_setzero_pd();
+        std::size_t pair = layout.slice_starts[s];
+        for (const std::size_t end = layout.slice_starts[s + 1]; pair < end;) {
+            const std::uint8_t* entries = layout.entries.data() + pair * pair_bytes(nibbles);
+            const std::uint16_t* window = layout.windows.data() + 2 * pair;
+            const std::size_t stop = std::min(end, pair + pairs_per_fold);
+            Products<x_digits, w_digits, items> products[items];
+            for (auto& product : products) product.clear();
+            for (; pair < stop; ++pair, entries += pair_bytes(nibbles), window += 2) {
+                __m512i codes = load_once(entries + 2 * step_slots);
+#if defined(__GNUC__)
+#pragma GCC unroll 2
+#endif
+                for (int step = 0; step < 2; ++step) {
+                    const __m512i columns = load_once(entries + step_slots * step);
+                    if (step == 1) {
+                        // Bits of the neighbouring code come along: tables of 16 values repeat.
+                        codes =
+                            nibbles ? _mm512_srli_epi16(codes, 4) : load(entries + 3 * step_slots);
+                    }
+                    __m512i w_digit[w_digits];
+                    for (int q = 0; q < w_digits; ++q) w_digit[q] = tables[q][codes];
+                    const std::uint8_t* from = planes + std::size_t{window[step]} * window_grain;
+#if defined(__GNUC__)
+#pragma GCC unroll 8
+#endif
+                    for (int item = 0; item < items; ++item) {
+                        __m512i x_digit[x_digits];
+                        for (int p = 0; p < x_digits; ++p, from += stride) {
+                            x_digit[p] = _mm512_permutex2var_epi8(load_unaligned(from), columns,
+                                                                  load_unaligned(from + 64));
+                        }
+                        products[item].add(step, x_digit, w_digit);
+                    }
+                }
+            }
+            for (int item = 0; item < items; ++item) {
+                products[item].fold(x[item].unit * digits.unit, totals[item]);
+            }
+        }
+        const float* sums = layout.sums[w_digits - 1].data() + first_row;
+        const std::uint32_t* row = layout.row_order.data() + first_row;
+        for (int item = 0; item < items; ++item) {
+            const __m512d low = _mm512_set1_pd(x[item].low);
+            alignas(64) float out[slice_rows];
+            for (int half = 0; half < 2; ++half) {
+                __m512d total = totals[item][half];
+                if (x[item].low != 0.0) {
+                    const __m512d sum = _mm512_cvtps_pd(_mm256_loadu_ps(sums + 8 * half));
+                    total = _mm512_fmadd_pd(sum, low, total);
+                }
+                _mm256_store_ps(out + 8 * half, _mm512_cvtpd_ps(total));
+            }
+            float* target = y + static_cast<std::size_t>(item) * rows;
+            for (std::size_t r = 0; r < row_count; ++r) {
+                target[row[r]] = bias == nullptr ? out[r] : out[r] + bias[row[r]];
+            }
+        }
+    }
+}
+
+template <int x_digits, int w_digits, int table_size, bool nibbles>
+void batch(const Sliding& layout, const Digits& weights, const FixedActivations* x,
+           std::size_t items, const float* bias, float* y, std::size_t slice_begin,
+           std::size_t slice_end) noexcept {
+    constexpr auto together =
+        static_cast<std::size_t>(items_together({x_digits, w_digits}, table_size));
+    const std::size_t rows = layout.row_order.size();
+    for (std::size_t i = 0; i < items;) {
+        const bool group = items - i >= together;
+        const auto run = group ? slices<x_digits, w_digits, table_size, nibbles, together>
+                               : slices<x_digits, w_digits, table_size, nibbles, 1>;
+        run(layout, weights, x + i, bias, y + i * rows, slice_begin, slice_end);
+        i += group ? together : 1;
+    }
+}
+
+template <int x_digits, int w_digits>
+void multiply_with(const Sliding& layout, const Digits& weights, const FixedActivations* x,
+                   std::size_t items, const float* bias, float* y, std::size_t slice_begin,
+                   std::size_t slice_end) noexcept {
+    const auto run = layout.codes <= 16    ? batch<x_digits, w_digits, 64, true>
+                     : layout.codes <= 64  ? batch<x_digits, w_digits, 64, false>
+                     : layout.codes <= 128 ? batch<x_digits, w_digits, 128, false>
+                                           : batch<x_digits, w_digits, 256, false>;
+    run(layout, weights, x, items, bias, y, slice_begin, slice_end);
+}
+
+void multiply_sliding(const Sliding& layout, const Digits& weights, Arithmetic arithmetic,
+                      const FixedActivations* x, std::size_t items, const float* bias, float* y,
+                      std::size_t slice_begin, std::size_t slice_end) noexcept {
+    const auto run = arithmetic == Arithmetic{1, 1}   ? multiply_with<1, 1>
+                     : arithmetic == Arithmetic{1, 2} ? multiply_with<1, 2>
+                     : arithmetic == Arithmetic{2, 2} ? multiply_with<2, 2>
+                                                      : multiply_with<3, 3>;
+    run(layout, weights, x, items, bias, y, slice_begin, slice_end);
+}
+
+}  // namespace
+
+void install_sliding_avx512(Kernels& kernels) noexcept {
+    kernels.activation_range = activation_range;
+    kernels.split_activations = split_activations;
+    kernels.multiply_sliding = multiply_sliding;
+    kernels.decode_entries = decode_entries;
+    kernels.take_step = take_step;
+}
+
+}  // namespace tersor::spmm
+
+#include "dispatch/target_end.hpp"
+
+#else
+
+namespace tersor::spmm {
+void install_sliding_avx512(Kernels&) noexcept {}
+}  // namespace tersor::spmm
+
+#endif

@@ -1,0 +1,41 @@
+// A value that is made when it is first asked for, by whichever thread asks first.
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <utility>
+
+namespace tersor::support {
+
+template <class T>
+class Lazy {
+public:
+    /// The value, made by `make()` (which returns a T) unless it is there.
+    template <class Make>
+    const T& get(const Make& make) const {
+        if (const T* value = peek()) return *value;
+        std::call_once(once_, [&] { set(make()); });
+        return *value_;
+    }
+
+    /// The value if it is there.
+    [[nodiscard]] const T* peek() const noexcept { return ready_.load(std::memory_order_acquire); }
+
+    /// Makes `get` find this value. Only before the object is shared between threads.
+    void put(T value) {
+        std::call_once(once_, [&] { set(std::move(value)); });
+    }
+
+private:
+    void set(T value) const {
+        value_ = std::make_unique<const T>(std::move(value));
+        ready_.store(value_.get(), std::memory_order_release);
+    }
+
+    mutable std::once_flag once_;
+    mutable std::unique_ptr<const T> value_;
+    mutable std::atomic<const T*> ready_{nullptr};
+};
+
+}  // namespace tersor::support

@@ -1,0 +1,39 @@
+"""A small model for the tests of the torch side."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Net(nn.Module):
+    """A convolution, and a Linear that is used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 6, 3, stride=2, padding=1, groups=2)
+        self.norm = nn.BatchNorm2d(6)
+        self.fc = nn.Linear(6, 6)
+        self.again = self.fc
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = F.relu(self.norm(self.conv(x))).mean((2, 3))
+        return self.again(F.relu(self.fc(x)))
+
+
+def net() -> Net:
+    """The model, the same each time."""
+    torch.manual_seed(0)
+    return Net().eval()
+
+
+def images() -> torch.Tensor:
+    """Its input, the same each time."""
+    return torch.randn(3, 2, 9, 8, generator=torch.Generator().manual_seed(1))
+
+
+@torch.no_grad()
+def same(a: nn.Module, b: nn.Module) -> bool:
+    """Whether two models agree on it."""
+    return torch.allclose(a(images()), b(images()), atol=1e-5)

@@ -1,0 +1,98 @@
+"""Models in and out of files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from nets import Net, net, same
+from torch import nn
+
+import tersor
+from tersor import container
+from tersor.checkpoint import ALIASES
+
+
+def test_save_and_load(tmp_path: Path) -> None:
+    model = tersor.compress_(net())
+    tersor.save(model, tmp_path / "m.safetensors")
+    for target in (Net().eval(), tersor.compress_(Net().eval())):
+        loaded = tersor.load(tmp_path / "m.safetensors", target)
+        assert loaded is target
+        assert loaded.fc is loaded.again
+        assert same(loaded, model)
+    content = tersor.load(tmp_path / "m.safetensors")
+    assert set(content.layers) == {"conv.weight", "again.weight", "fc.weight"}
+    assert content.tensors["norm.num_batches_tracked"].dtype == torch.int64
+    with pytest.raises(ValueError, match="does not fit the model"):
+        tersor.load(tmp_path / "m.safetensors", nn.Sequential(nn.Linear(2, 2)))
+
+
+def test_an_altered_file_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    tersor.save(tersor.compress_(net()), path)
+    altered = bytearray(path.read_bytes())
+    altered[-20] ^= 1
+    path.write_bytes(altered)
+    with pytest.raises(tersor.FormatError, match="checksum"):
+        tersor.load(path, net())
+
+
+def test_a_weight_that_two_layers_share_is_stored_once(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+    model[1].weight = model[0].weight
+    tersor.compress_(model)
+    assert model[0].weight_blob is model[1].weight_blob
+    tersor.save(model, tmp_path / "m.safetensors")
+    file = container.open(tmp_path / "m.safetensors")
+    assert [name for name, view in file.tensors.items() if view.compressed] == ["0.weight_blob"]
+
+
+class _Wider(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(7)
+
+
+class _Other(Net):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(2, 6, 5, groups=2)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (_Wider(), r"norm\.bias: has shape \(6,\), the model \(7,\)"),
+        (_Other(), r"conv\.weight_blob: has shape \(6, 1, 3, 3\), the model \(6, 1, 5, 5\)"),
+        (nn.Sequential(nn.Linear(2, 2)), "missing .*unexpected"),
+    ],
+)
+def test_a_model_that_does_not_fit_stays_as_it_was(
+    tmp_path: Path, model: nn.Module, message: str
+) -> None:
+    tersor.save(tersor.compress_(net()), tmp_path / "m.safetensors")
+    before = {name: type(module) for name, module in model.named_modules()}
+    with pytest.raises(ValueError, match=message):
+        tersor.load(tmp_path / "m.safetensors", model)
+    assert {name: type(module) for name, module in model.named_modules()} == before
+
+
+@pytest.mark.parametrize("aliases", ["[", "[]", '{"a": 1}', '{"a": "absent"}', '{"w": "w"}'])
+def test_malformed_aliases_are_named(tmp_path: Path, aliases: str) -> None:
+    tensor = container.Tensor("U8", (1,), b"\1")
+    container.write_file(tmp_path / "f", {"w": tensor}, {ALIASES: aliases})
+    with pytest.raises(tersor.FormatError, match=r"tersor\.aliases|stands for"):
+        tersor.load(tmp_path / "f")
+
+
+def test_loading_in_inference_mode_gives_a_model_for_training(tmp_path: Path) -> None:
+    model = tersor.compress_(net())
+    tersor.save(model, tmp_path / "m.safetensors")
+    assert json.loads(container.open(tmp_path / "m.safetensors").metadata[ALIASES])
+    target = Net().eval()
+    with torch.inference_mode():
+        loaded = tersor.load(tmp_path / "m.safetensors", target)
+    assert same(loaded, model)

@@ -1,0 +1,89 @@
+"""Swapping the layers of a model for compressed ones, and back."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from nets import images, net, same
+from torch import nn
+
+import tersor
+from tersor import Config, LayerConfig
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_name_the_layer_and_change_nothing(bad: float) -> None:
+    model = net()
+    with torch.no_grad():
+        model.fc.weight[0, 0] = bad
+    with pytest.raises(ValueError, match="fc: .*NaN"):
+        tersor.compress_(model)
+    assert type(model.conv) is nn.Conv2d
+
+
+def test_compress_swaps_in_place_and_keeps_sharing() -> None:
+    model = net()
+    dense = copy.deepcopy(model)
+    config = Config(linear=LayerConfig(values=255))
+    assert tersor.compress_(model, config) is model
+    assert model.fc is model.again
+    assert isinstance(model.fc, tersor.nn.CompressedLinear)
+    assert isinstance(model.conv, tersor.nn.CompressedConv2d)
+    assert same(model, dense)  # fewer weights than values: nothing is lost
+    assert type(tersor.decompress_(model).fc) is nn.Linear
+    assert same(model, dense)
+
+
+def test_a_root_that_is_a_layer_and_patterns_and_filters() -> None:
+    assert isinstance(tersor.compress_(nn.Linear(3, 2)), tersor.nn.CompressedLinear)
+    model = tersor.compress_(net(), Config(overrides={"f*": None}))
+    assert type(model.fc) is nn.Linear
+    model = tersor.compress_(net(), filter_fn=lambda module, name: name != "conv")
+    assert type(model.conv) is nn.Conv2d
+
+
+def test_estimate_is_the_real_size() -> None:
+    model = net()
+    estimate = tersor.estimate(model)
+    assert type(model.conv) is nn.Conv2d
+    tersor.compress_(model)
+    assert estimate.layers["conv"] == model.conv.info
+    tensors = [*model.parameters(), *model.buffers()]
+    assert estimate.compressed_bytes == sum(t.numel() * t.element_size() for t in tensors)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_decompress_gives_back_type_and_frozen_biases(bias: bool) -> None:
+    dense = nn.Sequential(nn.Linear(4, 3, bias=bias).to(torch.bfloat16))
+    if bias:
+        dense[0].bias.requires_grad_(False)
+    model = tersor.compress_(copy.deepcopy(dense), Config(linear=LayerConfig(values=12)))
+    back = tersor.decompress_(model)
+    assert torch.equal(back[0].weight, dense[0].weight)
+    assert back[0].weight.dtype == torch.bfloat16
+    assert not bias or not back[0].bias.requires_grad
+
+
+def test_a_model_swapped_in_inference_mode_outlives_it() -> None:
+    model = net()
+    with torch.inference_mode():
+        tersor.compress_(model)
+        inside = model(images())
+    assert torch.allclose(model(images()), inside, atol=1e-6)
+    x = images().requires_grad_()
+    model(x).sum().backward()
+    assert x.grad is not None
+
+
+def test_a_transformer_runs_compressed_past_its_fused_paths() -> None:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+    model = nn.TransformerEncoder(layer, 2, enable_nested_tensor=True).eval()
+    x = torch.randn(2, 5, 8)
+    expected = copy.deepcopy(model)
+    tersor.compress_(model, Config(linear=LayerConfig(values=255)))
+    assert isinstance(model.layers[0].linear1, tersor.nn.CompressedLinear)
+    with torch.no_grad():
+        assert torch.allclose(model(x), expected(x), atol=1e-5)

@@ -1,0 +1,120 @@
+"""The modules that run compressed."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from nets import Net, net, same
+from torch import nn
+
+import tersor
+from tersor import Config, LayerConfig
+
+
+@pytest.mark.parametrize("shape", [(6,), (0, 6), (2, 3, 6)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_linear_shapes_and_types(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    layer = tersor.nn.CompressedLinear.from_dense(nn.Linear(6, 4), LayerConfig(values=24))
+    x = torch.randn(*shape).to(dtype)
+    with torch.no_grad():
+        y = layer(x)
+        expected = F.linear(x.float(), layer.dense_weight(), layer.bias)
+    assert y.dtype == dtype
+    assert torch.allclose(y.float(), expected, atol=2e-2 if dtype != torch.float32 else 1e-6)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"stride": 2},
+        {"padding": "same"},
+        {"padding": "same", "kernel_size": (4, 2), "dilation": 3},
+        {"padding": "valid"},
+        {"dilation": 2, "padding": (1, 2)},
+        {"groups": 4},
+        {"padding": (2, 1), "padding_mode": "reflect"},
+        {"padding": "same", "padding_mode": "circular", "kernel_size": 4},
+        {"padding": 1, "padding_mode": "replicate", "stride": 2},
+    ],
+)
+def test_conv_matches_torch(options: dict[str, object]) -> None:
+    dense = nn.Conv2d(4, 8, **{"kernel_size": 3, **options})  # type: ignore[arg-type]
+    layer = tersor.nn.CompressedConv2d.from_dense(dense, LayerConfig(values=255, density=0.4))
+    back = layer.to_dense()
+    x = torch.randn(2, 4, 11, 10)
+    with torch.no_grad():
+        assert torch.allclose(layer(x), back(x), atol=1e-5)
+        assert torch.allclose(layer(x[0]), back(x[0]), atol=1e-5)
+    assert repr(back) == repr(dense)
+
+
+def test_state_round_trips(tmp_path: Path) -> None:
+    model = tersor.compress_(net())
+    assert same(copy.deepcopy(model), model)
+    assert same(pickle.loads(pickle.dumps(model)), model)
+    buffer = io.BytesIO()
+    torch.save(model.state_dict(), buffer)
+    buffer.seek(0)
+    other = tersor.compress_(Net().eval(), Config(linear=LayerConfig(values=3)))
+    other.load_state_dict(torch.load(buffer, weights_only=True))
+    assert same(other, model)
+    layer = tersor.nn.CompressedLinear.from_dense(nn.Linear(6, 4), LayerConfig())
+    safetensors.torch.save_file(layer.state_dict(), tmp_path / "s")
+    assert set(safetensors.torch.load_file(tmp_path / "s")) == {"weight_blob", "bias"}
+
+
+@pytest.mark.parametrize("x", [torch.ones(6, dtype=torch.int64), torch.ones(6) * 1j])
+def test_inputs_that_are_not_float_are_refused(x: torch.Tensor) -> None:
+    layer = tersor.nn.CompressedLinear.from_dense(nn.Linear(6, 4), LayerConfig())
+    with torch.no_grad(), pytest.raises(ValueError, match=f"float inputs, not {x.dtype}"):
+        layer(x)
+
+
+def test_inputs_of_another_shape_are_refused_with_the_one_expected() -> None:
+    linear = tersor.nn.CompressedLinear.from_dense(nn.Linear(6, 4), LayerConfig())
+    conv = tersor.nn.CompressedConv2d.from_dense(nn.Conv2d(4, 8, 3), LayerConfig())
+    with torch.no_grad():
+        for x in (torch.tensor(1.0), torch.ones(5), torch.ones(0)):
+            with pytest.raises(ValueError, match=r"expected \[\.\.\., 6\]"):
+                linear(x)
+        for x in (torch.ones(9, 9), torch.ones(1, 3, 9, 9), torch.ones(1, 1, 4, 9, 9)):
+            with pytest.raises(ValueError, match=r"expected \[n, 4, h, w\]"):
+                conv(x)
+
+
+def test_views_that_negate_are_read_as_what_they_mean() -> None:
+    layer = tersor.nn.CompressedLinear.from_dense(nn.Linear(6, 4), LayerConfig(values=24))
+    x = torch.randn(6, dtype=torch.complex64).conj().imag
+    assert x.is_neg()
+    with torch.no_grad():
+        assert torch.allclose(layer(x), layer.to_dense()(x), atol=1e-6)
+
+
+def test_autocast_gives_the_type_of_a_dense_layer() -> None:
+    x = torch.randn(2, 6)
+    dense = nn.Linear(6, 4)
+    layer = tersor.nn.CompressedLinear.from_dense(dense, LayerConfig(values=24))
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert layer(x).dtype == dense(x).dtype == torch.bfloat16
+        assert torch.allclose(layer(x).float(), dense(x).float(), atol=3e-2)
+
+
+def test_the_weight_computes_as_the_dense_one_and_cannot_be_changed() -> None:
+    dense = nn.Linear(6, 4)
+    layer = tersor.nn.CompressedLinear.from_dense(dense, LayerConfig(values=24))
+    x = torch.randn(3, 6)
+    assert layer.weight.shape == (4, 6)
+    assert layer.weight.dtype == torch.float32
+    assert torch.equal(layer.weight.abs().sum(), dense.weight.abs().sum())
+    assert torch.equal(F.linear(x, layer.weight), F.linear(x, dense.weight))
+    assert "weight" not in layer.state_dict()
+    with pytest.raises(RuntimeError, match="cannot be changed in place"):
+        layer.weight.mul_(2)
