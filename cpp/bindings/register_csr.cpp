@@ -68,6 +68,7 @@ void register_csr(py::module_& module) {
             const RelativeCsr csr = to_csr(rows, cols, index_bits, flat, codes, gaps, row_lengths);
             // Before the dense matrix is allocated: its size is only announced.
             throw_if_error(csr::validate(csr), "RelativeCsr", "entry");
+            throw_if_error(csr::dense_size(csr), "RelativeCsr", "entry");
             Array<std::uint8_t> dense({rows, cols});
             const auto out = writable(dense);
             {

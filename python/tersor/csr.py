@@ -86,7 +86,8 @@ def decode(csr: RelativeCsr) -> npt.NDArray[np.uint8]:
     """The matrix of codes, uint8 ``[rows, cols]``.
 
     Raises:
-        FormatError: the entries break a rule of the form; the message names the entry.
+        FormatError: the entries break a rule of the form (the message names the entry), or announce
+            a matrix of more than 2^28 elements and of more than 256 for each entry and row length.
     """
     return _core.csr_decode(*csr.parts())
 

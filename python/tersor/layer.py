@@ -88,7 +88,9 @@ def decode_layer(blob: npt.ArrayLike | bytes, *, max_bytes: int | None = None) -
 
     Args:
         blob: uint8 ``[n]``.
-        max_bytes: refuse a blob whose decoded streams would take more.
+        max_bytes: refuse, before allocating, a blob whose content takes more while it is decoded:
+            a byte for each code, gap and byte of the row lengths' stream, four for each row length
+            and value.
 
     Raises:
         FormatError: the blob is malformed; the message names the byte.
@@ -99,7 +101,9 @@ def decode_layer(blob: npt.ArrayLike | bytes, *, max_bytes: int | None = None) -
 
 
 def inspect_layer(blob: npt.ArrayLike | bytes, *, verify: bool = False) -> LayerInfo:
-    """Counts the bytes of a blob; checks its hash when asked to.
+    """Counts the bytes of a blob without decoding any; checks its hash when asked to.
+
+    The number of non-zeros is the announced one; :func:`decode_layer` checks that it is true.
 
     Raises:
         FormatError: the blob is malformed; the message names the byte.

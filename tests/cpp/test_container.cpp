@@ -133,7 +133,7 @@ TEST_F(FileTest, TheSameInputGivesTheSameBytes) {
 }
 
 TEST_F(FileTest, ManyNamesAreFoundAtOnce) {
-    // Quadratic look-ups of so many would take minutes.
+    // So many that look-ups which go through all the names make the suite slow.
     constexpr std::size_t count = 50000;
     std::vector<TensorToWrite> tensors;
     const Bytes blob = small_blob();

@@ -83,6 +83,16 @@ TEST(CsrValidate, AcceptsTheGoodAndNamesTheFault) {
     EXPECT_EQ(fault([](auto& m) { m.index_bits = 9; }), Status::bad_header);
 }
 
+TEST(CsrDenseSize, BelievesOnlyWhatTheEntriesCanBack) {
+    const auto size = [](RelativeCsr matrix) { return csr::dense_size(matrix); };
+    EXPECT_EQ(size(small()).count, 16U);
+    EXPECT_EQ(size({1U << 14, 1U << 14, 4, true, {}, {}, {}}).count, std::size_t{1} << 28);
+    EXPECT_EQ(size({(1U << 14) + 1, 1U << 14, 4, true, {1}, {0}, {}}).status, Status::too_large);
+    EXPECT_EQ(size({UINT32_MAX, UINT32_MAX, 4, true, {1}, {0}, {}}).status, Status::too_large);
+    const std::vector<std::uint8_t> many((1U << 20) + 64, 1);
+    EXPECT_TRUE(size({(1U << 14) + 1, 1U << 14, 4, true, many, many, {}}).ok());
+}
+
 TEST(CsrEncode, RefusesWrongArguments) {
     const std::vector<std::uint8_t> codes(6);
     EXPECT_THROW((void)csr::encode(codes, 2, 3, 1), std::invalid_argument);

@@ -11,6 +11,8 @@
 namespace tersor {
 namespace {
 
+using Bytes = std::vector<std::uint8_t>;
+
 Layer make_layer(ValueKind kind, bool flat) {
     std::mt19937 generator(3);
     std::vector<std::uint8_t> codes(6 * 40);
@@ -73,11 +75,181 @@ TEST(LayerDecode, ObeysTheMemoryLimit) {
     EXPECT_TRUE(decode_layer(blob, back, 1 << 20).ok());
 }
 
+TEST(LayerDecode, CountsEveryPartOfTheContentAgainstTheLimit) {
+    for (const bool flat : {false, true}) {
+        for (const ValueKind kind : {ValueKind::shared_fp16, ValueKind::plain_fp32}) {
+            const Layer layer = make_layer(kind, flat);
+            const auto blob = encode_layer(layer);
+            // Each row's length is below 128: one byte of varint, four bytes decoded.
+            const std::size_t needed = 2 * layer.csr.codes.size() +
+                                       5 * layer.csr.row_lengths.size() + 4 * layer.values.size();
+            Layer back;
+            EXPECT_EQ(decode_layer(blob, back, needed - 1).status, Status::too_large);
+            EXPECT_TRUE(decode_layer(blob, back, needed).ok());
+        }
+    }
+}
+
+// ---- Blobs of two rows of six, changed byte by byte and given a hash that is right
+
+constexpr std::size_t value_count_at = 8;  // after magic, version, flags, dimensions 2, 2, 4
+constexpr std::size_t fillers_at = 9;
+
+/// Rows 0 0 0 0 0 1 and 2 0 0 0 0 0: a filler and two non-zeros.
+Bytes tiny_blob(ValueKind kind = ValueKind::shared_fp32) {
+    const bool shared = is_shared(kind);
+    const std::vector<std::uint8_t> codes = {
+        0, 0, 0, 0, 0, 1, static_cast<std::uint8_t>(shared ? 2 : 1), 0, 0, 0, 0, 0};
+    Bytes blob = encode_layer({{2, 6}, kind, csr::encode(codes, 2, 6, 2), {0.5F, -1.0F}});
+    blob.resize(blob.size() - 8);
+    return blob;
+}
+
+Bytes hashed(Bytes body) {
+    support::append_little_endian(support::xxh3_64(body), body);
+    return body;
+}
+
+template <class Change>
+Result decode_changed(const Change& change, ValueKind kind = ValueKind::shared_fp32) {
+    Bytes body = tiny_blob(kind);
+    change(body);
+    Layer layer;
+    return decode_layer(hashed(std::move(body)), layer);
+}
+
+TEST(LayerDecode, NamesWhatIsMalformedUnderAGoodHash) {
+    const auto set = [](std::size_t at, std::uint8_t value) {
+        return decode_changed([&](Bytes& body) { body[at] = value; }).status;
+    };
+    EXPECT_EQ(decode_changed([](Bytes&) {}).status, Status::ok);
+    EXPECT_EQ(set(0, 'X'), Status::bad_magic);
+    EXPECT_EQ(set(3, 1), Status::unsupported_version);
+    EXPECT_EQ(set(4, 0x48), Status::bad_header);                // a bit that must be zero
+    EXPECT_EQ(set(4, 0x00), Status::bad_header);                // gaps of one bit
+    EXPECT_EQ(set(4, 0x0c), Status::trailing_bytes);            // flat, yet with row lengths
+    EXPECT_EQ(set(5, 0), Status::bad_header);                   // no dimension
+    EXPECT_EQ(set(5, 9), Status::bad_header);                   // nine of them
+    EXPECT_EQ(set(7, 5), Status::gap_past_end);                 // narrower than its rows
+    EXPECT_EQ(set(6, 3), Status::size_mismatch);                // a row without a length
+    EXPECT_EQ(set(6, 1), Status::size_mismatch);                // a length without a row
+    EXPECT_EQ(set(value_count_at, 1), Status::trailing_bytes);  // a stream from amid the values
+    EXPECT_EQ(set(10, 0x7f), Status::truncated);                // codes past the end
+    EXPECT_EQ(set(11, 0x7f), Status::truncated);                // gaps past the end
+    EXPECT_EQ(set(15, 0x7f), Status::ok);                       // another value, still finite
+    EXPECT_EQ(decode_changed([](Bytes& body) {
+                  body[14] = 0x80;
+                  body[15] = 0x7f;
+              }).status,
+              Status::not_finite);
+    EXPECT_EQ(decode_changed([](Bytes& body) {  // a varint that is not in its shortest form
+                  body[value_count_at] = 0x82;
+                  body.insert(body.begin() + value_count_at + 1, 0);
+              })
+                  .status,
+              Status::bad_header);
+    EXPECT_EQ(decode_changed([](Bytes& body) {  // one value less than the codes refer to
+                  body[value_count_at] = 1;
+                  body.erase(body.begin() + 12, body.begin() + 16);
+              })
+                  .status,
+              Status::code_past_codebook);
+    EXPECT_EQ(decode_changed([](Bytes& body) { body.push_back(0); }).status,
+              Status::trailing_bytes);
+}
+
+TEST(LayerDecode, RefusesDimensionsThatOverflow) {
+    for (const std::size_t at : {std::size_t{6}, std::size_t{7}}) {
+        EXPECT_EQ(decode_changed([&](Bytes& body) {  // 2^35
+                      body[at] = 0x80;
+                      const Bytes rest = {0x80, 0x80, 0x80, 0x80, 0x01};
+                      body.insert(body.begin() + static_cast<std::ptrdiff_t>(at) + 1, rest.begin(),
+                                  rest.end());
+                  })
+                      .status,
+                  Status::too_large);
+    }
+    EXPECT_EQ(decode_changed([](Bytes& body) {  // 2 x 2^31 x 6: the columns overflow 32 bits
+                  body[5] = 3;
+                  const Bytes wide = {0x80, 0x80, 0x80, 0x80, 0x08};
+                  body.insert(body.begin() + 7, wide.begin(), wide.end());
+              })
+                  .status,
+              Status::too_large);
+}
+
+TEST(LayerDecode, TheAnnouncedFillersMustBeTrue) {
+    for (const ValueKind kind : {ValueKind::shared_fp32, ValueKind::plain_fp32}) {
+        ASSERT_EQ(tiny_blob(kind)[fillers_at], 1);
+        for (const std::uint8_t fillers : {0, 2, 3, 4, 127}) {
+            const Result result =
+                decode_changed([&](Bytes& body) { body[fillers_at] = fillers; }, kind);
+            EXPECT_EQ(result.status, Status::size_mismatch) << int{fillers};
+        }
+    }
+    Bytes body = tiny_blob();
+    body[fillers_at] = 4;  // of three entries
+    LayerInfo info;
+    const Result result = inspect_layer(hashed(body), info);
+    EXPECT_EQ(result.status, Status::size_mismatch);
+    EXPECT_EQ(result.count, fillers_at);
+}
+
+TEST(LayerDecode, TheHashIsCheckedBeforeTheHeaderIsRead) {
+    Bytes blob = hashed(tiny_blob());
+    blob[5] = 0;  // no dimension
+    Layer layer;
+    LayerInfo info;
+    EXPECT_EQ(decode_layer(blob, layer).status, Status::hash_mismatch);
+    EXPECT_EQ(inspect_layer(blob, info, true).status, Status::hash_mismatch);
+    EXPECT_EQ(inspect_layer(blob, info, false).status, Status::bad_header);
+}
+
+TEST(LayerInspect, DecodesNothing) {
+    // The code words of the damaged stream mean nothing, and inspection does not look.
+    const Layer layer = make_layer(ValueKind::shared_fp32, true);
+    Bytes blob = encode_layer(layer);
+    LayerInfo info;
+    ASSERT_TRUE(inspect_layer(blob, info).ok());
+    const std::size_t gaps_end = blob.size() - 8;
+    const std::size_t codes_end = gaps_end - info.gap_bytes;
+    ASSERT_GT(info.code_bits, 0U);
+    for (std::size_t at = codes_end - info.code_bits / 8; at < codes_end; ++at) blob[at] ^= 0xff;
+    for (std::size_t at = gaps_end - info.gap_bits / 8; at < gaps_end; ++at) blob[at] ^= 0xff;
+    LayerInfo damaged;
+    ASSERT_TRUE(inspect_layer(blob, damaged).ok());
+    EXPECT_EQ(damaged.nonzeros, csr::validate(layer.csr).count);
+}
+
+TEST(LayerDecode, SurvivesEveryChangedByteUnderAGoodHash) {
+    // Whatever a blob says, it is refused, or it is a layer that keeps the rules.
+    for (int kind = 0; kind < 4; ++kind) {
+        const Bytes body = tiny_blob(static_cast<ValueKind>(kind));
+        for (std::size_t at = 0; at < body.size(); ++at) {
+            for (unsigned value = 0; value < 256; ++value) {
+                Bytes changed = body;
+                changed[at] = static_cast<std::uint8_t>(value);
+                changed = hashed(std::move(changed));
+                Layer layer;
+                LayerInfo info;
+                const Result result = decode_layer(changed, layer, 1 << 20);
+                if (!result.ok()) {
+                    EXPECT_LE(result.count, changed.size()) << at << ' ' << value;
+                    continue;
+                }
+                EXPECT_TRUE(csr::validate(layer.csr).ok()) << at << ' ' << value;
+                ASSERT_TRUE(inspect_layer(changed, info, true).ok());
+                EXPECT_EQ(info.nonzeros, csr::validate(layer.csr).count);
+            }
+        }
+    }
+}
+
 TEST(LayerDecode, RefusesConstantStreamsThatAnnounceTheMoon) {
     // 2^20 x 2^20 weights, one value, all entries (code 1, gap 0), in constant streams.
     const std::vector<std::uint8_t> stream_of_2_to_40 = {0x80, 0x80, 0x80, 0x80, 0x80, 0x20, 0};
     std::vector<std::uint8_t> blob = {'T',  'S',  'R', 0, 0x0c, 2, 0x80, 0x80, 0x40, 0x80,
-                                      0x80, 0x40, 1,   8, 8,    0, 0,    0x80, 0x3f};
+                                      0x80, 0x40, 1,   0, 8,    8, 0,    0,    0x80, 0x3f};
     for (const std::uint8_t symbol : {std::uint8_t{1}, std::uint8_t{0}}) {
         blob.insert(blob.end(), stream_of_2_to_40.begin(), stream_of_2_to_40.end());
         blob.push_back(symbol);

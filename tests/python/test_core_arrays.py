@@ -46,6 +46,14 @@ def test_malformed_csr_names_the_entry() -> None:
         csr.decode(broken)
 
 
+def test_a_few_entries_cannot_announce_a_matrix_of_any_size() -> None:
+    one, none = np.ones(1, np.uint8), np.zeros(0, np.uint32)
+    huge = csr.RelativeCsr(2**32 - 1, 2**32 - 1, 4, True, one, one, none)
+    assert csr.validate(huge) == 1
+    with pytest.raises(tersor.FormatError, match="larger than allowed"):
+        csr.decode(huge)
+
+
 @settings(max_examples=60, deadline=None)
 @given(hnp.arrays(np.uint8, st.integers(0, 6000), elements=st.integers(0, 20)))
 def test_huffman_round_trips(symbols: np.ndarray) -> None:

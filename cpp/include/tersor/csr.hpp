@@ -54,6 +54,11 @@ struct EntryCount {
 /// `pack` may be handed any bytes: they call this first.
 [[nodiscard]] Result validate(const RelativeCsr& csr) noexcept;
 
+/// The elements of the dense matrix as `count`. A few entries can announce a matrix of any size:
+/// one of more than 2^28 elements is too_large unless its entries and rows, each taken for as many
+/// columns as one entry can advance, are as many. To be asked before memory is taken for `decode`.
+[[nodiscard]] Result dense_size(const RelativeCsr& csr) noexcept;
+
 /// Writes the row-major codes into `codes` [rows * cols] (every element; pruned ones as 0).
 /// Throws std::invalid_argument when the span has another size. Result as of `validate`.
 [[nodiscard]] Result decode(const RelativeCsr& csr, std::span<std::uint8_t> codes);

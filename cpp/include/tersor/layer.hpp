@@ -59,13 +59,17 @@ struct LayerInfo {
 /// Whether the bytes start like a blob; says nothing about the rest.
 [[nodiscard]] bool is_layer(std::span<const std::uint8_t> blob) noexcept;
 
-/// Decodes and validates the whole blob, its hash first; `count` is the byte offset of a fault.
-/// `max_bytes` bounds what decoding may allocate (too_large beyond it).
+/// Decodes and validates the whole blob, its hash before anything but magic and version; `count` is
+/// the byte offset of a fault. `max_bytes` bounds the memory that the content takes while it is
+/// decoded: a byte for each code, each gap and each byte of the row lengths' stream, four for each
+/// row length and each value. A blob that announces more is too_large before any of it is
+/// allocated.
 [[nodiscard]] Result decode_layer(std::span<const std::uint8_t> blob, Layer& layer,
                                   std::size_t max_bytes = SIZE_MAX);
 
-/// Counts the bytes of a blob; decodes the codes alone, to tell fillers from non-zeros, and checks
-/// the hash only when `verify`.
+/// Counts the bytes of a blob without decoding any; checks the hash, and that first, only when
+/// `verify`. The number of non-zeros is the announced one: `decode_layer` finds out whether it is
+/// true.
 [[nodiscard]] Result inspect_layer(std::span<const std::uint8_t> blob, LayerInfo& info,
                                    bool verify = false);
 

@@ -80,6 +80,8 @@ struct Parsed {
     int index_bits = 0;
     bool flat = false;
     std::uint64_t value_count = 0;
+    std::uint64_t fillers = 0;  // announced; only decoding finds out
+    std::size_t fillers_offset = 0;
     std::span<const std::uint8_t> values, codes, gaps, row_lengths;
     huffman::StreamInfo code_info, gap_info, row_length_info;
 };
@@ -88,10 +90,23 @@ std::size_t offset_of(std::span<const std::uint8_t> part, std::span<const std::u
     return static_cast<std::size_t>(part.data() - blob.data());
 }
 
-Result parse(std::span<const std::uint8_t> blob, Parsed& parsed) {
+/// What tells a blob of this version: the only bytes believed before the hash.
+Result check_signature(std::span<const std::uint8_t> blob) noexcept {
     if (blob.size() < magic.size() + 1 + hash_bytes) return {Status::truncated, blob.size()};
     if (!is_layer(blob)) return {Status::bad_magic, 0};
     if (blob[magic.size()] != format_version) return {Status::unsupported_version, magic.size()};
+    return {Status::ok, blob.size()};
+}
+
+Result check_hash(std::span<const std::uint8_t> blob) noexcept {
+    const std::size_t end = blob.size() - hash_bytes;
+    const auto stored = support::load_little_endian<std::uint64_t>(blob.data() + end);
+    if (stored != xxh3_64(blob.first(end))) return {Status::hash_mismatch, end};
+    return {Status::ok, blob.size()};
+}
+
+/// Takes a blob with a good signature apart.
+Result parse(std::span<const std::uint8_t> blob, Parsed& parsed) {
     Cursor cursor(blob.first(blob.size() - hash_bytes));
     (void)cursor.take(magic.size() + 1);
 
@@ -111,6 +126,8 @@ Result parse(std::span<const std::uint8_t> blob, Parsed& parsed) {
     }
     if (cursor.ok() && !matrix_shape(parsed.shape, parsed.matrix)) cursor.fail(Status::too_large);
     parsed.value_count = cursor.varint();
+    parsed.fillers_offset = cursor.position();
+    parsed.fillers = cursor.varint();
     const std::uint64_t code_bytes = cursor.varint();
     const std::uint64_t gap_bytes = cursor.varint();
     if (parsed.value_count > blob.size() ||
@@ -147,15 +164,24 @@ Result parse(std::span<const std::uint8_t> blob, Parsed& parsed) {
     if (parsed.gap_info.symbols != parsed.code_info.symbols) {
         return {Status::size_mismatch, offset_of(parsed.gaps, blob)};
     }
+    if (!parsed.flat && parsed.row_length_info.symbols < parsed.matrix.rows) {
+        return {Status::size_mismatch, offset_of(parsed.row_lengths, blob)};
+    }
+    if (parsed.fillers > parsed.code_info.symbols) {
+        return {Status::size_mismatch, parsed.fillers_offset};
+    }
+    const std::uint64_t nonzeros = parsed.code_info.symbols - parsed.fillers;
+    if (!is_shared(parsed.kind) && nonzeros != parsed.value_count) {
+        return {Status::size_mismatch, offset_of(parsed.values, blob)};
+    }
     return {Status::ok, blob.size()};
 }
 
-Result check_hash(std::span<const std::uint8_t> blob) noexcept {
-    if (blob.size() < hash_bytes) return {Status::truncated, blob.size()};
-    const std::size_t end = blob.size() - hash_bytes;
-    const auto stored = support::load_little_endian<std::uint64_t>(blob.data() + end);
-    if (stored != xxh3_64(blob.first(end))) return {Status::hash_mismatch, end};
-    return {Status::ok, blob.size()};
+/// What decoding holds at once: codes, gaps, the bytes of the row lengths, these, the values.
+std::uint64_t decoded_bytes(const Parsed& parsed) noexcept {
+    return 2 * parsed.code_info.symbols + parsed.row_length_info.symbols +
+           (parsed.flat ? 0 : sizeof(std::uint32_t) * std::uint64_t{parsed.matrix.rows}) +
+           sizeof(float) * parsed.value_count;
 }
 
 Result decode_stream(std::span<const std::uint8_t> stream, std::span<const std::uint8_t> blob,
@@ -173,7 +199,6 @@ Result decode_row_lengths(const Parsed& parsed, std::span<const std::uint8_t> bl
         decode_stream(parsed.row_lengths, blob, bytes, parsed.row_length_info.symbols);
     if (!result.ok()) return result;
     const Result fault{Status::size_mismatch, offset_of(parsed.row_lengths, blob)};
-    if (bytes.size() < parsed.matrix.rows) return fault;  // before memory is taken for the rows
     Cursor cursor(bytes);
     lengths.resize(parsed.matrix.rows);
     for (std::uint32_t& length : lengths) {
@@ -214,6 +239,7 @@ std::vector<std::uint8_t> encode_layer(const Layer& layer) {
     const std::vector<std::uint8_t> codes = huffman::encode(layer.csr.codes);
     const std::vector<std::uint8_t> gaps = huffman::encode(layer.csr.gaps);
     append_varint(layer.values.size(), blob);
+    append_varint(layer.csr.codes.size() - valid.count, blob);
     append_varint(codes.size(), blob);
     append_varint(gaps.size(), blob);
     for (const float value : layer.values) {
@@ -240,12 +266,12 @@ bool is_layer(std::span<const std::uint8_t> blob) noexcept {
 
 Result decode_layer(std::span<const std::uint8_t> blob, Layer& layer, std::size_t max_bytes) {
     Parsed parsed;
-    if (const Result r = parse(blob, parsed); !r.ok()) return r;
+    if (const Result r = check_signature(blob); !r.ok()) return r;
     if (const Result r = check_hash(blob); !r.ok()) return r;
-    const std::uint64_t entries = parsed.code_info.symbols;
-    if (entries > max_bytes / 2 || parsed.row_length_info.symbols > max_bytes / 4) {
+    if (const Result r = parse(blob, parsed); !r.ok()) return r;
+    if (decoded_bytes(parsed) > max_bytes)
         return {Status::too_large, offset_of(parsed.codes, blob)};
-    }
+    const std::uint64_t entries = parsed.code_info.symbols;
     layer = Layer{parsed.shape, parsed.kind, {}, {}};
     RelativeCsr& csr = layer.csr;
     csr = {parsed.matrix.rows, parsed.matrix.cols, parsed.index_bits, parsed.flat, {}, {}, {}};
@@ -261,9 +287,10 @@ Result decode_layer(std::span<const std::uint8_t> blob, Layer& layer, std::size_
     if (std::any_of(csr.codes.begin(), csr.codes.end(), [&](auto c) { return c > code_limit; })) {
         return {Status::code_past_codebook, offset_of(parsed.codes, blob)};
     }
-    if (!is_shared(parsed.kind) && valid.count != parsed.value_count) {
-        return {Status::size_mismatch, offset_of(parsed.values, blob)};
+    if (valid.count != entries - parsed.fillers) {
+        return {Status::size_mismatch, parsed.fillers_offset};
     }
+    layer.values.reserve(static_cast<std::size_t>(parsed.value_count));
     const std::size_t width = value_width(parsed.kind);
     for (std::size_t at = 0; at < parsed.values.size(); at += width) {
         const float value = read_value(parsed.values.data() + at, parsed.kind);
@@ -275,10 +302,11 @@ Result decode_layer(std::span<const std::uint8_t> blob, Layer& layer, std::size_
 
 Result inspect_layer(std::span<const std::uint8_t> blob, LayerInfo& info, bool verify) {
     Parsed parsed;
-    if (const Result r = parse(blob, parsed); !r.ok()) return r;
+    if (const Result r = check_signature(blob); !r.ok()) return r;
     if (verify) {
         if (const Result r = check_hash(blob); !r.ok()) return r;
     }
+    if (const Result r = parse(blob, parsed); !r.ok()) return r;
     info = {};
     info.shape = parsed.shape;
     info.kind = parsed.kind;
@@ -296,11 +324,7 @@ Result inspect_layer(std::span<const std::uint8_t> blob, LayerInfo& info, bool v
     info.total_bytes = blob.size();
     info.header_bytes = info.total_bytes - info.value_bytes - info.code_bytes - info.gap_bytes -
                         info.row_length_bytes;
-    // The fillers are among the codes: these have to be decoded to tell them.
-    std::vector<std::uint8_t> codes;
-    if (const Result r = decode_stream(parsed.codes, blob, codes, info.entries); !r.ok()) return r;
-    info.nonzeros = info.entries - static_cast<std::uint64_t>(
-                                       std::count(codes.begin(), codes.end(), std::uint8_t{0}));
+    info.nonzeros = info.entries - parsed.fillers;
     return {Status::ok, blob.size()};
 }
 

@@ -185,6 +185,17 @@ Result validate(const RelativeCsr& csr) noexcept {
     return {Status::ok, nonzeros};
 }
 
+Result dense_size(const RelativeCsr& csr) noexcept {
+    constexpr std::uint64_t believed = std::uint64_t{1} << 28;
+    constexpr std::uint64_t widest_advance = std::uint64_t{1} << max_index_bits;
+    const std::uint64_t size = std::uint64_t{csr.rows} * csr.cols;
+    const std::uint64_t backed = widest_advance * (csr.codes.size() + csr.row_lengths.size());
+    if (size > std::max(believed, backed) || size > std::numeric_limits<std::size_t>::max()) {
+        return {Status::too_large, 0};
+    }
+    return {Status::ok, static_cast<std::size_t>(size)};
+}
+
 Result decode(const RelativeCsr& csr, std::span<std::uint8_t> codes) {
     if (codes.size() != std::uint64_t{csr.rows} * csr.cols) {
         throw std::invalid_argument("the output has " + std::to_string(codes.size()) +
