@@ -99,8 +99,11 @@ def write_file(
     Raises:
         OSError: the system refuses; nothing is left behind and an old file stays as it was.
         ValueError: what a reader would refuse: an unknown dtype, a shape that does not fit the
-            bytes, a name or key of the format's own, more than 100 MB of names and metadata.
+            bytes, a name or key of the format's own, text that has no UTF-8, more than 100 MB of names and metadata.
     """
+    extra = dict(metadata or {})
+    for text in (*tensors, *extra, *extra.values()):
+        text.encode()  # a lone surrogate has no UTF-8, and no string of the compiled core
     listed = []
     for name, tensor in tensors.items():
         if isinstance(tensor.data, np.ndarray):
@@ -108,4 +111,4 @@ def write_file(
         else:
             raw = np.frombuffer(tensor.data, np.uint8)
         listed.append((name, tensor.dtype, list(tensor.shape), raw))
-    _core.write_file(str(path), listed, list((metadata or {}).items()))
+    _core.write_file(str(path), listed, list(extra.items()))

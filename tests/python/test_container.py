@@ -108,6 +108,14 @@ MALFORMED = {
     "deep nesting": ('{"a":' + "[" * 100 + "]" * 100 + "}", 0, "JSON"),
     "not JSON": ("{'a': 1}", 0, "JSON"),
     "no header": ("hello", 0, "signature"),
+    "a hash of another name": (
+        _own('{"version":0,"features":[],"layers":[],"hashes":{"b":""}}')[:-1]
+        + ',"a":'
+        + _entry(0, 4)
+        + "}",
+        4,
+        "does not allow",
+    ),
     "later version": (_own('{"version":9,"features":[],"layers":[],"hashes":{}}'), 0, "later"),
     "unknown feature": (_own('{"version":0,"features":["x"],"layers":[],"hashes":{}}'), 0, "later"),
     "a layer that is not there": (
@@ -132,6 +140,17 @@ def test_an_announced_header_of_any_length_is_only_believed_when_it_is_there(
         (tmp_path / "f").write_bytes(struct.pack("<Q", length) + b"{}")
         with pytest.raises(tersor.FormatError):
             container.open(tmp_path / "f")
+
+
+def test_the_writer_refuses_what_no_reader_would_open(tmp_path: Path) -> None:
+    one = Tensor("U8", (1,), b"1")
+    with pytest.raises(ValueError, match="library's own"):
+        container.write_file(tmp_path / "f", {"a": one}, {"tersor": "{}"})
+    with pytest.raises(ValueError, match="taken"):
+        container.write_file(tmp_path / "f", {"__metadata__": one})
+    with pytest.raises(ValueError, match="surrogates not allowed"):
+        container.write_file(tmp_path / "f", {"\ud800": one})
+    assert not (tmp_path / "f").exists()
 
 
 def test_a_failed_write_leaves_nothing_and_loses_nothing(tmp_path: Path) -> None:

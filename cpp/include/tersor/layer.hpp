@@ -62,8 +62,8 @@ struct LayerInfo {
 /// Decodes and validates the whole blob, its hash before anything but magic and version; `count` is
 /// the byte offset of a fault. `max_bytes` bounds the memory that the content takes while it is
 /// decoded: a byte for each code, each gap and each byte of the row lengths' stream, four for each
-/// row length and each value. A blob that announces more is too_large before any of it is
-/// allocated.
+/// row length and each value. A blob that announces more is too_large, before any of that is
+/// allocated. What the Huffman decoder works with comes on top, in proportion to the blob's size.
 [[nodiscard]] Result decode_layer(std::span<const std::uint8_t> blob, Layer& layer,
                                   std::size_t max_bytes = SIZE_MAX);
 
