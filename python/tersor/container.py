@@ -99,7 +99,8 @@ def write_file(
     Raises:
         OSError: the system refuses; nothing is left behind and an old file stays as it was.
         ValueError: what a reader would refuse: an unknown dtype, a shape that does not fit the
-            bytes, a name or key of the format's own, text that has no UTF-8, more than 100 MB of names and metadata.
+            bytes, a name or key of the format's own, text that has no UTF-8, more
+            than 100 MB of names and metadata.
     """
     extra = dict(metadata or {})
     for text in (*tensors, *extra, *extra.values()):
