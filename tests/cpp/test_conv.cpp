@@ -1,0 +1,161 @@
+#include "tersor/conv.hpp"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+#include "isa_test.hpp"
+#include "spmm_problem.hpp"
+
+namespace tersor {
+namespace {
+
+using conv::Geometry;
+using test::Problem;
+
+struct Reference {
+    double value = 0.0;
+    double magnitude = 0.0;  // sum |w||x|
+    int terms = 0;
+};
+
+/// One output, term by term, as the definition has it.
+Reference reference(const Problem& p, const Geometry& g, const std::vector<float>& x,
+                    std::size_t image, std::uint32_t row, std::uint32_t oh, std::uint32_t ow) {
+    const std::uint32_t channels = g.in_channels / g.groups;
+    const std::uint32_t first_channel = row / (p.rows / g.groups) * channels;
+    Reference sum;
+    for (std::uint32_t c = 0; c < channels; ++c) {
+        for (std::uint32_t kh = 0; kh < g.kernel.h; ++kh) {
+            for (std::uint32_t kw = 0; kw < g.kernel.w; ++kw) {
+                const std::int64_t h =
+                    std::int64_t{oh} * g.stride.h + kh * g.dilation.h - std::int64_t{g.padding.h};
+                const std::int64_t w =
+                    std::int64_t{ow} * g.stride.w + kw * g.dilation.w - std::int64_t{g.padding.w};
+                const std::size_t column = (std::size_t{c} * g.kernel.h + kh) * g.kernel.w + kw;
+                const double weight = p.dense[std::size_t{row} * p.cols + column];
+                if (weight == 0.0 || h < 0 || w < 0 || h >= g.input.h || w >= g.input.w) continue;
+                const std::size_t plane = image * g.in_channels + first_channel + c;
+                const double value =
+                    x[(plane * g.input.h + static_cast<std::size_t>(h)) * g.input.w +
+                      static_cast<std::size_t>(w)];
+                sum.value += weight * value;
+                sum.magnitude += std::abs(weight * value);
+                ++sum.terms;
+            }
+        }
+    }
+    return sum;
+}
+
+struct Case {
+    Geometry geometry;
+    std::uint32_t filters;
+    double density;
+};
+
+std::vector<Case> cases() {
+    std::vector<Case> all;
+    const auto add = [&](Geometry g, std::uint32_t filters, double density) {
+        all.push_back({g, filters, density});
+    };
+    add({.in_channels = 1, .input = {28, 28}, .kernel = {5, 5}}, 20, 0.7);
+    add({.in_channels = 6, .groups = 2, .input = {9, 13}, .kernel = {3, 3}, .padding = {1, 1}}, 8,
+        0.3);
+    add({.in_channels = 3,
+         .input = {17, 40},
+         .kernel = {3, 5},
+         .stride = {2, 3},
+         .padding = {2, 1}},
+        5, 0.4);
+    add({.in_channels = 4, .input = {15, 11}, .kernel = {3, 2}, .dilation = {2, 3}}, 7, 0.5);
+    add({.in_channels = 2, .input = {7, 7}, .kernel = {1, 1}, .stride = {3, 3}}, 3, 1.0);
+    add({.in_channels = 1,
+         .input = {3, 3},
+         .kernel = {3, 3},
+         .padding = {4, 4},
+         .dilation = {3, 3}},
+        4, 0.6);
+    add({.in_channels = 40, .input = {6, 6}, .kernel = {3, 3}, .padding = {1, 1}}, 4, 1.0);
+    add({.in_channels = 5, .groups = 5, .input = {8, 70}, .kernel = {2, 3}}, 10, 0.0);
+    return all;
+}
+
+class Conv : public test::IsaTest {};
+TERSOR_ON_EVERY_ISA(Conv);
+
+TEST_P(Conv, MeetsTheFp32BoundOfTheDefinition) {
+    unsigned seed = 1;
+    for (const Case& c : cases()) {
+        const Geometry& g = c.geometry;
+        const std::uint32_t cols = g.in_channels / g.groups * g.kernel.h * g.kernel.w;
+        const Problem p = test::make_problem(c.filters, cols, c.density, 15, ++seed);
+        PackedMatrix filters;
+        ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, Regime::batch).ok());
+        constexpr std::size_t batch = 2;
+        const auto x = test::random_x(batch * g.in_channels * g.input.h * g.input.w, seed);
+        const auto bias = test::random_x(c.filters, seed + 100);
+        const conv::Pair size = conv::output_size(g);
+        const std::size_t pixels = std::size_t{size.h} * size.w;
+        for (const int threads : {1, 2}) {
+            std::vector<float> y(batch * c.filters * pixels, -77.0F);
+            conv::convolve(filters, g, x, batch, bias, y, Precision::highest, threads);
+            for (std::size_t i = 0; i < y.size(); ++i) {
+                const std::size_t pixel = i % pixels;
+                const auto row = static_cast<std::uint32_t>(i / pixels % c.filters);
+                const Reference expected = reference(p, g, x, i / pixels / c.filters, row,
+                                                     static_cast<std::uint32_t>(pixel / size.w),
+                                                     static_cast<std::uint32_t>(pixel % size.w));
+                const double n = expected.terms + 1;  // the bias is one more term
+                const double factor = 4.0 + std::min(n, 256.0) / 2 + n / 32;
+                const double bound = factor * std::numeric_limits<float>::epsilon() *
+                                     (expected.magnitude + std::abs(double{bias[row]}));
+                ASSERT_LE(std::abs(double{y[i]} - expected.value - double{bias[row]}), bound)
+                    << "case " << seed << " output " << i;
+            }
+        }
+    }
+}
+
+TEST_P(Conv, DoesWithoutABiasAndWithoutImages) {
+    const Geometry g{.in_channels = 1, .input = {4, 4}, .kernel = {2, 2}};
+    const Problem p = test::make_problem(3, 4, 1.0, 15, 1);
+    PackedMatrix filters;
+    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, Regime::batch).ok());
+    conv::convolve(filters, g, {}, 0, {}, {});
+    const std::vector<float> x(16, 0.0F);
+    std::vector<float> y(27, 5.0F);
+    conv::convolve(filters, g, x, 1, {}, y);
+    EXPECT_EQ(y, std::vector<float>(27, 0.0F));
+}
+
+TEST(ConvGeometry, SizesAreThoseOfTheDefinitionAndMistakesThrow) {
+    Geometry g{.in_channels = 4, .groups = 2, .input = {11, 8}, .kernel = {3, 3}, .stride = {2, 1}};
+    EXPECT_EQ(conv::output_size(g).h, 5U);
+    EXPECT_EQ(conv::output_size(g).w, 6U);
+    const Problem p = test::make_problem(4, 18, 0.5, 15, 1);
+    PackedMatrix filters;
+    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, Regime::batch).ok());
+    std::vector<float> x(4 * 11 * 8);
+    std::vector<float> y(4 * 5 * 6);
+    EXPECT_NO_THROW(conv::convolve(filters, g, x, 1, {}, y));
+    const std::span<const float> short_x(x.data(), x.size() - 1);
+    EXPECT_THROW(conv::convolve(filters, g, short_x, 1, {}, y), std::invalid_argument);
+    EXPECT_THROW(conv::convolve(filters, g, x, 1, std::span<const float>(x).first(3), y),
+                 std::invalid_argument);
+    EXPECT_THROW(conv::convolve(filters, g, x, 2, {}, y), std::invalid_argument);
+    Geometry wrong = g;
+    wrong.groups = 3;
+    EXPECT_THROW(conv::convolve(filters, wrong, x, 1, {}, y), std::invalid_argument);
+    wrong = g;
+    wrong.stride.h = 0;
+    EXPECT_THROW((void)conv::output_size(wrong), std::invalid_argument);
+    wrong = g;
+    wrong.dilation.w = 9;
+    EXPECT_THROW((void)conv::output_size(wrong), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace tersor
