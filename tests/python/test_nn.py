@@ -46,7 +46,7 @@ def test_linear_shapes_and_types(shape: tuple[int, ...], dtype: torch.dtype) -> 
     ],
 )
 def test_conv_matches_torch(options: dict[str, object]) -> None:
-    dense = nn.Conv2d(4, 8, **{"kernel_size": 3, **options})  # type: ignore[arg-type]
+    dense = nn.Conv2d(4, 8, **{"kernel_size": 3, **options})
     layer = tersor.nn.CompressedConv2d.from_dense(dense, LayerConfig(values=255, density=0.4))
     back = layer.to_dense()
     x = torch.randn(2, 4, 11, 10)

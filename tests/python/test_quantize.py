@@ -33,4 +33,4 @@ def test_other_kinds(kind: str) -> None:
 )
 def test_settings_are_checked(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
-        LayerConfig(**wrong)  # type: ignore[arg-type]
+        LayerConfig(**wrong)

@@ -4,6 +4,7 @@
 #include <bit>
 #include <limits>
 
+#include "huffman/bits.hpp"
 #include "support/varint.hpp"
 
 namespace tersor::huffman {
@@ -49,7 +50,6 @@ double cycles_of(int planes, int levels, bool tail) noexcept {
 void assign(Stage& stage, std::span<const std::uint8_t> ending, std::span<const std::uint8_t> later,
             std::uint8_t last_symbol) noexcept {
     stage.small_alphabet = last_symbol < 64;
-    stage.words = static_cast<unsigned>(ending.size());
     stage.symbols.fill(ending.empty() ? std::uint8_t{0} : ending[0]);
     for (unsigned i = 0; i < ending.size(); ++i) {
         const unsigned index = i < stage.short_roots
@@ -71,9 +71,19 @@ void sort_classes(std::span<std::uint8_t> ending, unsigned short_roots) {
     std::sort(middle, ending.end());
 }
 
-/// Class 0 has no word; then two for each stage, short and long words.
-unsigned class_count(const PlaneCode& code) noexcept {
-    return 1 + 2 * static_cast<unsigned>(code.stages.size());
+/// Calls `visit(symbol, is_long)` for each symbol that ends in a stage.
+template <class Visit>
+void for_each_word(const Stage& stage, const Visit& visit) {
+    for (unsigned index = 0; index < 1U << stage.bits(); ++index) {
+        const std::uint8_t symbol = stage.symbols[index];
+        if (stage.indices[symbol] != index) continue;  // an index that no symbol has
+        visit(symbol, index >> stage.levels >= stage.short_roots);
+    }
+}
+
+/// Bits that name a class. Class 0 has no word; then two for each stage, short and long words.
+int class_width(const PlaneCode& code) noexcept {
+    return static_cast<int>(std::bit_width(2 * code.stages.size()));
 }
 
 }  // namespace
@@ -147,14 +157,10 @@ std::uint64_t coded_bits(const PlaneCode& code, const Histogram& histogram) noex
     for (const std::uint64_t count : histogram) left += count;
     for (const Stage& stage : code.stages) {
         bits += left * static_cast<unsigned>(stage.planes);
-        for (unsigned index = 0; index < 1U << stage.bits(); ++index) {
-            const std::uint8_t symbol = stage.symbols[index];
-            if (stage.indices[symbol] != index) continue;
+        for_each_word(stage, [&](std::uint8_t symbol, bool is_long) {
             left -= histogram[symbol];
-            if (index >> stage.levels >= stage.short_roots) {
-                bits += histogram[symbol] * static_cast<unsigned>(stage.levels);
-            }
-        }
+            if (is_long) bits += histogram[symbol] * static_cast<unsigned>(stage.levels);
+        });
     }
     return bits;
 }
@@ -171,24 +177,12 @@ void append_plane_code(const PlaneCode& code, std::vector<std::uint8_t>& out) {
     // Which class each symbol is of, in as many bits as the number of classes needs.
     std::array<std::uint8_t, alphabet_size> classes{};
     for (std::size_t s = 0; s < code.stages.size(); ++s) {
-        const Stage& stage = code.stages[s];
-        for (unsigned index = 0; index < 1U << stage.bits(); ++index) {
-            const std::uint8_t symbol = stage.symbols[index];
-            if (stage.indices[symbol] != index) continue;
-            const bool is_long = index >> stage.levels >= stage.short_roots;
+        for_each_word(code.stages[s], [&](std::uint8_t symbol, bool is_long) {
             classes[symbol] = static_cast<std::uint8_t>(1 + 2 * s + (is_long ? 1 : 0));
-        }
+        });
     }
-    const int width = std::bit_width(class_count(code) - 1);
-    std::uint32_t window = 0;
-    int filled = 0;
-    for (std::size_t symbol = 0; symbol <= code.last_symbol; ++symbol) {
-        window |= static_cast<std::uint32_t>(classes[symbol]) << filled;
-        for (filled += width; filled >= 8; filled -= 8, window >>= 8) {
-            out.push_back(static_cast<std::uint8_t>(window));
-        }
-    }
-    if (filled > 0) out.push_back(static_cast<std::uint8_t>(window));
+    append_fields(std::span(classes).first(std::size_t{code.last_symbol} + 1), class_width(code),
+                  out);
 }
 
 Result read_plane_code(std::span<const std::uint8_t> bytes, PlaneCode& code) {
@@ -212,26 +206,21 @@ Result read_plane_code(std::span<const std::uint8_t> bytes, PlaneCode& code) {
         code.stages.push_back(stage);
     } while (code.stages.back().tail);
 
-    const int width = std::bit_width(class_count(code) - 1);
-    const std::size_t class_bits =
-        (std::size_t{code.last_symbol} + 1) * static_cast<unsigned>(width);
-    const std::span<const std::uint8_t> packed = cursor.take((class_bits + 7) / 8);
+    std::array<std::uint8_t, alphabet_size> memory{};
+    const std::span<std::uint8_t> classes =
+        std::span(memory).first(std::size_t{code.last_symbol} + 1);
+    const int width = class_width(code);
+    const std::span<const std::uint8_t> packed = cursor.take(fields_size(classes.size(), width));
     if (!cursor.ok()) return cursor.result();
     const Result fault{Status::bad_code_lengths, cursor.position() - 1};
+    if (!read_fields(packed, width, classes).ok()) return fault;
+    if (classes.back() == 0) return fault;  // the last symbol has a word
     std::vector<std::vector<std::uint8_t>> members(2 * code.stages.size());
-    std::uint32_t window = 0;
-    int filled = 0;
-    std::size_t at = 0;
-    for (unsigned symbol = 0; symbol <= code.last_symbol; ++symbol) {
-        for (; filled < width; filled += 8) window |= std::uint32_t{packed[at++]} << filled;
-        const std::uint32_t kind = window & ((1U << width) - 1);
-        window >>= width;
-        filled -= width;
+    for (std::size_t symbol = 0; symbol < classes.size(); ++symbol) {
+        const std::uint8_t kind = classes[symbol];
         if (kind > members.size()) return fault;
-        if (kind > 0) members[kind - 1].push_back(static_cast<std::uint8_t>(symbol));
-        if (kind == 0 && symbol == code.last_symbol) return fault;  // it has a word
+        if (kind > 0) members[kind - 1U].push_back(static_cast<std::uint8_t>(symbol));
     }
-    if (window != 0) return fault;
     std::vector<std::uint8_t> order;
     for (const auto& part : members) order.insert(order.end(), part.begin(), part.end());
     std::size_t first = 0;

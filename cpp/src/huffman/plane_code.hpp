@@ -25,7 +25,6 @@ struct Stage {
     unsigned short_roots = 0;     // 0 to 2^planes
     int levels = 0;               // 0 to 2; 0 if and only if no root is continued
     bool tail = false;            // whether a later stage follows
-    unsigned words = 0;           // symbols that end in this stage
     bool small_alphabet = false;  // no symbol of the code is above 63
     /// Index = root * 2^levels + level bits; the symbol with that word.
     std::array<std::uint8_t, std::size_t{1} << max_stage_bits> symbols{};

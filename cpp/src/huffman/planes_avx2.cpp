@@ -2,7 +2,7 @@
 // bits transpose what the GF(2) product does there, and byte shuffles look up 16 symbols at a time.
 #include "dispatch/architecture.hpp"
 #include "huffman/kernels.hpp"
-#include "huffman/plane_bits.hpp"
+#include "huffman/plane_stages.hpp"
 
 #if TERSOR_X86
 
@@ -15,9 +15,6 @@
 
 namespace tersor::huffman {
 namespace {
-
-constexpr std::size_t lag = 2;
-constexpr std::size_t ring_size = 4;
 
 /// expand[m]: for each of eight bytes the rank of its bit among the ones of m, or 0x80.
 constexpr std::array<std::uint64_t, 256> make_expand() {
@@ -246,31 +243,13 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
     return true;
 }
 
-using DecodeStage = decltype(&decode_stage<1, 0, false>);
-
-template <int planes, int levels>
-DecodeStage decoder(bool tail) noexcept {
-    if constexpr (planes + levels > max_stage_bits) {
-        return nullptr;
-    } else {
-        return tail ? decode_stage<planes, levels, true> : decode_stage<planes, levels, false>;
-    }
-}
-
-template <int planes>
-DecodeStage decoder(int levels, bool tail) noexcept {
-    if (levels == 0) return decoder<planes, 0>(tail);
-    return levels == 1 ? decoder<planes, 1>(tail) : decoder<planes, 2>(tail);
-}
-
 bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t superblocks,
                    const Lanes& lanes, const std::array<const std::uint8_t*, max_levels>& levels,
                    const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
                    std::uint8_t* symbols, bool streaming) noexcept {
-    constexpr std::array by_planes = {decoder<1>, decoder<2>, decoder<3>, decoder<4>,
-                                      decoder<5>, decoder<6>, decoder<7>, decoder<8>};
-    const DecodeStage decode =
-        by_planes[static_cast<std::size_t>(stage.planes - 1)](stage.levels, stage.tail);
+    const auto decode = with_shape(stage, [&]<int p, int l>() noexcept {
+        return stage.tail ? decode_stage<p, l, true> : decode_stage<p, l, false>;
+    });
     return decode(stage, bytes, superblocks, lanes, levels, tail, end, cursor, symbols, streaming);
 }
 

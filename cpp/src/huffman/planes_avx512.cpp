@@ -7,7 +7,7 @@
 // between their scalar stores and the vector load, so that it finds them in the cache.
 #include "dispatch/architecture.hpp"
 #include "huffman/kernels.hpp"
-#include "huffman/plane_bits.hpp"
+#include "huffman/plane_stages.hpp"
 
 #if TERSOR_X86
 
@@ -19,10 +19,6 @@
 
 namespace tersor::huffman {
 namespace {
-
-constexpr std::size_t lag = 2;
-constexpr std::size_t ring_size = 4;
-static_assert(lag < ring_size);
 
 /// Multiplied with the bits of a quadword it transposes them: bit i of byte j of the product is bit
 /// j of byte 7 - i.
@@ -233,38 +229,19 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
     return true;
 }
 
-using DecodeStage = decltype(&decode_stage<1, 0, false, false>);
-
-template <int planes, int levels>
-DecodeStage decoder(bool tail, bool dense) noexcept {
-    if constexpr (planes + levels > max_stage_bits) {
-        return nullptr;
-    } else if constexpr (levels == 0) {
-        return tail ? decode_stage<planes, 0, true, false> : decode_stage<planes, 0, false, false>;
-    } else if (dense) {
-        return tail ? decode_stage<planes, levels, true, true>
-                    : decode_stage<planes, levels, false, true>;
-    } else {
-        return tail ? decode_stage<planes, levels, true, false>
-                    : decode_stage<planes, levels, false, false>;
-    }
-}
-
-template <int planes>
-DecodeStage decoder(int levels, bool tail, bool dense) noexcept {
-    if (levels == 0) return decoder<planes, 0>(tail, dense);
-    return levels == 1 ? decoder<planes, 1>(tail, dense) : decoder<planes, 2>(tail, dense);
-}
-
 bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t superblocks,
                    const Lanes& lanes, const std::array<const std::uint8_t*, max_levels>& levels,
                    const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
                    std::uint8_t* symbols, bool streaming) noexcept {
-    constexpr std::array by_planes = {decoder<1>, decoder<2>, decoder<3>, decoder<4>,
-                                      decoder<5>, decoder<6>, decoder<7>, decoder<8>};
     const bool dense = 4 * stage.long_roots() >= 3 * stage.roots();
-    const DecodeStage decode =
-        by_planes[static_cast<std::size_t>(stage.planes - 1)](stage.levels, stage.tail, dense);
+    const auto decode = with_shape(stage, [&]<int p, int l>() noexcept {
+        constexpr bool can_be_dense = l > 0;
+        if (dense) {
+            return stage.tail ? decode_stage<p, l, true, can_be_dense>
+                              : decode_stage<p, l, false, can_be_dense>;
+        }
+        return stage.tail ? decode_stage<p, l, true, false> : decode_stage<p, l, false, false>;
+    });
     return decode(stage, bytes, superblocks, lanes, levels, tail, end, cursor, symbols, streaming);
 }
 

@@ -3,13 +3,29 @@
 #include <bit>
 
 #include "huffman/kernels.hpp"
-#include "huffman/plane_bits.hpp"
 #include "support/little_endian.hpp"
 
 namespace tersor::huffman {
 namespace {
 
 using support::load_little_endian;
+
+/// 64 bits from bit `at` on; reads nine bytes.
+std::uint64_t read_bits(const std::uint8_t* bytes, std::uint64_t at) noexcept {
+    const std::uint8_t* p = bytes + at / 8;
+    const auto shift = static_cast<unsigned>(at % 8);
+    const auto low = load_little_endian<std::uint64_t>(p);
+    return (low >> shift) | ((std::uint64_t{p[8]} << 1) << (63 - shift));
+}
+
+/// Ors 64 bits in from bit `at` on; writes nine bytes.
+void write_bits(std::uint8_t* bytes, std::uint64_t at, std::uint64_t bits) noexcept {
+    std::uint8_t* p = bytes + at / 8;
+    const auto shift = static_cast<unsigned>(at % 8);
+    const auto low = load_little_endian<std::uint64_t>(p);
+    support::store_little_endian(low | (bits << shift), p);
+    p[8] = static_cast<std::uint8_t>(p[8] | ((bits >> 1) >> (63 - shift)));
+}
 
 /// spread[b] has bit i of b as the lowest bit of byte i.
 constexpr std::array<std::uint64_t, 256> make_spread() {

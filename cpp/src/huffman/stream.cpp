@@ -5,8 +5,8 @@
 #include <atomic>
 #include <bit>
 #include <new>
-#include <stdexcept>
 
+#include "huffman/bits.hpp"
 #include "huffman/canonical.hpp"
 #include "huffman/kernels.hpp"
 #include "huffman/plane_block.hpp"
@@ -51,15 +51,7 @@ int stored_width(std::uint8_t largest) noexcept {
 std::vector<std::uint8_t> stored_body(std::span<const std::uint8_t> symbols, int width) {
     std::vector<std::uint8_t> body{static_cast<std::uint8_t>(Kind::stored),
                                    static_cast<std::uint8_t>(width)};
-    std::uint32_t bits = 0;
-    int filled = 0;
-    for (const std::uint8_t s : symbols) {
-        bits |= std::uint32_t{s} << filled;
-        for (filled += width; filled >= 8; filled -= 8, bits >>= 8) {
-            body.push_back(static_cast<std::uint8_t>(bits));
-        }
-    }
-    if (filled > 0) body.push_back(static_cast<std::uint8_t>(bits));
+    append_fields(symbols, width, body);
     return body;
 }
 
@@ -107,23 +99,21 @@ std::vector<std::uint8_t> planes_body(std::span<const std::uint8_t> symbols,
                                       const Histogram& counts, std::uint8_t largest, int threads) {
     constexpr std::size_t per_block = std::size_t{1} << block_log2;
     const PlaneCode code = build_plane_code(counts);
-    if (largest >= pair_alphabet || entropy(counts) >= pair_entropy) {
-        return blocks_body(Kind::planes, code, symbols, per_block, threads);
+    if (largest < pair_alphabet && entropy(counts) < pair_entropy) {
+        // An odd last symbol is paired with a zero.
+        std::vector<std::uint8_t> pairs((symbols.size() + 1) / 2);
+        kernels(isa_in_use()).join_pairs(symbols.data(), symbols.size() / 2, pairs.data());
+        if (symbols.size() % 2 != 0) pairs.back() = symbols.back();
+        const Histogram pair_counts = histogram(pairs);
+        if (std::count(pair_counts.begin(), pair_counts.end(), 0U) != alphabet_size - 1) {
+            const PlaneCode pair_code = build_plane_code(pair_counts);
+            if (static_cast<double>(coded_bits(pair_code, pair_counts)) <
+                pair_gain * static_cast<double>(coded_bits(code, counts))) {
+                return blocks_body(Kind::pairs, pair_code, pairs, per_block / 2, threads);
+            }
+        }
     }
-    // An odd last symbol is paired with a zero.
-    std::vector<std::uint8_t> pairs((symbols.size() + 1) / 2);
-    kernels(isa_in_use()).join_pairs(symbols.data(), symbols.size() / 2, pairs.data());
-    if (symbols.size() % 2 != 0) pairs.back() = symbols.back();
-    const Histogram pair_counts = histogram(pairs);
-    if (std::count(pair_counts.begin(), pair_counts.end(), 0U) == alphabet_size - 1) {
-        return blocks_body(Kind::planes, code, symbols, per_block, threads);
-    }
-    const PlaneCode pair_code = build_plane_code(pair_counts);
-    if (static_cast<double>(coded_bits(pair_code, pair_counts)) >=
-        pair_gain * static_cast<double>(coded_bits(code, counts))) {
-        return blocks_body(Kind::planes, code, symbols, per_block, threads);
-    }
-    return blocks_body(Kind::pairs, pair_code, pairs, per_block / 2, threads);
+    return blocks_body(Kind::planes, code, symbols, per_block, threads);
 }
 
 /// A stream taken apart, its sizes checked against its length.
@@ -211,27 +201,6 @@ Result parse(std::span<const std::uint8_t> stream, Parsed& parsed) {
         return {Status::trailing_bytes, cursor.position()};
     }
     return {Status::ok, 0};
-}
-
-Result decode_stored(std::span<const std::uint8_t> bits, int width,
-                     std::span<std::uint8_t> symbols) noexcept {
-    const std::uint64_t total = std::uint64_t{symbols.size()} * static_cast<unsigned>(width);
-    const std::uint64_t expected = (total + 7) / 8;
-    if (bits.size() < expected) return {Status::truncated, bits.size()};
-    if (bits.size() > expected) return {Status::trailing_bytes, expected};
-    std::size_t at = 0;
-    const unsigned mask = (1U << width) - 1;
-    for (std::uint8_t& symbol : symbols) {
-        const std::size_t byte = at / 8;
-        const unsigned low = bits[byte];
-        const unsigned high = byte + 1 < bits.size() ? bits[byte + 1] : 0U;
-        symbol = static_cast<std::uint8_t>(((low | (high << 8)) >> (at % 8)) & mask);
-        at += static_cast<std::size_t>(width);
-    }
-    if (at % 8 != 0 && bits.back() >> (at % 8) != 0) {
-        return {Status::bad_code_word, bits.size() - 1};
-    }
-    return {Status::ok, bits.size()};
 }
 
 /// Decodes one block of a stream; `symbols` is all of it.
@@ -337,8 +306,7 @@ std::vector<std::uint8_t> encode(std::span<const std::uint8_t> symbols, int thre
     } else {
         body = words_body(symbols, counts);
         const int width = stored_width(largest);
-        const std::size_t stored_bytes =
-            2 + (symbols.size() * static_cast<std::size_t>(width) + 7) / 8;
+        const std::uint64_t stored_bytes = 2 + fields_size(symbols.size(), width);
         if (stored_bytes <= body.size()) body = stored_body(symbols, width);
     }
     stream.insert(stream.end(), body.begin(), body.end());
@@ -376,7 +344,7 @@ Result decode_range(std::span<const std::uint8_t> stream, std::size_t first,
             }
             Result decoded;
             if (parsed.kind == Kind::stored) {
-                decoded = decode_stored(parsed.payload, parsed.parameter, target);
+                decoded = read_fields(parsed.payload, parsed.parameter, target);
             } else {
                 DecodeTable table;
                 build_table(parsed.lengths, table);

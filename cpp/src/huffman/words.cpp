@@ -3,6 +3,7 @@
 // left, so no load passes the end; the rest goes through the safe loop, which checks each symbol.
 #include "huffman/words.hpp"
 
+#include "huffman/bits.hpp"
 #include "support/little_endian.hpp"
 
 namespace tersor::huffman {
@@ -71,15 +72,9 @@ Result decode_words(std::span<const std::uint8_t> bits, const DecodeTable& table
 void append_words(std::span<const std::uint8_t> symbols, const CodeLengths& lengths,
                   std::vector<std::uint8_t>& out) {
     const CodeWords words = canonical_words(lengths);
-    std::uint64_t bits = 0;
-    int filled = 0;
-    for (const std::uint8_t s : symbols) {
-        bits |= std::uint64_t{words[s]} << filled;
-        for (filled += lengths[s]; filled >= 8; filled -= 8, bits >>= 8) {
-            out.push_back(static_cast<std::uint8_t>(bits));
-        }
-    }
-    if (filled > 0) out.push_back(static_cast<std::uint8_t>(bits));
+    BitWriter writer(out);
+    for (const std::uint8_t s : symbols) writer.put(words[s], lengths[s]);
+    writer.flush();
 }
 
 }  // namespace tersor::huffman

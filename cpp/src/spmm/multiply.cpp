@@ -176,10 +176,8 @@ void multiply(const PackedMatrix& packed, std::span<const float> x, std::size_t 
     threads = worthwhile_threads(packed, batch, threads);
     const PackedMatrix::Layout& layout = packed.layout();
     const ActivationRange range_of = kernels(layout.isa).activation_range;
-    std::optional<Arithmetic> arithmetic;
-    if (precision != Precision::highest) {
-        arithmetic = choose_arithmetic(layout.sliding(), precision);
-    }
+    const Sliding* sliding = precision == Precision::highest ? nullptr : layout.sliding();
+    const std::optional<Arithmetic> arithmetic = choose_arithmetic(sliding, precision);
     const bool panels = !arithmetic.has_value() && batch >= panel_from;
     if (panels) multiply_batch(layout, x.data(), batch, bias, y.data(), threads);
     for (std::size_t first = 0; first < batch;) {
@@ -194,8 +192,8 @@ void multiply(const PackedMatrix& packed, std::span<const float> x, std::size_t 
             ++items;
         }
         if (arithmetic.has_value() && items > 0) {
-            multiply_fixed(layout, *layout.sliding(), *arithmetic, std::span(ranges).first(items),
-                           vectors, bias, out, threads);
+            multiply_fixed(layout, *sliding, *arithmetic, std::span(ranges).first(items), vectors,
+                           bias, out, threads);
         } else {
             if (!panels) multiply_one(layout, vectors, bias, out, threads);
             if (!ranges[0].finite) spread_not_finite(layout, vectors, out);

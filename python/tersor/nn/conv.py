@@ -17,9 +17,6 @@ from tersor.nn.compressed import Compressed, autocast, refuse_forward_mode
 from tersor.ops import run_conv2d
 from tersor.quantize import compress_weight
 
-# What nn.Conv2d calls zero padding, F.pad calls constant.
-_FILL = {"zeros": "constant"}
-
 
 @dataclass(frozen=True)
 class ConvParameters:
@@ -119,7 +116,7 @@ class CompressedConv2d(Compressed):
         left, right, above, below = conv.sides((high, wide))
         # The kernel pads with zeros, alike on both sides; all else is padded before it.
         if conv.padding_mode != "zeros" or left != right or above != below:
-            mode = _FILL.get(conv.padding_mode, conv.padding_mode)
+            mode = "constant" if conv.padding_mode == "zeros" else conv.padding_mode
             images = F.pad(images, (left, right, above, below), mode)
             left = above = 0
         geometry = (

@@ -1,0 +1,42 @@
+// What the vectorised kernels of the plane code have in common.
+#pragma once
+
+#include <cstddef>
+
+#include "huffman/plane_code.hpp"
+
+namespace tersor::huffman {
+
+/// Superblocks between the scalar stores of level bits and the vector load of them, so that the
+/// load finds them in the cache; and the memory for as many.
+inline constexpr std::size_t lag = 2;
+inline constexpr std::size_t ring_size = 4;
+static_assert(lag < ring_size);
+
+template <int planes, class Function>
+auto with_levels(const Stage& stage, const Function& function) noexcept {
+    if constexpr (planes + 1 <= max_stage_bits) {
+        if (stage.levels == 1) return function.template operator()<planes, 1>();
+    }
+    if constexpr (planes + 2 <= max_stage_bits) {
+        if (stage.levels == 2) return function.template operator()<planes, 2>();
+    }
+    return function.template operator()<planes, 0>();
+}
+
+/// Calls `function` with the planes and levels of a stage as template arguments.
+template <class Function>
+auto with_shape(const Stage& stage, const Function& function) noexcept {
+    switch (stage.planes) {
+        case 1: return with_levels<1>(stage, function);
+        case 2: return with_levels<2>(stage, function);
+        case 3: return with_levels<3>(stage, function);
+        case 4: return with_levels<4>(stage, function);
+        case 5: return with_levels<5>(stage, function);
+        case 6: return with_levels<6>(stage, function);
+        case 7: return with_levels<7>(stage, function);
+        default: return with_levels<8>(stage, function);
+    }
+}
+
+}  // namespace tersor::huffman
