@@ -58,10 +58,11 @@ X86Features detect() noexcept {
     features.avx2 = all(extended.ebx, bmi1 | avx2 | bmi2) && all(amd.ecx, lzcnt);
 
     constexpr std::uint32_t f = bit(16), dq = bit(17), bw = bit(30), vl = bit(31);
-    constexpr std::uint32_t vbmi = bit(1), vbmi2 = bit(6), gfni = bit(8), vnni = bit(11);
+    constexpr std::uint32_t vbmi = bit(1), vbmi2 = bit(6), gfni = bit(8), vnni = bit(11),
+                            vpopcntdq = bit(14);
     features.avx512 = features.avx2 && all(states, zmm_states) &&
                       all(extended.ebx, f | dq | bw | vl) &&
-                      all(extended.ecx, vbmi | vbmi2 | gfni | vnni);
+                      all(extended.ecx, vbmi | vbmi2 | gfni | vnni | vpopcntdq);
     return features;
 }
 

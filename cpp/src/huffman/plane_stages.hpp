@@ -7,11 +7,13 @@
 
 namespace tersor::huffman {
 
-/// Superblocks between the scalar stores of level bits and the vector load of them, so that the
-/// load finds them in the cache; and the memory for as many.
+/// Superblocks between the vector store of what goes on and the scalar loads of it, between the
+/// scalar stores of level bits and the vector load of them, so that the loads find them in the
+/// cache; and the memory for as many.
+inline constexpr std::size_t lag_of_levels = 1;
 inline constexpr std::size_t lag = 2;
 inline constexpr std::size_t ring_size = 4;
-static_assert(lag < ring_size);
+static_assert(lag_of_levels + lag < ring_size);
 
 template <int planes, class Function>
 auto with_levels(const Stage& stage, const Function& function) noexcept {

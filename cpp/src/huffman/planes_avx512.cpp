@@ -129,15 +129,19 @@ inline void gather_indices(const __m512i* rows, __m512i* indices) noexcept {
     }
 }
 
-/// `dense`: so many words go on that a group's level bits often need a ninth byte.
-template <int planes, int levels, bool has_tail, bool dense>
+/// Three steps, each behind the one before, so that what one leaves in memory has reached the cache
+/// when the next loads it: which words go on; their level bits, `lag_of_levels` superblocks later;
+/// the symbols, `lag` after those.
+template <int planes, int levels, bool has_tail>
 bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t superblocks,
                   const Lanes& lanes, const std::array<const std::uint8_t*, max_levels>& level,
                   const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
                   std::uint8_t* symbols, bool streaming) noexcept {
     constexpr int bits = planes + levels;
-    constexpr std::size_t delay = levels > 0 ? lag : 0;
-    alignas(64) std::uint64_t alive_ring[8];
+    constexpr std::size_t delay = levels > 0 ? lag_of_levels + lag : 0;
+    static_assert(delay < ring_size);
+    alignas(64) std::uint64_t alive_ring[ring_size][8];
+    bool wide_ring[ring_size];  // whether a group has more going on than eight bytes surely hold
     alignas(64) std::uint64_t level_ring[levels > 0 ? levels : 1][ring_size][8];
     alignas(64) std::uint64_t tail_ring[ring_size][8];
     __m512i digits[planes];
@@ -151,8 +155,7 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
     const std::uint8_t* front = bytes;
     const std::uint8_t* back = bytes;
 
-    // Finds the words that go on and spreads their level bits.
-    const auto prepare = [&](std::size_t slot) noexcept {
+    const auto find = [&](std::size_t slot) noexcept {
         __m512i plane[planes];
 #pragma GCC unroll 8
         for (int d = 0; d < planes; ++d) plane[d] = _mm512_loadu_si512(front + 64 * d);
@@ -165,25 +168,33 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
         }
         if constexpr (levels > 0) {
             goes_on = _mm512_and_si512(at_least<planes>(plane, digits), goes_on);
-            _mm512_store_si512(alive_ring, goes_on);
-#pragma GCC unroll 8
-            for (int g = 0; g < 8; ++g) {
-                const std::uint64_t alive = alive_ring[g];
-                const auto count = static_cast<unsigned>(__builtin_popcountll(alive));
-                const auto shift = static_cast<unsigned>(at % 8);
+            _mm512_store_si512(alive_ring[slot], goes_on);
+            wide_ring[slot] =
+                _mm512_cmpgt_epu64_mask(_mm512_popcnt_epi64(goes_on), _mm512_set1_epi64(57)) != 0;
+        }
+    };
+    const auto spread_group = [&]<bool wide>(std::size_t slot, int g) noexcept {
+        const std::uint64_t alive = alive_ring[slot][g];
+        const auto shift = static_cast<unsigned>(at % 8);
 #pragma GCC unroll 2
-                for (int l = 0; l < levels; ++l) {
-                    const std::uint8_t* p = level[static_cast<std::size_t>(l)] + at / 8;
-                    std::uint64_t window;
-                    std::memcpy(&window, p, 8);
-                    window >>= shift;
-                    if (dense || __builtin_expect(count > 57, 0)) {
-                        window |= (std::uint64_t{p[8]} << 1) << (63 - shift);
-                    }
-                    level_ring[l][slot][g] = _pdep_u64(window, alive);
-                }
-                at += count;
-            }
+        for (int l = 0; l < levels; ++l) {
+            const std::uint8_t* p = level[static_cast<std::size_t>(l)] + at / 8;
+            std::uint64_t window;
+            std::memcpy(&window, p, 8);
+            window >>= shift;
+            if constexpr (wide) window |= (std::uint64_t{p[8]} << 1) << (63 - shift);
+            level_ring[l][slot][g] = _pdep_u64(window, alive);
+        }
+        at += static_cast<unsigned>(__builtin_popcountll(alive));
+    };
+    const auto spread = [&](std::size_t slot) noexcept {
+        if (wide_ring[slot]) {
+// Unrolled too, this rare branch would make GCC 12 spill the registers of the other.
+#pragma GCC unroll 1
+            for (int g = 0; g < 8; ++g) spread_group.template operator()<true>(slot, g);
+        } else {
+#pragma GCC unroll 8
+            for (int g = 0; g < 8; ++g) spread_group.template operator()<false>(slot, g);
         }
     };
     const auto finish = [&](std::size_t slot) noexcept {
@@ -215,9 +226,12 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
         symbols += superblock_symbols;
     };
     for (std::size_t s = 0; s < superblocks + delay; ++s) {
-        if (s < superblocks) {
-            prepare(s % ring_size);
-            if (levels > 0 && at > end.level_bits) return false;
+        if (s < superblocks) find(s % ring_size);
+        if constexpr (levels > 0) {
+            if (s >= lag_of_levels && s < superblocks + lag_of_levels) {
+                spread((s - lag_of_levels) % ring_size);
+                if (at > end.level_bits) return false;
+            }
         }
         if (s >= delay) {
             finish((s - delay) % ring_size);
@@ -233,14 +247,8 @@ bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t su
                    const Lanes& lanes, const std::array<const std::uint8_t*, max_levels>& levels,
                    const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
                    std::uint8_t* symbols, bool streaming) noexcept {
-    const bool dense = 4 * stage.long_roots() >= 3 * stage.roots();
     const auto decode = with_shape(stage, [&]<int p, int l>() noexcept {
-        constexpr bool can_be_dense = l > 0;
-        if (dense) {
-            return stage.tail ? decode_stage<p, l, true, can_be_dense>
-                              : decode_stage<p, l, false, can_be_dense>;
-        }
-        return stage.tail ? decode_stage<p, l, true, false> : decode_stage<p, l, false, false>;
+        return stage.tail ? decode_stage<p, l, true> : decode_stage<p, l, false>;
     });
     return decode(stage, bytes, superblocks, lanes, levels, tail, end, cursor, symbols, streaming);
 }
