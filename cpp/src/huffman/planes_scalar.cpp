@@ -1,5 +1,6 @@
 // Portable kernels of the plane code, and what the fast ones must agree with: eight symbols at a
-// time through a table that spreads the bits of a byte over the bytes of a word.
+// time, by tables that take a byte of a plane each.
+#include <algorithm>
 #include <bit>
 
 #include "huffman/kernels.hpp"
@@ -9,23 +10,7 @@ namespace tersor::huffman {
 namespace {
 
 using support::load_little_endian;
-
-/// 64 bits from bit `at` on; reads nine bytes.
-std::uint64_t read_bits(const std::uint8_t* bytes, std::uint64_t at) noexcept {
-    const std::uint8_t* p = bytes + at / 8;
-    const auto shift = static_cast<unsigned>(at % 8);
-    const auto low = load_little_endian<std::uint64_t>(p);
-    return (low >> shift) | ((std::uint64_t{p[8]} << 1) << (63 - shift));
-}
-
-/// Ors 64 bits in from bit `at` on; writes nine bytes.
-void write_bits(std::uint8_t* bytes, std::uint64_t at, std::uint64_t bits) noexcept {
-    std::uint8_t* p = bytes + at / 8;
-    const auto shift = static_cast<unsigned>(at % 8);
-    const auto low = load_little_endian<std::uint64_t>(p);
-    support::store_little_endian(low | (bits << shift), p);
-    p[8] = static_cast<std::uint8_t>(p[8] | ((bits >> 1) >> (63 - shift)));
-}
+using support::store_little_endian;
 
 /// spread[b] has bit i of b as the lowest bit of byte i.
 constexpr std::array<std::uint64_t, 256> make_spread() {
@@ -37,67 +22,131 @@ constexpr std::array<std::uint64_t, 256> make_spread() {
 }
 constexpr std::array<std::uint64_t, 256> spread = make_spread();
 
-/// Every fourth of a deposit: deposit[m * 16 + x] puts the low bits of x where m has ones.
-constexpr std::array<std::uint8_t, 256> make_deposit() {
+constexpr std::size_t power_of_three_8 = 6561;
+
+/// Bits of a byte deposited where a mask has ones, for each mask and as many bits as it has ones.
+struct Deposits {
+    struct Mask {
+        std::uint16_t first;  // where the results of the mask begin
+        std::uint8_t bits;    // as many ones at the bottom as the mask has
+        std::uint8_t count;
+    };
+    std::array<Mask, 256> masks{};
+    std::array<std::uint8_t, power_of_three_8> results{};
+};
+
+constexpr Deposits make_deposits() {
+    Deposits table;
+    std::size_t next = 0;
+    for (unsigned m = 0; m < 256; ++m) {
+        const auto count = static_cast<unsigned>(std::popcount(m));
+        table.masks[m] = {static_cast<std::uint16_t>(next),
+                          static_cast<std::uint8_t>((1U << count) - 1),
+                          static_cast<std::uint8_t>(count)};
+        // The subsets of a mask in rising order are the deposits of 0, 1, 2, ...
+        unsigned subset = 0;
+        do {
+            table.results[next++] = static_cast<std::uint8_t>(subset);
+            subset = (subset - m) & m;
+        } while (subset != 0);
+    }
+    return table;
+}
+constexpr Deposits deposits = make_deposits();
+
+/// extract_nibble[m * 16 + x]: the bits of x where m has ones, moved together.
+constexpr std::array<std::uint8_t, 256> make_extract() {
     std::array<std::uint8_t, 256> table{};
     for (unsigned m = 0; m < 16; ++m) {
         for (unsigned x = 0; x < 16; ++x) {
-            unsigned from = 0;
+            unsigned to = 0;
             for (unsigned b = 0; b < 4; ++b) {
                 if ((m >> b & 1U) == 0) continue;
-                table[m * 16 + x] |= static_cast<std::uint8_t>((x >> from++ & 1U) << b);
+                table[m * 16 + x] |= static_cast<std::uint8_t>((x >> b & 1U) << to++);
             }
         }
     }
     return table;
 }
-constexpr std::array<std::uint8_t, 256> deposit_nibble = make_deposit();
+constexpr std::array<std::uint8_t, 256> extract_nibble = make_extract();
 
-std::uint64_t deposit(std::uint64_t bits, std::uint64_t mask) noexcept {
-    std::uint64_t result = 0;
-    for (unsigned at = 0; at < 64; at += 4) {
-        const auto m = static_cast<unsigned>(mask >> at) & 15U;
-        result |= std::uint64_t{deposit_nibble[m * 16 + (bits & 15)]} << at;
-        bits >>= std::popcount(m);
-    }
-    return result;
-}
+/// A plane of a superblock as it is stored: byte p has the eight symbols of the block of place p.
+using Bytes = std::array<std::uint8_t, plane_bytes>;
 
-std::uint64_t extract(std::uint64_t bits, std::uint64_t mask) noexcept {
-    std::uint64_t result = 0;
-    for (unsigned to = 0; mask != 0; mask &= mask - 1, ++to) {
-        result |= (bits >> std::countr_zero(mask) & 1U) << to;
-    }
-    return result;
-}
-
-/// The planes of a superblock: the roots', then the levels', most significant first.
-using Planes = std::array<Lanes, max_stage_bits>;
+/// Bit planes of indices, most significant first: those of the roots, then the levels'.
+using Planes = std::array<Bytes, max_stage_bits>;
 
 struct Masks {
-    Lanes alive;  // lanes whose word goes on in the levels
-    Lanes tail;   // lanes of later stages
+    Bytes alive;  // lanes whose word goes on in the levels
+    Bytes tail;   // lanes of later stages
 };
 
 Masks masks_of(const Stage& stage, const Planes& planes, const Lanes& lanes) noexcept {
-    Masks masks{};
+    Masks masks;
     for (std::size_t g = 0; g < superblock_groups; ++g) {
         std::uint64_t at_least = ~std::uint64_t{0};  // root >= short_roots, from the lowest bit up
         std::uint64_t ones = ~std::uint64_t{0};
         for (int bit = 0; bit < stage.planes; ++bit) {
-            const std::uint64_t plane = planes[static_cast<std::size_t>(stage.planes - 1 - bit)][g];
+            const auto plane = load_little_endian<std::uint64_t>(
+                planes[static_cast<std::size_t>(stage.planes - 1 - bit)].data() + 8 * g);
             at_least = (stage.short_roots >> bit & 1U) != 0 ? at_least & plane : at_least | plane;
             ones &= plane;
         }
-        masks.tail[g] = stage.tail ? ones & lanes[g] : 0;
-        masks.alive[g] = stage.levels > 0 ? at_least & lanes[g] & ~masks.tail[g] : 0;
+        const std::uint64_t tail = stage.tail ? ones & lanes[g] : 0;
+        const std::uint64_t alive = stage.levels > 0 ? at_least & lanes[g] & ~tail : 0;
+        store_little_endian(tail, masks.tail.data() + 8 * g);
+        store_little_endian(alive, masks.alive.data() + 8 * g);
     }
     return masks;
 }
 
-std::uint8_t byte_of(const Lanes& plane, std::size_t place) noexcept {
-    return static_cast<std::uint8_t>(plane[place / 8] >> (place % 8 * 8));
+/// The bits of a level, given out to the lanes of `alive`; returns where they end.
+std::uint64_t deposit_level(const std::uint8_t* level, std::uint64_t at, const Bytes& alive,
+                            Bytes& plane) noexcept {
+    for (std::size_t p = 0; p < plane_bytes; ++p) {
+        const Deposits::Mask mask = deposits.masks[alive[p]];
+        const unsigned window = load_little_endian<std::uint16_t>(level + at / 8) >> (at % 8);
+        plane[p] = deposits.results[mask.first + (window & mask.bits)];
+        at += mask.count;
+    }
+    return at;
 }
+
+/// The symbols of two indices of four bits at most each.
+using PairTable = std::array<std::uint16_t, 256>;
+
+PairTable make_pairs(const Stage& stage) noexcept {
+    PairTable table;
+    for (std::size_t i = 0; i < table.size(); ++i) {
+        table[i] = static_cast<std::uint16_t>(stage.symbols[i % 16] | (stage.symbols[i / 16] << 8));
+    }
+    return table;
+}
+
+/// The symbols of a superblock by the planes of their indices.
+template <std::size_t bits>
+void look_up(const Stage& stage, const PairTable& pairs, const Planes& planes,
+             std::uint8_t* symbols) noexcept {
+    for (std::size_t block = 0; block < plane_bytes; ++block, symbols += 8) {
+        const std::size_t place = places[block];
+        std::uint64_t indices = 0;  // byte i: the index of symbol i
+        for (std::size_t d = 0; d < bits; ++d) {
+            indices = (indices << 1) | spread[planes[d][place]];
+        }
+        if constexpr (bits <= 4) {
+            indices |= indices >> 4;
+            for (unsigned i = 0; i < 4; ++i) {
+                store_little_endian(pairs[indices >> (16 * i) & 255], symbols + 2 * i);
+            }
+        } else {
+            for (unsigned i = 0; i < 8; ++i) symbols[i] = stage.symbols[indices >> (8 * i) & 255];
+        }
+    }
+}
+
+using LookUp = decltype(&look_up<1>);
+constexpr std::array<LookUp, max_stage_bits> look_ups = {
+    look_up<1>, look_up<2>, look_up<3>, look_up<4>, look_up<5>, look_up<6>, look_up<7>, look_up<8>};
 
 bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t superblocks,
                    const Lanes& lanes, const std::array<const std::uint8_t*, max_levels>& levels,
@@ -105,41 +154,56 @@ bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t su
                    std::uint8_t* symbols, bool /*streaming*/) noexcept {
     const auto roots = static_cast<std::size_t>(stage.planes);
     const auto all = static_cast<std::size_t>(stage.bits());
-    for (std::size_t s = 0; s < superblocks; ++s) {
-        Planes planes{};
+    const PairTable pairs = make_pairs(stage);
+    Planes planes;
+    for (std::size_t s = 0; s < superblocks; ++s, symbols += superblock_symbols) {
         for (std::size_t d = 0; d < roots; ++d, bytes += plane_bytes) {
-            for (std::size_t g = 0; g < superblock_groups; ++g) {
-                planes[d][g] = load_little_endian<std::uint64_t>(bytes + 8 * g);
-            }
+            std::copy_n(bytes, plane_bytes, planes[d].begin());
         }
         const Masks masks = masks_of(stage, planes, lanes);
-        if (stage.levels > 0) {
-            for (std::size_t g = 0; g < superblock_groups; ++g) {
-                for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l) {
-                    planes[roots + l][g] =
-                        deposit(read_bits(levels[l], cursor.level_bits), masks.alive[g]);
-                }
-                cursor.level_bits += static_cast<unsigned>(std::popcount(masks.alive[g]));
-            }
+        std::uint64_t at = cursor.level_bits;
+        for (std::size_t l = 0; roots + l < all; ++l) {
+            at = deposit_level(levels[l], cursor.level_bits, masks.alive, planes[roots + l]);
         }
-        for (std::size_t block = 0; block < superblock_groups * 8; ++block) {
-            const std::size_t place = places[block];
-            std::uint64_t indices = 0;
-            for (std::size_t d = 0; d < all; ++d) {
-                indices = (indices << 1) | spread[byte_of(planes[d], place)];
-            }
+        cursor.level_bits = at;
+        look_ups[all - 1](stage, pairs, planes, symbols);
+        for (std::size_t block = 0; stage.tail && block < plane_bytes; block += 8) {
+            std::uint64_t later = 0;
             for (std::size_t i = 0; i < 8; ++i) {
-                symbols[i] = stage.symbols[indices >> (8 * i) & 255];
+                later |= std::uint64_t{masks.tail[places[block + i]]} << (8 * i);
             }
-            unsigned later = byte_of(masks.tail, place);
             for (; later != 0; later &= later - 1) {
-                symbols[std::countr_zero(later)] = tail[cursor.tail++];
+                symbols[8 * block + static_cast<std::size_t>(std::countr_zero(later))] =
+                    tail[cursor.tail++];
             }
-            symbols += 8;
         }
         if (cursor.level_bits > end.level_bits || cursor.tail > end.tail) return false;
     }
     return true;
+}
+
+/// The bits of a plane where `alive` has ones, to a level; returns where they end.
+std::uint64_t extract_level(const Bytes& plane, const Bytes& alive, std::uint8_t* level,
+                            std::uint64_t at) noexcept {
+    std::uint8_t* to = level + at / 8;
+    auto filled = static_cast<unsigned>(at % 8);
+    unsigned pending = filled == 0 ? 0U : *to & ((1U << filled) - 1);
+    for (std::size_t p = 0; p < plane_bytes; ++p) {
+        for (unsigned half = 0; half < 8; half += 4) {
+            const unsigned mask = (alive[p] >> half) & 15U;
+            const unsigned bits = extract_nibble[mask * 16 + ((plane[p] >> half) & 15U)];
+            pending |= bits << filled;
+            const unsigned count = deposits.masks[mask].count;
+            filled += count;
+            at += count;
+            *to = static_cast<std::uint8_t>(pending);
+            to += filled / 8;
+            pending >>= filled & ~7U;
+            filled %= 8;
+        }
+    }
+    *to = static_cast<std::uint8_t>(pending);
+    return at;
 }
 
 void encode_planes(const Stage& stage, const std::uint8_t* symbols, std::size_t superblocks,
@@ -148,36 +212,39 @@ void encode_planes(const Stage& stage, const std::uint8_t* symbols, std::size_t 
                    PlaneCursor& cursor) noexcept {
     const auto roots = static_cast<std::size_t>(stage.planes);
     const auto all = static_cast<std::size_t>(stage.bits());
+    Planes planes;
+    Bytes present;
+    for (std::size_t g = 0; g < superblock_groups; ++g) {
+        store_little_endian(lanes[g], present.data() + 8 * g);
+    }
     for (std::size_t s = 0; s < superblocks; ++s, symbols += superblock_symbols) {
-        Planes planes{};
-        for (std::size_t block = 0; block < superblock_groups * 8; ++block) {
+        for (std::size_t block = 0; block < plane_bytes; ++block) {
             const std::size_t place = places[block];
-            const std::uint8_t valid = byte_of(lanes, place);
+            std::uint64_t indices = 0;
             for (std::size_t i = 0; i < 8; ++i) {
-                if ((valid >> i & 1U) == 0) continue;
                 const std::uint8_t symbol = symbols[8 * block + i];
                 const std::uint8_t index = stage.indices[symbol];
-                for (std::size_t d = 0; d < all; ++d) {
-                    planes[d][place / 8] |= std::uint64_t{index >> (all - 1 - d) & 1U}
-                                            << (place % 8 * 8 + i);
-                }
-                if (stage.tail && index == stage.tail_index()) tail[cursor.tail++] = symbol;
+                const unsigned here = present[place] >> i & 1U;
+                indices |= std::uint64_t{here * index} << (8 * i);
+                tail[cursor.tail] = symbol;
+                cursor.tail += stage.tail && index == stage.tail_index() ? here : 0U;
+            }
+            for (std::size_t d = 0; d < all; ++d) {
+                // The product has bit d of byte i as bit i of its top byte.
+                const std::uint64_t bit = indices >> (all - 1 - d) & 0x0101010101010101;
+                planes[d][place] = static_cast<std::uint8_t>(bit * 0x0102040810204080 >> 56);
             }
         }
         for (std::size_t d = 0; d < roots; ++d, bytes += plane_bytes) {
-            for (std::size_t g = 0; g < superblock_groups; ++g) {
-                support::store_little_endian(planes[d][g], bytes + 8 * g);
-            }
+            std::copy_n(planes[d].begin(), plane_bytes, bytes);
         }
         if (stage.levels == 0) continue;
         const Masks masks = masks_of(stage, planes, lanes);
-        for (std::size_t g = 0; g < superblock_groups; ++g) {
-            for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l) {
-                write_bits(levels[l], cursor.level_bits,
-                           extract(planes[roots + l][g], masks.alive[g]));
-            }
-            cursor.level_bits += static_cast<unsigned>(std::popcount(masks.alive[g]));
+        std::uint64_t at = cursor.level_bits;
+        for (std::size_t l = 0; roots + l < all; ++l) {
+            at = extract_level(planes[roots + l], masks.alive, levels[l], cursor.level_bits);
         }
+        cursor.level_bits = at;
     }
 }
 
