@@ -17,8 +17,8 @@ inline constexpr std::size_t superblock_groups = 8;
 inline constexpr std::size_t superblock_symbols = group_symbols * superblock_groups;
 inline constexpr std::size_t plane_bytes = superblock_symbols / 8;
 
-/// Bytes that kernels may read past the end of the levels and of the tail, and write past the end
-/// of the levels and of the tail while encoding.
+/// Bytes that kernels may read past the end of the levels and of the tail, and overwrite there
+/// while encoding.
 inline constexpr std::size_t level_slack = 80;
 inline constexpr std::size_t tail_slack = superblock_symbols + 64;
 
@@ -59,7 +59,8 @@ using DecodePlanes = bool (*)(const Stage& stage, const std::uint8_t* planes,
                               const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
                               std::uint8_t* symbols, bool streaming) noexcept;
 
-/// The inverse: symbols that have no lane are ignored. Levels are zeroed by the caller.
+/// The inverse: symbols that have no lane are ignored. The bits of a level before the cursor are
+/// kept.
 using EncodePlanes = void (*)(const Stage& stage, const std::uint8_t* symbols,
                               std::size_t superblocks, const Lanes& lanes, std::uint8_t* planes,
                               const std::array<std::uint8_t*, max_levels>& levels,

@@ -105,20 +105,28 @@ std::uint8_t* Scratch::reserve(std::size_t size) {
     return static_cast<std::uint8_t*>(std::align(support::cache_line, size, start, space));
 }
 
-void encode_block(const Kernels& kernels, const PlaneCode& code,
-                  std::span<const std::uint8_t> symbols, Scratch& scratch,
-                  std::vector<std::uint8_t>& out) {
+std::span<const std::uint8_t> encode_block(const Kernels& kernels, const PlaneCode& code,
+                                           std::span<const std::uint8_t> symbols,
+                                           Scratch& scratch) {
     const std::size_t n = symbols.size();
-    // The levels of one stage, and the tails of this one and the one before.
-    const std::size_t level_size = rounded_up(n / 8 + level_slack, support::cache_line);
-    const std::size_t tail_size = rounded_up(n + tail_slack, support::cache_line);
-    std::uint8_t* const level_memory = scratch.reserve(max_levels * level_size + 2 * tail_size);
-    std::array<std::uint8_t*, max_levels> levels{};
-    for (std::size_t l = 0; l < max_levels; ++l) levels[l] = level_memory + l * level_size;
-    std::array<std::uint8_t*, 2> tails = {level_memory + max_levels * level_size,
-                                          level_memory + max_levels * level_size + tail_size};
-    std::vector<std::uint8_t> head;
-    std::vector<std::uint8_t> body;
+    // The head, whose size is known last, ends where the body begins.
+    constexpr std::size_t head_room = rounded_up(
+        checksum_bytes + 2 * max_stages * support::max_varint_bytes, support::cache_line);
+    std::size_t body_room = level_slack;
+    for (const Stage& stage : code.stages) {
+        body_room += planes_size(stage, n) + static_cast<std::size_t>(stage.levels) * (n / 8 + 1);
+    }
+    body_room = rounded_up(body_room, support::cache_line);
+    const std::size_t level_room = rounded_up(n / 8 + level_slack, support::cache_line);
+    const std::size_t tail_room = rounded_up(n + tail_slack, support::cache_line);
+    std::uint8_t* const memory =
+        scratch.reserve(head_room + body_room + level_room + 2 * tail_room);
+    std::uint8_t* const body = memory + head_room;
+    std::uint8_t* const second_level = body + body_room;
+    const std::array<std::uint8_t*, 2> tails = {second_level + level_room,
+                                                second_level + level_room + tail_room};
+    std::vector<std::uint8_t> head(checksum_bytes);
+    std::uint8_t* to = body;
     const std::uint8_t* from = symbols.data();
     std::size_t left = n;
     for (std::size_t s = 0; s < code.stages.size(); ++s) {
@@ -127,40 +135,40 @@ void encode_block(const Kernels& kernels, const PlaneCode& code,
         const std::size_t full = left / superblock_symbols;
         const std::size_t rest = left % superblock_symbols;
         std::uint8_t* const tail = tails[s % 2];
-        for (int l = 0; l < stage.levels; ++l) {
-            std::memset(levels[static_cast<std::size_t>(l)], 0, left / 8 + level_slack);
-        }
-        const std::size_t at = body.size();
-        body.resize(at + planes_size(stage, left));
+        std::uint8_t* planes = to;
+        to += planes_size(stage, left);
+        const std::array<std::uint8_t*, max_levels> levels = {to, second_level};
         PlaneCursor cursor;
-        kernels.encode_planes(stage, from, full, all_lanes, body.data() + at, levels, tail, cursor);
+        kernels.encode_planes(stage, from, full, all_lanes, planes, levels, tail, cursor);
         if (rest > 0) {
             std::array<std::uint8_t, superblock_symbols> last{};
             std::memcpy(last.data(), from + full * superblock_symbols, rest);
-            std::array<std::uint8_t, max_stage_bits * plane_bytes> planes{};
-            kernels.encode_planes(stage, last.data(), 1, first_lanes(rest), planes.data(), levels,
-                                  tail, cursor);
-            std::uint8_t* to = body.data() + at + full * depth * plane_bytes;
+            std::array<std::uint8_t, max_stage_bits * plane_bytes> in_places;
+            kernels.encode_planes(stage, last.data(), 1, first_lanes(rest), in_places.data(),
+                                  levels, tail, cursor);
+            planes += full * depth * plane_bytes;
             for (std::size_t d = 0; d < depth; ++d) {
                 for (std::size_t b = 0; b < rest_bytes(rest); ++b) {
-                    *to++ = planes[d * plane_bytes + places[b]];
+                    *planes++ = in_places[d * plane_bytes + places[b]];
                 }
             }
         }
         if (s > 0) support::append_varint(left, head);
         if (stage.levels > 0) support::append_varint(cursor.level_bits, head);
-        for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l) {
-            body.insert(body.end(), levels[l], levels[l] + (cursor.level_bits + 7) / 8);
+        const auto level_size = static_cast<std::size_t>((cursor.level_bits + 7) / 8);
+        if (stage.levels > 0) to += level_size;
+        if (stage.levels > 1) {
+            std::memcpy(to, second_level, level_size);
+            to += level_size;
         }
         from = tail;
         left = cursor.tail;
     }
-    const std::size_t start = out.size();
-    out.resize(start + checksum_bytes);
-    out.insert(out.end(), head.begin(), head.end());
-    out.insert(out.end(), body.begin(), body.end());
-    const auto covered = std::span<const std::uint8_t>(out).subspan(start + checksum_bytes);
-    support::store_little_endian(checksum(covered), out.data() + start);
+    std::uint8_t* const block = body - head.size();
+    const std::span<const std::uint8_t> whole(block, to);
+    std::memcpy(block, head.data(), head.size());
+    support::store_little_endian(checksum(whole.subspan(checksum_bytes)), block);
+    return whole;
 }
 
 Result decode_block(const Kernels& kernels, const PlaneCode& code,

@@ -6,7 +6,6 @@
 #include <cstdint>
 #include <memory>
 #include <span>
-#include <vector>
 
 #include "huffman/kernels.hpp"
 #include "huffman/plane_code.hpp"
@@ -24,10 +23,11 @@ private:
     std::size_t size_ = 0;
 };
 
-/// Appends a block.
-void encode_block(const Kernels& kernels, const PlaneCode& code,
-                  std::span<const std::uint8_t> symbols, Scratch& scratch,
-                  std::vector<std::uint8_t>& out);
+/// The block of the symbols; it stands in `scratch` until that is used again.
+[[nodiscard]] std::span<const std::uint8_t> encode_block(const Kernels& kernels,
+                                                         const PlaneCode& code,
+                                                         std::span<const std::uint8_t> symbols,
+                                                         Scratch& scratch);
 
 struct BlockOptions {
     bool verify = true;      // the checksum

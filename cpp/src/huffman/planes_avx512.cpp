@@ -256,9 +256,14 @@ bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t su
 /// Appends bits to a level, in a register up to a full byte boundary.
 struct BitAppender {
     std::uint8_t* to;
-    std::uint64_t pending = 0;
-    unsigned filled = 0;  // below 64
+    std::uint64_t pending;
+    unsigned filled;  // below 64
 
+    BitAppender() = default;
+    BitAppender(std::uint8_t* level, std::uint64_t at) noexcept
+        : to(level + at / 8), filled(static_cast<unsigned>(at % 8)) {
+        pending = filled == 0 ? 0U : *to & ((1U << filled) - 1);
+    }
     void append(std::uint64_t bits, unsigned count) noexcept {
         pending |= bits << filled;
         std::memcpy(to, &pending, 8);
@@ -339,22 +344,21 @@ void encode_stage(const Stage& stage, const std::uint8_t* symbols, std::size_t s
     load_digits(stage, digits);
     BitAppender out[levels > 0 ? levels : 1];
     for (int l = 0; l < levels; ++l) {
-        std::uint8_t* to = level[static_cast<std::size_t>(l)] + cursor.level_bits / 8;
-        out[l] = {to, *to, static_cast<unsigned>(cursor.level_bits % 8)};
+        out[l] = {level[static_cast<std::size_t>(l)], cursor.level_bits};
     }
-    std::uint64_t level_bits = cursor.level_bits;
     std::uint8_t* next = tail + cursor.tail;
 
     const auto append_levels = [&](std::size_t slot) noexcept {
-#pragma GCC unroll 8
-        for (int g = 0; g < 8; ++g) {
-            const std::uint64_t alive = alive_ring[slot][g];
-            const auto count = static_cast<unsigned>(__builtin_popcountll(alive));
 #pragma GCC unroll 2
-            for (int l = 0; l < levels; ++l) {
-                out[l].append(_pext_u64(level_ring[l][slot][g], alive), count);
+        for (int l = 0; l < levels; ++l) {
+            BitAppender appender = out[l];
+#pragma GCC unroll 8
+            for (int g = 0; g < 8; ++g) {
+                const std::uint64_t alive = alive_ring[slot][g];
+                appender.append(_pext_u64(level_ring[l][slot][g], alive),
+                                static_cast<unsigned>(__builtin_popcountll(alive)));
             }
-            level_bits += count;
+            out[l] = appender;
         }
     };
     for (std::size_t s = 0; s < superblocks; ++s, symbols += superblock_symbols) {
@@ -397,8 +401,11 @@ void encode_stage(const Stage& stage, const std::uint8_t* symbols, std::size_t s
         }
     }
     if (levels > 0 && superblocks > 0) append_levels((superblocks - 1) % 2);
-    for (int l = 0; l < levels; ++l) out[l].flush();
-    cursor = {level_bits, static_cast<std::size_t>(next - tail)};
+    if constexpr (levels > 0) {
+        for (const BitAppender& appender : out) appender.flush();
+        cursor.level_bits = static_cast<std::uint64_t>(out[0].to - level[0]) * 8 + out[0].filled;
+    }
+    cursor.tail = static_cast<std::size_t>(next - tail);
 }
 
 using EncodeStage = decltype(&encode_stage<false, 0, false, false>);

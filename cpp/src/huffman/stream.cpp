@@ -77,7 +77,9 @@ std::vector<std::uint8_t> blocks_body(Kind kind, const PlaneCode& code,
             Scratch scratch;
             for (std::size_t b = begin; b < end; ++b) {
                 const std::size_t size = std::min(per_block, symbols.size() - b * per_block);
-                encode_block(used, code, symbols.subspan(b * per_block, size), scratch, blocks[b]);
+                const auto block =
+                    encode_block(used, code, symbols.subspan(b * per_block, size), scratch);
+                blocks[b].assign(block.begin(), block.end());
             }
         } catch (const std::bad_alloc&) {
             failed = true;

@@ -10,6 +10,9 @@
 
 namespace tersor::support {
 
+/// The longest: 64 bits by sevens.
+inline constexpr std::size_t max_varint_bytes = 10;
+
 inline void append_varint(std::uint64_t value, std::vector<std::uint8_t>& out) {
     for (; value >= 0x80; value >>= 7) out.push_back(static_cast<std::uint8_t>(value | 0x80));
     out.push_back(static_cast<std::uint8_t>(value));
