@@ -13,6 +13,11 @@ namespace {
 
 constexpr std::size_t checksum_bytes = 4;
 
+/// Pairs take half the planes, but a second pass: they are taken where they save as much.
+constexpr double pair_gain = 0.99;
+constexpr double pair_entropy = 2.0;  // bits; above, one bit lost on a symbol is no longer much
+constexpr std::uint8_t pair_alphabet = 16;
+
 std::uint32_t checksum(std::span<const std::uint8_t> bytes) noexcept {
     return static_cast<std::uint32_t>(support::xxh3_64(bytes));
 }
@@ -91,23 +96,9 @@ bool decode_stage(const Kernels& kernels, const Stage& stage, const StageParts& 
     return cursor.level_bits == end.level_bits && cursor.tail == end.tail;
 }
 
-}  // namespace
-
-std::uint8_t* Scratch::reserve(std::size_t size) {
-    const std::size_t needed = size + support::cache_line;
-    if (needed > size_) {
-        memory_.reset();
-        memory_ = std::make_unique_for_overwrite<std::uint8_t[]>(needed);
-        size_ = needed;
-    }
-    void* start = memory_.get();
-    std::size_t space = size_;
-    return static_cast<std::uint8_t*>(std::align(support::cache_line, size, start, space));
-}
-
-std::span<const std::uint8_t> encode_block(const Kernels& kernels, const PlaneCode& code,
-                                           std::span<const std::uint8_t> symbols,
-                                           Scratch& scratch) {
+std::span<const std::uint8_t> encode_symbols(const Kernels& kernels, const PlaneCode& code,
+                                             std::span<const std::uint8_t> symbols,
+                                             Scratch& scratch) {
     const std::size_t n = symbols.size();
     // The head, whose size is known last, ends where the body begins.
     constexpr std::size_t head_room = rounded_up(
@@ -171,10 +162,10 @@ std::span<const std::uint8_t> encode_block(const Kernels& kernels, const PlaneCo
     return whole;
 }
 
-Result decode_block(const Kernels& kernels, const PlaneCode& code,
-                    std::span<const std::uint8_t> block, std::size_t readable,
-                    std::span<std::uint8_t> symbols, const BlockOptions& options,
-                    Scratch& scratch) {
+Result decode_symbols(const Kernels& kernels, const PlaneCode& code,
+                      std::span<const std::uint8_t> block, std::size_t readable,
+                      std::span<std::uint8_t> symbols, const BlockOptions& options,
+                      Scratch& scratch) {
     support::Cursor cursor(block);
     const std::span<const std::uint8_t> sum = cursor.take(checksum_bytes);
     if (!cursor.ok()) return cursor.result();
@@ -236,6 +227,69 @@ Result decode_block(const Kernels& kernels, const PlaneCode& code,
         memory += rounded_up(tail_symbols + tail_slack, support::cache_line);
     }
     return {Status::ok, block.size()};
+}
+
+}  // namespace
+
+BlockCode choose_block_code(std::span<const std::uint8_t> symbols, const Histogram& counts) {
+    BlockCode single{.planes = build_plane_code(counts)};
+    if (single.planes.last_symbol >= pair_alphabet || entropy(counts) >= pair_entropy) {
+        return single;
+    }
+    std::vector<std::uint8_t> pairs((symbols.size() + 1) / 2);
+    kernels(isa_in_use()).join_pairs(symbols.data(), symbols.size() / 2, pairs.data());
+    if (symbols.size() % 2 != 0) pairs.back() = symbols.back();
+    const Histogram pair_counts = histogram(pairs);
+    if (std::count(pair_counts.begin(), pair_counts.end(), 0U) == alphabet_size - 1) return single;
+    BlockCode paired{.planes = build_plane_code(pair_counts), .pairs = true};
+    const auto bits = static_cast<double>(coded_bits(paired.planes, pair_counts));
+    return bits < pair_gain * static_cast<double>(coded_bits(single.planes, counts)) ? paired
+                                                                                     : single;
+}
+
+std::uint8_t* Scratch::reserve(std::size_t size) {
+    const std::size_t needed = size + support::cache_line;
+    if (needed > size_) {
+        memory_.reset();
+        memory_ = std::make_unique_for_overwrite<std::uint8_t[]>(needed);
+        size_ = needed;
+    }
+    void* start = memory_.get();
+    std::size_t space = size_;
+    return static_cast<std::uint8_t*>(std::align(support::cache_line, size, start, space));
+}
+
+std::span<const std::uint8_t> encode_block(const Kernels& kernels, const BlockCode& code,
+                                           std::span<const std::uint8_t> symbols,
+                                           BlockScratch& scratch) {
+    if (!code.pairs) return encode_symbols(kernels, code.planes, symbols, scratch.parts);
+    const std::size_t count = (symbols.size() + 1) / 2;
+    const std::span<std::uint8_t> pairs(scratch.pairs.reserve(count), count);
+    kernels.join_pairs(symbols.data(), symbols.size() / 2, pairs.data());
+    if (symbols.size() % 2 != 0) pairs.back() = symbols.back();  // with a zero
+    return encode_symbols(kernels, code.planes, pairs, scratch.parts);
+}
+
+Result decode_block(const Kernels& kernels, const BlockCode& code,
+                    std::span<const std::uint8_t> block, std::size_t readable,
+                    std::span<std::uint8_t> symbols, const BlockOptions& options,
+                    BlockScratch& scratch) {
+    if (!code.pairs) {
+        return decode_symbols(kernels, code.planes, block, readable, symbols, options,
+                              scratch.parts);
+    }
+    const std::size_t count = (symbols.size() + 1) / 2;
+    const std::span<std::uint8_t> pairs(scratch.pairs.reserve(count), count);
+    const Result result =
+        decode_symbols(kernels, code.planes, block, readable, pairs,
+                       {.verify = options.verify, .streaming = false}, scratch.parts);
+    if (!result.ok()) return result;
+    kernels.split_pairs(pairs.data(), symbols.size() / 2, symbols.data(), options.streaming);
+    if (symbols.size() % 2 != 0) {
+        symbols.back() = pairs.back() & 15;
+        if (pairs.back() >> 4 != 0) return {Status::bad_code_word, block.size() - 1};
+    }
+    return result;
 }
 
 }  // namespace tersor::huffman

@@ -12,6 +12,17 @@
 
 namespace tersor::huffman {
 
+/// How the blocks of a stream are coded.
+struct BlockCode {
+    PlaneCode planes;
+    bool pairs = false;  // two symbols below 16 are coded as one, the first in the lower half
+};
+
+/// The code of a stream of two or more different symbols: of symbols, or of pairs where that saves
+/// enough.
+[[nodiscard]] BlockCode choose_block_code(std::span<const std::uint8_t> symbols,
+                                          const Histogram& counts);
+
 /// Memory that is kept from block to block.
 class Scratch {
 public:
@@ -23,11 +34,16 @@ private:
     std::size_t size_ = 0;
 };
 
+struct BlockScratch {
+    Scratch parts;
+    Scratch pairs;
+};
+
 /// The block of the symbols; it stands in `scratch` until that is used again.
 [[nodiscard]] std::span<const std::uint8_t> encode_block(const Kernels& kernels,
-                                                         const PlaneCode& code,
+                                                         const BlockCode& code,
                                                          std::span<const std::uint8_t> symbols,
-                                                         Scratch& scratch);
+                                                         BlockScratch& scratch);
 
 struct BlockOptions {
     bool verify = true;      // the checksum
@@ -36,9 +52,9 @@ struct BlockOptions {
 
 /// Decodes a block of exactly `symbols.size()` symbols; `readable` is how many bytes may be read
 /// after it. `count` is the faulty byte.
-[[nodiscard]] Result decode_block(const Kernels& kernels, const PlaneCode& code,
+[[nodiscard]] Result decode_block(const Kernels& kernels, const BlockCode& code,
                                   std::span<const std::uint8_t> block, std::size_t readable,
                                   std::span<std::uint8_t> symbols, const BlockOptions& options,
-                                  Scratch& scratch);
+                                  BlockScratch& scratch);
 
 }  // namespace tersor::huffman

@@ -342,24 +342,22 @@ void encode_stage(const Stage& stage, const std::uint8_t* symbols, std::size_t s
     alignas(64) std::uint64_t level_ring[levels > 0 ? levels : 1][2][8];
     __m512i digits[max_stage_bits];
     load_digits(stage, digits);
-    BitAppender out[levels > 0 ? levels : 1];
-    for (int l = 0; l < levels; ++l) {
-        out[l] = {level[static_cast<std::size_t>(l)], cursor.level_bits};
-    }
+    std::array<BitAppender, levels> out;
+    for (std::size_t l = 0; l < levels; ++l) out[l] = {level[l], cursor.level_bits};
     std::uint8_t* next = tail + cursor.tail;
 
     const auto append_levels = [&](std::size_t slot) noexcept {
-#pragma GCC unroll 2
-        for (int l = 0; l < levels; ++l) {
-            BitAppender appender = out[l];
+        std::array<BitAppender, levels> appenders = out;  // which compilers keep in registers
 #pragma GCC unroll 8
-            for (int g = 0; g < 8; ++g) {
-                const std::uint64_t alive = alive_ring[slot][g];
-                appender.append(_pext_u64(level_ring[l][slot][g], alive),
-                                static_cast<unsigned>(__builtin_popcountll(alive)));
+        for (int g = 0; g < 8; ++g) {
+            const std::uint64_t alive = alive_ring[slot][g];
+            const auto count = static_cast<unsigned>(__builtin_popcountll(alive));
+#pragma GCC unroll 2
+            for (std::size_t l = 0; l < levels; ++l) {
+                appenders[l].append(_pext_u64(level_ring[l][slot][g], alive), count);
             }
-            out[l] = appender;
         }
+        out = appenders;
     };
     for (std::size_t s = 0; s < superblocks; ++s, symbols += superblock_symbols) {
         __m512i indices[8];

@@ -39,10 +39,6 @@ constexpr int min_block_log2 = 10;
 constexpr int max_block_log2 = 24;
 /// Decoded streams of this size and more are stored past the caches.
 constexpr std::size_t streaming_from = std::size_t{1} << 22;
-/// Pairs take half the planes, but a second pass: they are taken where they save as much.
-constexpr double pair_gain = 0.99;
-constexpr double pair_entropy = 2.0;  // bits; above, one bit lost on a symbol is no longer much
-constexpr unsigned pair_alphabet = 16;
 
 int stored_width(std::uint8_t largest) noexcept {
     return std::max(1, static_cast<int>(std::bit_width(largest)));
@@ -65,16 +61,16 @@ std::vector<std::uint8_t> words_body(std::span<const std::uint8_t> symbols,
 }
 
 /// Blocks that are coded alike, beside each other.
-std::vector<std::uint8_t> blocks_body(Kind kind, const PlaneCode& code,
-                                      std::span<const std::uint8_t> symbols, std::size_t per_block,
+std::vector<std::uint8_t> blocks_body(const BlockCode& code, std::span<const std::uint8_t> symbols,
                                       int threads) {
+    constexpr std::size_t per_block = std::size_t{1} << block_log2;
     const Kernels& used = kernels(isa_in_use());
     const std::size_t count = (symbols.size() + per_block - 1) / per_block;
     std::vector<std::vector<std::uint8_t>> blocks(count);
     std::atomic<bool> failed{false};
     parallel_for(count, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
         try {
-            Scratch scratch;
+            BlockScratch scratch;
             for (std::size_t b = begin; b < end; ++b) {
                 const std::size_t size = std::min(per_block, symbols.size() - b * per_block);
                 const auto block =
@@ -86,9 +82,10 @@ std::vector<std::uint8_t> blocks_body(Kind kind, const PlaneCode& code,
         }
     });
     if (failed) throw std::bad_alloc();
+    const Kind kind = code.pairs ? Kind::pairs : Kind::planes;
     std::vector<std::uint8_t> body{static_cast<std::uint8_t>(kind),
                                    static_cast<std::uint8_t>(block_log2)};
-    append_plane_code(code, body);
+    append_plane_code(code.planes, body);
     std::size_t total = body.size();
     for (const auto& block : blocks) total += block.size() + 4;
     body.reserve(total);
@@ -97,34 +94,13 @@ std::vector<std::uint8_t> blocks_body(Kind kind, const PlaneCode& code,
     return body;
 }
 
-std::vector<std::uint8_t> planes_body(std::span<const std::uint8_t> symbols,
-                                      const Histogram& counts, std::uint8_t largest, int threads) {
-    constexpr std::size_t per_block = std::size_t{1} << block_log2;
-    const PlaneCode code = build_plane_code(counts);
-    if (largest < pair_alphabet && entropy(counts) < pair_entropy) {
-        // An odd last symbol is paired with a zero.
-        std::vector<std::uint8_t> pairs((symbols.size() + 1) / 2);
-        kernels(isa_in_use()).join_pairs(symbols.data(), symbols.size() / 2, pairs.data());
-        if (symbols.size() % 2 != 0) pairs.back() = symbols.back();
-        const Histogram pair_counts = histogram(pairs);
-        if (std::count(pair_counts.begin(), pair_counts.end(), 0U) != alphabet_size - 1) {
-            const PlaneCode pair_code = build_plane_code(pair_counts);
-            if (static_cast<double>(coded_bits(pair_code, pair_counts)) <
-                pair_gain * static_cast<double>(coded_bits(code, counts))) {
-                return blocks_body(Kind::pairs, pair_code, pairs, per_block / 2, threads);
-            }
-        }
-    }
-    return blocks_body(Kind::planes, code, symbols, per_block, threads);
-}
-
 /// A stream taken apart, its sizes checked against its length.
 struct Parsed {
     StreamInfo info;
     Kind kind = Kind::constant;
     std::uint8_t parameter = 0;  // the constant symbol, the stored width, or log2 of a block
     CodeLengths lengths{};
-    PlaneCode code;
+    BlockCode code;
     std::vector<std::size_t> block_sizes;
     std::span<const std::uint8_t> payload;
 
@@ -134,7 +110,7 @@ struct Parsed {
 };
 
 Result parse_blocks(Cursor& cursor, Parsed& parsed) {
-    const Result read = read_plane_code(cursor.rest(), parsed.code);
+    const Result read = read_plane_code(cursor.rest(), parsed.code.planes);
     if (!read.ok()) return {read.status, cursor.position() + read.count};
     (void)cursor.take(read.count);
     const std::uint64_t blocks = (parsed.info.symbols - 1) / parsed.symbols_per_block() + 1;
@@ -187,7 +163,10 @@ Result parse(std::span<const std::uint8_t> stream, Parsed& parsed) {
             (void)cursor.take(read.count);
             break;
         }
-        case Kind::pairs: least_bits = symbols / 2; [[fallthrough]];
+        case Kind::pairs:
+            parsed.code.pairs = true;
+            least_bits = symbols / 2;
+            [[fallthrough]];
         case Kind::planes:
             if (parsed.parameter < min_block_log2 || parsed.parameter > max_block_log2) {
                 return {Status::bad_header, cursor.position() - 1};
@@ -203,28 +182,6 @@ Result parse(std::span<const std::uint8_t> stream, Parsed& parsed) {
         return {Status::trailing_bytes, cursor.position()};
     }
     return {Status::ok, 0};
-}
-
-/// Decodes one block of a stream; `symbols` is all of it.
-Result decode_one(const Parsed& parsed, const Kernels& used, std::span<const std::uint8_t> block,
-                  std::span<std::uint8_t> symbols, const BlockOptions& options, Scratch& scratch,
-                  Scratch& pair_memory) {
-    const auto readable = static_cast<std::size_t>(parsed.payload.data() + parsed.payload.size() -
-                                                   (block.data() + block.size()));
-    if (parsed.kind == Kind::planes) {
-        return decode_block(used, parsed.code, block, readable, symbols, options, scratch);
-    }
-    const std::size_t count = (symbols.size() + 1) / 2;
-    const std::span<std::uint8_t> pairs(pair_memory.reserve(count), count);
-    const Result result = decode_block(used, parsed.code, block, readable, pairs,
-                                       {.verify = options.verify, .streaming = false}, scratch);
-    if (!result.ok()) return result;
-    used.split_pairs(pairs.data(), symbols.size() / 2, symbols.data(), options.streaming);
-    if (symbols.size() % 2 != 0) {
-        symbols.back() = pairs.back() & 15;
-        if (pairs.back() >> 4 != 0) return {Status::bad_code_word, block.size() - 1};
-    }
-    return result;
 }
 
 /// The symbols from `first` on of a stream of blocks; whole blocks go straight to their place.
@@ -245,24 +202,24 @@ Result decode_blocks(const Parsed& parsed, std::size_t payload_offset, std::size
                                      .streaming = aligned && symbols.size() >= streaming_from};
     std::vector<Result> results(blocks);
     parallel_for(blocks, 1, options.threads, [&](std::size_t begin, std::size_t end) noexcept {
-        Scratch scratch;
-        Scratch pair_memory;
+        BlockScratch scratch;
         Scratch partial;
         for (std::size_t i = begin; i < end; ++i) {
             const std::size_t b = first_block + i;
             const std::size_t from = b * per_block;
             const std::size_t size = std::min(per_block, total - from);
             const auto block = parsed.payload.subspan(starts[b], parsed.block_sizes[b]);
+            const std::size_t readable = parsed.payload.size() - starts[b + 1];
             try {
                 if (from >= first && from + size <= first + symbols.size()) {
                     results[i] =
-                        decode_one(parsed, used, block, symbols.subspan(from - first, size),
-                                   block_options, scratch, pair_memory);
+                        decode_block(used, parsed.code, block, readable,
+                                     symbols.subspan(from - first, size), block_options, scratch);
                 } else {
                     const std::span<std::uint8_t> whole(partial.reserve(size), size);
-                    results[i] = decode_one(parsed, used, block, whole,
-                                            {.verify = options.verify, .streaming = false}, scratch,
-                                            pair_memory);
+                    results[i] =
+                        decode_block(used, parsed.code, block, readable, whole,
+                                     {.verify = options.verify, .streaming = false}, scratch);
                     const std::size_t begin_at = std::max(from, first);
                     const std::size_t end_at = std::min(from + size, first + symbols.size());
                     std::copy(whole.data() + (begin_at - from), whole.data() + (end_at - from),
@@ -304,7 +261,7 @@ std::vector<std::uint8_t> encode(std::span<const std::uint8_t> symbols, int thre
     if (distinct == 1) {
         body = {static_cast<std::uint8_t>(Kind::constant), symbols[0]};
     } else if (symbols.size() >= planes_from) {
-        body = planes_body(symbols, counts, largest, threads);
+        body = blocks_body(choose_block_code(symbols, counts), symbols, threads);
     } else {
         body = words_body(symbols, counts);
         const int width = stored_width(largest);
