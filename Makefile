@@ -3,16 +3,17 @@
 # make check   formatters, linters, type checker
 # make dev     .venv with everything, editable
 # make bench-spmm  sparse products against torch, into build/bench/spmm.json
+# make bench-huffman  prefix coding against huff0 and Python packages, into build/bench/huffman.json
 # make asan    the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-CXX_SOURCES = $(shell git ls-files 'cpp/*.cpp' 'cpp/*.hpp' 'tests/*.cpp' 'tests/*.hpp')
+CXX_SOURCES = $(shell git ls-files 'benchmarks/*.cpp' 'cpp/*.cpp' 'cpp/*.hpp' 'tests/*.cpp' 'tests/*.hpp')
 NATIVE_SOURCES = $(shell find cpp CMakeLists.txt cmake pyproject.toml -type f)
 
-.PHONY: demo test test-cpp test-python check format dev bench-spmm asan stubs clean
+.PHONY: demo test test-cpp test-python check format dev bench-spmm bench-huffman asan stubs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/tersor demo --output build/demo.json
@@ -45,6 +46,16 @@ dev: $(VENV)/.tools
 
 bench-spmm: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_spmm.py
+
+bench-huffman: $(VENV)/.installed $(VENV)/.tools build/.zstd build/bench/data/f.bin
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/bench/cpp -G Ninja -DTERSOR_BENCHMARKS=ON
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/bench/cpp --target bench_huffman
+	taskset -c 0 build/bench/cpp/bench_huffman build/bench/data build/bench/huffman.json
+	$(PIP) -r benchmarks/requirements.txt
+	taskset -c 0 $(BIN)/python benchmarks/bench_huffman_python.py build/bench/data/a.bin
+
+build/bench/data/f.bin: benchmarks/huffman_data.py | $(VENV)/.installed
+	$(BIN)/python benchmarks/huffman_data.py build/bench/data
 
 asan: $(VENV)/.tools build/.gtest
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/asan -G Ninja -DTERSOR_TESTS=ON \
@@ -81,6 +92,18 @@ build/.gtest:
 	    apt-get update -qq && apt-get install -y -qq libgtest-dev cmake; \
 	  else \
 	    echo "GoogleTest is missing; install it with:  sudo apt-get install libgtest-dev cmake"; exit 1; \
+	  fi; \
+	fi
+	@touch $@
+
+# huff0 is inside zstd's static library, which is not on PyPI either.
+build/.zstd:
+	@mkdir -p build
+	@if ! ls /usr/lib/*/libzstd.a /usr/lib/libzstd.a /usr/local/lib/libzstd.a >/dev/null 2>&1; then \
+	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	    apt-get update -qq && apt-get install -y -qq libzstd-dev; \
+	  else \
+	    echo "libzstd.a is missing; install it with:  sudo apt-get install libzstd-dev"; exit 1; \
 	  fi; \
 	fi
 	@touch $@
