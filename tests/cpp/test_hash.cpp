@@ -3,7 +3,8 @@
 #include <cstdint>
 #include <vector>
 
-#include "support/xxh3.hpp"
+#include "hash/xxh3.hpp"
+#include "isa_test.hpp"
 
 namespace tersor {
 namespace {
@@ -26,13 +27,17 @@ constexpr Vector vectors[] = {
     {10000, 0xd63289e2feca85a5},
 };
 
-TEST(Xxh3, MatchesTheReference) {
+class Xxh3 : public test::IsaTest {};
+
+TEST_P(Xxh3, MatchesTheReference) {
     for (const auto& [size, hash] : vectors) {
         std::vector<std::uint8_t> bytes(size);
         for (std::size_t i = 0; i < size; ++i) bytes[i] = static_cast<std::uint8_t>(7 * i + 13);
-        EXPECT_EQ(support::xxh3_64(bytes), hash) << size;
+        EXPECT_EQ(hash::xxh3_64(bytes), hash) << size;
     }
 }
+
+TERSOR_ON_EVERY_ISA(Xxh3);
 
 }  // namespace
 }  // namespace tersor

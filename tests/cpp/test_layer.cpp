@@ -5,8 +5,8 @@
 #include <random>
 #include <stdexcept>
 
+#include "hash/xxh3.hpp"
 #include "support/little_endian.hpp"
-#include "support/xxh3.hpp"
 
 namespace tersor {
 namespace {
@@ -106,7 +106,7 @@ Bytes tiny_blob(ValueKind kind = ValueKind::shared_fp32) {
 }
 
 Bytes hashed(Bytes body) {
-    support::append_little_endian(support::xxh3_64(body), body);
+    support::append_little_endian(hash::xxh3_64(body), body);
     return body;
 }
 
@@ -254,7 +254,7 @@ TEST(LayerDecode, RefusesConstantStreamsThatAnnounceTheMoon) {
         blob.insert(blob.end(), stream_of_2_to_40.begin(), stream_of_2_to_40.end());
         blob.push_back(symbol);
     }
-    support::append_little_endian(support::xxh3_64(blob), blob);
+    support::append_little_endian(hash::xxh3_64(blob), blob);
     Layer layer;
     LayerInfo info;
     EXPECT_EQ(decode_layer(blob, layer).status, Status::too_large);

@@ -21,13 +21,14 @@ RANKS = {
     "tersor": 0,  # the public headers
     "support": 1,
     "dispatch": 1,
-    "csr": 2,
-    "huffman": 2,
-    "kmeans": 2,
-    "spmm": 3,
-    "conv": 4,
-    "container": 5,
-    "bindings": 6,
+    "hash": 2,
+    "csr": 3,
+    "huffman": 3,
+    "kmeans": 3,
+    "spmm": 4,
+    "conv": 5,
+    "container": 6,
+    "bindings": 7,
 }
 INTRINSICS = {"immintrin.h", "x86intrin.h", "emmintrin.h", "arm_neon.h", "arm_sve.h"}
 ISAS = ("scalar", "avx2", "avx512", "neon")

@@ -9,17 +9,17 @@
 #include <string>
 
 #include "container/half.hpp"
+#include "hash/xxh3.hpp"
 #include "support/little_endian.hpp"
 #include "support/varint.hpp"
-#include "support/xxh3.hpp"
 #include "tersor/huffman.hpp"
 
 namespace tersor {
 namespace {
 
+using hash::xxh3_64;
 using support::append_varint;
 using support::Cursor;
-using support::xxh3_64;
 
 constexpr std::array<std::uint8_t, 3> magic = {'T', 'S', 'R'};
 constexpr std::uint8_t format_version = 0;

@@ -8,8 +8,8 @@
 #include <string_view>
 #include <vector>
 
+#include "hash/xxh3.hpp"
 #include "support/little_endian.hpp"
-#include "support/xxh3.hpp"
 
 namespace tersor::container {
 
@@ -47,8 +47,8 @@ namespace tersor::container {
     text.insert(text.end(), dtype.begin(), dtype.end());
     text.push_back(0);
     for (const std::uint64_t dimension : shape) support::append_little_endian(dimension, text);
-    support::append_little_endian(support::xxh3_64(bytes), text);
-    return support::xxh3_64(text);
+    support::append_little_endian(hash::xxh3_64(bytes), text);
+    return hash::xxh3_64(text);
 }
 
 /// 16 lower-case hexadecimal digits.

@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <cstring>
 
+#include "hash/xxh3.hpp"
 #include "support/aligned_buffer.hpp"
 #include "support/little_endian.hpp"
 #include "support/varint.hpp"
-#include "support/xxh3.hpp"
 
 namespace tersor::huffman {
 namespace {
@@ -19,7 +19,7 @@ constexpr double pair_entropy = 2.0;  // bits; above, one bit lost on a symbol i
 constexpr std::uint8_t pair_alphabet = 16;
 
 std::uint32_t checksum(std::span<const std::uint8_t> bytes) noexcept {
-    return static_cast<std::uint32_t>(support::xxh3_64(bytes));
+    return static_cast<std::uint32_t>(hash::xxh3_64(bytes));
 }
 
 constexpr std::size_t rounded_up(std::size_t size, std::size_t to) noexcept {

@@ -5,8 +5,8 @@
 #include <cstdint>
 #include <span>
 
-namespace tersor::support {
+namespace tersor::hash {
 
 [[nodiscard]] std::uint64_t xxh3_64(std::span<const std::uint8_t> bytes) noexcept;
 
-}  // namespace tersor::support
+}  // namespace tersor::hash

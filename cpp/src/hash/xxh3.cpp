@@ -1,12 +1,13 @@
-#include "support/xxh3.hpp"
+#include "hash/xxh3.hpp"
 
 #include <array>
 #include <bit>
 #include <cstddef>
 
+#include "hash/kernels.hpp"
 #include "support/little_endian.hpp"
 
-namespace tersor::support {
+namespace tersor::hash {
 namespace {
 
 // The default secret of the specification.
@@ -25,7 +26,7 @@ constexpr std::array<std::uint8_t, 192> secret = {
     0x45, 0xcb, 0x3a, 0x8f, 0x95, 0x16, 0x04, 0x28, 0xaf, 0xd7, 0xfb, 0xca, 0xbb, 0x4b, 0x40, 0x7e,
 };
 
-constexpr std::uint64_t prime32_1 = 0x9E3779B1, prime32_2 = 0x85EBCA77, prime32_3 = 0xC2B2AE3D;
+constexpr std::uint64_t prime32_2 = 0x85EBCA77, prime32_3 = 0xC2B2AE3D;
 constexpr std::uint64_t prime64_1 = 0x9E3779B185EBCA87, prime64_2 = 0xC2B2AE3D27D4EB4F,
                         prime64_3 = 0x165667B19E3779F9, prime64_4 = 0x85EBCA77C2B2AE63,
                         prime64_5 = 0x27D4EB2F165667C5;
@@ -122,33 +123,12 @@ std::uint64_t hash_up_to_240(const std::uint8_t* in, std::size_t size) noexcept 
     return avalanche(h);
 }
 
-using Accumulators = std::array<std::uint64_t, 8>;
-constexpr std::size_t stripe = 64;
-constexpr std::size_t stripes_per_block = (secret.size() - stripe) / 8;
-
-void accumulate(Accumulators& sums, const std::uint8_t* in, std::size_t secret_offset) noexcept {
-    for (std::size_t i = 0; i < 8; ++i) {
-        const std::uint64_t value = read64(in + 8 * i);
-        const std::uint64_t keyed = value ^ secret64(secret_offset + 8 * i);
-        sums[i ^ 1] += value;
-        sums[i] += (keyed & 0xffffffff) * (keyed >> 32);
-    }
-}
-
 std::uint64_t hash_long(const std::uint8_t* in, std::size_t size) noexcept {
-    Accumulators sums = {prime32_3, prime64_1, prime64_2, prime64_3,
-                         prime64_4, prime32_2, prime64_5, prime32_1};
-    const std::size_t stripes = (size - 1) / stripe;
-    for (std::size_t s = 0; s < stripes; ++s) {
-        accumulate(sums, in + s * stripe, s % stripes_per_block * 8);
-        if (s % stripes_per_block == stripes_per_block - 1) {
-            for (std::size_t i = 0; i < 8; ++i) {
-                sums[i] ^= (sums[i] >> 47) ^ secret64(secret.size() - stripe + 8 * i);
-                sums[i] *= prime32_1;
-            }
-        }
-    }
-    accumulate(sums, in + size - stripe, secret.size() - stripe - 7);
+    alignas(64) Accumulators sums = {prime32_3, prime64_1, prime64_2, prime64_3,
+                                     prime64_4, prime32_2, prime64_5, prime32_1};
+    const Kernels& used = kernels();
+    used.accumulate(sums, in, (size - 1) / stripe, secret.data());
+    used.accumulate(sums, in + size - stripe, 1, secret.data() + secret.size() - stripe - 7);
     std::uint64_t h = size * prime64_1;
     for (std::size_t i = 0; i < 4; ++i) {
         h += multiply_fold(sums[2 * i] ^ secret64(11 + 16 * i),
@@ -166,4 +146,4 @@ std::uint64_t xxh3_64(std::span<const std::uint8_t> bytes) noexcept {
     return hash_long(bytes.data(), bytes.size());
 }
 
-}  // namespace tersor::support
+}  // namespace tersor::hash
