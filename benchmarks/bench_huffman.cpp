@@ -17,6 +17,10 @@
 #include <utility>
 #include <vector>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "dispatch/cpu_features.hpp"
 #include "huffman/kernels.hpp"
 #include "huffman/plane_block.hpp"
@@ -64,12 +68,22 @@ double seconds() {
         .count();
 }
 
-/// 64-byte aligned memory, as non-temporal stores want it.
+/// Zeroed memory in huge pages where the system has them, as NumPy and PyTorch ask for large
+/// arrays.
 struct Aligned {
-    std::unique_ptr<std::uint8_t[]> memory;
-    std::uint8_t* start = nullptr;
-    explicit Aligned(std::size_t size) : memory(std::make_unique<std::uint8_t[]>(size + 64)) {
-        start = memory.get() + (64 - reinterpret_cast<std::uintptr_t>(memory.get()) % 64) % 64;
+    static constexpr std::size_t huge_page = std::size_t{2} << 20;
+    std::unique_ptr<std::uint8_t, decltype(&std::free)> memory;
+    std::uint8_t* start;
+    explicit Aligned(std::size_t size)
+        : memory(static_cast<std::uint8_t*>(
+                     std::aligned_alloc(huge_page, (size / huge_page + 1) * huge_page)),
+                 &std::free),
+          start(memory.get()) {
+        if (start == nullptr) fail("out of memory");
+#if defined(__linux__)
+        madvise(start, (size / huge_page + 1) * huge_page, MADV_HUGEPAGE);
+#endif
+        std::memset(start, 0, size);
     }
 };
 
@@ -150,6 +164,7 @@ std::pair<std::array<double, 2>, std::array<double, 2>> in_turns(int times, cons
     std::array<std::vector<double>, 2> taken;
     for (int round = 0; round < rounds; ++round) {
         const auto time = [&](const auto& function, std::vector<double>& to) {
+            function();  // warms the caches, which the other one has just used
             const double start = seconds();
             for (int i = 0; i < times; ++i) function();
             to.push_back((seconds() - start) / times);

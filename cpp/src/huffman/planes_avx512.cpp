@@ -129,6 +129,15 @@ inline void gather_indices(const __m512i* rows, __m512i* indices) noexcept {
     }
 }
 
+/// Bytes from which on planes and levels are fetched beforehand: the processor's own fetching stops
+/// at each page, and loses the time of a memory access there.
+constexpr std::size_t planes_ahead = 4096;
+constexpr std::size_t levels_ahead = 1024;
+
+inline void fetch(const std::uint8_t* bytes) noexcept {
+    _mm_prefetch(reinterpret_cast<const char*>(bytes), _MM_HINT_T0);
+}
+
 /// Three steps, each behind the one before, so that what one leaves in memory has reached the cache
 /// when the next loads it: which words go on; their level bits, `lag_of_levels` superblocks later;
 /// the symbols, `lag` after those.
@@ -158,7 +167,10 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
     const auto find = [&](std::size_t slot) noexcept {
         __m512i plane[planes];
 #pragma GCC unroll 8
-        for (int d = 0; d < planes; ++d) plane[d] = _mm512_loadu_si512(front + 64 * d);
+        for (int d = 0; d < planes; ++d) {
+            plane[d] = _mm512_loadu_si512(front + 64 * d);
+            fetch(front + 64 * d + planes_ahead);
+        }
         front += plane_bytes * planes;
         __m512i goes_on = valid;
         if constexpr (has_tail) {
@@ -188,6 +200,7 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
         at += static_cast<unsigned>(__builtin_popcountll(alive));
     };
     const auto spread = [&](std::size_t slot) noexcept {
+        for (std::size_t l = 0; l < levels; ++l) fetch(level[l] + at / 8 + levels_ahead);
         if (wide_ring[slot]) {
 // Unrolled too, this rare branch would make GCC 12 spill the registers of the other.
 #pragma GCC unroll 1
