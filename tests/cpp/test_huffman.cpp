@@ -10,8 +10,12 @@
 #include <random>
 #include <utility>
 
+#include "huffman/bits.hpp"
+#include "huffman/kernels.hpp"
+#include "huffman/plane_block.hpp"
 #include "huffman/plane_code.hpp"
 #include "isa_test.hpp"
+#include "support/varint.hpp"
 
 namespace tersor {
 namespace {
@@ -191,6 +195,63 @@ TEST_P(HuffmanStreams, DamagedBlocksAreRefused) {
         const Bytes cut(stream.begin(), stream.begin() + static_cast<std::ptrdiff_t>(size));
         EXPECT_FALSE(huffman::decode(cut, back, {.verify = false}).ok()) << size;
     }
+}
+
+/// A code of one stage of a shape, and where it has a tail of one more for two symbols; no stages
+/// where a byte has not so many symbols.
+huffman::PlaneCode code_of_shape(int planes, unsigned short_roots, int levels, bool tail) {
+    const huffman::Stage shape{
+        .planes = planes, .short_roots = short_roots, .levels = levels, .tail = tail};
+    const unsigned words = shape.capacity();
+    const unsigned symbols = words + (tail ? 2 : 0);
+    huffman::PlaneCode code;
+    if (symbols > 256) return code;
+    // The header names the class of each symbol; reading it makes the tables.
+    Bytes header{static_cast<std::uint8_t>(symbols - 1)};
+    header.push_back(
+        static_cast<std::uint8_t>((planes - 1) | (levels << 3) | ((tail ? 1 : 0) << 5)));
+    support::append_varint(short_roots, header);
+    if (tail) header.insert(header.end(), {0, 2});
+    Bytes classes(symbols, 3);
+    for (unsigned i = 0; i < words; ++i) classes[i] = i < short_roots ? 1 : 2;
+    huffman::append_fields(classes, tail ? 3 : 2, header);
+    EXPECT_TRUE(huffman::read_plane_code(header, code).ok());
+    return code;
+}
+
+TEST_P(HuffmanStreams, EveryShapeOfStagesIsCodedAsThePortableKernelsDo) {
+    const huffman::Kernels& used = huffman::kernels(GetParam());
+    const huffman::Kernels& portable = huffman::kernels(Isa::scalar);
+    huffman::BlockScratch scratch;
+    int shapes = 0;
+    for (int planes = 1; planes <= huffman::max_stage_bits; ++planes) {
+        for (int levels = 0; levels <= std::min(3, huffman::max_stage_bits - planes); ++levels) {
+            for (const unsigned tail : {0U, 1U}) {
+                const unsigned roots = (1U << planes) - tail;
+                for (const unsigned shorts : {0U, roots / 3, roots - 1, roots}) {
+                    if ((shorts == roots) != (levels == 0)) continue;
+                    const huffman::BlockCode code{
+                        .planes = code_of_shape(planes, shorts, levels, tail != 0)};
+                    if (code.planes.stages.empty()) continue;
+                    ++shapes;
+                    const Bytes symbols =
+                        flat_symbols(6000, code.planes.last_symbol + 1U, planes + 10U * shorts);
+                    const auto view = huffman::encode_block(portable, code, symbols, scratch);
+                    const Bytes expected(view.begin(), view.end());
+                    const auto block = huffman::encode_block(used, code, symbols, scratch);
+                    ASSERT_TRUE(
+                        std::equal(block.begin(), block.end(), expected.begin(), expected.end()))
+                        << planes << " planes, " << shorts << " short, " << levels << " levels";
+                    Bytes back(symbols.size());
+                    ASSERT_TRUE(
+                        huffman::decode_block(used, code, expected, 0, back, {}, scratch).ok());
+                    ASSERT_EQ(back, symbols)
+                        << planes << " planes, " << shorts << " short, " << levels << " levels";
+                }
+            }
+        }
+    }
+    EXPECT_GT(shapes, 100);
 }
 
 TEST(HuffmanPlanes, AreNearlyAsSmallAsHuffmanCodes) {

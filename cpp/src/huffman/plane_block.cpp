@@ -111,11 +111,12 @@ std::span<const std::uint8_t> encode_symbols(const Kernels& kernels, const Plane
     const std::size_t level_room = rounded_up(n / 8 + level_slack, support::cache_line);
     const std::size_t tail_room = rounded_up(n + tail_slack, support::cache_line);
     std::uint8_t* const memory =
-        scratch.reserve(head_room + body_room + level_room + 2 * tail_room);
+        scratch.reserve(head_room + body_room + (max_levels - 1) * level_room + 2 * tail_room);
     std::uint8_t* const body = memory + head_room;
-    std::uint8_t* const second_level = body + body_room;
-    const std::array<std::uint8_t*, 2> tails = {second_level + level_room,
-                                                second_level + level_room + tail_room};
+    // The first level stands where it belongs; where the others begin depends on its length.
+    std::uint8_t* const later_levels = body + body_room;
+    std::uint8_t* const tail_memory = later_levels + (max_levels - 1) * level_room;
+    const std::array<std::uint8_t*, 2> tails = {tail_memory, tail_memory + tail_room};
     std::vector<std::uint8_t> head(checksum_bytes);
     std::uint8_t* to = body;
     const std::uint8_t* from = symbols.data();
@@ -128,7 +129,8 @@ std::span<const std::uint8_t> encode_symbols(const Kernels& kernels, const Plane
         std::uint8_t* const tail = tails[s % 2];
         std::uint8_t* planes = to;
         to += planes_size(stage, left);
-        const std::array<std::uint8_t*, max_levels> levels = {to, second_level};
+        const std::array<std::uint8_t*, max_levels> levels = {to, later_levels,
+                                                              later_levels + level_room};
         PlaneCursor cursor;
         kernels.encode_planes(stage, from, full, all_lanes, planes, levels, tail, cursor);
         if (rest > 0) {
@@ -147,10 +149,8 @@ std::span<const std::uint8_t> encode_symbols(const Kernels& kernels, const Plane
         if (s > 0) support::append_varint(left, head);
         if (stage.levels > 0) support::append_varint(cursor.level_bits, head);
         const auto level_size = static_cast<std::size_t>((cursor.level_bits + 7) / 8);
-        if (stage.levels > 0) to += level_size;
-        if (stage.levels > 1) {
-            std::memcpy(to, second_level, level_size);
-            to += level_size;
+        for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l, to += level_size) {
+            if (l > 0) std::memcpy(to, levels[l], level_size);
         }
         from = tail;
         left = cursor.tail;

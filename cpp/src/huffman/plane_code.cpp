@@ -18,7 +18,7 @@ constexpr double plane_cycles = 0.3;
 constexpr double level_cycles = 1.6;
 constexpr double tail_cycles = 1.6;
 constexpr double wide_cycles = 1.5;  // more than four bits: a byte for each index, not half of one
-constexpr double bits_per_cycle = 0.002;
+constexpr double bits_per_cycle = 0.005;
 /// A stage's own bytes in each block, as bits per symbol of a block of 64K.
 constexpr double stage_bits = 80.0 / 65536;
 

@@ -14,7 +14,7 @@ namespace tersor::huffman {
 
 /// Bits of one word in one stage: planes and levels together.
 inline constexpr int max_stage_bits = 8;
-inline constexpr int max_levels = 2;
+inline constexpr int max_levels = 3;
 inline constexpr std::size_t max_stages = 16;
 
 /// One stage of a code. Its roots are the numbers of `planes` bits. The first `short_roots` of them
@@ -23,7 +23,7 @@ inline constexpr std::size_t max_stages = 16;
 struct Stage {
     int planes = 1;               // 1 to 8
     unsigned short_roots = 0;     // 0 to 2^planes
-    int levels = 0;               // 0 to 2; 0 if and only if no root is continued
+    int levels = 0;               // 0 to 3; 0 if and only if no root is continued
     bool tail = false;            // whether a later stage follows
     bool small_alphabet = false;  // no symbol of the code is above 63
     /// Index = root * 2^levels + level bits; the symbol with that word.

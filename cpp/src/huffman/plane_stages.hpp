@@ -23,6 +23,9 @@ auto with_levels(const Stage& stage, const Function& function) noexcept {
     if constexpr (planes + 2 <= max_stage_bits) {
         if (stage.levels == 2) return function.template operator()<planes, 2>();
     }
+    if constexpr (planes + 3 <= max_stage_bits) {
+        if (stage.levels == 3) return function.template operator()<planes, 3>();
+    }
     return function.template operator()<planes, 0>();
 }
 

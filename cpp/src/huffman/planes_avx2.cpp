@@ -158,7 +158,7 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
         for (int g = 0; g < 8; ++g) {
             const std::uint64_t alive = alive_ring[slot][g];
             const auto shift = static_cast<unsigned>(at % 8);
-#pragma GCC unroll 2
+#pragma GCC unroll 3
             for (int l = 0; l < levels; ++l) {
                 const std::uint8_t* p = level[static_cast<std::size_t>(l)] + at / 8;
                 std::uint64_t window;

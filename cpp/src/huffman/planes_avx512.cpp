@@ -188,7 +188,7 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
     const auto spread_group = [&]<bool wide>(std::size_t slot, int g) noexcept {
         const std::uint64_t alive = alive_ring[slot][g];
         const auto shift = static_cast<unsigned>(at % 8);
-#pragma GCC unroll 2
+#pragma GCC unroll 3
         for (int l = 0; l < levels; ++l) {
             const std::uint8_t* p = level[static_cast<std::size_t>(l)] + at / 8;
             std::uint64_t window;
@@ -215,7 +215,7 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
 #pragma GCC unroll 8
         for (int d = 0; d < planes; ++d) rows[bits - 1 - d] = _mm512_loadu_si512(back + 64 * d);
         back += plane_bytes * planes;
-#pragma GCC unroll 2
+#pragma GCC unroll 3
         for (int l = 0; l < levels; ++l) {
             rows[levels - 1 - l] = _mm512_load_si512(level_ring[l][slot]);
         }
@@ -365,7 +365,7 @@ void encode_stage(const Stage& stage, const std::uint8_t* symbols, std::size_t s
         for (int g = 0; g < 8; ++g) {
             const std::uint64_t alive = alive_ring[slot][g];
             const auto count = static_cast<unsigned>(__builtin_popcountll(alive));
-#pragma GCC unroll 2
+#pragma GCC unroll 3
             for (std::size_t l = 0; l < levels; ++l) {
                 appenders[l].append(_pext_u64(level_ring[l][slot][g], alive), count);
             }
@@ -404,7 +404,7 @@ void encode_stage(const Stage& stage, const std::uint8_t* symbols, std::size_t s
             __m512i alive = _mm512_and_si512(at_least_short, valid);
             if constexpr (has_tail) alive = _mm512_andnot_si512(ones, alive);
             _mm512_store_si512(alive_ring[slot], alive);
-#pragma GCC unroll 2
+#pragma GCC unroll 3
             for (int l = 0; l < levels; ++l) {
                 _mm512_store_si512(level_ring[l][slot], rows[levels - 1 - l]);
             }
@@ -433,9 +433,12 @@ EncodeStage encoder(bool tail, bool small_alphabet) noexcept {
 
 template <bool wide>
 EncodeStage encoder(int levels, bool tail, bool small_alphabet) noexcept {
-    if (levels == 0) return encoder<wide, 0>(tail, small_alphabet);
-    return levels == 1 ? encoder<wide, 1>(tail, small_alphabet)
-                       : encoder<wide, 2>(tail, small_alphabet);
+    switch (levels) {
+        case 0: return encoder<wide, 0>(tail, small_alphabet);
+        case 1: return encoder<wide, 1>(tail, small_alphabet);
+        case 2: return encoder<wide, 2>(tail, small_alphabet);
+        default: return encoder<wide, 3>(tail, small_alphabet);
+    }
 }
 
 void encode_planes(const Stage& stage, const std::uint8_t* symbols, std::size_t superblocks,
