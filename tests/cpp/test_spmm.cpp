@@ -64,6 +64,26 @@ TEST_P(SpmmTest, MeetsTheContract) {
     }
 }
 
+// Tiles of rows, blocks of columns of every width, panels of every number of lanes.
+TEST_P(SpmmTest, BatchesOfEveryWidth) {
+    unsigned seed = 100;
+    for (const double density : {0.02, 0.1, 0.7}) {
+        const Problem p = make_problem(1030, 300, density, 15, ++seed);
+        PackedMatrix packed;
+        ASSERT_TRUE(spmm::pack(p.csr, p.codebook, packed, Regime::batch).ok());
+        const std::size_t before = packed.nbytes();
+        for (const std::size_t batch : {4, 30, 85}) {
+            SCOPED_TRACE("batch " + std::to_string(batch));
+            const auto x = random_x(batch * p.cols, seed);
+            const auto bias = random_x(p.rows, seed);
+            std::vector<float> y(batch * p.rows, -1.0F);
+            spmm::multiply(packed, x, batch, bias, y, Precision::highest, 3);
+            expect_contract(p, x, batch, bias, y);
+        }
+        EXPECT_GT(packed.nbytes(), before);  // the second layout is counted
+    }
+}
+
 TEST_P(SpmmTest, PlainValues) {
     const std::vector<std::uint8_t> codes = {1, 0, 0, 0, 0, 0, 1, 1, 0};
     const RelativeCsr matrix = csr::encode(codes, 3, 3, 2, true);

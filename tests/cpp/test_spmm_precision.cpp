@@ -124,7 +124,7 @@ TEST_P(SpmmPrecisionTest, BatchesOfEverySizeAndKind) {
         const Problem p = make_problem(rows, cols, 0.2, values, 13);
         const PackedMatrix packed = packed_of(p);
         const auto bias = random_x(rows, 14);
-        for (const std::size_t batch : {2, 4, 7, 8, 9, 21}) {
+        for (const std::size_t batch : {2, 4, 7, 8, 9, 21, 77}) {
             std::vector<float> x = random_x(batch * cols, 15);
             const std::size_t small = batch / 2;
             for (std::size_t k = 0; k < cols; ++k) x[small * cols + k] *= 1e-37F;
@@ -202,7 +202,7 @@ TEST_P(SpmmPrecisionTest, NotFiniteActivationsActAsInADenseLayer) {
     const Problem p = make_problem(60, 40, 0.5, 7, 21);
     const PackedMatrix packed = packed_of(p);
     for (const float strange : {nan, infinity, -infinity}) {
-        for (const std::size_t batch : {1, 3, 5}) {
+        for (const std::size_t batch : {1, 3, 5, 40}) {
             for (const Precision precision :
                  {Precision::highest, Precision::high, Precision::low}) {
                 std::vector<float> x = random_x(batch * 40, 22);

@@ -31,6 +31,16 @@ using MultiplyPanel = void (*)(const BlockView& block, const float* panel,
                                const std::size_t* offsets, float* y, std::size_t stride,
                                std::size_t row_begin, std::size_t row_end) noexcept;
 
+/// sums[row * lanes + lane] += sum of w * panel[column * lanes + lane] over one block of the panel
+/// layout, for 16, 32 or 64 lanes; panel and sums are aligned to 64 bytes.
+using MultiplyPanelBlock = void (*)(const std::uint16_t* begin, const std::uint16_t* end,
+                                    const float* codebook, const float* panel, std::size_t lanes,
+                                    float* sums) noexcept;
+
+/// to[c * to_stride + r] = from[r * from_stride + c].
+using Transpose = void (*)(const float* from, std::size_t from_stride, std::size_t rows,
+                           std::size_t cols, float* to, std::size_t to_stride) noexcept;
+
 /// The range of a vector and of 0.
 struct Range {
     float low;
@@ -75,6 +85,9 @@ void install_scalar(Kernels& kernels) noexcept;
 void install_avx2(Kernels& kernels) noexcept;
 void install_avx512(Kernels& kernels) noexcept;
 void install_sliding_avx512(Kernels& kernels) noexcept;
+void install_panels_scalar(Kernels& kernels) noexcept;
+void install_panels_avx2(Kernels& kernels) noexcept;
+void install_panels_avx512(Kernels& kernels) noexcept;
 
 /// The kernels of a level.
 [[nodiscard]] const Kernels& kernels(Isa isa);

@@ -1,8 +1,9 @@
-// What a packed matrix holds: one layout or two, of which the second is made when it is needed.
+// What a packed matrix holds: one layout, and others from when they are first needed.
 #pragma once
 
 #include <cstdint>
 
+#include "spmm/panels.hpp"
 #include "spmm/rows16.hpp"
 #include "spmm/sliding.hpp"
 #include "support/aligned_buffer.hpp"
@@ -20,6 +21,7 @@ struct PackedMatrix::Layout {
     std::size_t codebook_size = 0;
     support::Lazy<spmm::Rows16> rows16_made;
     support::Lazy<spmm::Sliding> sliding_made;
+    support::Lazy<spmm::Panels> panels_made;
 
     /// The layout of the fp32 kernels, made from the other one unless it is there.
     [[nodiscard]] const spmm::Rows16& rows16() const;
@@ -27,6 +29,8 @@ struct PackedMatrix::Layout {
     /// none.
     [[nodiscard]] const spmm::Sliding* sliding() const;
     [[nodiscard]] bool fits_sliding() const noexcept;
+    /// The layout for batches; nullptr where this matrix has none.
+    [[nodiscard]] const spmm::Panels* panels() const;
 
     [[nodiscard]] spmm::BlockView view(const spmm::Rows16& layout,
                                        std::size_t block) const noexcept {

@@ -10,6 +10,7 @@
 
 #include "spmm/kernels.hpp"
 #include "spmm/layout.hpp"
+#include "spmm/multiply_panels.hpp"
 #include "tersor/parallel.hpp"
 #include "tersor/spmm.hpp"
 
@@ -21,8 +22,13 @@ constexpr std::size_t row_grain = 64;
 /// Work below which a second thread costs more than it brings, in non-zeros times activations.
 constexpr std::size_t parallel_from = 1U << 15;
 
-/// Two or three vectors in a panel of 32 lanes would waste most of it.
-constexpr std::size_t panel_from = 4;
+/// Vectors from which a panel, of which a part stays empty, is faster than what else there is: the
+/// gathers of fp32, or the fixed-point arithmetic of a class.
+constexpr std::size_t panel_from(std::optional<Arithmetic> arithmetic) noexcept {
+    if (!arithmetic.has_value()) return 4;
+    if (arithmetic == Arithmetic{3, 3}) return 12;
+    return SIZE_MAX;
+}
 
 /// Vectors whose digits are made at a time.
 constexpr std::size_t items_at_once = 8;
@@ -157,6 +163,27 @@ void spread_not_finite(const PackedMatrix::Layout& layout, const float* x, float
     }
 }
 
+/// Whether the roundings of the panel kernels stay within the class.
+bool panels_meet(const Panels& panels, std::size_t cols, Precision precision) noexcept {
+    if (precision == Precision::highest) return true;
+    return static_cast<double>(panels.depth(cols)) * 0x1p-24 <= error_limit(precision);
+}
+
+/// How many of the vectors, from the first one on, the fp32 kernels for batches take.
+std::size_t vectors_in_panels(const PackedMatrix::Layout& layout, std::size_t batch,
+                              Precision precision, std::optional<Arithmetic> arithmetic) {
+    const std::size_t least = panel_from(arithmetic);
+    if (batch < least) return 0;
+    if (layout.codebook_size > 0) {
+        const Panels* panels = layout.panels();
+        if (panels == nullptr) return 0;
+        if (arithmetic.has_value() && !panels_meet(*panels, layout.cols, precision)) return 0;
+    }
+    std::size_t rest = batch;
+    while (rest >= least) rest -= std::min(rest, lanes_for(rest));
+    return batch - rest;
+}
+
 void check_size(std::size_t size, std::size_t expected, const char* what) {
     if (size != expected) {
         throw std::invalid_argument(std::string("multiply: ") + what + " has " +
@@ -178,9 +205,20 @@ void multiply(const PackedMatrix& packed, std::span<const float> x, std::size_t 
     const ActivationRange range_of = kernels(layout.isa).activation_range;
     const Sliding* sliding = precision == Precision::highest ? nullptr : layout.sliding();
     const std::optional<Arithmetic> arithmetic = choose_arithmetic(sliding, precision);
-    const bool panels = !arithmetic.has_value() && batch >= panel_from;
-    if (panels) multiply_batch(layout, x.data(), batch, bias, y.data(), threads);
-    for (std::size_t first = 0; first < batch;) {
+    const std::size_t in_panels = vectors_in_panels(layout, batch, precision, arithmetic);
+    if (in_panels > 0) {
+        if (layout.codebook_size > 0) {
+            multiply_panels(layout, *layout.panels(), x.data(), in_panels, bias, y.data(), threads);
+        } else {
+            multiply_batch(layout, x.data(), in_panels, bias, y.data(), threads);
+        }
+        for (std::size_t n = 0; n < in_panels; ++n) {
+            const float* vector = x.data() + n * layout.cols;
+            if (range_of(vector, layout.cols).finite) continue;
+            spread_not_finite(layout, vector, y.data() + n * layout.rows);
+        }
+    }
+    for (std::size_t first = in_panels; first < batch;) {
         const float* vectors = x.data() + first * layout.cols;
         float* out = y.data() + first * layout.rows;
         // As many vectors as fixed point can take together, or one that it cannot.
@@ -195,7 +233,7 @@ void multiply(const PackedMatrix& packed, std::span<const float> x, std::size_t 
             multiply_fixed(layout, *sliding, *arithmetic, std::span(ranges).first(items), vectors,
                            bias, out, threads);
         } else {
-            if (!panels) multiply_one(layout, vectors, bias, out, threads);
+            multiply_one(layout, vectors, bias, out, threads);
             if (!ranges[0].finite) spread_not_finite(layout, vectors, out);
         }
         first += std::max<std::size_t>(items, 1);

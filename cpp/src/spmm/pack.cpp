@@ -29,6 +29,7 @@ std::size_t PackedMatrix::nbytes() const noexcept {
     std::size_t bytes = layout_->codebook.nbytes();
     if (const spmm::Rows16* made = layout_->rows16_made.peek()) bytes += made->nbytes();
     if (const spmm::Sliding* made = layout_->sliding_made.peek()) bytes += made->nbytes();
+    if (const spmm::Panels* made = layout_->panels_made.peek()) bytes += made->nbytes();
     return bytes;
 }
 
@@ -70,6 +71,17 @@ const spmm::Sliding* PackedMatrix::Layout::sliding() const {
     return &sliding_made.get([&] {
         return spmm::make_sliding(spmm::Rows16Rows(*rows16_made.peek()), rows, cols,
                                   std::span(codebook.data(), codebook_size), isa, 1);
+    });
+}
+
+const spmm::Panels* PackedMatrix::Layout::panels() const {
+    if (codebook_size == 0 || rows == 0 || cols > spmm::max_panels_columns) return nullptr;
+    return &panels_made.get([&] {
+        if (const spmm::Rows16* made = rows16_made.peek()) {
+            return spmm::make_panels(*made, rows, cols, 1);
+        }
+        return spmm::make_panels(spmm::make_rows16(*sliding_made.peek(), rows, cols), rows, cols,
+                                 1);
     });
 }
 
