@@ -45,6 +45,19 @@ Digits split_codebook(std::span<const float> codebook, int count) {
     return split_values(std::vector<double>(codebook.begin(), codebook.end()), count);
 }
 
+std::array<double, 256> dropped_products(const Digits& digits, Arithmetic arithmetic) {
+    std::array<double, 256> dropped{};
+    for (std::size_t code = 0; code < dropped.size(); ++code) {
+        for (int p = 0; p < arithmetic.x_digits; ++p) {
+            for (int q = 0; p + q < arithmetic.lowest_level() && q < digits.count; ++q) {
+                dropped[code] += 255.0 * weight_of_level(p + q) *
+                                 std::abs(int{digits.table[static_cast<std::size_t>(q)][code]});
+            }
+        }
+    }
+    return dropped;
+}
+
 std::array<double, 256> product_errors(std::span<const float> codebook, const Digits& digits,
                                        Arithmetic arithmetic) {
     // x spans at most 2 max|x|. It is rounded to an integer, and three times in fp32 on the way
@@ -53,18 +66,12 @@ std::array<double, 256> product_errors(std::span<const float> codebook, const Di
     constexpr double half_ulp = 0x1p-24;
     const double x_unit = range / full_scale(arithmetic.x_digits);
     const double x_error = 0.5 * x_unit + 3.0 * half_ulp * range + 3.0 * half_ulp;
+    const std::array<double, 256> dropped = dropped_products(digits, arithmetic);
     std::array<double, 256> errors{};
     for (std::size_t code = 0; code < codebook.size(); ++code) {
         const double value = digits.value(code);
-        double dropped = 0.0;
-        for (int p = 0; p < arithmetic.x_digits; ++p) {
-            for (int q = 0; p + q < arithmetic.lowest_level() && q < digits.count; ++q) {
-                dropped += 255.0 * weight_of_level(p + q) *
-                           std::abs(int{digits.table[static_cast<std::size_t>(q)][code]});
-            }
-        }
         errors[code] = std::abs(double{codebook[code]} - value) + std::abs(value) * x_error +
-                       dropped * x_unit * digits.unit;
+                       dropped[code] * x_unit * digits.unit;
     }
     return errors;
 }

@@ -11,7 +11,8 @@
 
 namespace tersor::spmm {
 
-inline constexpr int max_digits = 3;
+inline constexpr int max_digits = 3;    // of a weight
+inline constexpr int max_x_digits = 4;  // of an activation
 
 /// Which digits a product is made of. An activation is x = low + unit * (sum of digit * 256^p) with
 /// digits 0 to 255, a weight unit * (sum of digit * 256^p) with digits -128 to 127.
@@ -30,6 +31,10 @@ struct Arithmetic {
 /// From the cheapest to the most precise.
 inline constexpr std::array arithmetics = {Arithmetic{1, 1}, Arithmetic{1, 2}, Arithmetic{2, 2},
                                            Arithmetic{3, 3}};
+
+/// The arithmetic of `highest`, whose bound is in sum |w||x|: a finer x, and every product that
+/// counts beside it. What it meets is known only with the result: see highest.hpp.
+inline constexpr Arithmetic finest_arithmetic{4, 3};
 
 /// c_p of docs/kernels.md: |y - y_ref| <= c_p * max|x| * sum |w|.
 [[nodiscard]] constexpr double error_limit(Precision precision) noexcept {
@@ -58,6 +63,9 @@ struct Digits {
 /// The same for any values, rounded towards the nearest number that the digits can express.
 [[nodiscard]] Digits split_values(std::span<const double> values, int count);
 
+/// For each code, the largest sum of dropped products of digits, in units of x and w.
+[[nodiscard]] std::array<double, 256> dropped_products(const Digits& digits, Arithmetic arithmetic);
+
 /// For each code, how far the product of its weight and an activation may be off, per unit of
 /// max|x|: rounding of the weight, rounding of x, dropped products.
 [[nodiscard]] std::array<double, 256> product_errors(std::span<const float> codebook,
@@ -65,6 +73,8 @@ struct Digits {
 
 /// The largest integer that an activation is scaled to.
 [[nodiscard]] constexpr double full_scale(int x_digits) noexcept {
+    // The scale itself is fp32: rounded up, it must not carry past the last digit either.
+    if (x_digits == 4) return 4294966000.0;
     // fp32 arithmetic scales x: with 24 bits its rounding must not carry past the last digit.
     return x_digits == 3 ? 16777000.0 : x_digits == 2 ? 65535.0 : 255.0;
 }

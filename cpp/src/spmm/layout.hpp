@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "spmm/highest.hpp"
 #include "spmm/panels.hpp"
 #include "spmm/rows16.hpp"
 #include "spmm/sliding.hpp"
@@ -21,6 +22,7 @@ struct PackedMatrix::Layout {
     std::size_t codebook_size = 0;
     support::Lazy<spmm::Rows16> rows16_made;
     support::Lazy<spmm::Sliding> sliding_made;
+    support::Lazy<spmm::HighestRows> highest_made;
     support::Lazy<spmm::Panels> panels_made;
 
     /// The layout of the fp32 kernels, made from the other one unless it is there.
@@ -29,6 +31,8 @@ struct PackedMatrix::Layout {
     /// none.
     [[nodiscard]] const spmm::Sliding* sliding() const;
     [[nodiscard]] bool fits_sliding() const noexcept;
+    /// What `highest` needs beside the sliding layout, which must be there.
+    [[nodiscard]] const spmm::HighestRows& highest_rows() const;
     /// The layout for batches; nullptr where this matrix has none.
     [[nodiscard]] const spmm::Panels* panels() const;
 

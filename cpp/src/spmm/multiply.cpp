@@ -27,6 +27,7 @@ constexpr std::size_t parallel_from = 1U << 15;
 constexpr std::size_t panel_from(std::optional<Arithmetic> arithmetic) noexcept {
     if (!arithmetic.has_value()) return 4;
     if (arithmetic == Arithmetic{3, 3}) return 12;
+    if (arithmetic == finest_arithmetic) return 10;
     return SIZE_MAX;
 }
 
@@ -34,7 +35,7 @@ constexpr std::size_t panel_from(std::optional<Arithmetic> arithmetic) noexcept 
 constexpr std::size_t items_at_once = 8;
 
 /// Ranges of x outside of which its scale would leave fp32's normal numbers.
-constexpr float smallest_range = 0x1p-100F;
+constexpr float smallest_range = 0x1p-90F;
 constexpr float largest_range = 0x1p100F;
 
 int worthwhile_threads(const PackedMatrix& packed, std::size_t batch, int threads) noexcept {
@@ -56,6 +57,7 @@ void multiply_one(const PackedMatrix::Layout& layout, const float* x, std::span<
 /// The cheapest arithmetic that meets the class for every row; none where fp32 has to do it.
 std::optional<Arithmetic> choose_arithmetic(const Sliding* layout, Precision precision) noexcept {
     if (layout == nullptr) return std::nullopt;
+    if (precision == Precision::highest) return finest_arithmetic;
     for (std::size_t a = 0; a < arithmetics.size(); ++a) {
         if (layout->errors[a] <= error_limit(precision)) return arithmetics[a];
     }
@@ -74,6 +76,7 @@ void multiply_fixed(const PackedMatrix::Layout& layout, const Sliding& sliding,
     const Kernels& kernel = kernels(layout.isa);
     const std::size_t stride = plane_bytes(layout.cols);
     const std::size_t item_bytes = static_cast<std::size_t>(arithmetic.x_digits) * stride;
+    const bool finest = arithmetic == finest_arithmetic;
     support::AlignedBuffer<std::uint8_t> digits(ranges.size() * item_bytes);
     std::array<FixedActivations, items_at_once> fixed;
     for (std::size_t n = 0; n < ranges.size(); ++n) {
@@ -85,7 +88,8 @@ void multiply_fixed(const PackedMatrix::Layout& layout, const Sliding& sliding,
         std::uint8_t* planes = digits.data() + n * item_bytes;
         kernel.split_activations(x + n * layout.cols, layout.cols, range.low, scale,
                                  arithmetic.x_digits, planes, stride);
-        fixed[n] = {planes, stride, range.low, 1.0 / double{scale}};
+        fixed[n] = {planes, stride, range.low, 1.0 / double{scale},
+                    finest ? layout.highest_rows().sum_rests.data() : nullptr};
     }
     const Digits& weights = sliding.digits[static_cast<std::size_t>(arithmetic.w_digits - 1)];
 
@@ -100,9 +104,20 @@ void multiply_fixed(const PackedMatrix::Layout& layout, const Sliding& sliding,
     };
     parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
         kernel.multiply_sliding(sliding, weights, arithmetic, fixed.data(), ranges.size(),
-                                bias.empty() ? nullptr : bias.data(), y, slice_of_piece(begin),
-                                slice_of_piece(end));
+                                finest || bias.empty() ? nullptr : bias.data(), y,
+                                slice_of_piece(begin), slice_of_piece(end));
     });
+    if (!finest) return;
+    for (std::size_t n = 0; n < ranges.size(); ++n) {
+        const float* vector = x + n * layout.cols;
+        float* out = y + n * layout.rows;
+        const double largest = std::max(-double{ranges[n].low}, double{ranges[n].high});
+        if (!mend_rows(sliding, layout.highest_rows(), layout.codebook, vector, largest, out)) {
+            multiply_one(layout, vector, bias, out, threads);
+        } else {
+            for (std::size_t r = 0; r < bias.size(); ++r) out[r] += bias[r];
+        }
+    }
 }
 
 void multiply_batch(const PackedMatrix::Layout& layout, const float* x, std::size_t batch,
@@ -203,7 +218,7 @@ void multiply(const PackedMatrix& packed, std::span<const float> x, std::size_t 
     threads = worthwhile_threads(packed, batch, threads);
     const PackedMatrix::Layout& layout = packed.layout();
     const ActivationRange range_of = kernels(layout.isa).activation_range;
-    const Sliding* sliding = precision == Precision::highest ? nullptr : layout.sliding();
+    const Sliding* sliding = layout.sliding();
     const std::optional<Arithmetic> arithmetic = choose_arithmetic(sliding, precision);
     const std::size_t in_panels = vectors_in_panels(layout, batch, precision, arithmetic);
     if (in_panels > 0) {

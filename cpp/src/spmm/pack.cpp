@@ -29,6 +29,7 @@ std::size_t PackedMatrix::nbytes() const noexcept {
     std::size_t bytes = layout_->codebook.nbytes();
     if (const spmm::Rows16* made = layout_->rows16_made.peek()) bytes += made->nbytes();
     if (const spmm::Sliding* made = layout_->sliding_made.peek()) bytes += made->nbytes();
+    if (const spmm::HighestRows* made = layout_->highest_made.peek()) bytes += made->nbytes();
     if (const spmm::Panels* made = layout_->panels_made.peek()) bytes += made->nbytes();
     return bytes;
 }
@@ -71,6 +72,13 @@ const spmm::Sliding* PackedMatrix::Layout::sliding() const {
     return &sliding_made.get([&] {
         return spmm::make_sliding(spmm::Rows16Rows(*rows16_made.peek()), rows, cols,
                                   std::span(codebook.data(), codebook_size), isa, 1);
+    });
+}
+
+const spmm::HighestRows& PackedMatrix::Layout::highest_rows() const {
+    return highest_made.get([&] {
+        return spmm::make_highest_rows(*sliding_made.peek(),
+                                       std::span(codebook.data(), codebook_size));
     });
 }
 

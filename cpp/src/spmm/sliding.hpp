@@ -55,25 +55,35 @@ struct Sliding {
 /// The way back.
 [[nodiscard]] Rows16 make_rows16(const Sliding& source, std::uint32_t rows, std::uint32_t cols);
 
+/// Calls `visit(column, code)` for the entries, in order, of row `place` in the order of the
+/// slices.
+template <class Visit>
+void for_each_entry_of(const Sliding& layout, std::size_t place, const Visit& visit) {
+    const bool nibbles = layout.nibbles();
+    const std::size_t s = place / slice_rows;
+    const std::size_t first_slot = place % slice_rows * row_slots;
+    for (std::size_t p = layout.slice_starts[s]; p < layout.slice_starts[s + 1]; ++p) {
+        const std::uint8_t* pair = layout.entries.data() + p * pair_bytes(nibbles);
+        const std::uint8_t* codes = pair + 2 * step_slots;
+        for (std::size_t step = 0; step < 2; ++step) {
+            const std::size_t window = layout.windows[2 * p + step] * window_grain;
+            for (std::size_t slot = first_slot; slot < first_slot + row_slots; ++slot) {
+                const int code = nibbles ? codes[slot] >> (4 * step) & 15
+                                         : static_cast<int>(codes[step * step_slots + slot]);
+                if (code == 0) continue;
+                visit(window + pair[step * step_slots + slot], static_cast<std::uint8_t>(code));
+            }
+        }
+    }
+}
+
 /// Calls `visit(row, column, code)` for each entry; those of a row come in order.
 template <class Visit>
 void for_each_entry(const Sliding& layout, const Visit& visit) {
-    const bool nibbles = layout.nibbles();
-    for (std::size_t s = 0; s < layout.slices(); ++s) {
-        for (std::size_t p = layout.slice_starts[s]; p < layout.slice_starts[s + 1]; ++p) {
-            const std::uint8_t* pair = layout.entries.data() + p * pair_bytes(nibbles);
-            for (std::size_t slot = 0; slot < 2 * step_slots; ++slot) {
-                const std::size_t step = slot / step_slots;
-                const std::uint8_t* codes = pair + 2 * step_slots;
-                const int code = nibbles ? codes[slot % step_slots] >> (4 * step) & 15
-                                         : static_cast<int>(codes[slot]);
-                if (code == 0) continue;
-                const std::size_t row = slot % step_slots / row_slots;
-                visit(layout.row_order[s * slice_rows + row],
-                      layout.windows[2 * p + step] * window_grain + pair[slot],
-                      static_cast<std::uint8_t>(code));
-            }
-        }
+    for (std::size_t place = 0; place < layout.row_order.size(); ++place) {
+        const std::uint32_t row = layout.row_order[place];
+        for_each_entry_of(layout, place,
+                          [&](std::size_t column, std::uint8_t code) { visit(row, column, code); });
     }
 }
 
@@ -83,6 +93,7 @@ struct FixedActivations {
     std::size_t stride;
     double low;
     double unit;
+    const float* sum_rests = nullptr;  // what `Sliding::sums` lack, where fp32 is too short
 };
 
 }  // namespace tersor::spmm

@@ -66,11 +66,30 @@ void split(const float* x, std::size_t size, float low, float scale, std::uint8_
     }
 }
 
+/// Four digits: more than fp32 can scale.
+void split_4(const float* x, std::size_t size, float low, float scale, std::uint8_t* digits,
+             std::size_t stride) noexcept {
+    const __m512d origin = _mm512_set1_pd(double{low});
+    const __m512d factor = _mm512_set1_pd(double{scale});
+    for (std::size_t k = 0; k < size; k += 8) {
+        const auto valid = static_cast<__mmask8>(size - k < 8 ? (1U << (size - k)) - 1 : 0xff);
+        const __m512d v = _mm512_cvtps_pd(_mm256_maskz_loadu_ps(valid, x + k));
+        const __m256i fixed = _mm512_cvtpd_epu32(_mm512_mul_pd(_mm512_sub_pd(v, origin), factor));
+        for (int p = 0; p < 4; ++p) {
+            const __m256i digit = _mm256_srli_epi32(fixed, 8 * p);
+            _mm_storel_epi64(
+                reinterpret_cast<__m128i*>(digits + static_cast<std::size_t>(p) * stride + k),
+                _mm256_cvtepi32_epi8(digit));
+        }
+    }
+}
+
 void split_activations(const float* x, std::size_t size, float low, float scale, int count,
                        std::uint8_t* digits, std::size_t stride) noexcept {
     if (count == 1) split<1>(x, size, low, scale, digits, stride);
     if (count == 2) split<2>(x, size, low, scale, digits, stride);
     if (count == 3) split<3>(x, size, low, scale, digits, stride);
+    if (count == 4) split_4(x, size, low, scale, digits, stride);
 }
 
 std::size_t decode_entries(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t size,
@@ -147,7 +166,7 @@ private:
 /// Vectors that share the look-ups of columns and codes in one pass: as many as have room for their
 /// sums in registers.
 constexpr int items_together(Arithmetic arithmetic, int table_size) noexcept {
-    if (table_size > 64) return 1;
+    if (table_size > 64 || arithmetic == finest_arithmetic) return 1;
     if (arithmetic == Arithmetic{1, 1}) return 8;
     return arithmetic == Arithmetic{3, 3} ? 2 : 4;
 }
@@ -277,6 +296,11 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations*
                 if (x[item].low != 0.0) {
                     const __m512d sum = _mm512_cvtps_pd(_mm256_loadu_ps(sums + 8 * half));
                     total = _mm512_fmadd_pd(sum, low, total);
+                    if (x[item].sum_rests != nullptr) {
+                        const float* rests = x[item].sum_rests + first_row + 8 * half;
+                        total =
+                            _mm512_fmadd_pd(_mm512_cvtps_pd(_mm256_loadu_ps(rests)), low, total);
+                    }
                 }
                 _mm256_store_ps(out + 8 * half, _mm512_cvtpd_ps(total));
             }
@@ -321,7 +345,8 @@ void multiply_sliding(const Sliding& layout, const Digits& weights, Arithmetic a
     const auto run = arithmetic == Arithmetic{1, 1}   ? multiply_with<1, 1>
                      : arithmetic == Arithmetic{1, 2} ? multiply_with<1, 2>
                      : arithmetic == Arithmetic{2, 2} ? multiply_with<2, 2>
-                                                      : multiply_with<3, 3>;
+                     : arithmetic == Arithmetic{3, 3} ? multiply_with<3, 3>
+                                                      : multiply_with<4, 3>;
     run(layout, weights, x, items, bias, y, slice_begin, slice_end);
 }
 
