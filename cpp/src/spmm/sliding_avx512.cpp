@@ -23,6 +23,11 @@ namespace {
 constexpr std::size_t pairs_per_fold = 2048;
 static_assert(pairs_per_fold * 2 * 3 * 4 * 255 * 128 < (std::size_t{1} << 31));
 
+/// How far ahead of its use an entry is fetched into the second cache, in bytes. A core keeps only
+/// some twenty misses of its first cache in flight, which limits it to half of the memory's
+/// bandwidth; those of the second cache are more, but need this much room.
+constexpr std::size_t prefetch_distance = 16384;
+
 __m512i load(const void* address) noexcept { return _mm512_load_si512(address); }
 /// Loads what is used several times. GCC 12 would otherwise load it again for each use, and loads
 /// are what the kernels here have least of.
@@ -255,6 +260,10 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations*
             Products<x_digits, w_digits, items> products[items];
             for (auto& product : products) product.clear();
             for (; pair < stop; ++pair, entries += pair_bytes(nibbles), window += 2) {
+                for (std::size_t line = 0; line < pair_bytes(nibbles); line += 64) {
+                    _mm_prefetch(reinterpret_cast<const char*>(entries + prefetch_distance + line),
+                                 _MM_HINT_T1);
+                }
                 __m512i codes = load_once(entries + 2 * step_slots);
 #if defined(__GNUC__)
 #pragma GCC unroll 2
