@@ -20,7 +20,7 @@ struct Errors {
 
 Errors errors_of(const Digits& digits, std::span<const float> codebook) {
     constexpr double range = 2.0;  // x spans at most 2 max|x|
-    const double x_unit = range / full_scale(finest_arithmetic.x_digits);
+    const double x_unit = range / full_scale(finest_arithmetic.x_digits, digits.bits);
     const double x_error = 0.5 * x_unit + range * 0x1p-44;  // rounded once, and in double
     const std::array<double, 256> dropped = dropped_products(digits, finest_arithmetic);
     Errors errors;

@@ -13,6 +13,7 @@ const Kernels& kernels(Isa isa) {
         if (level == Isa::avx2) {
             install_avx2(column);
             install_panels_avx2(column);
+            install_sliding_avx2(column);
         }
         if (level == Isa::avx512) {
             install_avx512(column);

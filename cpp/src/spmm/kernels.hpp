@@ -68,11 +68,11 @@ using DecodeEntries = std::size_t (*)(const std::uint8_t* gaps, const std::uint8
                                       std::size_t size, std::uint32_t column,
                                       std::uint32_t* columns, std::uint8_t* out_codes) noexcept;
 
-/// Moves into one step up to four entries of each of 16 rows, as far as they lie in the window that
-/// begins at column `first`. next[r] is the place of row r's next entry in `columns` and `codes`.
-/// Returns the smallest column that is left.
+/// Moves into one step up to four entries of each of 16 rows, as far as they lie in the window of
+/// `width` columns that begins at column `first`. next[r] is the place of row r's next entry in
+/// `columns` and `codes`. Returns the smallest column that is left.
 using TakeStep = std::uint32_t (*)(const std::uint32_t* columns, const std::uint8_t* codes,
-                                   std::uint32_t* next, std::uint32_t first,
+                                   std::uint32_t* next, std::uint32_t first, std::uint32_t width,
                                    std::uint8_t* step_columns, std::uint8_t* step_codes) noexcept;
 
 struct Kernels {
@@ -84,6 +84,7 @@ struct Kernels {
 void install_scalar(Kernels& kernels) noexcept;
 void install_avx2(Kernels& kernels) noexcept;
 void install_avx512(Kernels& kernels) noexcept;
+void install_sliding_avx2(Kernels& kernels) noexcept;
 void install_sliding_avx512(Kernels& kernels) noexcept;
 void install_panels_scalar(Kernels& kernels) noexcept;
 void install_panels_avx2(Kernels& kernels) noexcept;

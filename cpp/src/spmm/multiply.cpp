@@ -24,9 +24,10 @@ constexpr std::size_t parallel_from = 1U << 15;
 
 /// Vectors from which a panel, of which a part stays empty, is faster than what else there is: the
 /// gathers of fp32, or the fixed-point arithmetic of a class.
-constexpr std::size_t panel_from(std::optional<Arithmetic> arithmetic) noexcept {
+constexpr std::size_t panel_from(Isa isa, std::optional<Arithmetic> arithmetic) noexcept {
     if (!arithmetic.has_value()) return 4;
-    if (arithmetic == Arithmetic{3, 3}) return 12;
+    if (isa == Isa::avx2) return 6;
+    if (arithmetic == Arithmetic{3, 3, 2}) return 12;
     if (arithmetic == finest_arithmetic) return 10;
     return SIZE_MAX;
 }
@@ -57,7 +58,10 @@ void multiply_one(const PackedMatrix::Layout& layout, const float* x, std::span<
 /// The cheapest arithmetic that meets the class for every row; none where fp32 has to do it.
 std::optional<Arithmetic> choose_arithmetic(const Sliding* layout, Precision precision) noexcept {
     if (layout == nullptr) return std::nullopt;
-    if (precision == Precision::highest) return finest_arithmetic;
+    if (precision == Precision::highest) {
+        // With digits of 7 bits too many rows would have to be computed again.
+        return layout->shape.digit_bits == 8 ? std::optional(finest_arithmetic) : std::nullopt;
+    }
     for (std::size_t a = 0; a < arithmetics.size(); ++a) {
         if (layout->errors[a] <= error_limit(precision)) return arithmetics[a];
     }
@@ -82,9 +86,11 @@ void multiply_fixed(const PackedMatrix::Layout& layout, const Sliding& sliding,
     for (std::size_t n = 0; n < ranges.size(); ++n) {
         const Range& range = ranges[n];
         const float width = range.high - range.low;
-        const auto scale = width > 0.0F
-                               ? static_cast<float>(full_scale(arithmetic.x_digits) / double{width})
-                               : 1.0F;
+        const auto scale =
+            width > 0.0F
+                ? static_cast<float>(full_scale(arithmetic.x_digits, sliding.shape.digit_bits) /
+                                     double{width})
+                : 1.0F;
         std::uint8_t* planes = digits.data() + n * item_bytes;
         kernel.split_activations(x + n * layout.cols, layout.cols, range.low, scale,
                                  arithmetic.x_digits, planes, stride);
@@ -187,7 +193,7 @@ bool panels_meet(const Panels& panels, std::size_t cols, Precision precision) no
 /// How many of the vectors, from the first one on, the fp32 kernels for batches take.
 std::size_t vectors_in_panels(const PackedMatrix::Layout& layout, std::size_t batch,
                               Precision precision, std::optional<Arithmetic> arithmetic) {
-    const std::size_t least = panel_from(arithmetic);
+    const std::size_t least = panel_from(layout.isa, arithmetic);
     if (batch < least) return 0;
     if (layout.codebook_size > 0) {
         const Panels* panels = layout.panels();

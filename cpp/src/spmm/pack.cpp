@@ -59,8 +59,8 @@ void PackedMatrix::unpack(std::span<float> out) const {
 }
 
 bool PackedMatrix::Layout::fits_sliding() const noexcept {
-    return codebook_size > 1 && rows > 0 && cols <= spmm::max_sliding_columns &&
-           spmm::kernels(isa).multiply_sliding != nullptr;
+    return codebook_size > 1 && codebook_size <= spmm::sliding_shape(isa).max_codes && rows > 0 &&
+           cols <= spmm::max_sliding_columns;
 }
 
 const spmm::Rows16& PackedMatrix::Layout::rows16() const {

@@ -1,6 +1,6 @@
 // The packed layout "sliding": 16 rows advance together through the columns. A step holds up to
-// four entries of each row, all within one window of 128 columns, whose activations fit into two
-// registers for each digit: so a look-up inside registers replaces the gather.
+// four entries of each row, all within one window of 128 (AVX2: 64) columns, whose activations fit
+// into two (four) registers for each digit: so a look-up inside registers replaces the gather.
 //
 // Step: 64 slots, slot 4r + k belongs to row r of the slice.
 // Pair of steps: 64 + 64 bytes of columns (relative to the window of their step), then the codes:
@@ -16,17 +16,32 @@
 #include "spmm/fixed_point.hpp"
 #include "spmm/rows16.hpp"
 #include "support/aligned_buffer.hpp"
+#include "tersor/isa.hpp"
 
 namespace tersor::spmm {
 
 inline constexpr std::size_t slice_rows = 16;
 inline constexpr std::size_t step_slots = 64;
 inline constexpr std::size_t row_slots = step_slots / slice_rows;  // of a row in a step
-inline constexpr std::size_t window_columns = 128;
-inline constexpr std::size_t window_grain = 32;  // windows start at multiples of it
+
+/// What differs between instruction sets.
+struct SlidingShape {
+    std::uint32_t window_columns;  // whose activations the kernel holds in registers
+    std::uint32_t window_grain;    // windows start at multiples of it
+    int digit_bits;                // of x and of the weights
+    std::size_t max_codes;         // values in a codebook
+};
+
+inline constexpr SlidingShape no_sliding{0, 1, 8, 0};
+inline constexpr SlidingShape sliding_avx2{64, 16, 7, 16};
+inline constexpr SlidingShape sliding_avx512{128, 32, 8, 256};
+
+[[nodiscard]] constexpr SlidingShape sliding_shape(Isa isa) noexcept {
+    return isa == Isa::avx512 ? sliding_avx512 : isa == Isa::avx2 ? sliding_avx2 : no_sliding;
+}
 
 /// Columns for which a 16-bit number names the window.
-inline constexpr std::uint64_t max_sliding_columns = 65536 * window_grain;
+inline constexpr std::uint64_t max_sliding_columns = std::uint64_t{65536} * 16;
 
 [[nodiscard]] constexpr std::size_t pair_bytes(bool nibbles) noexcept {
     return nibbles ? 3 * step_slots : 4 * step_slots;
@@ -34,10 +49,11 @@ inline constexpr std::uint64_t max_sliding_columns = 65536 * window_grain;
 
 /// Bytes of a digit plane of `cols` activations: a window may reach past the last column.
 [[nodiscard]] constexpr std::size_t plane_bytes(std::size_t cols) noexcept {
-    return (cols + 63) / 64 * 64 + window_columns;
+    return (cols + 63) / 64 * 64 + 128;
 }
 
 struct Sliding {
+    SlidingShape shape = no_sliding;
     std::size_t codes = 0;                            // values in the codebook
     support::AlignedBuffer<std::uint8_t> entries;     // [pairs * pair_bytes]
     support::AlignedBuffer<std::uint16_t> windows;    // [2 * pairs], in units of window_grain
@@ -66,7 +82,8 @@ void for_each_entry_of(const Sliding& layout, std::size_t place, const Visit& vi
         const std::uint8_t* pair = layout.entries.data() + p * pair_bytes(nibbles);
         const std::uint8_t* codes = pair + 2 * step_slots;
         for (std::size_t step = 0; step < 2; ++step) {
-            const std::size_t window = layout.windows[2 * p + step] * window_grain;
+            const std::size_t window =
+                std::size_t{layout.windows[2 * p + step]} * layout.shape.window_grain;
             for (std::size_t slot = first_slot; slot < first_slot + row_slots; ++slot) {
                 const int code = nibbles ? codes[slot] >> (4 * step) & 15
                                          : static_cast<int>(codes[step * step_slots + slot]);

@@ -127,15 +127,16 @@ std::size_t decode_entries(const std::uint8_t* gaps, const std::uint8_t* codes, 
 }
 
 std::uint32_t take_step(const std::uint32_t* columns, const std::uint8_t* codes,
-                        std::uint32_t* next, std::uint32_t first, std::uint8_t* step_columns,
-                        std::uint8_t* step_codes) noexcept {
+                        std::uint32_t* next, std::uint32_t first, std::uint32_t width,
+                        std::uint8_t* step_columns, std::uint8_t* step_codes) noexcept {
     std::uint32_t left = UINT32_MAX;
     for (std::size_t r = 0; r < slice_rows; ++r) {
         const std::uint32_t from = next[r];
         const __m128i place =
             _mm_sub_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(columns + from)),
                           _mm_set1_epi32(static_cast<int>(first)));
-        const __mmask8 inside = _mm_cmplt_epu32_mask(place, _mm_set1_epi32(window_columns));
+        const __mmask8 inside =
+            _mm_cmplt_epu32_mask(place, _mm_set1_epi32(static_cast<int>(width)));
         const __m128i code = _mm_maskz_mov_epi8(inside, _mm_loadu_si32(codes + from));
         _mm_storeu_si32(step_columns + row_slots * r, _mm_maskz_cvtepi32_epi8(inside, place));
         _mm_storeu_si32(step_codes + row_slots * r, code);
@@ -172,14 +173,13 @@ private:
 /// sums in registers.
 constexpr int items_together(Arithmetic arithmetic, int table_size) noexcept {
     if (table_size > 64 || arithmetic == finest_arithmetic) return 1;
-    if (arithmetic == Arithmetic{1, 1}) return 8;
-    return arithmetic == Arithmetic{3, 3} ? 2 : 4;
+    if (arithmetic == Arithmetic{1, 1, 0}) return 8;
+    return arithmetic.x_digits == 3 ? 2 : 4;
 }
 
 /// The products of digits that an arithmetic keeps, and a 32-bit sum for each.
-template <int x_digits, int w_digits, int items>
+template <int x_digits, int w_digits, int lowest, int items>
 struct Products {
-    static constexpr int lowest = Arithmetic{x_digits, w_digits}.lowest_level();
     static constexpr int levels = x_digits + w_digits - 1 - lowest;
     static constexpr int count = [] {
         int n = 0;
@@ -238,7 +238,7 @@ struct Products {
 };
 
 /// `items` neighbouring vectors of x and y.
-template <int x_digits, int w_digits, int table_size, bool nibbles, int items>
+template <int x_digits, int w_digits, int lowest, int table_size, bool nibbles, int items>
 void slices(const Sliding& layout, const Digits& digits, const FixedActivations* x,
             const float* bias, float* y, std::size_t slice_begin, std::size_t slice_end) noexcept {
     using Table = CodeTable<table_size>;
@@ -257,7 +257,7 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations*
             const std::uint8_t* entries = layout.entries.data() + pair * pair_bytes(nibbles);
             const std::uint16_t* window = layout.windows.data() + 2 * pair;
             const std::size_t stop = std::min(end, pair + pairs_per_fold);
-            Products<x_digits, w_digits, items> products[items];
+            Products<x_digits, w_digits, lowest, items> products[items];
             for (auto& product : products) product.clear();
             for (; pair < stop; ++pair, entries += pair_bytes(nibbles), window += 2) {
                 for (std::size_t line = 0; line < pair_bytes(nibbles); line += 64) {
@@ -277,7 +277,8 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations*
                     }
                     __m512i w_digit[w_digits];
                     for (int q = 0; q < w_digits; ++q) w_digit[q] = tables[q][codes];
-                    const std::uint8_t* from = planes + std::size_t{window[step]} * window_grain;
+                    const std::uint8_t* from =
+                        planes + std::size_t{window[step]} * sliding_avx512.window_grain;
 #if defined(__GNUC__)
 #pragma GCC unroll 8
 #endif
@@ -321,41 +322,42 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations*
     }
 }
 
-template <int x_digits, int w_digits, int table_size, bool nibbles>
+template <int x_digits, int w_digits, int lowest, int table_size, bool nibbles>
 void batch(const Sliding& layout, const Digits& weights, const FixedActivations* x,
            std::size_t items, const float* bias, float* y, std::size_t slice_begin,
            std::size_t slice_end) noexcept {
     constexpr auto together =
-        static_cast<std::size_t>(items_together({x_digits, w_digits}, table_size));
+        static_cast<std::size_t>(items_together({x_digits, w_digits, lowest}, table_size));
     const std::size_t rows = layout.row_order.size();
     for (std::size_t i = 0; i < items;) {
         const bool group = items - i >= together;
-        const auto run = group ? slices<x_digits, w_digits, table_size, nibbles, together>
-                               : slices<x_digits, w_digits, table_size, nibbles, 1>;
+        const auto run = group ? slices<x_digits, w_digits, lowest, table_size, nibbles, together>
+                               : slices<x_digits, w_digits, lowest, table_size, nibbles, 1>;
         run(layout, weights, x + i, bias, y + i * rows, slice_begin, slice_end);
         i += group ? together : 1;
     }
 }
 
-template <int x_digits, int w_digits>
+template <int x_digits, int w_digits, int lowest>
 void multiply_with(const Sliding& layout, const Digits& weights, const FixedActivations* x,
                    std::size_t items, const float* bias, float* y, std::size_t slice_begin,
                    std::size_t slice_end) noexcept {
-    const auto run = layout.codes <= 16    ? batch<x_digits, w_digits, 64, true>
-                     : layout.codes <= 64  ? batch<x_digits, w_digits, 64, false>
-                     : layout.codes <= 128 ? batch<x_digits, w_digits, 128, false>
-                                           : batch<x_digits, w_digits, 256, false>;
+    const auto run = layout.codes <= 16    ? batch<x_digits, w_digits, lowest, 64, true>
+                     : layout.codes <= 64  ? batch<x_digits, w_digits, lowest, 64, false>
+                     : layout.codes <= 128 ? batch<x_digits, w_digits, lowest, 128, false>
+                                           : batch<x_digits, w_digits, lowest, 256, false>;
     run(layout, weights, x, items, bias, y, slice_begin, slice_end);
 }
 
 void multiply_sliding(const Sliding& layout, const Digits& weights, Arithmetic arithmetic,
                       const FixedActivations* x, std::size_t items, const float* bias, float* y,
                       std::size_t slice_begin, std::size_t slice_end) noexcept {
-    const auto run = arithmetic == Arithmetic{1, 1}   ? multiply_with<1, 1>
-                     : arithmetic == Arithmetic{1, 2} ? multiply_with<1, 2>
-                     : arithmetic == Arithmetic{2, 2} ? multiply_with<2, 2>
-                     : arithmetic == Arithmetic{3, 3} ? multiply_with<3, 3>
-                                                      : multiply_with<4, 3>;
+    const auto run = arithmetic == Arithmetic{1, 1, 0}   ? multiply_with<1, 1, 0>
+                     : arithmetic == Arithmetic{1, 2, 0} ? multiply_with<1, 2, 0>
+                     : arithmetic == Arithmetic{2, 2, 1} ? multiply_with<2, 2, 1>
+                     : arithmetic == Arithmetic{2, 2, 0} ? multiply_with<2, 2, 0>
+                     : arithmetic == Arithmetic{3, 3, 2} ? multiply_with<3, 3, 2>
+                                                         : multiply_with<4, 3, 2>;
     run(layout, weights, x, items, bias, y, slice_begin, slice_end);
 }
 
