@@ -64,10 +64,9 @@ std::array<double, 256> dropped_products(const Digits& digits, Arithmetic arithm
 }
 
 std::array<double, 256> product_errors(std::span<const float> codebook, const Digits& digits,
-                                       Arithmetic arithmetic) {
-    // x spans at most 2 max|x|. It is rounded to an integer, and three times in fp32 on the way
+                                       Arithmetic arithmetic, double range) {
+    // x is rounded to an integer, and three times in fp32 on the way
     // there; the sums of weights are fp32, and so is the result.
-    constexpr double range = 2.0;
     constexpr double half_ulp = 0x1p-24;
     const double x_unit = range / full_scale(arithmetic.x_digits, digits.bits);
     const double x_error = 0.5 * x_unit + 3.0 * half_ulp * range + 3.0 * half_ulp;

@@ -68,9 +68,10 @@ struct Digits {
 [[nodiscard]] std::array<double, 256> dropped_products(const Digits& digits, Arithmetic arithmetic);
 
 /// For each code, how far the product of its weight and an activation may be off, per unit of
-/// max|x|: rounding of the weight, rounding of x, dropped products.
+/// max|x|: rounding of the weight, rounding of x, dropped products. x spans `range` * max|x|.
 [[nodiscard]] std::array<double, 256> product_errors(std::span<const float> codebook,
-                                                     const Digits& digits, Arithmetic arithmetic);
+                                                     const Digits& digits, Arithmetic arithmetic,
+                                                     double range);
 
 /// The largest integer that an activation is scaled to.
 [[nodiscard]] constexpr double full_scale(int x_digits, int bits) noexcept {

@@ -215,16 +215,21 @@ void describe_rows(std::span<const float> codebook, std::uint32_t cols, Isa isa,
                    [](float w) { return std::abs(double{w}); });
     // Rounded to the safe side. A row all of whose weights round to 0 has an infinite error.
     const std::vector<float> magnitudes = sums.of(split_towards(values, false, bits));
-    for (std::size_t a = 0; a < arithmetics.size(); ++a) {
-        const auto digits = static_cast<std::size_t>(arithmetics[a].w_digits - 1);
-        const auto errors = product_errors(codebook, layout.digits[digits], arithmetics[a]);
+    const auto worst_row = [&](Arithmetic arithmetic, double range) {
+        const auto digits = static_cast<std::size_t>(arithmetic.w_digits - 1);
+        const auto errors = product_errors(codebook, layout.digits[digits], arithmetic, range);
         std::copy_n(errors.begin(), values.size(), values.begin());
         const std::vector<float> wrong = sums.of(split_towards(values, true, bits));
+        double worst = 0.0;
         for (std::size_t i = 0; i < wrong.size(); ++i) {
-            if (wrong[i] > 0.0F) {
-                layout.errors[a] = std::max(layout.errors[a], double{wrong[i]} / magnitudes[i]);
-            }
+            if (wrong[i] > 0.0F) worst = std::max(worst, double{wrong[i]} / magnitudes[i]);
         }
+        return worst;
+    };
+    for (std::size_t a = 0; a < arithmetics.size(); ++a) {
+        layout.errors[a] = worst_row(arithmetics[a], 2.0);
+        layout.positive_errors[a] =
+            arithmetics[a].x_digits < 3 ? worst_row(arithmetics[a], 1.0) : layout.errors[a];
     }
 }
 

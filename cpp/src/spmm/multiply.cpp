@@ -56,14 +56,16 @@ void multiply_one(const PackedMatrix::Layout& layout, const float* x, std::span<
 }
 
 /// The cheapest arithmetic that meets the class for every row; none where fp32 has to do it.
-std::optional<Arithmetic> choose_arithmetic(const Sliding* layout, Precision precision) noexcept {
+std::optional<Arithmetic> choose_arithmetic(const Sliding* layout, Precision precision,
+                                            bool positive) noexcept {
     if (layout == nullptr) return std::nullopt;
     if (precision == Precision::highest) {
         // With digits of 7 bits too many rows would have to be computed again.
         return layout->shape.digit_bits == 8 ? std::optional(finest_arithmetic) : std::nullopt;
     }
     for (std::size_t a = 0; a < arithmetics.size(); ++a) {
-        if (layout->errors[a] <= error_limit(precision)) return arithmetics[a];
+        const double error = positive ? layout->positive_errors[a] : layout->errors[a];
+        if (error <= error_limit(precision)) return arithmetics[a];
     }
     return std::nullopt;
 }
@@ -225,7 +227,7 @@ void multiply(const PackedMatrix& packed, std::span<const float> x, std::size_t 
     const PackedMatrix::Layout& layout = packed.layout();
     const ActivationRange range_of = kernels(layout.isa).activation_range;
     const Sliding* sliding = layout.sliding();
-    const std::optional<Arithmetic> arithmetic = choose_arithmetic(sliding, precision);
+    const std::optional<Arithmetic> arithmetic = choose_arithmetic(sliding, precision, false);
     const std::size_t in_panels = vectors_in_panels(layout, batch, precision, arithmetic);
     if (in_panels > 0) {
         if (layout.codebook_size > 0) {
@@ -250,9 +252,14 @@ void multiply(const PackedMatrix& packed, std::span<const float> x, std::size_t 
             if (!arithmetic.has_value() || !fits_fixed_point(ranges[items])) break;
             ++items;
         }
-        if (arithmetic.has_value() && items > 0) {
-            multiply_fixed(layout, *sliding, *arithmetic, std::span(ranges).first(items), vectors,
-                           bias, out, threads);
+        if (items > 0) {
+            const bool positive = std::all_of(ranges.begin(), ranges.begin() + items,
+                                              [](const Range& r) { return r.low == 0.0F; });
+            // At least as cheap as the one for any x.
+            const std::optional<Arithmetic> chosen =
+                choose_arithmetic(sliding, precision, positive);
+            multiply_fixed(layout, *sliding, chosen.value_or(*arithmetic),
+                           std::span(ranges).first(items), vectors, bias, out, threads);
         } else {
             multiply_one(layout, vectors, bias, out, threads);
             if (!ranges[0].finite) spread_not_finite(layout, vectors, out);

@@ -61,7 +61,10 @@ struct Sliding {
     std::vector<std::uint32_t> row_order;             // [rows]: row r % 16 of slice r / 16
     std::array<std::vector<float>, max_digits> sums;  // [digits - 1][16 * slices], in row order
     std::array<Digits, max_digits> digits;            // [digits - 1]
-    std::array<double, arithmetics.size()> errors{};  // the worst row's, per max|x| * sum |w|
+    // The worst row's, per max|x| * sum |w|: for any x, and for one without negative elements,
+    // whose range is half as wide. Fine arithmetics have the first alone.
+    std::array<double, arithmetics.size()> errors{};
+    std::array<double, arithmetics.size()> positive_errors{};
 
     [[nodiscard]] bool nibbles() const noexcept { return codes <= 16; }
     [[nodiscard]] std::size_t slices() const noexcept { return slice_starts.size() - 1; }

@@ -103,17 +103,23 @@ void split_activations(const float* x, std::size_t size, float low, float scale,
     }
 }
 
+/// Bytes of `b` where the mask's upper bit is set, else of `a`. GCC 12 would make a comparison of
+/// its own out of the intrinsic's mask.
+__m256i select(__m256i a, __m256i b, __m256i mask) noexcept {
+    __m256i result;
+    __asm__("vpblendvb %3, %2, %1, %0" : "=x"(result) : "x"(a), "x"(b), "x"(mask));
+    return result;
+}
+
 /// The bytes of a window, 64 of them, by the columns in `index`.
 __m256i look_up(const std::uint8_t* window, __m256i index) noexcept {
     const __m256i bit_4 = _mm256_slli_epi16(index, 3);
     const __m256i bit_5 = _mm256_slli_epi16(index, 2);
-    const __m256i low =
-        _mm256_blendv_epi8(_mm256_shuffle_epi8(load_lane(window), index),
-                           _mm256_shuffle_epi8(load_lane(window + lane), index), bit_4);
-    const __m256i high =
-        _mm256_blendv_epi8(_mm256_shuffle_epi8(load_lane(window + 2 * lane), index),
-                           _mm256_shuffle_epi8(load_lane(window + 3 * lane), index), bit_4);
-    return _mm256_blendv_epi8(low, high, bit_5);
+    const __m256i low = select(_mm256_shuffle_epi8(load_lane(window), index),
+                               _mm256_shuffle_epi8(load_lane(window + lane), index), bit_4);
+    const __m256i high = select(_mm256_shuffle_epi8(load_lane(window + 2 * lane), index),
+                                _mm256_shuffle_epi8(load_lane(window + 3 * lane), index), bit_4);
+    return select(low, high, bit_5);
 }
 
 template <int x_digits, int w_digits, int lowest>
@@ -181,6 +187,8 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations&
                     const std::uint8_t* planes =
                         x.digits + std::size_t{window[step]} * sliding_avx2.window_grain;
                     for (std::size_t half = 0; half < 2; ++half) {
+                        // Load the window again: sixteen registers cannot keep it.
+                        __asm__("" : "+r"(planes));
                         const std::size_t slot = half_slots * half;
                         const __m256i index =
                             load(entries + static_cast<std::size_t>(step) * step_slots + slot);
