@@ -28,6 +28,9 @@ static_assert(pairs_per_fold * 2 * 3 * 4 * 255 * 128 < (std::size_t{1} << 31));
 /// bandwidth; those of the second cache are more, but need this much room.
 constexpr std::size_t prefetch_distance = 16384;
 
+/// Bytes of entries up to which one digit alone, which waits for loads, is better off without.
+constexpr std::size_t prefetch_low_from = std::size_t{8} << 20;
+
 __m512i load(const void* address) noexcept { return _mm512_load_si512(address); }
 /// Loads what is used several times. GCC 12 would otherwise load it again for each use, and loads
 /// are what the kernels here have least of.
@@ -247,6 +250,7 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations*
     const std::uint8_t* planes = x->digits;
     const std::size_t stride = x->stride;
     const std::size_t rows = layout.row_order.size();
+    const bool ahead = x_digits > 1 || layout.entries.size() > prefetch_low_from;
     for (std::size_t s = slice_begin; s < slice_end; ++s) {
         const std::size_t first_row = s * slice_rows;
         const std::size_t row_count = std::min(slice_rows, rows - first_row);
@@ -260,9 +264,11 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations*
             Products<x_digits, w_digits, lowest, items> products[items];
             for (auto& product : products) product.clear();
             for (; pair < stop; ++pair, entries += pair_bytes(nibbles), window += 2) {
-                for (std::size_t line = 0; line < pair_bytes(nibbles); line += 64) {
-                    _mm_prefetch(reinterpret_cast<const char*>(entries + prefetch_distance + line),
-                                 _MM_HINT_T1);
+                if (ahead) {
+                    for (std::size_t line = 0; line < pair_bytes(nibbles); line += 64) {
+                        const std::uint8_t* next = entries + prefetch_distance + line;
+                        _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T1);
+                    }
                 }
                 __m512i codes = load_once(entries + 2 * step_slots);
 #if defined(__GNUC__)
