@@ -41,12 +41,41 @@ using MultiplyPanelBlock = void (*)(const std::uint16_t* begin, const std::uint1
 using Transpose = void (*)(const float* from, std::size_t from_stride, std::size_t rows,
                            std::size_t cols, float* to, std::size_t to_stride) noexcept;
 
+/// panel[column * 64 + place] = digits[vector * stride + column] for 64 vectors and a multiple of
+/// 64 columns, in the places that leave the sums of `MultiplyDigitBlock` in the order of the
+/// vectors. Levels without the kernels for panels of digits leave the three nullptr.
+using InterleaveDigits = void (*)(const std::uint8_t* digits, std::size_t stride,
+                                  std::size_t columns, std::uint8_t* panel) noexcept;
+
+/// sums[row * 64 + vector] += sum of digit of w * digit of x over one block of the panel layout.
+using MultiplyDigitBlock = void (*)(const std::uint16_t* begin, const std::uint16_t* end,
+                                    const std::uint8_t* panel, std::int32_t* sums) noexcept;
+
+/// y[row * 64 + vector] = sums[...] * units[vector] + lows[vector] * row_sums[row] + bias[row];
+/// `bias` may be nullptr, and `y` the memory of the sums.
+using ScaleDigitSums = void (*)(const std::int32_t* sums, std::size_t rows, const float* units,
+                                const float* lows, const float* row_sums, const float* bias,
+                                float* y) noexcept;
+
 /// The range of a vector and of 0.
 struct Range {
     float low;
     float high;
     bool finite;  // no element is NaN or infinite
 };
+
+/// How a vector becomes fixed point: digits of round((x - low) * factor), in units of `unit`.
+struct FixedScale {
+    float factor;
+    double unit;
+};
+[[nodiscard]] inline FixedScale scale_of(const Range& range, int x_digits, int bits) noexcept {
+    const float width = range.high - range.low;
+    const auto factor =
+        width > 0.0F ? static_cast<float>(full_scale(x_digits, bits) / double{width}) : 1.0F;
+    return {factor, 1.0 / double{factor}};
+}
+
 using ActivationRange = Range (*)(const float* x, std::size_t size) noexcept;
 
 /// digits[p * stride + k] = digit p of round((x[k] - low) * scale), for `count` digits.

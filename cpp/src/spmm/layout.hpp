@@ -24,6 +24,7 @@ struct PackedMatrix::Layout {
     support::Lazy<spmm::Sliding> sliding_made;
     support::Lazy<spmm::HighestRows> highest_made;
     support::Lazy<spmm::Panels> panels_made;
+    support::Lazy<spmm::Panels> digit_panels_made;
 
     /// The layout of the fp32 kernels, made from the other one unless it is there.
     [[nodiscard]] const spmm::Rows16& rows16() const;
@@ -35,6 +36,10 @@ struct PackedMatrix::Layout {
     [[nodiscard]] const spmm::HighestRows& highest_rows() const;
     /// The layout for batches; nullptr where this matrix has none.
     [[nodiscard]] const spmm::Panels* panels() const;
+    /// The same for one digit of x and of the weights; nullptr where the level has no such kernel.
+    [[nodiscard]] const spmm::Panels* digit_panels() const;
+
+    [[nodiscard]] spmm::Panels make_panels_of(const spmm::PanelEntries& entries) const;
 
     [[nodiscard]] spmm::BlockView view(const spmm::Rows16& layout,
                                        std::size_t block) const noexcept {

@@ -12,9 +12,9 @@ namespace {
 /// The rows of a tile, and how far each has been taken.
 class TileWriter {
 public:
-    TileWriter(const Rows16Rows& source, std::size_t block_width, std::size_t first_row,
-               std::size_t rows)
-        : width_(block_width), next_(rows), end_(rows) {
+    TileWriter(const Rows16Rows& source, const PanelEntries& entries, std::size_t block_width,
+               std::size_t first_row, std::size_t rows)
+        : entries_(entries), width_(block_width), next_(rows), end_(rows) {
         std::size_t size = 0;
         for (std::size_t r = 0; r < rows; ++r) size += source.facts(first_row + r).nonzeros;
         columns_.resize(size + read_slack);
@@ -34,7 +34,10 @@ public:
         for (std::size_t r = 0; r < next_.size(); ++r) {
             std::size_t at = next_[r];
             while (at < end_[r] && columns_[at] < first + width_) ++at;
-            rows_by_count[at - next_[r]].push_back(static_cast<std::uint16_t>(r));
+            const std::size_t count = at - next_[r];
+            const std::size_t filled =
+                (count + entries_.multiple - 1) / entries_.multiple * entries_.multiple;
+            rows_by_count[filled].push_back(static_cast<std::uint16_t>(r));
         }
         for (std::size_t count = 1; count < rows_by_count.size(); ++count) {
             const std::vector<std::uint16_t>& run = rows_by_count[count];
@@ -44,9 +47,14 @@ public:
             stream_.push_back(static_cast<std::uint16_t>(run.size()));
             for (const std::uint16_t r : run) {
                 stream_.push_back(r);
-                for (std::size_t i = 0; i < count; ++i, ++next_[r]) {
-                    stream_.push_back(static_cast<std::uint16_t>((columns_[next_[r]] - first) << 8 |
-                                                                 codes_[next_[r]]));
+                for (std::size_t i = 0; i < count; ++i) {
+                    const std::size_t at = next_[r];
+                    const bool filler = at == end_[r] || columns_[at] >= first + width_;
+                    stream_.push_back(
+                        filler ? std::uint16_t{0}
+                               : static_cast<std::uint16_t>((columns_[at] - first) << 8 |
+                                                            entries_.byte_of_code[codes_[at]]));
+                    next_[r] += filler ? 0 : 1;
                 }
             }
         }
@@ -56,6 +64,7 @@ public:
     [[nodiscard]] std::size_t largest_count() const noexcept { return largest_count_; }
 
 private:
+    const PanelEntries& entries_;
     std::size_t width_;
     std::vector<std::uint32_t> columns_;
     std::vector<std::uint8_t> codes_;
@@ -73,6 +82,22 @@ std::size_t width_for(std::size_t rows, std::size_t cols, std::size_t nonzeros) 
 
 }  // namespace
 
+PanelEntries code_entries() {
+    PanelEntries entries{{}, 0, 1};
+    for (std::size_t code = 0; code < 256; ++code) {
+        entries.byte_of_code[code] = static_cast<std::uint8_t>(code);
+    }
+    return entries;
+}
+
+PanelEntries digit_entries(const Digits& digits) {
+    PanelEntries entries{{}, max_block_width, 4};
+    for (std::size_t code = 0; code < 256; ++code) {
+        entries.byte_of_code[code] = static_cast<std::uint8_t>(digits.table[0][code]);
+    }
+    return entries;
+}
+
 std::size_t Panels::nbytes() const noexcept {
     std::size_t bytes = 0;
     for (const PanelTile& tile : tiles)
@@ -87,18 +112,20 @@ std::size_t Panels::depth(std::size_t cols) const noexcept {
            std::min(blocks, blocks_per_fold) + folds;
 }
 
-Panels make_panels(const Rows16& rows16, std::uint32_t rows, std::uint32_t cols, int threads) {
+Panels make_panels(const Rows16& rows16, std::uint32_t rows, std::uint32_t cols,
+                   const PanelEntries& entries, int threads) {
     const Rows16Rows source(rows16);
     std::size_t nonzeros = 0;
     for (std::size_t r = 0; r < rows; ++r) nonzeros += source.facts(r).nonzeros;
     Panels layout;
-    layout.block_width = width_for(rows, cols, nonzeros);
+    layout.block_width =
+        entries.block_width != 0 ? entries.block_width : width_for(rows, cols, nonzeros);
     layout.tiles.resize((rows + tile_rows - 1) / tile_rows);
     std::vector<std::size_t> largest(layout.tiles.size());
     parallel_for(layout.tiles.size(), 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
         for (std::size_t t = begin; t < end; ++t) {
             const std::size_t first_row = t * tile_rows;
-            TileWriter writer(source, layout.block_width, first_row,
+            TileWriter writer(source, entries, layout.block_width, first_row,
                               std::min(tile_rows, rows - first_row));
             PanelTile& tile = layout.tiles[t];
             tile.block_starts = {0};

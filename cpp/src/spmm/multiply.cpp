@@ -39,6 +39,9 @@ constexpr std::size_t items_at_once = 8;
 constexpr float smallest_range = 0x1p-90F;
 constexpr float largest_range = 0x1p100F;
 
+/// Vectors from which a panel of digits, always 64 wide, beats the sliding kernel.
+constexpr std::size_t digit_panel_from = 36;
+
 int worthwhile_threads(const PackedMatrix& packed, std::size_t batch, int threads) noexcept {
     return packed.nonzeros() * batch < parallel_from ? 1 : threads;
 }
@@ -87,16 +90,11 @@ void multiply_fixed(const PackedMatrix::Layout& layout, const Sliding& sliding,
     std::array<FixedActivations, items_at_once> fixed;
     for (std::size_t n = 0; n < ranges.size(); ++n) {
         const Range& range = ranges[n];
-        const float width = range.high - range.low;
-        const auto scale =
-            width > 0.0F
-                ? static_cast<float>(full_scale(arithmetic.x_digits, sliding.shape.digit_bits) /
-                                     double{width})
-                : 1.0F;
+        const FixedScale scale = scale_of(range, arithmetic.x_digits, sliding.shape.digit_bits);
         std::uint8_t* planes = digits.data() + n * item_bytes;
-        kernel.split_activations(x + n * layout.cols, layout.cols, range.low, scale,
+        kernel.split_activations(x + n * layout.cols, layout.cols, range.low, scale.factor,
                                  arithmetic.x_digits, planes, stride);
-        fixed[n] = {planes, stride, range.low, 1.0 / double{scale},
+        fixed[n] = {planes, stride, range.low, scale.unit,
                     finest ? layout.highest_rows().sum_rests.data() : nullptr};
     }
     const Digits& weights = sliding.digits[static_cast<std::size_t>(arithmetic.w_digits - 1)];
@@ -207,6 +205,47 @@ std::size_t vectors_in_panels(const PackedMatrix::Layout& layout, std::size_t ba
     return batch - rest;
 }
 
+/// A vector that neither fixed point nor a panel serves.
+void multiply_strange(const PackedMatrix::Layout& layout, const Range& range, const float* x,
+                      std::span<const float> bias, float* y, int threads) {
+    multiply_one(layout, x, bias, y, threads);
+    if (!range.finite) spread_not_finite(layout, x, y);
+}
+
+/// Products in panels of digits, as long as enough vectors are left; returns their number.
+std::size_t multiply_in_digit_panels(const PackedMatrix::Layout& layout, const float* x,
+                                     std::size_t batch, std::span<const float> bias, float* y,
+                                     int threads) {
+    if (batch < digit_panel_from) return 0;
+    const Panels* panels = layout.digit_panels();
+    if (panels == nullptr) return 0;
+    const Sliding& sliding = *layout.sliding();
+    std::vector<float> row_sums(layout.rows);
+    for (std::size_t i = 0; i < row_sums.size(); ++i) {
+        row_sums[sliding.row_order[i]] = sliding.sums[0][i];
+    }
+    const ActivationRange range_of = kernels(layout.isa).activation_range;
+    std::size_t first = 0;
+    while (batch - first >= digit_panel_from) {
+        const float* vectors = x + first * layout.cols;
+        float* out = y + first * layout.rows;
+        std::array<Range, digit_lanes> ranges;
+        const std::size_t count = std::min(digit_lanes, batch - first);
+        for (std::size_t n = 0; n < count; ++n) {
+            ranges[n] = range_of(vectors + n * layout.cols, layout.cols);
+        }
+        multiply_digit_panels(layout, *panels, vectors, std::span(ranges).first(count), row_sums,
+                              bias, out, threads);
+        for (std::size_t n = 0; n < count; ++n) {
+            if (fits_fixed_point(ranges[n])) continue;
+            multiply_strange(layout, ranges[n], vectors + n * layout.cols, bias,
+                             out + n * layout.rows, threads);
+        }
+        first += count;
+    }
+    return first;
+}
+
 void check_size(std::size_t size, std::size_t expected, const char* what) {
     if (size != expected) {
         throw std::invalid_argument(std::string("multiply: ") + what + " has " +
@@ -228,7 +267,7 @@ void multiply(const PackedMatrix& packed, std::span<const float> x, std::size_t 
     const ActivationRange range_of = kernels(layout.isa).activation_range;
     const Sliding* sliding = layout.sliding();
     const std::optional<Arithmetic> arithmetic = choose_arithmetic(sliding, precision, false);
-    const std::size_t in_panels = vectors_in_panels(layout, batch, precision, arithmetic);
+    std::size_t in_panels = vectors_in_panels(layout, batch, precision, arithmetic);
     if (in_panels > 0) {
         if (layout.codebook_size > 0) {
             multiply_panels(layout, *layout.panels(), x.data(), in_panels, bias, y.data(), threads);
@@ -240,6 +279,9 @@ void multiply(const PackedMatrix& packed, std::span<const float> x, std::size_t 
             if (range_of(vector, layout.cols).finite) continue;
             spread_not_finite(layout, vector, y.data() + n * layout.rows);
         }
+    }
+    if (arithmetic == Arithmetic{1, 1, 0} && in_panels == 0) {
+        in_panels = multiply_in_digit_panels(layout, x.data(), batch, bias, y.data(), threads);
     }
     for (std::size_t first = in_panels; first < batch;) {
         const float* vectors = x.data() + first * layout.cols;
@@ -261,8 +303,7 @@ void multiply(const PackedMatrix& packed, std::span<const float> x, std::size_t 
             multiply_fixed(layout, *sliding, chosen.value_or(*arithmetic),
                            std::span(ranges).first(items), vectors, bias, out, threads);
         } else {
-            multiply_one(layout, vectors, bias, out, threads);
-            if (!ranges[0].finite) spread_not_finite(layout, vectors, out);
+            multiply_strange(layout, ranges[0], vectors, bias, out, threads);
         }
         first += std::max<std::size_t>(items, 1);
     }

@@ -31,6 +31,7 @@ std::size_t PackedMatrix::nbytes() const noexcept {
     if (const spmm::Sliding* made = layout_->sliding_made.peek()) bytes += made->nbytes();
     if (const spmm::HighestRows* made = layout_->highest_made.peek()) bytes += made->nbytes();
     if (const spmm::Panels* made = layout_->panels_made.peek()) bytes += made->nbytes();
+    if (const spmm::Panels* made = layout_->digit_panels_made.peek()) bytes += made->nbytes();
     return bytes;
 }
 
@@ -84,13 +85,25 @@ const spmm::HighestRows& PackedMatrix::Layout::highest_rows() const {
 
 const spmm::Panels* PackedMatrix::Layout::panels() const {
     if (codebook_size == 0 || rows == 0 || cols > spmm::max_panels_columns) return nullptr;
-    return &panels_made.get([&] {
-        if (const spmm::Rows16* made = rows16_made.peek()) {
-            return spmm::make_panels(*made, rows, cols, 1);
-        }
-        return spmm::make_panels(spmm::make_rows16(*sliding_made.peek(), rows, cols), rows, cols,
-                                 1);
-    });
+    return &panels_made.get([&] { return make_panels_of(spmm::code_entries()); });
+}
+
+const spmm::Panels* PackedMatrix::Layout::digit_panels() const {
+    const spmm::Sliding* made = sliding();
+    if (made == nullptr || cols > spmm::max_digit_columns ||
+        spmm::kernels(isa).multiply_digit_block == nullptr) {
+        return nullptr;
+    }
+    return &digit_panels_made.get(
+        [&] { return make_panels_of(spmm::digit_entries(made->digits[0])); });
+}
+
+spmm::Panels PackedMatrix::Layout::make_panels_of(const spmm::PanelEntries& entries) const {
+    if (const spmm::Rows16* made = rows16_made.peek()) {
+        return spmm::make_panels(*made, rows, cols, entries, 1);
+    }
+    return spmm::make_panels(spmm::make_rows16(*sliding_made.peek(), rows, cols), rows, cols,
+                             entries, 1);
 }
 
 namespace spmm {

@@ -6,13 +6,15 @@
 // the processor can foresee where a row ends.
 //   run    count, rows, then for each row:
 //   row    its number in the tile, then `count` entries
-//   entry  column in the block * 256 + code
+//   entry  column in the block * 256 + code, or + digit of the weight where products are of digits
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
+#include "spmm/fixed_point.hpp"
 #include "spmm/rows16.hpp"
 #include "support/aligned_buffer.hpp"
 
@@ -32,6 +34,24 @@ inline constexpr std::size_t blocks_per_fold = 8;
 
 /// Sums that the kernels keep for each row of a block.
 inline constexpr std::size_t panel_chains = 2;
+
+/// What the entries of a layout hold.
+struct PanelEntries {
+    std::array<std::uint8_t, 256> byte_of_code;
+    std::size_t block_width;  // 0: chosen by the density
+    std::size_t multiple;     // of which the entries of a row in a block are, filled up by zeros
+};
+
+/// Codes, for fp32.
+[[nodiscard]] PanelEntries code_entries();
+/// Digits of the weights, for groups of four products of bytes.
+[[nodiscard]] PanelEntries digit_entries(const Digits& digits);
+
+/// Vectors of a panel of digits: one register of bytes.
+inline constexpr std::size_t digit_lanes = 64;
+
+/// Columns up to which 32-bit sums of products of digits cannot overflow.
+inline constexpr std::size_t max_digit_columns = 65536;
 
 struct PanelTile {
     support::AlignedBuffer<std::uint16_t> stream;
@@ -58,6 +78,6 @@ struct Panels {
 inline constexpr std::size_t max_panels_columns = std::size_t{1} << 19;
 
 [[nodiscard]] Panels make_panels(const Rows16& source, std::uint32_t rows, std::uint32_t cols,
-                                 int threads);
+                                 const PanelEntries& entries, int threads);
 
 }  // namespace tersor::spmm

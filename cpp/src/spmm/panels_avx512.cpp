@@ -130,11 +130,93 @@ void transpose(const float* from, std::size_t from_stride, std::size_t rows, std
     }
 }
 
+/// Byte 16 j + 4 q + t of a column holds vector 16 q + 4 j + t: the unpacking below leaves the
+/// vectors 16 q to 16 q + 15 in its register q.
+void interleave_digits(const std::uint8_t* digits, std::size_t stride, std::size_t columns,
+                       std::uint8_t* panel) noexcept {
+    const auto row = [&](std::size_t vector, std::size_t column) {
+        return _mm512_loadu_si512(digits + vector * stride + column);
+    };
+    for (std::size_t c = 0; c < columns; c += 64) {
+        for (std::size_t part = 0; part < 4; ++part) {  // columns c + 16 i + 4 part + t
+            __m512 groups[16];
+            for (std::size_t g = 0; g < 16; ++g) {
+                const std::size_t v = 16 * (g % 4) + 4 * (g / 4);
+                const __m512i a = row(v, c), b = row(v + 1, c);
+                const __m512i d = row(v + 2, c), e = row(v + 3, c);
+                const bool upper = part >= 2;
+                const __m512i ab = upper ? _mm512_unpackhi_epi8(a, b) : _mm512_unpacklo_epi8(a, b);
+                const __m512i de = upper ? _mm512_unpackhi_epi8(d, e) : _mm512_unpacklo_epi8(d, e);
+                groups[g] = _mm512_castsi512_ps(part % 2 == 0 ? _mm512_unpacklo_epi16(ab, de)
+                                                              : _mm512_unpackhi_epi16(ab, de));
+            }
+            transpose_registers(groups);
+            for (std::size_t i = 0; i < 16; ++i) {
+                const std::size_t column = c + i / 4 * 16 + 4 * part + i % 4;
+                _mm512_store_ps(reinterpret_cast<float*>(panel + column * digit_lanes), groups[i]);
+            }
+        }
+    }
+}
+
+void multiply_digit_block(const std::uint16_t* at, const std::uint16_t* end,
+                          const std::uint8_t* panel, std::int32_t* sums) noexcept {
+    while (at != end) {
+        const std::size_t count = at[0];
+        const std::size_t rows = at[1];
+        at += 2;
+        for (std::size_t r = 0; r < rows; ++r) {
+            std::int32_t* row_sums = sums + std::size_t{*at++} * digit_lanes;
+            _mm_prefetch(reinterpret_cast<const char*>(at + 256), _MM_HINT_T0);
+            __m512i sum[4];
+            for (int q = 0; q < 4; ++q) sum[q] = _mm512_load_si512(row_sums + 16 * q);
+            for (std::size_t i = 0; i < count; i += 4, at += 4) {
+                std::uint64_t four;
+                std::memcpy(&four, at, sizeof four);
+                const auto column = [&](int k) {
+                    const std::size_t number = four >> (16 * k + 8) & 0xff;
+                    return _mm512_load_si512(panel + number * digit_lanes);
+                };
+                const __m512i a = column(0), b = column(1), c = column(2), d = column(3);
+                const __m512i w =
+                    _mm512_set1_epi32(static_cast<int>(_pext_u64(four, 0x00ff00ff00ff00ffU)));
+                const __m512i ab_low = _mm512_unpacklo_epi8(a, b);
+                const __m512i ab_high = _mm512_unpackhi_epi8(a, b);
+                const __m512i cd_low = _mm512_unpacklo_epi8(c, d);
+                const __m512i cd_high = _mm512_unpackhi_epi8(c, d);
+                sum[0] = _mm512_dpbusd_epi32(sum[0], _mm512_unpacklo_epi16(ab_low, cd_low), w);
+                sum[1] = _mm512_dpbusd_epi32(sum[1], _mm512_unpackhi_epi16(ab_low, cd_low), w);
+                sum[2] = _mm512_dpbusd_epi32(sum[2], _mm512_unpacklo_epi16(ab_high, cd_high), w);
+                sum[3] = _mm512_dpbusd_epi32(sum[3], _mm512_unpackhi_epi16(ab_high, cd_high), w);
+            }
+            for (int q = 0; q < 4; ++q) _mm512_store_si512(row_sums + 16 * q, sum[q]);
+        }
+    }
+}
+
+void scale_digit_sums(const std::int32_t* sums, std::size_t rows, const float* units,
+                      const float* lows, const float* row_sums, const float* bias,
+                      float* y) noexcept {
+    for (std::size_t r = 0; r < rows; ++r) {
+        const __m512 row_sum = _mm512_set1_ps(row_sums[r]);
+        const __m512 offset = _mm512_set1_ps(bias == nullptr ? 0.0F : bias[r]);
+        for (std::size_t lane = 0; lane < digit_lanes; lane += 16) {
+            const __m512 sum = _mm512_cvtepi32_ps(_mm512_load_si512(sums + r * digit_lanes + lane));
+            const __m512 low = _mm512_fmadd_ps(_mm512_loadu_ps(lows + lane), row_sum, offset);
+            _mm512_store_ps(y + r * digit_lanes + lane,
+                            _mm512_fmadd_ps(sum, _mm512_loadu_ps(units + lane), low));
+        }
+    }
+}
+
 }  // namespace
 
 void install_panels_avx512(Kernels& kernels) noexcept {
     kernels.multiply_panel_block = multiply_panel_block;
     kernels.transpose = transpose;
+    kernels.interleave_digits = interleave_digits;
+    kernels.multiply_digit_block = multiply_digit_block;
+    kernels.scale_digit_sums = scale_digit_sums;
 }
 
 }  // namespace tersor::spmm
