@@ -1,7 +1,6 @@
 // The precision classes: each bound on each instruction set, for activations of every kind.
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <limits>
 #include <string>
 #include <thread>
@@ -87,28 +86,9 @@ TEST_P(SpmmPrecisionTest, EveryShapeAndCodebook) {
 
 TEST_P(SpmmPrecisionTest, EveryKindOfActivation) {
     constexpr std::size_t cols = 500;
-    struct Kind {
-        const char* name;
-        std::function<float(float, std::size_t)> make;  // from a normal value and its position
-    };
-    const Kind kinds[] = {
-        {"after a ReLU", [](float v, std::size_t) { return std::max(v, 0.0F); }},
-        {"negative", [](float v, std::size_t) { return -std::abs(v); }},
-        {"zero", [](float, std::size_t) { return 0.0F; }},
-        {"all equal", [](float, std::size_t) { return 0.37F; }},
-        {"all equal, negative", [](float, std::size_t) { return -2.5F; }},
-        {"shifted", [](float v, std::size_t) { return 1000.0F + v; }},
-        {"one outlier", [](float v, std::size_t k) { return k == 123 ? 10000.0F : v; }},
-        {"one negative outlier", [](float v, std::size_t k) { return k == 7 ? -10000.0F : v; }},
-        {"one element", [](float v, std::size_t k) { return k == cols - 1 ? v : 0.0F; }},
-        {"small", [](float v, std::size_t) { return v * 1e-30F; }},
-        {"below the scaled range", [](float v, std::size_t) { return v * 1e-36F; }},
-        {"denormal", [](float v, std::size_t) { return v * 1e-40F; }},
-        {"large", [](float v, std::size_t) { return v * 1e34F; }},
-    };
     const Problem p = make_problem(70, cols, 0.2, 15, 3);
     const PackedMatrix packed = packed_of(p);
-    for (const Kind& kind : kinds) {
+    for (const auto& kind : test::kinds_of_activation(cols)) {
         SCOPED_TRACE(kind.name);
         std::vector<float> x = random_x(cols, 4);
         for (std::size_t k = 0; k < cols; ++k) x[k] = kind.make(x[k], k);
@@ -124,7 +104,7 @@ TEST_P(SpmmPrecisionTest, BatchesOfEverySizeAndKind) {
         const Problem p = make_problem(rows, cols, 0.2, values, 13);
         const PackedMatrix packed = packed_of(p);
         const auto bias = random_x(rows, 14);
-        for (const std::size_t batch : {2, 4, 7, 8, 9, 21}) {
+        for (const std::size_t batch : {2, 4, 7, 8, 9, 21, 77}) {
             std::vector<float> x = random_x(batch * cols, 15);
             const std::size_t small = batch / 2;
             for (std::size_t k = 0; k < cols; ++k) x[small * cols + k] *= 1e-37F;
@@ -202,7 +182,7 @@ TEST_P(SpmmPrecisionTest, NotFiniteActivationsActAsInADenseLayer) {
     const Problem p = make_problem(60, 40, 0.5, 7, 21);
     const PackedMatrix packed = packed_of(p);
     for (const float strange : {nan, infinity, -infinity}) {
-        for (const std::size_t batch : {1, 3, 5}) {
+        for (const std::size_t batch : {1, 3, 5, 40}) {
             for (const Precision precision :
                  {Precision::highest, Precision::high, Precision::low}) {
                 std::vector<float> x = random_x(batch * 40, 22);
@@ -246,7 +226,12 @@ TEST_P(SpmmPrecisionTest, ASecondLayoutIsMadeWhenNeededAndCounted) {
     spmm::multiply(packed, x, 1, {}, y, Precision::high);
     spmm::multiply(for_batches, x, 1, {}, expected, Precision::high);
     EXPECT_EQ(y, expected);
-    // Both hold both; they may have ordered the rows by other estimates.
+
+    std::vector<float> not_finite = x;
+    not_finite[7] = std::numeric_limits<float>::infinity();
+    spmm::multiply(packed, not_finite, 1, {}, y);
+    spmm::multiply(for_batches, not_finite, 1, {}, expected);
+    // Both hold all; they may have ordered the rows by other estimates.
     const auto expected_bytes = static_cast<double>(for_batches.nbytes());
     EXPECT_NEAR(static_cast<double>(packed.nbytes()), expected_bytes, 0.01 * expected_bytes);
 }

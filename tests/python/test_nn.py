@@ -30,6 +30,16 @@ def test_linear_shapes_and_types(shape: tuple[int, ...], dtype: torch.dtype) -> 
     assert torch.allclose(y.float(), expected, atol=2e-2 if dtype != torch.float32 else 1e-6)
 
 
+def test_a_linear_layer_without_bias() -> None:
+    dense = nn.Linear(6, 4, bias=False)
+    layer = tersor.nn.CompressedLinear.from_dense(dense, LayerConfig(values=24))
+    x = torch.randn(3, 6)
+    with torch.no_grad():
+        assert torch.allclose(layer(x), F.linear(x, layer.dense_weight()), atol=1e-6)
+    assert list(layer.state_dict()) == ["weight_blob"]
+    assert layer.bias is None
+
+
 @pytest.mark.parametrize(
     "options",
     [

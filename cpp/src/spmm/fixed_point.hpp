@@ -11,25 +11,30 @@
 
 namespace tersor::spmm {
 
-inline constexpr int max_digits = 3;
+inline constexpr int max_digits = 3;    // of a weight
+inline constexpr int max_x_digits = 4;  // of an activation
 
-/// Which digits a product is made of. An activation is x = low + unit * (sum of digit * 256^p) with
-/// digits 0 to 255, a weight unit * (sum of digit * 256^p) with digits -128 to 127.
+/// Which digits a product is made of. An activation is x = low + unit * (sum of digit * base^p)
+/// with digits 0 to base - 1, a weight unit * (sum of digit * base^p) with signed digits; the base
+/// is 256 or, where instructions add products in 16 bits, 128. Products of digits p and q with p +
+/// q below `lowest` are dropped.
 struct Arithmetic {
     int x_digits;
     int w_digits;
+    int lowest;
 
-    /// Products of digits p and q with p + q below this are dropped: they are worth less than the
-    /// last digit of the shorter factor.
-    [[nodiscard]] constexpr int lowest_level() const noexcept {
-        return (x_digits < w_digits ? x_digits : w_digits) - 1;
-    }
     friend constexpr bool operator==(Arithmetic, Arithmetic) = default;
 };
 
-/// From the cheapest to the most precise.
-inline constexpr std::array arithmetics = {Arithmetic{1, 1}, Arithmetic{1, 2}, Arithmetic{2, 2},
-                                           Arithmetic{3, 3}};
+/// From the cheapest to the most precise. What is dropped is worth less than the last digit of the
+/// shorter factor.
+inline constexpr std::array arithmetics = {Arithmetic{1, 1, 0}, Arithmetic{1, 2, 0},
+                                           Arithmetic{2, 2, 1}, Arithmetic{2, 2, 0},
+                                           Arithmetic{3, 3, 2}};
+
+/// The arithmetic of `highest`, whose bound is in sum |w||x|: a finer x, and every product that
+/// counts beside it. What it meets is known only with the result: see highest.hpp.
+inline constexpr Arithmetic finest_arithmetic{4, 3, 2};
 
 /// c_p of docs/kernels.md: |y - y_ref| <= c_p * max|x| * sum |w|.
 [[nodiscard]] constexpr double error_limit(Precision precision) noexcept {
@@ -46,6 +51,7 @@ inline constexpr std::array arithmetics = {Arithmetic{1, 1}, Arithmetic{1, 2}, A
 /// up may ignore the upper bits of a code.
 struct Digits {
     int count = 0;
+    int bits = 8;  // the logarithm of the base
     double unit = 0.0;
     alignas(64) std::array<std::array<std::int8_t, 256>, max_digits> table{};
 
@@ -53,20 +59,27 @@ struct Digits {
     [[nodiscard]] double value(std::size_t code) const noexcept;
 };
 
-[[nodiscard]] Digits split_codebook(std::span<const float> codebook, int count);
+[[nodiscard]] Digits split_codebook(std::span<const float> codebook, int count, int bits);
 
 /// The same for any values, rounded towards the nearest number that the digits can express.
-[[nodiscard]] Digits split_values(std::span<const double> values, int count);
+[[nodiscard]] Digits split_values(std::span<const double> values, int count, int bits);
+
+/// For each code, the largest sum of dropped products of digits, in units of x and w.
+[[nodiscard]] std::array<double, 256> dropped_products(const Digits& digits, Arithmetic arithmetic);
 
 /// For each code, how far the product of its weight and an activation may be off, per unit of
-/// max|x|: rounding of the weight, rounding of x, dropped products.
+/// max|x|: rounding of the weight, rounding of x, dropped products. x spans `range` * max|x|.
 [[nodiscard]] std::array<double, 256> product_errors(std::span<const float> codebook,
-                                                     const Digits& digits, Arithmetic arithmetic);
+                                                     const Digits& digits, Arithmetic arithmetic,
+                                                     double range);
 
 /// The largest integer that an activation is scaled to.
-[[nodiscard]] constexpr double full_scale(int x_digits) noexcept {
-    // fp32 arithmetic scales x: with 24 bits its rounding must not carry past the last digit.
-    return x_digits == 3 ? 16777000.0 : x_digits == 2 ? 65535.0 : 255.0;
+[[nodiscard]] constexpr double full_scale(int x_digits, int bits) noexcept {
+    // fp32 arithmetic scales x: with 24 bits or more its rounding must not carry past the last
+    // digit.
+    if (x_digits * bits == 32) return 4294966000.0;
+    if (x_digits * bits == 24) return 16777000.0;
+    return static_cast<double>((std::uint64_t{1} << (x_digits * bits)) - 1);
 }
 
 }  // namespace tersor::spmm

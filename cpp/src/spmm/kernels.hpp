@@ -31,12 +31,51 @@ using MultiplyPanel = void (*)(const BlockView& block, const float* panel,
                                const std::size_t* offsets, float* y, std::size_t stride,
                                std::size_t row_begin, std::size_t row_end) noexcept;
 
+/// sums[row * lanes + lane] += sum of w * panel[column * lanes + lane] over one block of the panel
+/// layout, for 16, 32 or 64 lanes; panel and sums are aligned to 64 bytes.
+using MultiplyPanelBlock = void (*)(const std::uint16_t* begin, const std::uint16_t* end,
+                                    const float* codebook, const float* panel, std::size_t lanes,
+                                    float* sums) noexcept;
+
+/// to[c * to_stride + r] = from[r * from_stride + c].
+using Transpose = void (*)(const float* from, std::size_t from_stride, std::size_t rows,
+                           std::size_t cols, float* to, std::size_t to_stride) noexcept;
+
+/// panel[column * 64 + place] = digits[vector * stride + column] for 64 vectors and a multiple of
+/// 64 columns, in the places that leave the sums of `MultiplyDigitBlock` in the order of the
+/// vectors. Levels without the kernels for panels of digits leave the three nullptr.
+using InterleaveDigits = void (*)(const std::uint8_t* digits, std::size_t stride,
+                                  std::size_t columns, std::uint8_t* panel) noexcept;
+
+/// sums[row * 64 + vector] += sum of digit of w * digit of x over one block of the panel layout.
+using MultiplyDigitBlock = void (*)(const std::uint16_t* begin, const std::uint16_t* end,
+                                    const std::uint8_t* panel, std::int32_t* sums) noexcept;
+
+/// y[row * 64 + vector] = sums[...] * units[vector] + lows[vector] * row_sums[row] + bias[row];
+/// `bias` may be nullptr, and `y` the memory of the sums.
+using ScaleDigitSums = void (*)(const std::int32_t* sums, std::size_t rows, const float* units,
+                                const float* lows, const float* row_sums, const float* bias,
+                                float* y) noexcept;
+
 /// The range of a vector and of 0.
 struct Range {
     float low;
     float high;
     bool finite;  // no element is NaN or infinite
 };
+
+/// How a vector becomes fixed point: digits of round((x - low) * factor), in units of `unit`.
+struct FixedScale {
+    float factor;
+    double unit;
+};
+[[nodiscard]] inline FixedScale scale_of(const Range& range, int x_digits, int bits) noexcept {
+    const float width = range.high - range.low;
+    const auto factor =
+        width > 0.0F ? static_cast<float>(full_scale(x_digits, bits) / double{width}) : 1.0F;
+    return {factor, 1.0 / double{factor}};
+}
+
 using ActivationRange = Range (*)(const float* x, std::size_t size) noexcept;
 
 /// digits[p * stride + k] = digit p of round((x[k] - low) * scale), for `count` digits.
@@ -58,11 +97,11 @@ using DecodeEntries = std::size_t (*)(const std::uint8_t* gaps, const std::uint8
                                       std::size_t size, std::uint32_t column,
                                       std::uint32_t* columns, std::uint8_t* out_codes) noexcept;
 
-/// Moves into one step up to four entries of each of 16 rows, as far as they lie in the window that
-/// begins at column `first`. next[r] is the place of row r's next entry in `columns` and `codes`.
-/// Returns the smallest column that is left.
+/// Moves into one step up to four entries of each of 16 rows, as far as they lie in the window of
+/// `width` columns that begins at column `first`. next[r] is the place of row r's next entry in
+/// `columns` and `codes`. Returns the smallest column that is left.
 using TakeStep = std::uint32_t (*)(const std::uint32_t* columns, const std::uint8_t* codes,
-                                   std::uint32_t* next, std::uint32_t first,
+                                   std::uint32_t* next, std::uint32_t first, std::uint32_t width,
                                    std::uint8_t* step_columns, std::uint8_t* step_codes) noexcept;
 
 struct Kernels {
@@ -74,7 +113,11 @@ struct Kernels {
 void install_scalar(Kernels& kernels) noexcept;
 void install_avx2(Kernels& kernels) noexcept;
 void install_avx512(Kernels& kernels) noexcept;
+void install_sliding_avx2(Kernels& kernels) noexcept;
 void install_sliding_avx512(Kernels& kernels) noexcept;
+void install_panels_scalar(Kernels& kernels) noexcept;
+void install_panels_avx2(Kernels& kernels) noexcept;
+void install_panels_avx512(Kernels& kernels) noexcept;
 
 /// The kernels of a level.
 [[nodiscard]] const Kernels& kernels(Isa isa);

@@ -1,8 +1,10 @@
-// What a packed matrix holds: one layout or two, of which the second is made when it is needed.
+// What a packed matrix holds: one layout, and others from when they are first needed.
 #pragma once
 
 #include <cstdint>
 
+#include "spmm/highest.hpp"
+#include "spmm/panels.hpp"
 #include "spmm/rows16.hpp"
 #include "spmm/sliding.hpp"
 #include "support/aligned_buffer.hpp"
@@ -20,6 +22,9 @@ struct PackedMatrix::Layout {
     std::size_t codebook_size = 0;
     support::Lazy<spmm::Rows16> rows16_made;
     support::Lazy<spmm::Sliding> sliding_made;
+    support::Lazy<spmm::HighestRows> highest_made;
+    support::Lazy<spmm::Panels> panels_made;
+    support::Lazy<spmm::Panels> digit_panels_made;
 
     /// The layout of the fp32 kernels, made from the other one unless it is there.
     [[nodiscard]] const spmm::Rows16& rows16() const;
@@ -27,6 +32,14 @@ struct PackedMatrix::Layout {
     /// none.
     [[nodiscard]] const spmm::Sliding* sliding() const;
     [[nodiscard]] bool fits_sliding() const noexcept;
+    /// What `highest` needs beside the sliding layout, which must be there.
+    [[nodiscard]] const spmm::HighestRows& highest_rows() const;
+    /// The layout for batches; nullptr where this matrix has none.
+    [[nodiscard]] const spmm::Panels* panels() const;
+    /// The same for one digit of x and of the weights; nullptr where the level has no such kernel.
+    [[nodiscard]] const spmm::Panels* digit_panels() const;
+
+    [[nodiscard]] spmm::Panels make_panels_of(const spmm::PanelEntries& entries) const;
 
     [[nodiscard]] spmm::BlockView view(const spmm::Rows16& layout,
                                        std::size_t block) const noexcept {

@@ -42,8 +42,8 @@ std::vector<std::uint32_t> order_rows(const std::vector<RowFacts>& facts) {
 template <class Source>
 class StepWriter {
 public:
-    StepWriter(const Source& source, bool nibbles, TakeStep take)
-        : source_(source), nibbles_(nibbles), take_(take) {}
+    StepWriter(const Source& source, SlidingShape shape, bool nibbles, TakeStep take)
+        : source_(source), shape_(shape), nibbles_(nibbles), take_(take) {}
 
     void add_slice(const std::uint32_t* rows, std::size_t row_count, std::size_t nonzeros) {
         read_rows(rows, row_count, nonzeros);
@@ -56,9 +56,9 @@ public:
             if (!second) entries_.resize(entries_.size() + pair_size);
             std::uint8_t* pair = entries_.data() + entries_.size() - pair_size;
             std::uint8_t* to = pair + (nibbles_ || !second ? 2 : 3) * step_slots;
-            const std::uint32_t window = left / window_grain;
-            left = take_(columns_.data(), codes_.data(), next_.data(), window * window_grain,
-                         pair + (second ? step_slots : 0), codes.data());
+            const std::uint32_t window = left / shape_.window_grain;
+            left = take_(columns_.data(), codes_.data(), next_.data(), window * shape_.window_grain,
+                         shape_.window_columns, pair + (second ? step_slots : 0), codes.data());
             const int shift = second && nibbles_ ? 4 : 0;
             for (std::size_t i = 0; i < step_slots; ++i) {
                 to[i] = static_cast<std::uint8_t>(to[i] | codes[i] << shift);
@@ -97,6 +97,7 @@ private:
     }
 
     const Source& source_;
+    SlidingShape shape_;
     bool nibbles_;
     TakeStep take_;
     std::array<std::uint32_t, slice_rows> next_{};
@@ -113,8 +114,8 @@ void fill_slices(const Source& source, const std::vector<RowFacts>& facts, TakeS
     const std::size_t rows = facts.size();
     const std::size_t slices = (rows + slice_rows - 1) / slice_rows;
     const std::size_t groups = (slices + slices_per_group - 1) / slices_per_group;
-    std::vector<StepWriter<Source>> writers(groups,
-                                            StepWriter<Source>(source, layout.nibbles(), take));
+    std::vector<StepWriter<Source>> writers(
+        groups, StepWriter<Source>(source, layout.shape, layout.nibbles(), take));
     layout.slice_starts.assign(slices + 1, 0);
     parallel_for(groups, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
         for (std::size_t g = begin; g < end; ++g) {
@@ -169,12 +170,13 @@ public:
             std::fill_n(ones_.data() + static_cast<std::size_t>(p) * stride_, stride_,
                         p == count - 1 ? std::uint8_t{1} : std::uint8_t{0});
         }
-        const FixedActivations x{ones_.data(), stride_, 0.0, std::ldexp(1.0, -8 * (count - 1))};
+        const FixedActivations x{ones_.data(), stride_, 0.0,
+                                 std::ldexp(1.0, -values.bits * (count - 1))};
         std::vector<float> by_row(layout_.row_order.size());
         parallel_for(layout_.slices(), 1, threads_,
                      [&](std::size_t begin, std::size_t end) noexcept {
-                         multiply_(layout_, values, Arithmetic{count, count}, &x, 1, nullptr,
-                                   by_row.data(), begin, end);
+                         multiply_(layout_, values, Arithmetic{count, count, count - 1}, &x, 1,
+                                   nullptr, by_row.data(), begin, end);
                      });
         std::vector<float> sums(layout_.slices() * slice_rows, 0.0F);
         for (std::size_t i = 0; i < by_row.size(); ++i) sums[i] = by_row[layout_.row_order[i]];
@@ -190,38 +192,44 @@ private:
 };
 
 /// Values in two digits, none of them smaller than it was (larger with `up` false).
-Digits split_towards(std::span<const double> values, bool up) {
-    const double unit = split_values(values, 2).unit;
+Digits split_towards(std::span<const double> values, bool up, int bits) {
+    const double unit = split_values(values, 2, bits).unit;
     std::vector<double> rounded(values.begin(), values.end());
     for (double& value : rounded) {
         if (unit > 0.0) value = (up ? std::ceil(value / unit) : std::floor(value / unit)) * unit;
     }
-    return split_values(rounded, 2);
+    return split_values(rounded, 2, bits);
 }
 
 /// Sums of the rows' weights as the digits express them, and the error of the worst row.
 void describe_rows(std::span<const float> codebook, std::uint32_t cols, Isa isa, int threads,
                    Sliding& layout) {
     RowSums sums(layout, cols, isa, threads);
+    const int bits = layout.shape.digit_bits;
     for (std::size_t d = 0; d < layout.digits.size(); ++d) {
-        layout.digits[d] = split_codebook(codebook, static_cast<int>(d) + 1);
+        layout.digits[d] = split_codebook(codebook, static_cast<int>(d) + 1, bits);
         layout.sums[d] = sums.of(layout.digits[d]);
     }
     std::vector<double> values(codebook.size());
     std::transform(codebook.begin(), codebook.end(), values.begin(),
                    [](float w) { return std::abs(double{w}); });
     // Rounded to the safe side. A row all of whose weights round to 0 has an infinite error.
-    const std::vector<float> magnitudes = sums.of(split_towards(values, false));
-    for (std::size_t a = 0; a < arithmetics.size(); ++a) {
-        const auto digits = static_cast<std::size_t>(arithmetics[a].w_digits - 1);
-        const auto errors = product_errors(codebook, layout.digits[digits], arithmetics[a]);
+    const std::vector<float> magnitudes = sums.of(split_towards(values, false, bits));
+    const auto worst_row = [&](Arithmetic arithmetic, double range) {
+        const auto digits = static_cast<std::size_t>(arithmetic.w_digits - 1);
+        const auto errors = product_errors(codebook, layout.digits[digits], arithmetic, range);
         std::copy_n(errors.begin(), values.size(), values.begin());
-        const std::vector<float> wrong = sums.of(split_towards(values, true));
+        const std::vector<float> wrong = sums.of(split_towards(values, true, bits));
+        double worst = 0.0;
         for (std::size_t i = 0; i < wrong.size(); ++i) {
-            if (wrong[i] > 0.0F) {
-                layout.errors[a] = std::max(layout.errors[a], double{wrong[i]} / magnitudes[i]);
-            }
+            if (wrong[i] > 0.0F) worst = std::max(worst, double{wrong[i]} / magnitudes[i]);
         }
+        return worst;
+    };
+    for (std::size_t a = 0; a < arithmetics.size(); ++a) {
+        layout.errors[a] = worst_row(arithmetics[a], 2.0);
+        layout.positive_errors[a] =
+            arithmetics[a].x_digits < 3 ? worst_row(arithmetics[a], 1.0) : layout.errors[a];
     }
 }
 
@@ -229,6 +237,7 @@ template <class Source>
 Sliding make(const Source& source, std::uint32_t rows, std::uint32_t cols,
              std::span<const float> codebook, Isa isa, int threads) {
     Sliding layout;
+    layout.shape = sliding_shape(isa);
     layout.codes = codebook.size();
     std::vector<RowFacts> facts(rows);
     parallel_for(rows, 64, threads, [&](std::size_t begin, std::size_t end) noexcept {

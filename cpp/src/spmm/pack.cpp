@@ -29,6 +29,9 @@ std::size_t PackedMatrix::nbytes() const noexcept {
     std::size_t bytes = layout_->codebook.nbytes();
     if (const spmm::Rows16* made = layout_->rows16_made.peek()) bytes += made->nbytes();
     if (const spmm::Sliding* made = layout_->sliding_made.peek()) bytes += made->nbytes();
+    if (const spmm::HighestRows* made = layout_->highest_made.peek()) bytes += made->nbytes();
+    if (const spmm::Panels* made = layout_->panels_made.peek()) bytes += made->nbytes();
+    if (const spmm::Panels* made = layout_->digit_panels_made.peek()) bytes += made->nbytes();
     return bytes;
 }
 
@@ -57,8 +60,8 @@ void PackedMatrix::unpack(std::span<float> out) const {
 }
 
 bool PackedMatrix::Layout::fits_sliding() const noexcept {
-    return codebook_size > 1 && rows > 0 && cols <= spmm::max_sliding_columns &&
-           spmm::kernels(isa).multiply_sliding != nullptr;
+    return codebook_size > 1 && codebook_size <= spmm::sliding_shape(isa).max_codes && rows > 0 &&
+           cols <= spmm::max_sliding_columns;
 }
 
 const spmm::Rows16& PackedMatrix::Layout::rows16() const {
@@ -71,6 +74,36 @@ const spmm::Sliding* PackedMatrix::Layout::sliding() const {
         return spmm::make_sliding(spmm::Rows16Rows(*rows16_made.peek()), rows, cols,
                                   std::span(codebook.data(), codebook_size), isa, 1);
     });
+}
+
+const spmm::HighestRows& PackedMatrix::Layout::highest_rows() const {
+    return highest_made.get([&] {
+        return spmm::make_highest_rows(*sliding_made.peek(),
+                                       std::span(codebook.data(), codebook_size));
+    });
+}
+
+const spmm::Panels* PackedMatrix::Layout::panels() const {
+    if (codebook_size == 0 || rows == 0 || cols > spmm::max_panels_columns) return nullptr;
+    return &panels_made.get([&] { return make_panels_of(spmm::code_entries()); });
+}
+
+const spmm::Panels* PackedMatrix::Layout::digit_panels() const {
+    const spmm::Sliding* made = sliding();
+    if (made == nullptr || cols > spmm::max_digit_columns ||
+        spmm::kernels(isa).multiply_digit_block == nullptr) {
+        return nullptr;
+    }
+    return &digit_panels_made.get(
+        [&] { return make_panels_of(spmm::digit_entries(made->digits[0])); });
+}
+
+spmm::Panels PackedMatrix::Layout::make_panels_of(const spmm::PanelEntries& entries) const {
+    if (const spmm::Rows16* made = rows16_made.peek()) {
+        return spmm::make_panels(*made, rows, cols, entries, 1);
+    }
+    return spmm::make_panels(spmm::make_rows16(*sliding_made.peek(), rows, cols), rows, cols,
+                             entries, 1);
 }
 
 namespace spmm {

@@ -1,6 +1,6 @@
 // The packed layout "sliding": 16 rows advance together through the columns. A step holds up to
-// four entries of each row, all within one window of 128 columns, whose activations fit into two
-// registers for each digit: so a look-up inside registers replaces the gather.
+// four entries of each row, all within one window of 128 (AVX2: 64) columns, whose activations fit
+// into two (four) registers for each digit: so a look-up inside registers replaces the gather.
 //
 // Step: 64 slots, slot 4r + k belongs to row r of the slice.
 // Pair of steps: 64 + 64 bytes of columns (relative to the window of their step), then the codes:
@@ -16,17 +16,32 @@
 #include "spmm/fixed_point.hpp"
 #include "spmm/rows16.hpp"
 #include "support/aligned_buffer.hpp"
+#include "tersor/isa.hpp"
 
 namespace tersor::spmm {
 
 inline constexpr std::size_t slice_rows = 16;
 inline constexpr std::size_t step_slots = 64;
 inline constexpr std::size_t row_slots = step_slots / slice_rows;  // of a row in a step
-inline constexpr std::size_t window_columns = 128;
-inline constexpr std::size_t window_grain = 32;  // windows start at multiples of it
+
+/// What differs between instruction sets.
+struct SlidingShape {
+    std::uint32_t window_columns;  // whose activations the kernel holds in registers
+    std::uint32_t window_grain;    // windows start at multiples of it
+    int digit_bits;                // of x and of the weights
+    std::size_t max_codes;         // values in a codebook
+};
+
+inline constexpr SlidingShape no_sliding{0, 1, 8, 0};
+inline constexpr SlidingShape sliding_avx2{64, 16, 7, 16};
+inline constexpr SlidingShape sliding_avx512{128, 32, 8, 256};
+
+[[nodiscard]] constexpr SlidingShape sliding_shape(Isa isa) noexcept {
+    return isa == Isa::avx512 ? sliding_avx512 : isa == Isa::avx2 ? sliding_avx2 : no_sliding;
+}
 
 /// Columns for which a 16-bit number names the window.
-inline constexpr std::uint64_t max_sliding_columns = 65536 * window_grain;
+inline constexpr std::uint64_t max_sliding_columns = std::uint64_t{65536} * 16;
 
 [[nodiscard]] constexpr std::size_t pair_bytes(bool nibbles) noexcept {
     return nibbles ? 3 * step_slots : 4 * step_slots;
@@ -34,10 +49,11 @@ inline constexpr std::uint64_t max_sliding_columns = 65536 * window_grain;
 
 /// Bytes of a digit plane of `cols` activations: a window may reach past the last column.
 [[nodiscard]] constexpr std::size_t plane_bytes(std::size_t cols) noexcept {
-    return (cols + 63) / 64 * 64 + window_columns;
+    return (cols + 63) / 64 * 64 + 128;
 }
 
 struct Sliding {
+    SlidingShape shape = no_sliding;
     std::size_t codes = 0;                            // values in the codebook
     support::AlignedBuffer<std::uint8_t> entries;     // [pairs * pair_bytes]
     support::AlignedBuffer<std::uint16_t> windows;    // [2 * pairs], in units of window_grain
@@ -45,7 +61,10 @@ struct Sliding {
     std::vector<std::uint32_t> row_order;             // [rows]: row r % 16 of slice r / 16
     std::array<std::vector<float>, max_digits> sums;  // [digits - 1][16 * slices], in row order
     std::array<Digits, max_digits> digits;            // [digits - 1]
-    std::array<double, arithmetics.size()> errors{};  // the worst row's, per max|x| * sum |w|
+    // The worst row's, per max|x| * sum |w|: for any x, and for one without negative elements,
+    // whose range is half as wide. Fine arithmetics have the first alone.
+    std::array<double, arithmetics.size()> errors{};
+    std::array<double, arithmetics.size()> positive_errors{};
 
     [[nodiscard]] bool nibbles() const noexcept { return codes <= 16; }
     [[nodiscard]] std::size_t slices() const noexcept { return slice_starts.size() - 1; }
@@ -55,25 +74,36 @@ struct Sliding {
 /// The way back.
 [[nodiscard]] Rows16 make_rows16(const Sliding& source, std::uint32_t rows, std::uint32_t cols);
 
+/// Calls `visit(column, code)` for the entries, in order, of row `place` in the order of the
+/// slices.
+template <class Visit>
+void for_each_entry_of(const Sliding& layout, std::size_t place, const Visit& visit) {
+    const bool nibbles = layout.nibbles();
+    const std::size_t s = place / slice_rows;
+    const std::size_t first_slot = place % slice_rows * row_slots;
+    for (std::size_t p = layout.slice_starts[s]; p < layout.slice_starts[s + 1]; ++p) {
+        const std::uint8_t* pair = layout.entries.data() + p * pair_bytes(nibbles);
+        const std::uint8_t* codes = pair + 2 * step_slots;
+        for (std::size_t step = 0; step < 2; ++step) {
+            const std::size_t window =
+                std::size_t{layout.windows[2 * p + step]} * layout.shape.window_grain;
+            for (std::size_t slot = first_slot; slot < first_slot + row_slots; ++slot) {
+                const int code = nibbles ? codes[slot] >> (4 * step) & 15
+                                         : static_cast<int>(codes[step * step_slots + slot]);
+                if (code == 0) continue;
+                visit(window + pair[step * step_slots + slot], static_cast<std::uint8_t>(code));
+            }
+        }
+    }
+}
+
 /// Calls `visit(row, column, code)` for each entry; those of a row come in order.
 template <class Visit>
 void for_each_entry(const Sliding& layout, const Visit& visit) {
-    const bool nibbles = layout.nibbles();
-    for (std::size_t s = 0; s < layout.slices(); ++s) {
-        for (std::size_t p = layout.slice_starts[s]; p < layout.slice_starts[s + 1]; ++p) {
-            const std::uint8_t* pair = layout.entries.data() + p * pair_bytes(nibbles);
-            for (std::size_t slot = 0; slot < 2 * step_slots; ++slot) {
-                const std::size_t step = slot / step_slots;
-                const std::uint8_t* codes = pair + 2 * step_slots;
-                const int code = nibbles ? codes[slot % step_slots] >> (4 * step) & 15
-                                         : static_cast<int>(codes[slot]);
-                if (code == 0) continue;
-                const std::size_t row = slot % step_slots / row_slots;
-                visit(layout.row_order[s * slice_rows + row],
-                      layout.windows[2 * p + step] * window_grain + pair[slot],
-                      static_cast<std::uint8_t>(code));
-            }
-        }
+    for (std::size_t place = 0; place < layout.row_order.size(); ++place) {
+        const std::uint32_t row = layout.row_order[place];
+        for_each_entry_of(layout, place,
+                          [&](std::size_t column, std::uint8_t code) { visit(row, column, code); });
     }
 }
 
@@ -83,6 +113,7 @@ struct FixedActivations {
     std::size_t stride;
     double low;
     double unit;
+    const float* sum_rests = nullptr;  // what `Sliding::sums` lack, where fp32 is too short
 };
 
 }  // namespace tersor::spmm

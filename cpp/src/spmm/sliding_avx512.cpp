@@ -23,6 +23,14 @@ namespace {
 constexpr std::size_t pairs_per_fold = 2048;
 static_assert(pairs_per_fold * 2 * 3 * 4 * 255 * 128 < (std::size_t{1} << 31));
 
+/// How far ahead of its use an entry is fetched into the second cache, in bytes. A core keeps only
+/// some twenty misses of its first cache in flight, which limits it to half of the memory's
+/// bandwidth; those of the second cache are more, but need this much room.
+constexpr std::size_t prefetch_distance = 16384;
+
+/// Bytes of entries up to which one digit alone, which waits for loads, is better off without.
+constexpr std::size_t prefetch_low_from = std::size_t{8} << 20;
+
 __m512i load(const void* address) noexcept { return _mm512_load_si512(address); }
 /// Loads what is used several times. GCC 12 would otherwise load it again for each use, and loads
 /// are what the kernels here have least of.
@@ -66,11 +74,30 @@ void split(const float* x, std::size_t size, float low, float scale, std::uint8_
     }
 }
 
+/// Four digits: more than fp32 can scale.
+void split_4(const float* x, std::size_t size, float low, float scale, std::uint8_t* digits,
+             std::size_t stride) noexcept {
+    const __m512d origin = _mm512_set1_pd(double{low});
+    const __m512d factor = _mm512_set1_pd(double{scale});
+    for (std::size_t k = 0; k < size; k += 8) {
+        const auto valid = static_cast<__mmask8>(size - k < 8 ? (1U << (size - k)) - 1 : 0xff);
+        const __m512d v = _mm512_cvtps_pd(_mm256_maskz_loadu_ps(valid, x + k));
+        const __m256i fixed = _mm512_cvtpd_epu32(_mm512_mul_pd(_mm512_sub_pd(v, origin), factor));
+        for (int p = 0; p < 4; ++p) {
+            const __m256i digit = _mm256_srli_epi32(fixed, 8 * p);
+            _mm_storel_epi64(
+                reinterpret_cast<__m128i*>(digits + static_cast<std::size_t>(p) * stride + k),
+                _mm256_cvtepi32_epi8(digit));
+        }
+    }
+}
+
 void split_activations(const float* x, std::size_t size, float low, float scale, int count,
                        std::uint8_t* digits, std::size_t stride) noexcept {
     if (count == 1) split<1>(x, size, low, scale, digits, stride);
     if (count == 2) split<2>(x, size, low, scale, digits, stride);
     if (count == 3) split<3>(x, size, low, scale, digits, stride);
+    if (count == 4) split_4(x, size, low, scale, digits, stride);
 }
 
 std::size_t decode_entries(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t size,
@@ -103,15 +130,16 @@ std::size_t decode_entries(const std::uint8_t* gaps, const std::uint8_t* codes, 
 }
 
 std::uint32_t take_step(const std::uint32_t* columns, const std::uint8_t* codes,
-                        std::uint32_t* next, std::uint32_t first, std::uint8_t* step_columns,
-                        std::uint8_t* step_codes) noexcept {
+                        std::uint32_t* next, std::uint32_t first, std::uint32_t width,
+                        std::uint8_t* step_columns, std::uint8_t* step_codes) noexcept {
     std::uint32_t left = UINT32_MAX;
     for (std::size_t r = 0; r < slice_rows; ++r) {
         const std::uint32_t from = next[r];
         const __m128i place =
             _mm_sub_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(columns + from)),
                           _mm_set1_epi32(static_cast<int>(first)));
-        const __mmask8 inside = _mm_cmplt_epu32_mask(place, _mm_set1_epi32(window_columns));
+        const __mmask8 inside =
+            _mm_cmplt_epu32_mask(place, _mm_set1_epi32(static_cast<int>(width)));
         const __m128i code = _mm_maskz_mov_epi8(inside, _mm_loadu_si32(codes + from));
         _mm_storeu_si32(step_columns + row_slots * r, _mm_maskz_cvtepi32_epi8(inside, place));
         _mm_storeu_si32(step_codes + row_slots * r, code);
@@ -147,15 +175,14 @@ private:
 /// Vectors that share the look-ups of columns and codes in one pass: as many as have room for their
 /// sums in registers.
 constexpr int items_together(Arithmetic arithmetic, int table_size) noexcept {
-    if (table_size > 64) return 1;
-    if (arithmetic == Arithmetic{1, 1}) return 8;
-    return arithmetic == Arithmetic{3, 3} ? 2 : 4;
+    if (table_size > 64 || arithmetic == finest_arithmetic) return 1;
+    if (arithmetic == Arithmetic{1, 1, 0}) return 8;
+    return arithmetic.x_digits == 3 ? 2 : 4;
 }
 
 /// The products of digits that an arithmetic keeps, and a 32-bit sum for each.
-template <int x_digits, int w_digits, int items>
+template <int x_digits, int w_digits, int lowest, int items>
 struct Products {
-    static constexpr int lowest = Arithmetic{x_digits, w_digits}.lowest_level();
     static constexpr int levels = x_digits + w_digits - 1 - lowest;
     static constexpr int count = [] {
         int n = 0;
@@ -214,7 +241,7 @@ struct Products {
 };
 
 /// `items` neighbouring vectors of x and y.
-template <int x_digits, int w_digits, int table_size, bool nibbles, int items>
+template <int x_digits, int w_digits, int lowest, int table_size, bool nibbles, int items>
 void slices(const Sliding& layout, const Digits& digits, const FixedActivations* x,
             const float* bias, float* y, std::size_t slice_begin, std::size_t slice_end) noexcept {
     using Table = CodeTable<table_size>;
@@ -223,6 +250,7 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations*
     const std::uint8_t* planes = x->digits;
     const std::size_t stride = x->stride;
     const std::size_t rows = layout.row_order.size();
+    const bool ahead = x_digits > 1 || layout.entries.size() > prefetch_low_from;
     for (std::size_t s = slice_begin; s < slice_end; ++s) {
         const std::size_t first_row = s * slice_rows;
         const std::size_t row_count = std::min(slice_rows, rows - first_row);
@@ -233,9 +261,15 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations*
             const std::uint8_t* entries = layout.entries.data() + pair * pair_bytes(nibbles);
             const std::uint16_t* window = layout.windows.data() + 2 * pair;
             const std::size_t stop = std::min(end, pair + pairs_per_fold);
-            Products<x_digits, w_digits, items> products[items];
+            Products<x_digits, w_digits, lowest, items> products[items];
             for (auto& product : products) product.clear();
             for (; pair < stop; ++pair, entries += pair_bytes(nibbles), window += 2) {
+                if (ahead) {
+                    for (std::size_t line = 0; line < pair_bytes(nibbles); line += 64) {
+                        const std::uint8_t* next = entries + prefetch_distance + line;
+                        _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T1);
+                    }
+                }
                 __m512i codes = load_once(entries + 2 * step_slots);
 #if defined(__GNUC__)
 #pragma GCC unroll 2
@@ -249,7 +283,8 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations*
                     }
                     __m512i w_digit[w_digits];
                     for (int q = 0; q < w_digits; ++q) w_digit[q] = tables[q][codes];
-                    const std::uint8_t* from = planes + std::size_t{window[step]} * window_grain;
+                    const std::uint8_t* from =
+                        planes + std::size_t{window[step]} * sliding_avx512.window_grain;
 #if defined(__GNUC__)
 #pragma GCC unroll 8
 #endif
@@ -277,6 +312,11 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations*
                 if (x[item].low != 0.0) {
                     const __m512d sum = _mm512_cvtps_pd(_mm256_loadu_ps(sums + 8 * half));
                     total = _mm512_fmadd_pd(sum, low, total);
+                    if (x[item].sum_rests != nullptr) {
+                        const float* rests = x[item].sum_rests + first_row + 8 * half;
+                        total =
+                            _mm512_fmadd_pd(_mm512_cvtps_pd(_mm256_loadu_ps(rests)), low, total);
+                    }
                 }
                 _mm256_store_ps(out + 8 * half, _mm512_cvtpd_ps(total));
             }
@@ -288,40 +328,42 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations*
     }
 }
 
-template <int x_digits, int w_digits, int table_size, bool nibbles>
+template <int x_digits, int w_digits, int lowest, int table_size, bool nibbles>
 void batch(const Sliding& layout, const Digits& weights, const FixedActivations* x,
            std::size_t items, const float* bias, float* y, std::size_t slice_begin,
            std::size_t slice_end) noexcept {
     constexpr auto together =
-        static_cast<std::size_t>(items_together({x_digits, w_digits}, table_size));
+        static_cast<std::size_t>(items_together({x_digits, w_digits, lowest}, table_size));
     const std::size_t rows = layout.row_order.size();
     for (std::size_t i = 0; i < items;) {
         const bool group = items - i >= together;
-        const auto run = group ? slices<x_digits, w_digits, table_size, nibbles, together>
-                               : slices<x_digits, w_digits, table_size, nibbles, 1>;
+        const auto run = group ? slices<x_digits, w_digits, lowest, table_size, nibbles, together>
+                               : slices<x_digits, w_digits, lowest, table_size, nibbles, 1>;
         run(layout, weights, x + i, bias, y + i * rows, slice_begin, slice_end);
         i += group ? together : 1;
     }
 }
 
-template <int x_digits, int w_digits>
+template <int x_digits, int w_digits, int lowest>
 void multiply_with(const Sliding& layout, const Digits& weights, const FixedActivations* x,
                    std::size_t items, const float* bias, float* y, std::size_t slice_begin,
                    std::size_t slice_end) noexcept {
-    const auto run = layout.codes <= 16    ? batch<x_digits, w_digits, 64, true>
-                     : layout.codes <= 64  ? batch<x_digits, w_digits, 64, false>
-                     : layout.codes <= 128 ? batch<x_digits, w_digits, 128, false>
-                                           : batch<x_digits, w_digits, 256, false>;
+    const auto run = layout.codes <= 16    ? batch<x_digits, w_digits, lowest, 64, true>
+                     : layout.codes <= 64  ? batch<x_digits, w_digits, lowest, 64, false>
+                     : layout.codes <= 128 ? batch<x_digits, w_digits, lowest, 128, false>
+                                           : batch<x_digits, w_digits, lowest, 256, false>;
     run(layout, weights, x, items, bias, y, slice_begin, slice_end);
 }
 
 void multiply_sliding(const Sliding& layout, const Digits& weights, Arithmetic arithmetic,
                       const FixedActivations* x, std::size_t items, const float* bias, float* y,
                       std::size_t slice_begin, std::size_t slice_end) noexcept {
-    const auto run = arithmetic == Arithmetic{1, 1}   ? multiply_with<1, 1>
-                     : arithmetic == Arithmetic{1, 2} ? multiply_with<1, 2>
-                     : arithmetic == Arithmetic{2, 2} ? multiply_with<2, 2>
-                                                      : multiply_with<3, 3>;
+    const auto run = arithmetic == Arithmetic{1, 1, 0}   ? multiply_with<1, 1, 0>
+                     : arithmetic == Arithmetic{1, 2, 0} ? multiply_with<1, 2, 0>
+                     : arithmetic == Arithmetic{2, 2, 1} ? multiply_with<2, 2, 1>
+                     : arithmetic == Arithmetic{2, 2, 0} ? multiply_with<2, 2, 0>
+                     : arithmetic == Arithmetic{3, 3, 2} ? multiply_with<3, 3, 2>
+                                                         : multiply_with<4, 3, 2>;
     run(layout, weights, x, items, bias, y, slice_begin, slice_end);
 }
 

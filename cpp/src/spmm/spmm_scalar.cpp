@@ -60,6 +60,23 @@ std::size_t decode_entries(const std::uint8_t* gaps, const std::uint8_t* codes, 
     return at;
 }
 
+std::uint32_t take_step(const std::uint32_t* columns, const std::uint8_t* codes,
+                        std::uint32_t* next, std::uint32_t first, std::uint32_t width,
+                        std::uint8_t* step_columns, std::uint8_t* step_codes) noexcept {
+    std::uint32_t left = UINT32_MAX;
+    for (std::size_t r = 0; r < slice_rows; ++r) {
+        for (std::size_t slot = r * row_slots; slot < (r + 1) * row_slots; ++slot) {
+            const std::uint32_t place = columns[next[r]] - first;
+            const bool inside = place < width;
+            step_columns[slot] = inside ? static_cast<std::uint8_t>(place) : std::uint8_t{0};
+            step_codes[slot] = inside ? codes[next[r]] : std::uint8_t{0};
+            next[r] += inside ? 1U : 0U;
+        }
+        left = std::min(left, columns[next[r]]);
+    }
+    return left;
+}
+
 }  // namespace
 
 void install_scalar(Kernels& kernels) noexcept {
@@ -67,6 +84,7 @@ void install_scalar(Kernels& kernels) noexcept {
     kernels.multiply_panel = multiply_panel;
     kernels.activation_range = activation_range;
     kernels.decode_entries = decode_entries;
+    kernels.take_step = take_step;
 }
 
 }  // namespace tersor::spmm

@@ -1,4 +1,4 @@
-// Zeroed memory on cache-line boundaries for vector loads that need no tail handling.
+// Memory on cache-line boundaries for vector loads that need no tail handling.
 #pragma once
 
 #include <cstddef>
@@ -19,15 +19,18 @@ inline constexpr std::size_t cache_line = 64;
 /// What a processor maps at once where the operating system can give it so much in one piece.
 inline constexpr std::size_t huge_page = std::size_t{2} << 20;
 
-/// `size` elements, zeroed, aligned to 64 bytes and padded with zeros to a multiple of 64 bytes
-/// plus one cache line, so that a full vector may be read at any element.
+/// Whether memory begins as zeros, or as whatever was there.
+enum class Fill : bool { zeros, none };
+
+/// `size` elements, zeroed unless told otherwise, aligned to 64 bytes and padded to a multiple of
+/// 64 bytes plus one cache line, so that a full vector may be read at any element.
 template <class T>
 class AlignedBuffer {
     static_assert(std::is_trivial_v<T>);
 
 public:
     AlignedBuffer() noexcept = default;
-    explicit AlignedBuffer(std::size_t size) : size_(size) {
+    explicit AlignedBuffer(std::size_t size, Fill fill = Fill::zeros) : size_(size) {
         if (size > (SIZE_MAX - 2 * cache_line) / sizeof(T)) throw std::bad_alloc();
         bytes_ = (size * sizeof(T) + 2 * cache_line - 1) / cache_line * cache_line;
         data_ = Pointer(static_cast<T*>(::operator new(bytes_, alignment())), Free{alignment()});
@@ -38,7 +41,7 @@ public:
             madvise(data_.get(), bytes_ / huge_page * huge_page, MADV_HUGEPAGE);
         }
 #endif
-        std::memset(static_cast<void*>(data_.get()), 0, bytes_);
+        if (fill == Fill::zeros) std::memset(static_cast<void*>(data_.get()), 0, bytes_);
     }
 
     [[nodiscard]] T* data() noexcept { return data_.get(); }

@@ -54,8 +54,10 @@ class Compressed(nn.Module):
         # Also where a model is swapped in inference mode, its tensors are to outlive that mode.
         with torch.inference_mode(False):
             self.register_buffer(BLOB, torch.from_numpy(np.array(blob)))
-            self.bias = (
-                None if bias is None else nn.Parameter(bias.detach().clone(), bias.requires_grad)
+            # Registered even where it is None, as dense layers do: forward looks it up there.
+            self.register_parameter(
+                "bias",
+                None if bias is None else nn.Parameter(bias.detach().clone(), bias.requires_grad),
             )
         self.precision = precision
         self.shape: tuple[int, ...] = inspect_layer(blob).shape  # of the dense weight

@@ -1,0 +1,120 @@
+#include "spmm/multiply_panels.hpp"
+
+#include <algorithm>
+#include <array>
+
+#include "spmm/kernels.hpp"
+#include "spmm/panels.hpp"
+#include "tersor/parallel.hpp"
+
+namespace tersor::spmm {
+namespace {
+
+/// Columns that one thread transposes at a time.
+constexpr std::size_t column_grain = 256;
+
+/// One tile of rows for up to `lanes` vectors: totals[row * lanes + lane] += product.
+void multiply_tile(const Kernels& kernel, const PanelTile& tile, std::size_t block_size,
+                   const float* codebook, const float* panel, std::size_t lanes, float* sums,
+                   std::size_t size, float* totals) noexcept {
+    const std::size_t blocks = tile.block_starts.size() - 1;
+    for (std::size_t first = 0; first < blocks; first += blocks_per_fold) {
+        std::fill_n(sums, size, 0.0F);
+        const std::size_t last = std::min(blocks, first + blocks_per_fold);
+        for (std::size_t b = first; b < last; ++b) {
+            kernel.multiply_panel_block(tile.stream.data() + tile.block_starts[b],
+                                        tile.stream.data() + tile.block_starts[b + 1], codebook,
+                                        panel + b * block_size, lanes, sums);
+        }
+        for (std::size_t i = 0; i < size; ++i) totals[i] += sums[i];
+    }
+}
+
+}  // namespace
+
+void multiply_panels(const PackedMatrix::Layout& layout, const Panels& panels, const float* x,
+                     std::size_t batch, std::span<const float> bias, float* y, int threads) {
+    const Kernels& kernel = kernels(layout.isa);
+    const std::size_t rows = layout.rows;
+    const std::size_t cols = layout.cols;
+    const std::size_t most_lanes = lanes_for(batch);
+    support::AlignedBuffer<float> panel(cols * most_lanes, support::Fill::none);
+    const std::size_t tiles = panels.tiles.size();
+    const std::size_t pieces = std::min(tiles, static_cast<std::size_t>(std::max(threads, 1)));
+    const std::size_t tile_size = std::min(rows, tile_rows) * most_lanes;
+    support::AlignedBuffer<float> scratch(pieces * 2 * tile_size, support::Fill::none);
+    for (std::size_t first = 0, vectors = 0; first < batch; first += vectors) {
+        const std::size_t lanes = lanes_for(batch - first);
+        vectors = std::min(lanes, batch - first);
+        parallel_for(cols, column_grain, threads, [&](std::size_t begin, std::size_t end) noexcept {
+            kernel.transpose(x + first * cols + begin, cols, vectors, end - begin,
+                             panel.data() + begin * lanes, lanes);
+        });
+        parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
+            float* sums = scratch.data() + begin * 2 * tile_size;
+            float* totals = sums + tile_size;
+            for (std::size_t t = tiles * begin / pieces; t < tiles * end / pieces; ++t) {
+                const std::size_t first_row = t * tile_rows;
+                const std::size_t count = std::min(tile_rows, rows - first_row);
+                for (std::size_t r = 0; r < count; ++r) {
+                    std::fill_n(totals + r * lanes, lanes,
+                                bias.empty() ? 0.0F : bias[first_row + r]);
+                }
+                multiply_tile(kernel, panels.tiles[t], panels.block_width * lanes,
+                              layout.codebook.data(), panel.data(), lanes, sums, count * lanes,
+                              totals);
+                kernel.transpose(totals, lanes, count, vectors, y + first * rows + first_row, rows);
+            }
+        });
+    }
+}
+
+void multiply_digit_panels(const PackedMatrix::Layout& layout, const Panels& panels, const float* x,
+                           std::span<const Range> ranges, std::span<const float> row_sums,
+                           std::span<const float> bias, float* y, int threads) {
+    const Kernels& kernel = kernels(layout.isa);
+    const std::size_t rows = layout.rows;
+    const std::size_t cols = layout.cols;
+    const std::size_t stride = (cols + 63) / 64 * 64;
+    const Digits& weights = layout.sliding()->digits[0];
+    support::AlignedBuffer<std::uint8_t> digits(digit_lanes * stride);
+    std::array<float, digit_lanes> units{};
+    std::array<float, digit_lanes> lows{};
+    for (std::size_t n = 0; n < ranges.size(); ++n) {
+        const FixedScale scale = scale_of(ranges[n], 1, weights.bits);
+        kernel.split_activations(x + n * cols, cols, ranges[n].low, scale.factor, 1,
+                                 digits.data() + n * stride, stride);
+        units[n] = static_cast<float>(scale.unit * weights.unit);
+        lows[n] = ranges[n].low;
+    }
+    support::AlignedBuffer<std::uint8_t> panel(stride * digit_lanes, support::Fill::none);
+    kernel.interleave_digits(digits.data(), stride, stride, panel.data());
+
+    const std::size_t tiles = panels.tiles.size();
+    const std::size_t pieces = std::min(tiles, static_cast<std::size_t>(std::max(threads, 1)));
+    const std::size_t tile_size = std::min(rows, tile_rows) * digit_lanes;
+    support::AlignedBuffer<std::int32_t> sums(pieces * tile_size, support::Fill::none);
+    support::AlignedBuffer<float> totals(pieces * tile_size, support::Fill::none);
+    parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
+        std::int32_t* sum = sums.data() + begin * tile_size;
+        float* total = totals.data() + begin * tile_size;
+        for (std::size_t t = tiles * begin / pieces; t < tiles * end / pieces; ++t) {
+            const PanelTile& tile = panels.tiles[t];
+            const std::size_t first_row = t * tile_rows;
+            const std::size_t count = std::min(tile_rows, rows - first_row);
+            std::fill_n(sum, count * digit_lanes, 0);
+            for (std::size_t b = 0; b + 1 < tile.block_starts.size(); ++b) {
+                kernel.multiply_digit_block(tile.stream.data() + tile.block_starts[b],
+                                            tile.stream.data() + tile.block_starts[b + 1],
+                                            panel.data() + b * panels.block_width * digit_lanes,
+                                            sum);
+            }
+            kernel.scale_digit_sums(sum, count, units.data(), lows.data(),
+                                    row_sums.data() + first_row,
+                                    bias.empty() ? nullptr : bias.data() + first_row, total);
+            kernel.transpose(total, digit_lanes, count, ranges.size(), y + first_row, rows);
+        }
+    });
+}
+
+}  // namespace tersor::spmm

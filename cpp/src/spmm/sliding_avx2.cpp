@@ -1,0 +1,255 @@
+// AVX2: products with a vector in fixed point, without gathers.
+//
+// The digits of the 64 activations of a window fill four registers of 16 bytes for each digit. A
+// byte shuffle looks up the low four bits of a column in each of them, blends choose by the upper
+// two. Digits have 7 bits, so that `vpmaddubsw` can add two of their products in 16 bits.
+#include "dispatch/architecture.hpp"
+#include "spmm/kernels.hpp"
+
+#if TERSOR_X86
+
+#include <immintrin.h>
+
+#include <algorithm>
+
+#include "dispatch/target_avx2.hpp"
+
+namespace tersor::spmm {
+namespace {
+
+constexpr int digit_bits = sliding_avx2.digit_bits;
+constexpr int half_rows = slice_rows / 2;  // a register holds the slots of so many rows
+constexpr std::size_t half_slots = step_slots / 2;
+constexpr std::size_t lane = 16;  // bytes that one shuffle looks up
+
+/// Pairs of steps after which 32-bit sums are folded into double ones. A step adds at most
+/// 4 * 127 * 127 for each product, of which up to three go to one sum.
+constexpr std::size_t pairs_per_fold = 4096;
+static_assert(pairs_per_fold * 2 * 3 * 4 * 127 * 127 < (std::size_t{1} << 31));
+
+/// As in sliding_avx512.cpp: far ahead, into the second cache.
+constexpr std::size_t prefetch_distance = 16384;
+
+__m256i load(const void* address) noexcept {
+    return _mm256_load_si256(static_cast<const __m256i*>(address));
+}
+__m256i load_lane(const void* address) noexcept {
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128(static_cast<const __m128i*>(address)));
+}
+
+Range activation_range(const float* x, std::size_t size) noexcept {
+    const __m256i magnitude = _mm256_set1_epi32(0x7fffffff);
+    __m256 low = _mm256_setzero_ps();
+    __m256 high = _mm256_setzero_ps();
+    __m256i largest = _mm256_setzero_si256();
+    std::size_t k = 0;
+    for (; k + 8 <= size; k += 8) {
+        const __m256 v = _mm256_loadu_ps(x + k);
+        low = _mm256_min_ps(low, v);
+        high = _mm256_max_ps(high, v);
+        largest = _mm256_max_epi32(largest, _mm256_and_si256(_mm256_castps_si256(v), magnitude));
+    }
+    alignas(32) float lows[8], highs[8];
+    alignas(32) std::int32_t magnitudes[8];
+    _mm256_store_ps(lows, low);
+    _mm256_store_ps(highs, high);
+    _mm256_store_si256(reinterpret_cast<__m256i*>(magnitudes), largest);
+    constexpr std::int32_t infinity = 0x7f800000;
+    Range range{0.0F, 0.0F, true};
+    for (int i = 0; i < 8; ++i) {
+        range.low = std::min(range.low, lows[i]);
+        range.high = std::max(range.high, highs[i]);
+        range.finite &= magnitudes[i] < infinity;
+    }
+    for (; k < size; ++k) {
+        range.low = std::min(range.low, x[k]);
+        range.high = std::max(range.high, x[k]);
+        range.finite &= __builtin_isfinite(x[k]) != 0;
+    }
+    return range;
+}
+
+void split_activations(const float* x, std::size_t size, float low, float scale, int count,
+                       std::uint8_t* digits, std::size_t stride) noexcept {
+    const __m256 origin = _mm256_set1_ps(low);
+    const __m256 factor = _mm256_set1_ps(scale);
+    const __m256i mask = _mm256_set1_epi32((1 << digit_bits) - 1);
+    // The low bytes of the 32-bit numbers of each half, side by side.
+    const __m256i first_bytes =
+        _mm256_setr_epi8(0, 4, 8, 12, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 4, 8, 12,
+                         -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1, -1);
+    std::size_t k = 0;
+    for (; k + 8 <= size; k += 8) {
+        const __m256 v = _mm256_sub_ps(_mm256_loadu_ps(x + k), origin);
+        __m256i fixed = _mm256_cvtps_epi32(_mm256_mul_ps(v, factor));
+        for (int p = 0; p < count; ++p) {
+            const __m256i bytes = _mm256_shuffle_epi8(_mm256_and_si256(fixed, mask), first_bytes);
+            const __m128i eight = _mm_unpacklo_epi32(_mm256_castsi256_si128(bytes),
+                                                     _mm256_extracti128_si256(bytes, 1));
+            _mm_storel_epi64(
+                reinterpret_cast<__m128i*>(digits + static_cast<std::size_t>(p) * stride + k),
+                eight);
+            fixed = _mm256_srli_epi32(fixed, digit_bits);
+        }
+    }
+    for (; k < size; ++k) {
+        const __m128 v = _mm_mul_ss(_mm_sub_ss(_mm_set_ss(x[k]), _mm256_castps256_ps128(origin)),
+                                    _mm256_castps256_ps128(factor));
+        auto fixed = static_cast<unsigned>(_mm_cvtss_si32(v));
+        for (int p = 0; p < count; ++p, fixed >>= digit_bits) {
+            digits[static_cast<std::size_t>(p) * stride + k] =
+                static_cast<std::uint8_t>(fixed & ((1U << digit_bits) - 1));
+        }
+    }
+}
+
+/// Bytes of `b` where the mask's upper bit is set, else of `a`. GCC 12 would make a comparison of
+/// its own out of the intrinsic's mask.
+__m256i select(__m256i a, __m256i b, __m256i mask) noexcept {
+    __m256i result;
+    __asm__("vpblendvb %3, %2, %1, %0" : "=x"(result) : "x"(a), "x"(b), "x"(mask));
+    return result;
+}
+
+/// The bytes of a window, 64 of them, by the columns in `index`.
+__m256i look_up(const std::uint8_t* window, __m256i index) noexcept {
+    const __m256i bit_4 = _mm256_slli_epi16(index, 3);
+    const __m256i bit_5 = _mm256_slli_epi16(index, 2);
+    const __m256i low = select(_mm256_shuffle_epi8(load_lane(window), index),
+                               _mm256_shuffle_epi8(load_lane(window + lane), index), bit_4);
+    const __m256i high = select(_mm256_shuffle_epi8(load_lane(window + 2 * lane), index),
+                                _mm256_shuffle_epi8(load_lane(window + 3 * lane), index), bit_4);
+    return select(low, high, bit_5);
+}
+
+template <int x_digits, int w_digits, int lowest>
+struct LevelSums {
+    static constexpr int count = x_digits + w_digits - 1 - lowest;
+
+    __m256i sums[count];
+
+    void clear() noexcept {
+        for (__m256i& sum : sums) sum = _mm256_setzero_si256();
+    }
+
+    void add(const __m256i (&x)[x_digits], const __m256i (&w)[w_digits]) noexcept {
+        const __m256i ones = _mm256_set1_epi16(1);
+        for (int p = 0; p < x_digits; ++p) {
+            for (int q = 0; q < w_digits; ++q) {
+                if (p + q < lowest) continue;
+                const __m256i four = _mm256_madd_epi16(_mm256_maddubs_epi16(x[p], w[q]), ones);
+                sums[p + q - lowest] = _mm256_add_epi32(sums[p + q - lowest], four);
+            }
+        }
+    }
+
+    /// totals += the sums, weighted.
+    void fold(double unit, double* totals) const noexcept {
+        for (int level = 0; level < count; ++level) {
+            const double weight =
+                unit * static_cast<double>(std::uint64_t{1} << (digit_bits * (level + lowest)));
+            const __m256d factor = _mm256_set1_pd(weight);
+            for (int half = 0; half < 2; ++half) {
+                const __m128i four = half == 0 ? _mm256_castsi256_si128(sums[level])
+                                               : _mm256_extracti128_si256(sums[level], 1);
+                double* to = totals + 4 * half;
+                _mm256_store_pd(
+                    to, _mm256_fmadd_pd(_mm256_cvtepi32_pd(four), factor, _mm256_load_pd(to)));
+            }
+        }
+    }
+};
+
+template <int x_digits, int w_digits, int lowest>
+void slices(const Sliding& layout, const Digits& digits, const FixedActivations& x,
+            const float* bias, float* y, std::size_t slice_begin, std::size_t slice_end) noexcept {
+    const std::size_t rows = layout.row_order.size();
+    const __m256i low_bits = _mm256_set1_epi8(15);
+    __m256i tables[w_digits];
+    for (int q = 0; q < w_digits; ++q) tables[q] = load(digits.table[q].data());
+    for (std::size_t s = slice_begin; s < slice_end; ++s) {
+        const std::size_t first_row = s * slice_rows;
+        const std::size_t row_count = std::min(slice_rows, rows - first_row);
+        alignas(32) double totals[slice_rows] = {};
+        std::size_t pair = layout.slice_starts[s];
+        for (const std::size_t end = layout.slice_starts[s + 1]; pair < end;) {
+            const std::uint8_t* entries = layout.entries.data() + pair * pair_bytes(true);
+            const std::uint16_t* window = layout.windows.data() + 2 * pair;
+            const std::size_t stop = std::min(end, pair + pairs_per_fold);
+            LevelSums<x_digits, w_digits, lowest> sums[2];
+            for (auto& sum : sums) sum.clear();
+            for (; pair < stop; ++pair, entries += pair_bytes(true), window += 2) {
+                for (std::size_t line = 0; line < pair_bytes(true); line += 64) {
+                    _mm_prefetch(reinterpret_cast<const char*>(entries + prefetch_distance + line),
+                                 _MM_HINT_T1);
+                }
+                for (int step = 0; step < 2; ++step) {
+                    const std::uint8_t* planes =
+                        x.digits + std::size_t{window[step]} * sliding_avx2.window_grain;
+                    for (std::size_t half = 0; half < 2; ++half) {
+                        // Load the window again: sixteen registers cannot keep it.
+                        __asm__("" : "+r"(planes));
+                        const std::size_t slot = half_slots * half;
+                        const __m256i index =
+                            load(entries + static_cast<std::size_t>(step) * step_slots + slot);
+                        __m256i codes = load(entries + 2 * step_slots + slot);
+                        if (step == 1) codes = _mm256_srli_epi16(codes, 4);
+                        codes = _mm256_and_si256(codes, low_bits);
+                        __m256i w_digit[w_digits], x_digit[x_digits];
+                        for (int q = 0; q < w_digits; ++q) {
+                            w_digit[q] = _mm256_shuffle_epi8(tables[q], codes);
+                        }
+                        for (int p = 0; p < x_digits; ++p) {
+                            x_digit[p] =
+                                look_up(planes + static_cast<std::size_t>(p) * x.stride, index);
+                        }
+                        sums[half].add(x_digit, w_digit);
+                    }
+                }
+            }
+            for (int half = 0; half < 2; ++half) {
+                sums[half].fold(x.unit * digits.unit, totals + half_rows * half);
+            }
+        }
+        const float* row_sums = layout.sums[w_digits - 1].data() + first_row;
+        const std::uint32_t* row = layout.row_order.data() + first_row;
+        for (std::size_t r = 0; r < row_count; ++r) {
+            const double total = x.low == 0.0 ? totals[r] : totals[r] + x.low * double{row_sums[r]};
+            const auto out = static_cast<float>(total);
+            y[row[r]] = bias == nullptr ? out : out + bias[row[r]];
+        }
+    }
+}
+
+void multiply_sliding(const Sliding& layout, const Digits& weights, Arithmetic arithmetic,
+                      const FixedActivations* x, std::size_t items, const float* bias, float* y,
+                      std::size_t slice_begin, std::size_t slice_end) noexcept {
+    const auto run = arithmetic == Arithmetic{1, 1, 0}   ? slices<1, 1, 0>
+                     : arithmetic == Arithmetic{1, 2, 0} ? slices<1, 2, 0>
+                     : arithmetic == Arithmetic{2, 2, 1} ? slices<2, 2, 1>
+                     : arithmetic == Arithmetic{2, 2, 0} ? slices<2, 2, 0>
+                                                         : slices<3, 3, 2>;
+    for (std::size_t i = 0; i < items; ++i) {
+        run(layout, weights, x[i], bias, y + i * layout.row_order.size(), slice_begin, slice_end);
+    }
+}
+
+}  // namespace
+
+void install_sliding_avx2(Kernels& kernels) noexcept {
+    kernels.activation_range = activation_range;
+    kernels.split_activations = split_activations;
+    kernels.multiply_sliding = multiply_sliding;
+}
+
+}  // namespace tersor::spmm
+
+#include "dispatch/target_end.hpp"
+
+#else
+
+namespace tersor::spmm {
+void install_sliding_avx2(Kernels&) noexcept {}
+}  // namespace tersor::spmm
+
+#endif
