@@ -49,7 +49,7 @@ double cycles_of(int planes, int levels, bool tail) noexcept {
 /// Gives each symbol of a stage its index, in the order of the symbols within each word length.
 void assign(Stage& stage, std::span<const std::uint8_t> ending, std::span<const std::uint8_t> later,
             std::uint8_t last_symbol) noexcept {
-    stage.small_alphabet = last_symbol < 64;
+    stage.last_symbol = last_symbol;
     stage.symbols.fill(ending.empty() ? std::uint8_t{0} : ending[0]);
     for (unsigned i = 0; i < ending.size(); ++i) {
         const unsigned index = i < stage.short_roots

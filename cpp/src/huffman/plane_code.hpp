@@ -21,11 +21,11 @@ inline constexpr std::size_t max_stages = 16;
 /// are words. Those after are continued by `levels` more bits. The last root, all ones, stands for
 /// every symbol of the later stages where there is a later one.
 struct Stage {
-    int planes = 1;               // 1 to 8
-    unsigned short_roots = 0;     // 0 to 2^planes
-    int levels = 0;               // 0 to 3; 0 if and only if no root is continued
-    bool tail = false;            // whether a later stage follows
-    bool small_alphabet = false;  // no symbol of the code is above 63
+    int planes = 1;                  // 1 to 8
+    unsigned short_roots = 0;        // 0 to 2^planes
+    int levels = 0;                  // 0 to 3; 0 if and only if no root is continued
+    bool tail = false;               // whether a later stage follows
+    std::uint8_t last_symbol = 255;  // of the code
     /// Index = root * 2^levels + level bits; the symbol with that word.
     std::array<std::uint8_t, std::size_t{1} << max_stage_bits> symbols{};
     /// The inverse; symbols of later stages have the index of the tail's root.

@@ -2,6 +2,8 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
+#include <cstring>
 
 #include "huffman/plane_code.hpp"
 
@@ -14,6 +16,34 @@ inline constexpr std::size_t lag_of_levels = 1;
 inline constexpr std::size_t lag = 2;
 inline constexpr std::size_t ring_size = 4;
 static_assert(lag_of_levels + lag < ring_size);
+
+/// Appends bits to a level, in a register up to a full byte boundary.
+struct BitAppender {
+    std::uint8_t* to;
+    std::uint64_t pending;
+    unsigned filled;  // below 64
+
+    BitAppender() = default;
+    BitAppender(std::uint8_t* level, std::uint64_t at) noexcept
+        : to(level + at / 8), filled(static_cast<unsigned>(at % 8)) {
+        pending = filled == 0 ? 0U : *to & ((1U << filled) - 1);
+    }
+    void append(std::uint64_t bits, unsigned count) noexcept {
+        pending |= bits << filled;
+        std::memcpy(to, &pending, 8);
+        const unsigned sum = filled + count;
+        if (__builtin_expect(sum > 63, 0)) {
+            to += 8;
+            pending = (bits >> 1) >> (63 - filled);
+            filled = sum - 64;
+        } else {
+            to += sum / 8;
+            pending >>= sum & ~7U;
+            filled = sum % 8;
+        }
+    }
+    void flush() const noexcept { std::memcpy(to, &pending, 8); }
+};
 
 template <int planes, class Function>
 auto with_levels(const Stage& stage, const Function& function) noexcept {

@@ -266,34 +266,6 @@ bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t su
     return decode(stage, bytes, superblocks, lanes, levels, tail, end, cursor, symbols, streaming);
 }
 
-/// Appends bits to a level, in a register up to a full byte boundary.
-struct BitAppender {
-    std::uint8_t* to;
-    std::uint64_t pending;
-    unsigned filled;  // below 64
-
-    BitAppender() = default;
-    BitAppender(std::uint8_t* level, std::uint64_t at) noexcept
-        : to(level + at / 8), filled(static_cast<unsigned>(at % 8)) {
-        pending = filled == 0 ? 0U : *to & ((1U << filled) - 1);
-    }
-    void append(std::uint64_t bits, unsigned count) noexcept {
-        pending |= bits << filled;
-        std::memcpy(to, &pending, 8);
-        const unsigned sum = filled + count;
-        if (__builtin_expect(sum > 63, 0)) {
-            to += 8;
-            pending = (bits >> 1) >> (63 - filled);
-            filled = sum - 64;
-        } else {
-            to += sum / 8;
-            pending >>= sum & ~7U;
-            filled = sum % 8;
-        }
-    }
-    void flush() const noexcept { std::memcpy(to, &pending, 8); }
-};
-
 /// The inverse of gather_indices, for whole bytes or for nibbles: rows[b] is the plane of bit b.
 template <bool wide>
 inline void scatter_indices(const __m512i* indices, __m512i* rows) noexcept {
@@ -445,7 +417,7 @@ void encode_planes(const Stage& stage, const std::uint8_t* symbols, std::size_t 
                    const Lanes& lanes, std::uint8_t* planes,
                    const std::array<std::uint8_t*, max_levels>& levels, std::uint8_t* tail,
                    PlaneCursor& cursor) noexcept {
-    const bool small = stage.small_alphabet;
+    const bool small = stage.last_symbol < 64;
     const EncodeStage encode = stage.bits() > 4 ? encoder<true>(stage.levels, stage.tail, small)
                                                 : encoder<false>(stage.levels, stage.tail, small);
     encode(stage, symbols, superblocks, lanes, planes, levels, tail, cursor);
