@@ -243,6 +243,7 @@ TEST_P(SpmmPrecisionTest, ThreadsMayShareTheFirstUse) {
         const PackedMatrix packed = packed_of(p, regime);
         std::vector<std::vector<float>> results(4, std::vector<float>(300));
         std::vector<std::thread> threads;
+        threads.reserve(4);
         for (std::size_t t = 0; t < results.size(); ++t) {
             threads.emplace_back([&, t] {
                 const Precision precision = t % 2 == 0 ? Precision::high : Precision::highest;

@@ -294,7 +294,7 @@ void multiply(const PackedMatrix& packed, std::span<const float> x, std::size_t 
             if (!arithmetic.has_value() || !fits_fixed_point(ranges[items])) break;
             ++items;
         }
-        if (items > 0) {
+        if (arithmetic.has_value() && items > 0) {
             const bool positive = std::all_of(ranges.begin(), ranges.begin() + items,
                                               [](const Range& r) { return r.low == 0.0F; });
             // At least as cheap as the one for any x.

@@ -53,6 +53,7 @@ inline constexpr std::uint64_t max_sliding_columns = std::uint64_t{65536} * 16;
 }
 
 struct Sliding {
+    std::array<Digits, max_digits> digits;  // [digits - 1]
     SlidingShape shape = no_sliding;
     std::size_t codes = 0;                            // values in the codebook
     support::AlignedBuffer<std::uint8_t> entries;     // [pairs * pair_bytes]
@@ -60,7 +61,6 @@ struct Sliding {
     std::vector<std::uint32_t> slice_starts;          // [slices + 1], in pairs
     std::vector<std::uint32_t> row_order;             // [rows]: row r % 16 of slice r / 16
     std::array<std::vector<float>, max_digits> sums;  // [digits - 1][16 * slices], in row order
-    std::array<Digits, max_digits> digits;            // [digits - 1]
     // The worst row's, per max|x| * sum |w|: for any x, and for one without negative elements,
     // whose range is half as wide. Fine arithmetics have the first alone.
     std::array<double, arithmetics.size()> errors{};

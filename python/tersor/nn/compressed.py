@@ -42,6 +42,7 @@ class Compressed(nn.Module):
     """
 
     weight_blob: torch.Tensor
+    bias: nn.Parameter | None
 
     def __init__(
         self,
