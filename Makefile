@@ -4,6 +4,7 @@
 # make dev     .venv with everything, editable
 # make bench-spmm  sparse products against torch, into build/bench/spmm.json
 # make bench-huffman  prefix coding against huff0 and Python packages, into build/bench/huffman.json
+# make arm     the C++ tests cross-compiled for 64-bit ARM, run under qemu-user
 # make asan    the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 CXX_SOURCES = $(shell git ls-files 'benchmarks/*.cpp' 'cpp/*.cpp' 'cpp/*.hpp' 'tests/*.cpp' 'tests/*.hpp')
 NATIVE_SOURCES = $(shell find cpp CMakeLists.txt cmake pyproject.toml -type f)
 
-.PHONY: demo test test-cpp test-python check format dev bench-spmm bench-huffman asan stubs clean
+.PHONY: demo test test-cpp test-python check format dev bench-spmm bench-huffman arm asan stubs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/tersor demo --output build/demo.json
@@ -63,6 +64,12 @@ asan: $(VENV)/.tools build/.gtest
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/asan
 	ctest --test-dir build/asan --output-on-failure -j2
 
+arm: $(VENV)/.tools build/.arm
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/arm -G Ninja -DTERSOR_TESTS=ON -DTERSOR_WERROR=ON \
+	  -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/arm
+	ctest --test-dir build/arm --output-on-failure -j2
+
 stubs: $(VENV)/.installed $(VENV)/.tools
 	$(BIN)/python -m pybind11_stubgen tersor._core --output-dir build/stubs
 	cp build/stubs/tersor/_core.pyi python/tersor/_core.pyi
@@ -104,6 +111,17 @@ build/.zstd:
 	    apt-get update -qq && apt-get install -y -qq libzstd-dev; \
 	  else \
 	    echo "libzstd.a is missing; install it with:  sudo apt-get install libzstd-dev"; exit 1; \
+	  fi; \
+	fi
+	@touch $@
+
+build/.arm:
+	@mkdir -p build
+	@if ! command -v aarch64-linux-gnu-g++ >/dev/null || ! command -v qemu-aarch64 >/dev/null || [ ! -e /usr/src/googletest ]; then \
+	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	    apt-get update -qq && apt-get install -y -qq g++-aarch64-linux-gnu qemu-user googletest cmake; \
+	  else \
+	    echo "install with:  sudo apt-get install g++-aarch64-linux-gnu qemu-user googletest cmake"; exit 1; \
 	  fi; \
 	fi
 	@touch $@

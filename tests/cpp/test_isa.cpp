@@ -41,7 +41,7 @@ TEST(Isa, UseSelectsAndRefuses) {
 }
 
 TEST(IsaDeathTest, EnvironmentNamesTheLevel) {
-    GTEST_FLAG_SET(death_test_style, "threadsafe");
+    GTEST_FLAG_SET(death_test_style, "fast");
     EXPECT_EXIT(
         {
             setenv("TERSOR_ISA", "scalar", 1);
