@@ -11,9 +11,9 @@ void append_fields(std::span<const std::uint8_t> fields, int width,
 
 Result read_fields(std::span<const std::uint8_t> bytes, int width,
                    std::span<std::uint8_t> fields) noexcept {
-    const std::uint64_t expected = fields_size(fields.size(), width);
-    if (bytes.size() < expected) return {Status::truncated, bytes.size()};
-    if (bytes.size() > expected) return {Status::trailing_bytes, expected};
+    const std::uint64_t size = fields_size(fields.size(), width);
+    if (bytes.size() < size) return {Status::truncated, bytes.size()};
+    if (bytes.size() > size) return {Status::trailing_bytes, static_cast<std::size_t>(size)};
     std::size_t at = 0;
     const unsigned mask = (1U << width) - 1;
     for (std::uint8_t& field : fields) {
