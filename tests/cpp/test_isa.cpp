@@ -68,11 +68,11 @@ TEST(KernelTable, LevelsInheritWhatTheyDoNotReplace) {
         int first = 0;
         int second = 0;
     };
-    const dispatch::KernelTable<Kernels> table([](Isa isa, Kernels& kernels) {
-        if (isa == Isa::scalar) kernels = {1, 1};
-        if (isa == Isa::avx2) kernels.first = 2;
-        if (isa == Isa::avx512) kernels.second = 3;
-    });
+    const dispatch::KernelTable<Kernels> table{
+        {Isa::scalar, [](Kernels& kernels) noexcept { kernels = {1, 1}; }},
+        {Isa::avx2, [](Kernels& kernels) noexcept { kernels.first = 2; }},
+        {Isa::avx512, [](Kernels& kernels) noexcept { kernels.second = 3; }},
+    };
     EXPECT_EQ(table[Isa::scalar].first, 1);
     EXPECT_EQ(table[Isa::avx2].first, 2);
     EXPECT_EQ(table[Isa::avx2].second, 1);

@@ -5,11 +5,11 @@
 namespace tersor::csr {
 
 const Kernels& kernels() {
-    static const dispatch::KernelTable<Kernels> table([](Isa isa, Kernels& column) {
-        if (isa == Isa::scalar) install_scalar(column);
-        if (isa == Isa::avx2) install_avx2(column);
-        if (isa == Isa::avx512) install_avx512(column);
-    });
+    static const dispatch::KernelTable<Kernels> table{
+        {Isa::scalar, install_scalar},
+        {Isa::avx2, install_avx2},
+        {Isa::avx512, install_avx512},
+    };
     return table[isa_in_use()];
 }
 

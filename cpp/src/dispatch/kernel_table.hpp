@@ -4,18 +4,25 @@
 
 #include <array>
 #include <cstddef>
+#include <initializer_list>
 
 #include "tersor/isa.hpp"
 
 namespace tersor::dispatch {
 
-/// `Kernels` is a struct of function pointers; `install(isa, kernels)` overwrites what the level
-/// improves and leaves the rest inherited.
+/// Overwrites what a level improves and leaves the rest inherited.
+template <class Kernels>
+struct Installer {
+    Isa isa;
+    void (*install)(Kernels&) noexcept;
+};
+
+/// `Kernels` is a struct of function pointers. A level may have several installers; they run in the
+/// order of the list.
 template <class Kernels>
 class KernelTable {
 public:
-    template <class Install>
-    explicit KernelTable(const Install& install) {
+    KernelTable(std::initializer_list<Installer<Kernels>> installers) {
         constexpr std::array parents = {
 #define TERSOR_ISA(name, parent, summary) Isa::parent,
 #include "tersor/isa.def"
@@ -23,7 +30,9 @@ public:
         };
         for (std::size_t i = 0; i < isa_count; ++i) {
             columns_[i] = columns_[static_cast<std::size_t>(parents[i])];
-            install(static_cast<Isa>(i), columns_[i]);
+            for (const Installer<Kernels>& installer : installers) {
+                if (installer.isa == static_cast<Isa>(i)) installer.install(columns_[i]);
+            }
         }
     }
 

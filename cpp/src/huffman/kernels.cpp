@@ -5,11 +5,11 @@
 namespace tersor::huffman {
 
 const Kernels& kernels(Isa isa) {
-    static const dispatch::KernelTable<Kernels> table([](Isa level, Kernels& column) {
-        if (level == Isa::scalar) install_scalar(column);
-        if (level == Isa::avx2) install_avx2(column);
-        if (level == Isa::avx512) install_avx512(column);
-    });
+    static const dispatch::KernelTable<Kernels> table{
+        {Isa::scalar, install_scalar},
+        {Isa::avx2, install_avx2},
+        {Isa::avx512, install_avx512},
+    };
     return table[isa];
 }
 
