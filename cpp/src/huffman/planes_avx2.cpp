@@ -65,22 +65,13 @@ inline __m256i look_up(const std::uint8_t* table, __m256i indices) noexcept {
             _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))),
             indices);
     } else {
-        const __m256i low = look_up<bits - 1>(table, indices);
-        const __m256i high = look_up<bits - 1>(table + (1 << (bits - 1)), indices);
+        // Only indices of eight bits have a top bit, which no shuffle must see.
+        const __m256i below =
+            bits == 8 ? _mm256_and_si256(indices, _mm256_set1_epi8(127)) : indices;
+        const __m256i low = look_up<bits - 1>(table, below);
+        const __m256i high = look_up<bits - 1>(table + (1 << (bits - 1)), below);
         // A blend goes by the top bit of each byte.
         return _mm256_blendv_epi8(low, high, _mm256_slli_epi16(indices, 8 - bits));
-    }
-}
-
-/// The same where the indices may have bits above the lowest four that a shuffle must not see.
-template <int bits>
-inline __m256i look_up_wide(const std::uint8_t* table, __m256i indices) noexcept {
-    if constexpr (bits <= 7) {
-        return look_up<bits>(table, indices);
-    } else {
-        const __m256i without_top = _mm256_and_si256(indices, _mm256_set1_epi8(127));
-        return _mm256_blendv_epi8(look_up<7>(table, without_top),
-                                  look_up<7>(table + 128, without_top), indices);
     }
 }
 
@@ -197,7 +188,7 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
 #pragma GCC unroll 2
             for (std::size_t half = 0; half < 2; ++half) {
                 const __m256i index = indices[half][parity];
-                __m256i found = look_up_wide<bits>(stage.symbols.data(), index);
+                __m256i found = look_up<bits>(stage.symbols.data(), index);
                 if constexpr (has_tail) {
                     found = merge_tail(found, _mm256_cmpeq_epi8(index, tail_index), next);
                 }
@@ -314,7 +305,7 @@ void encode_stage(const Stage& stage, const std::uint8_t* symbols, std::size_t s
     for (std::size_t s = 0; s < superblocks; ++s, symbols += superblock_symbols) {
         for (std::size_t v = 0; v < plane_bytes / 4; ++v) {
             const __m256i symbol = load(symbols + 32 * v);
-            __m256i index = look_up_wide<table_bits>(stage.indices.data(), symbol);
+            __m256i index = look_up<table_bits>(stage.indices.data(), symbol);
             if (partial) {
                 std::uint32_t here = 0;
                 for (std::size_t i = 0; i < 4; ++i) {
