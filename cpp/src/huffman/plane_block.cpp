@@ -229,6 +229,13 @@ Result decode_symbols(const Kernels& kernels, const PlaneCode& code,
     return {Status::ok, block.size()};
 }
 
+/// An odd last symbol is joined with a zero.
+void join_pairs(const Kernels& kernels, std::span<const std::uint8_t> symbols,
+                std::span<std::uint8_t> pairs) noexcept {
+    kernels.join_pairs(symbols.data(), symbols.size() / 2, pairs.data());
+    if (symbols.size() % 2 != 0) pairs.back() = symbols.back();
+}
+
 }  // namespace
 
 BlockCode choose_block_code(std::span<const std::uint8_t> symbols, const Histogram& counts) {
@@ -237,8 +244,7 @@ BlockCode choose_block_code(std::span<const std::uint8_t> symbols, const Histogr
         return single;
     }
     std::vector<std::uint8_t> pairs((symbols.size() + 1) / 2);
-    kernels(isa_in_use()).join_pairs(symbols.data(), symbols.size() / 2, pairs.data());
-    if (symbols.size() % 2 != 0) pairs.back() = symbols.back();
+    join_pairs(kernels(isa_in_use()), symbols, pairs);
     const Histogram pair_counts = histogram(pairs);
     if (std::count(pair_counts.begin(), pair_counts.end(), 0U) == alphabet_size - 1) return single;
     BlockCode paired{.planes = build_plane_code(pair_counts), .pairs = true};
@@ -265,8 +271,7 @@ std::span<const std::uint8_t> encode_block(const Kernels& kernels, const BlockCo
     if (!code.pairs) return encode_symbols(kernels, code.planes, symbols, scratch.parts);
     const std::size_t count = (symbols.size() + 1) / 2;
     const std::span<std::uint8_t> pairs(scratch.pairs.reserve(count), count);
-    kernels.join_pairs(symbols.data(), symbols.size() / 2, pairs.data());
-    if (symbols.size() % 2 != 0) pairs.back() = symbols.back();  // with a zero
+    join_pairs(kernels, symbols, pairs);
     return encode_symbols(kernels, code.planes, pairs, scratch.parts);
 }
 
