@@ -17,13 +17,9 @@
 #include <utility>
 #include <vector>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
-#include "dispatch/cpu_features.hpp"
 #include "huffman/kernels.hpp"
 #include "huffman/plane_block.hpp"
+#include "support/aligned_buffer.hpp"
 #include "tersor/huffman.hpp"
 #include "tersor/isa.hpp"
 
@@ -68,24 +64,8 @@ double seconds() {
         .count();
 }
 
-/// Zeroed memory in huge pages where the system has them, as NumPy and PyTorch ask for large
-/// arrays.
-struct Aligned {
-    static constexpr std::size_t huge_page = std::size_t{2} << 20;
-    std::unique_ptr<std::uint8_t, decltype(&std::free)> memory;
-    std::uint8_t* start;
-    explicit Aligned(std::size_t size)
-        : memory(static_cast<std::uint8_t*>(
-                     std::aligned_alloc(huge_page, (size / huge_page + 1) * huge_page)),
-                 &std::free),
-          start(memory.get()) {
-        if (start == nullptr) fail("out of memory");
-#if defined(__linux__)
-        madvise(start, (size / huge_page + 1) * huge_page, MADV_HUGEPAGE);
-#endif
-        std::memset(start, 0, size);
-    }
-};
+/// Zeroed, and in huge pages where the system has them, as NumPy and PyTorch ask for large arrays.
+using Memory = support::AlignedBuffer<std::uint8_t>;
 
 /// huff0 with tables built before; blocks of 128K symbols.
 class Huff0 {
@@ -232,8 +212,8 @@ std::vector<Row> measure(const std::string& set, const Bytes& symbols, Isa isa) 
     const std::vector<Bytes> theirs = coded(symbols, encode_huff0);
     const std::vector<Bytes> mine = coded(symbols, encode_ours);
     // Round trips first: nothing is timed that is not right.
-    Aligned memory(symbols.size());
-    const std::span<std::uint8_t> out(memory.start, symbols.size());
+    Memory memory(symbols.size());
+    const std::span<std::uint8_t> out(memory.data(), symbols.size());
     const auto check = [&](const char* who) {
         if (!std::equal(out.begin(), out.end(), symbols.begin()))
             fail(std::string(who) + " is wrong");
@@ -332,13 +312,13 @@ void write_json(const std::vector<Row>& rows, const std::string& path) {
 double store_bandwidth() {
 #if defined(__SSE2__)
     constexpr std::size_t size = std::size_t{1} << 24;
-    Aligned memory(size);
+    Memory memory(size);
     double best = 1e9;
     for (int round = 0; round < rounds; ++round) {
         const double start = seconds();
         for (std::size_t i = 0; i < size; i += 8) {
             __asm__ volatile("movnti %1, %0"
-                             : "=m"(*reinterpret_cast<std::uint64_t*>(memory.start + i))
+                             : "=m"(*reinterpret_cast<std::uint64_t*>(memory.data() + i))
                              : "r"(i));
         }
         __asm__ volatile("sfence" ::: "memory");
@@ -399,7 +379,7 @@ int main(int count, char** arguments) {
     for (const char set : std::string("abcdef")) {
         const Bytes symbols = read(std::string(arguments[1]) + "/" + set + ".bin");
         for (const Isa isa : compiled_isas()) {
-            if (!dispatch::machine_has(isa)) continue;
+            if (!available(isa)) continue;
             for (const Row& row : measure(std::string(1, set), symbols, isa)) rows.push_back(row);
         }
     }
