@@ -91,37 +91,26 @@ $(VENV)/.installed: $(VENV)/.created $(NATIVE_SOURCES) $(shell find python -name
 	$(PIP) '.[all]'
 	@touch $@
 
-# GoogleTest is not on PyPI: from the system, through apt where that is allowed.
-build/.gtest:
+# What is not on PyPI comes from the system, through apt where that is allowed.
+# $(call system_packages,TEST,PACKAGES): shell commands that install PACKAGES unless TEST succeeds.
+define system_packages
 	@mkdir -p build
-	@if [ ! -e /usr/include/gtest/gtest.h ] && [ ! -e /usr/local/include/gtest/gtest.h ]; then \
+	@if ! { $(1); } >/dev/null 2>&1; then \
 	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-	    apt-get update -qq && apt-get install -y -qq libgtest-dev cmake; \
+	    apt-get update -qq && apt-get install -y -qq $(2); \
 	  else \
-	    echo "GoogleTest is missing; install it with:  sudo apt-get install libgtest-dev cmake"; exit 1; \
+	    echo "something is missing; install it with:  sudo apt-get install $(2)"; exit 1; \
 	  fi; \
 	fi
 	@touch $@
+endef
 
-# huff0 is inside zstd's static library, which is not on PyPI either.
+build/.gtest:
+	$(call system_packages,ls /usr/include/gtest/gtest.h || ls /usr/local/include/gtest/gtest.h,libgtest-dev cmake)
+
+# huff0 is inside zstd's static library.
 build/.zstd:
-	@mkdir -p build
-	@if ! ls /usr/lib/*/libzstd.a /usr/lib/libzstd.a /usr/local/lib/libzstd.a >/dev/null 2>&1; then \
-	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-	    apt-get update -qq && apt-get install -y -qq libzstd-dev; \
-	  else \
-	    echo "libzstd.a is missing; install it with:  sudo apt-get install libzstd-dev"; exit 1; \
-	  fi; \
-	fi
-	@touch $@
+	$(call system_packages,ls /usr/lib/*/libzstd.a || ls /usr/lib/libzstd.a || ls /usr/local/lib/libzstd.a,libzstd-dev)
 
 build/.arm:
-	@mkdir -p build
-	@if ! command -v aarch64-linux-gnu-g++ >/dev/null || ! command -v qemu-aarch64 >/dev/null || [ ! -e /usr/src/googletest ]; then \
-	  if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
-	    apt-get update -qq && apt-get install -y -qq g++-aarch64-linux-gnu qemu-user googletest cmake; \
-	  else \
-	    echo "install with:  sudo apt-get install g++-aarch64-linux-gnu qemu-user googletest cmake"; exit 1; \
-	  fi; \
-	fi
-	@touch $@
+	$(call system_packages,command -v aarch64-linux-gnu-g++ && command -v qemu-aarch64 && ls /usr/src/googletest,g++-aarch64-linux-gnu qemu-user googletest cmake)
