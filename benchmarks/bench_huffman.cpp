@@ -126,8 +126,9 @@ public:
     }
     void decode(std::span<const std::uint8_t> block, std::span<std::uint8_t> to, bool verify,
                 bool streaming) {
-        const Result result = huffman::decode_block(
-            kernels_, code_, block, 0, to, {.verify = verify, .streaming = streaming}, scratch_);
+        const Result result =
+            huffman::decode_block(kernels_, code_, block, 0, to,
+                                  {.verify = verify, .streaming = streaming}, scratch_.parts);
         if (!result.ok()) fail("a block of ours does not decode");
     }
 

@@ -244,7 +244,8 @@ TEST_P(HuffmanStreams, EveryShapeOfStagesIsCodedAsThePortableKernelsDo) {
                         << planes << " planes, " << shorts << " short, " << levels << " levels";
                     Bytes back(symbols.size());
                     ASSERT_TRUE(
-                        huffman::decode_block(used, code, expected, 0, back, {}, scratch).ok());
+                        huffman::decode_block(used, code, expected, 0, back, {}, scratch.parts)
+                            .ok());
                     ASSERT_EQ(back, symbols)
                         << planes << " planes, " << shorts << " short, " << levels << " levels";
                 }
@@ -252,6 +253,30 @@ TEST_P(HuffmanStreams, EveryShapeOfStagesIsCodedAsThePortableKernelsDo) {
         }
     }
     EXPECT_GT(shapes, 100);
+}
+
+TEST_P(HuffmanStreams, PairsAreSplitWhereverTheyEnd) {
+    const huffman::Kernels& used = huffman::kernels(GetParam());
+    huffman::BlockScratch scratch;
+    // Around the end of a superblock of pairs the last one of which may be but a half.
+    for (const std::size_t size : {1022U, 1023U, 1024U, 1025U, 3071U, 3072U, 5000U, 5001U}) {
+        Bytes symbols = flat_symbols(size, 3, static_cast<unsigned>(size));
+        std::replace(symbols.begin(), symbols.end(), std::uint8_t{2}, std::uint8_t{15});
+        Bytes pairs((size + 1) / 2);
+        for (std::size_t i = 0; i < size; ++i) {
+            pairs[i / 2] |= static_cast<std::uint8_t>(symbols[i] << (i % 2 * 4));
+        }
+        const huffman::BlockCode code{
+            .planes = huffman::build_plane_code(huffman::histogram(pairs)), .pairs = true};
+        const auto block = huffman::encode_block(used, code, symbols, scratch);
+        Bytes back(size + 1, 99);  // nothing may be written past the symbols
+        huffman::Scratch memory;
+        ASSERT_TRUE(
+            huffman::decode_block(used, code, block, 0, std::span(back).first(size), {}, memory)
+                .ok());
+        EXPECT_TRUE(std::equal(symbols.begin(), symbols.end(), back.begin())) << size;
+        EXPECT_EQ(back[size], 99);
+    }
 }
 
 TEST(HuffmanPlanes, AreNearlyAsSmallAsHuffmanCodes) {

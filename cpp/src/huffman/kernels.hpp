@@ -50,14 +50,20 @@ struct PlaneCursor {
     std::size_t tail = 0;          // symbols
 };
 
+/// How decoded symbols are stored.
+struct Output {
+    bool streaming = false;  // past the caches; where they go to is aligned to 64 bytes
+    bool pairs = false;      // as two symbols each: symbol % 16, symbol / 16
+};
+
 /// Decodes `superblocks` superblocks of one stage from planes (stage.planes * 64 bytes each),
-/// levels, and the symbols of the later stages, to 512 symbols each. Stops, and returns false, as
-/// soon as the cursor stands past `end`.
+/// levels, and the symbols of the later stages, to 512 symbols or pairs each. Stops, and returns
+/// false, as soon as the cursor stands past `end`.
 using DecodePlanes = bool (*)(const Stage& stage, const std::uint8_t* planes,
                               std::size_t superblocks, const Lanes& lanes,
                               const std::array<const std::uint8_t*, max_levels>& levels,
                               const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
-                              std::uint8_t* symbols, bool streaming) noexcept;
+                              std::uint8_t* symbols, Output output) noexcept;
 
 /// The inverse: symbols that have no lane are ignored. The bits of a level before the cursor are
 /// kept.
@@ -65,10 +71,6 @@ using EncodePlanes = void (*)(const Stage& stage, const std::uint8_t* symbols,
                               std::size_t superblocks, const Lanes& lanes, std::uint8_t* planes,
                               const std::array<std::uint8_t*, max_levels>& levels,
                               std::uint8_t* tail, PlaneCursor& cursor) noexcept;
-
-/// symbols[2 i] = pairs[i] % 16, symbols[2 i + 1] = pairs[i] / 16.
-using SplitPairs = void (*)(const std::uint8_t* pairs, std::size_t count, std::uint8_t* symbols,
-                            bool streaming) noexcept;
 
 /// pairs[i] = symbols[2 i] + 16 * symbols[2 i + 1].
 using JoinPairs = void (*)(const std::uint8_t* symbols, std::size_t count,

@@ -13,7 +13,8 @@ namespace {
 
 constexpr std::size_t checksum_bytes = 4;
 
-/// Pairs take half the planes, but a second pass: they are taken where they save as much.
+/// Pairs take half the planes but are split on their way out: they are taken where they save as
+/// much.
 constexpr double pair_gain = 0.99;
 constexpr double pair_entropy = 2.0;  // bits; above, one bit lost on a symbol is no longer much
 constexpr std::uint8_t pair_alphabet = 16;
@@ -62,33 +63,61 @@ bool padding_is_zero(const std::uint8_t* bytes, std::uint64_t bits) noexcept {
     return bits % 8 == 0 || bytes[bits / 8] >> (bits % 8) == 0;
 }
 
+/// The last superblock of a stage, as far as it is used: the bytes of its planes stand in the order
+/// of the symbols. False where a bit after them is set.
+bool read_rest(const std::uint8_t* from, std::size_t depth, std::size_t symbols,
+               std::uint8_t* planes) noexcept {
+    for (std::size_t d = 0; d < depth; ++d, from += rest_bytes(symbols)) {
+        for (std::size_t b = 0; b < rest_bytes(symbols); ++b) {
+            planes[d * plane_bytes + places[b]] = from[b];
+        }
+        if (!padding_is_zero(from, symbols)) return false;
+    }
+    return true;
+}
+
+/// Splits pairs; an odd last symbol was joined with a zero.
+bool split_pairs(const std::uint8_t* pairs, std::span<std::uint8_t> symbols) noexcept {
+    for (std::size_t i = 0; i < symbols.size(); ++i) {
+        symbols[i] = i % 2 == 0 ? pairs[i / 2] & 15 : pairs[i / 2] >> 4;
+    }
+    return symbols.size() % 2 == 0 || pairs[symbols.size() / 2] >> 4 == 0;
+}
+
+/// `symbols` has an element for each symbol of the stage, or two for each pair; for the last one of
+/// these it may have but one.
 bool decode_stage(const Kernels& kernels, const Stage& stage, const StageParts& parts,
-                  const std::uint8_t* tail, std::size_t tail_symbols, std::uint8_t* symbols,
-                  bool streaming) noexcept {
-    const std::size_t full = parts.symbols / superblock_symbols;
-    const std::size_t rest = parts.symbols % superblock_symbols;
+                  const std::uint8_t* tail, std::size_t tail_symbols,
+                  std::span<std::uint8_t> symbols, Output output) noexcept {
+    const std::size_t superblock = output.pairs ? 2 * superblock_symbols : superblock_symbols;
+    const std::size_t full = symbols.size() / superblock;
+    const std::size_t rest = parts.symbols - full * superblock_symbols;
+    const auto depth = static_cast<std::size_t>(stage.planes);
     const PlaneCursor end{parts.level_bits, tail_symbols};
     PlaneCursor cursor;
     if (!kernels.decode_planes(stage, parts.planes, full, all_lanes, parts.levels, tail, end,
-                               cursor, symbols, streaming)) {
+                               cursor, symbols.data(), output)) {
         return false;
     }
     if (rest > 0) {
-        const auto depth = static_cast<std::size_t>(stage.planes);
-        const std::uint8_t* from = parts.planes + full * depth * plane_bytes;
-        std::array<std::uint8_t, max_stage_bits * plane_bytes> planes{};
-        for (std::size_t d = 0; d < depth; ++d, from += rest_bytes(rest)) {
-            for (std::size_t b = 0; b < rest_bytes(rest); ++b) {
-                planes[d * plane_bytes + places[b]] = from[b];
-            }
-            if (!padding_is_zero(from, rest)) return false;
+        std::array<std::uint8_t, max_stage_bits * plane_bytes> in_places{};
+        const std::uint8_t* planes = parts.planes + full * depth * plane_bytes;
+        // Whole where all that is missing is the second half of its last pair.
+        if (rest < superblock_symbols) {
+            if (!read_rest(planes, depth, rest, in_places.data())) return false;
+            planes = in_places.data();
         }
         alignas(64) std::array<std::uint8_t, superblock_symbols> last;
-        if (!kernels.decode_planes(stage, planes.data(), 1, first_lanes(rest), parts.levels, tail,
-                                   end, cursor, last.data(), false)) {
+        if (!kernels.decode_planes(stage, planes, 1, first_lanes(rest), parts.levels, tail, end,
+                                   cursor, last.data(), {})) {
             return false;
         }
-        std::memcpy(symbols + full * superblock_symbols, last.data(), rest);
+        const std::span<std::uint8_t> to = symbols.subspan(full * superblock);
+        if (!output.pairs) {
+            std::memcpy(to.data(), last.data(), rest);
+        } else if (!split_pairs(last.data(), to)) {
+            return false;
+        }
     }
     for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l) {
         if (!padding_is_zero(parts.levels[l], parts.level_bits)) return false;
@@ -162,73 +191,6 @@ std::span<const std::uint8_t> encode_symbols(const Kernels& kernels, const Plane
     return whole;
 }
 
-Result decode_symbols(const Kernels& kernels, const PlaneCode& code,
-                      std::span<const std::uint8_t> block, std::size_t readable,
-                      std::span<std::uint8_t> symbols, const BlockOptions& options,
-                      Scratch& scratch) {
-    support::Cursor cursor(block);
-    const std::span<const std::uint8_t> sum = cursor.take(checksum_bytes);
-    if (!cursor.ok()) return cursor.result();
-    if (options.verify &&
-        support::load_little_endian<std::uint32_t>(sum.data()) != checksum(cursor.rest())) {
-        return {Status::hash_mismatch, 0};
-    }
-    const std::size_t stages = code.stages.size();
-    std::array<StageParts, max_stages> parts;
-    std::size_t needed = 0;
-    for (std::size_t s = 0; s < stages; ++s) {
-        const std::uint64_t count = s == 0 ? symbols.size() : cursor.varint();
-        const std::uint64_t most = s == 0 ? count : parts[s - 1].symbols;
-        if (code.stages[s].levels > 0) parts[s].level_bits = cursor.varint();
-        if (!cursor.ok()) return cursor.result();
-        if (count > most || parts[s].level_bits > count) {
-            return {Status::size_mismatch, cursor.position()};
-        }
-        parts[s].symbols = static_cast<std::size_t>(count);
-        if (s > 0) needed += rounded_up(parts[s].symbols + tail_slack, support::cache_line);
-    }
-    // Levels that end too near the end of what may be read are decoded from a copy.
-    std::size_t copied = 0;
-    for (std::size_t s = 0; s < stages; ++s) {
-        const Stage& stage = code.stages[s];
-        parts[s].planes = cursor.take(planes_size(stage, parts[s].symbols)).data();
-        const std::uint64_t level_size = (parts[s].level_bits + 7) / 8;
-        for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l) {
-            parts[s].levels[l] = cursor.take(level_size).data();
-            if (cursor.remaining() + readable < level_slack) copied += level_size + level_slack;
-        }
-        if (!cursor.ok()) return cursor.result();
-    }
-    if (cursor.remaining() != 0) return {Status::trailing_bytes, cursor.position()};
-
-    std::uint8_t* memory = scratch.reserve(needed + copied + tail_slack);
-    const std::uint8_t* const limit = block.data() + block.size() + readable;
-    const std::uint8_t* tail = memory;  // nothing is read from it before a stage has filled it
-    std::size_t tail_symbols = 0;
-    for (std::size_t s = stages; s-- > 0;) {
-        const Stage& stage = code.stages[s];
-        const auto level_size = static_cast<std::size_t>((parts[s].level_bits + 7) / 8);
-        for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l) {
-            const auto after = static_cast<std::size_t>(limit - (parts[s].levels[l] + level_size));
-            if (after >= level_slack) continue;
-            std::memcpy(memory, parts[s].levels[l], level_size);
-            parts[s].levels[l] = memory;
-            memory += level_size + level_slack;
-        }
-        std::uint8_t* to = s == 0 ? symbols.data() : memory;
-        if (!decode_stage(kernels, stage, parts[s], tail, tail_symbols, to,
-                          options.streaming && s == 0)) {
-            return {Status::bad_code_word,
-                    static_cast<std::size_t>(parts[s].planes - block.data())};
-        }
-        if (s == 0) break;
-        tail = to;
-        tail_symbols = parts[s].symbols;
-        memory += rounded_up(tail_symbols + tail_slack, support::cache_line);
-    }
-    return {Status::ok, block.size()};
-}
-
 /// An odd last symbol is joined with a zero.
 void join_pairs(const Kernels& kernels, std::span<const std::uint8_t> symbols,
                 std::span<std::uint8_t> pairs) noexcept {
@@ -278,23 +240,70 @@ std::span<const std::uint8_t> encode_block(const Kernels& kernels, const BlockCo
 Result decode_block(const Kernels& kernels, const BlockCode& code,
                     std::span<const std::uint8_t> block, std::size_t readable,
                     std::span<std::uint8_t> symbols, const BlockOptions& options,
-                    BlockScratch& scratch) {
-    if (!code.pairs) {
-        return decode_symbols(kernels, code.planes, block, readable, symbols, options,
-                              scratch.parts);
+                    Scratch& scratch) {
+    support::Cursor cursor(block);
+    const std::span<const std::uint8_t> sum = cursor.take(checksum_bytes);
+    if (!cursor.ok()) return cursor.result();
+    if (options.verify &&
+        support::load_little_endian<std::uint32_t>(sum.data()) != checksum(cursor.rest())) {
+        return {Status::hash_mismatch, 0};
     }
-    const std::size_t count = (symbols.size() + 1) / 2;
-    const std::span<std::uint8_t> pairs(scratch.pairs.reserve(count), count);
-    const Result result =
-        decode_symbols(kernels, code.planes, block, readable, pairs,
-                       {.verify = options.verify, .streaming = false}, scratch.parts);
-    if (!result.ok()) return result;
-    kernels.split_pairs(pairs.data(), symbols.size() / 2, symbols.data(), options.streaming);
-    if (symbols.size() % 2 != 0) {
-        symbols.back() = pairs.back() & 15;
-        if (pairs.back() >> 4 != 0) return {Status::bad_code_word, block.size() - 1};
+    const std::size_t words = code.pairs ? (symbols.size() + 1) / 2 : symbols.size();
+    const std::size_t stages = code.planes.stages.size();
+    std::array<StageParts, max_stages> parts;
+    std::size_t needed = 0;
+    for (std::size_t s = 0; s < stages; ++s) {
+        const std::uint64_t count = s == 0 ? words : cursor.varint();
+        const std::uint64_t most = s == 0 ? count : parts[s - 1].symbols;
+        if (code.planes.stages[s].levels > 0) parts[s].level_bits = cursor.varint();
+        if (!cursor.ok()) return cursor.result();
+        if (count > most || parts[s].level_bits > count) {
+            return {Status::size_mismatch, cursor.position()};
+        }
+        parts[s].symbols = static_cast<std::size_t>(count);
+        if (s > 0) needed += rounded_up(parts[s].symbols + tail_slack, support::cache_line);
     }
-    return result;
+    // Levels that end too near the end of what may be read are decoded from a copy.
+    std::size_t copied = 0;
+    for (std::size_t s = 0; s < stages; ++s) {
+        const Stage& stage = code.planes.stages[s];
+        parts[s].planes = cursor.take(planes_size(stage, parts[s].symbols)).data();
+        const std::uint64_t level_size = (parts[s].level_bits + 7) / 8;
+        for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l) {
+            parts[s].levels[l] = cursor.take(level_size).data();
+            if (cursor.remaining() + readable < level_slack) copied += level_size + level_slack;
+        }
+        if (!cursor.ok()) return cursor.result();
+    }
+    if (cursor.remaining() != 0) return {Status::trailing_bytes, cursor.position()};
+
+    std::uint8_t* memory = scratch.reserve(needed + copied + tail_slack);
+    const std::uint8_t* const limit = block.data() + block.size() + readable;
+    const std::uint8_t* tail = memory;  // nothing is read from it before a stage has filled it
+    std::size_t tail_symbols = 0;
+    for (std::size_t s = stages; s-- > 0;) {
+        const Stage& stage = code.planes.stages[s];
+        const auto level_size = static_cast<std::size_t>((parts[s].level_bits + 7) / 8);
+        for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l) {
+            const auto after = static_cast<std::size_t>(limit - (parts[s].levels[l] + level_size));
+            if (after >= level_slack) continue;
+            std::memcpy(memory, parts[s].levels[l], level_size);
+            parts[s].levels[l] = memory;
+            memory += level_size + level_slack;
+        }
+        const bool first = s == 0;
+        const std::span<std::uint8_t> to = first ? symbols : std::span(memory, parts[s].symbols);
+        const Output output = first ? Output{options.streaming, code.pairs} : Output{};
+        if (!decode_stage(kernels, stage, parts[s], tail, tail_symbols, to, output)) {
+            return {Status::bad_code_word,
+                    static_cast<std::size_t>(parts[s].planes - block.data())};
+        }
+        if (first) break;
+        tail = to.data();
+        tail_symbols = parts[s].symbols;
+        memory += rounded_up(tail_symbols + tail_slack, support::cache_line);
+    }
+    return {Status::ok, block.size()};
 }
 
 }  // namespace tersor::huffman

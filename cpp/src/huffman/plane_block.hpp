@@ -34,6 +34,7 @@ private:
     std::size_t size_ = 0;
 };
 
+/// Memory for encoding blocks.
 struct BlockScratch {
     Scratch parts;
     Scratch pairs;
@@ -55,6 +56,6 @@ struct BlockOptions {
 [[nodiscard]] Result decode_block(const Kernels& kernels, const BlockCode& code,
                                   std::span<const std::uint8_t> block, std::size_t readable,
                                   std::span<std::uint8_t> symbols, const BlockOptions& options,
-                                  BlockScratch& scratch);
+                                  Scratch& scratch);
 
 }  // namespace tersor::huffman

@@ -92,6 +92,13 @@ inline __m256i merge_tail(__m256i found, __m256i later, const std::uint8_t*& nex
     return _mm256_blendv_epi8(found, _mm256_shuffle_epi8(source, rank), later);
 }
 
+/// Pairs to two symbols each.
+inline __m256i split(__m128i pairs) noexcept {
+    const __m256i words = _mm256_cvtepu8_epi16(pairs);
+    return _mm256_and_si256(_mm256_or_si256(words, _mm256_slli_epi16(words, 4)),
+                            _mm256_set1_epi8(15));
+}
+
 /// Which lanes of a half of a superblock have a root of at least `short_roots`, but not the last
 /// one where that is the tail's. `clear_digits[d]` is all ones where the number has a zero.
 template <bool has_tail>
@@ -122,7 +129,7 @@ template <int planes, int levels, bool has_tail>
 bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t superblocks,
                   const Lanes& lanes, const std::array<const std::uint8_t*, max_levels>& level,
                   const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
-                  std::uint8_t* symbols, bool streaming) noexcept {
+                  std::uint8_t* symbols, Output output) noexcept {
     constexpr int bits = planes + levels;
     constexpr std::size_t delay = levels > 0 ? lag_of_levels + lag : 0;
     alignas(64) std::uint64_t alive_ring[ring_size][8];
@@ -161,6 +168,13 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
             at += static_cast<unsigned>(__builtin_popcountll(alive));
         }
     };
+    const auto put = [&](std::uint8_t* to, __m256i found) noexcept {
+        if (output.streaming) {
+            _mm256_stream_si256(reinterpret_cast<__m256i*>(to), found);
+        } else {
+            store(to, found);
+        }
+    };
     const auto finish_part = [&]<int part>(std::size_t slot) noexcept {
         __m256i indices[2][2];
 #pragma GCC unroll 2
@@ -192,12 +206,13 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
                 if constexpr (has_tail) {
                     found = merge_tail(found, _mm256_cmpeq_epi8(index, tail_index), next);
                 }
-                auto* to =
-                    reinterpret_cast<__m256i*>(symbols + 128 * part + 64 * parity + 32 * half);
-                if (streaming) {
-                    _mm256_stream_si256(to, found);
+                if (output.pairs) {
+                    put(symbols, split(_mm256_castsi256_si128(found)));
+                    put(symbols + 32, split(_mm256_extracti128_si256(found, 1)));
+                    symbols += 64;
                 } else {
-                    store(to, found);
+                    put(symbols, found);
+                    symbols += 32;
                 }
             }
         }
@@ -208,7 +223,6 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
         finish_part.template operator()<2>(slot);
         finish_part.template operator()<3>(slot);
         back += plane_bytes * planes;
-        symbols += superblock_symbols;
     };
     for (std::size_t s = 0; s < superblocks + delay; ++s) {
         if constexpr (levels > 0) {
@@ -223,7 +237,7 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
             if (has_tail && next > tail_end) return false;
         }
     }
-    if (streaming) _mm_sfence();  // streamed stores are not ordered by what joins threads
+    if (output.streaming) _mm_sfence();  // streamed stores are not ordered by what joins threads
     cursor = {at, static_cast<std::size_t>(next - tail)};
     return true;
 }
@@ -231,11 +245,11 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
 bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t superblocks,
                    const Lanes& lanes, const std::array<const std::uint8_t*, max_levels>& levels,
                    const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
-                   std::uint8_t* symbols, bool streaming) noexcept {
+                   std::uint8_t* symbols, Output output) noexcept {
     const auto decode = with_shape(stage, [&]<int p, int l>() noexcept {
         return stage.tail ? decode_stage<p, l, true> : decode_stage<p, l, false>;
     });
-    return decode(stage, bytes, superblocks, lanes, levels, tail, end, cursor, symbols, streaming);
+    return decode(stage, bytes, superblocks, lanes, levels, tail, end, cursor, symbols, output);
 }
 
 /// Brings the bytes of a plane from the order of blocks into that of places: a transposition of

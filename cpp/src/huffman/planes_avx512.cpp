@@ -129,6 +129,14 @@ inline void gather_indices(const __m512i* rows, __m512i* indices) noexcept {
     }
 }
 
+/// Pairs to two symbols each.
+inline __m512i split(__m256i pairs) noexcept {
+    const __m512i words = _mm512_cvtepu8_epi16(pairs);
+    // (words | words << 4) & 15 in each byte
+    return _mm512_ternarylogic_epi64(words, _mm512_slli_epi16(words, 4), _mm512_set1_epi8(15),
+                                     0xa8);
+}
+
 /// Bytes from which on planes and levels are fetched beforehand: the processor's own fetching stops
 /// at each page, and loses the time of a memory access there.
 constexpr std::size_t planes_ahead = 4096;
@@ -138,10 +146,11 @@ inline void fetch(const std::uint8_t* bytes) noexcept {
     _mm_prefetch(reinterpret_cast<const char*>(bytes), _MM_HINT_T0);
 }
 
-/// Three steps, each behind the one before, so that what one leaves in memory has reached the cache
-/// when the next loads it: which words go on; their level bits, `lag_of_levels` superblocks later;
-/// the symbols, `lag` after those.
-template <int planes, int levels, bool has_tail>
+/// `pairs` is a template's parameter as a branch at each store would cost all others a twentieth of
+/// their speed. Three steps, each behind the one before, so that what one leaves in memory has
+/// reached the cache when the next loads it: which words go on; their level bits, `lag_of_levels`
+/// superblocks later; the symbols, `lag` after those.
+template <int planes, int levels, bool has_tail, bool pairs>
 bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t superblocks,
                   const Lanes& lanes, const std::array<const std::uint8_t*, max_levels>& level,
                   const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
@@ -210,6 +219,13 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
             for (int g = 0; g < 8; ++g) spread_group.template operator()<false>(slot, g);
         }
     };
+    const auto put = [&](std::uint8_t* to, __m512i found) noexcept {
+        if (streaming) {
+            _mm512_stream_si512(reinterpret_cast<__m512i*>(to), found);
+        } else {
+            _mm512_storeu_si512(to, found);
+        }
+    };
     const auto finish = [&](std::size_t slot) noexcept {
         __m512i rows[bits];
 #pragma GCC unroll 8
@@ -230,13 +246,14 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
                     _mm512_mask_expand_epi8(found, _cvtu64_mask64(later), _mm512_loadu_si512(next));
                 next += __builtin_popcountll(later);
             }
-            if (streaming) {
-                _mm512_stream_si512(reinterpret_cast<__m512i*>(symbols + 64 * v), found);
+            if constexpr (pairs) {
+                put(symbols + 128 * v, split(_mm512_castsi512_si256(found)));
+                put(symbols + 128 * v + 64, split(_mm512_extracti64x4_epi64(found, 1)));
             } else {
-                _mm512_storeu_si512(symbols + 64 * v, found);
+                put(symbols + 64 * v, found);
             }
         }
-        symbols += superblock_symbols;
+        symbols += pairs ? 2 * superblock_symbols : superblock_symbols;
     };
     for (std::size_t s = 0; s < superblocks + delay; ++s) {
         if (s < superblocks) find(s % ring_size);
@@ -259,11 +276,15 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
 bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t superblocks,
                    const Lanes& lanes, const std::array<const std::uint8_t*, max_levels>& levels,
                    const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
-                   std::uint8_t* symbols, bool streaming) noexcept {
+                   std::uint8_t* symbols, Output output) noexcept {
     const auto decode = with_shape(stage, [&]<int p, int l>() noexcept {
-        return stage.tail ? decode_stage<p, l, true> : decode_stage<p, l, false>;
+        if (output.pairs) {
+            return stage.tail ? decode_stage<p, l, true, true> : decode_stage<p, l, false, true>;
+        }
+        return stage.tail ? decode_stage<p, l, true, false> : decode_stage<p, l, false, false>;
     });
-    return decode(stage, bytes, superblocks, lanes, levels, tail, end, cursor, symbols, streaming);
+    return decode(stage, bytes, superblocks, lanes, levels, tail, end, cursor, symbols,
+                  output.streaming);
 }
 
 /// The inverse of gather_indices, for whole bytes or for nibbles: rows[b] is the plane of bit b.
@@ -423,29 +444,6 @@ void encode_planes(const Stage& stage, const std::uint8_t* symbols, std::size_t 
     encode(stage, symbols, superblocks, lanes, planes, levels, tail, cursor);
 }
 
-void split_pairs(const std::uint8_t* pairs, std::size_t count, std::uint8_t* symbols,
-                 bool streaming) noexcept {
-    const __m512i nibbles = _mm512_set1_epi8(15);
-    std::size_t i = 0;
-    for (; i + 32 <= count; i += 32) {
-        const __m512i pair =
-            _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(pairs + i)));
-        // (pair | pair << 4) & 15 in each byte
-        const __m512i both =
-            _mm512_ternarylogic_epi64(pair, _mm512_slli_epi16(pair, 4), nibbles, 0xa8);
-        if (streaming) {
-            _mm512_stream_si512(reinterpret_cast<__m512i*>(symbols + 2 * i), both);
-        } else {
-            _mm512_storeu_si512(symbols + 2 * i, both);
-        }
-    }
-    if (streaming) _mm_sfence();
-    for (; i < count; ++i) {
-        symbols[2 * i] = pairs[i] & 15;
-        symbols[2 * i + 1] = pairs[i] >> 4;
-    }
-}
-
 void join_pairs(const std::uint8_t* symbols, std::size_t count, std::uint8_t* pairs) noexcept {
     std::size_t i = 0;
     for (; i + 32 <= count; i += 32) {
@@ -463,7 +461,6 @@ void join_pairs(const std::uint8_t* symbols, std::size_t count, std::uint8_t* pa
 void install_avx512(Kernels& kernels) noexcept {
     kernels.decode_planes = decode_planes;
     kernels.encode_planes = encode_planes;
-    kernels.split_pairs = split_pairs;
     kernels.join_pairs = join_pairs;
 }
 

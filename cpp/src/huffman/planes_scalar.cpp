@@ -151,12 +151,14 @@ constexpr std::array<LookUp, max_stage_bits> look_ups = {
 bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t superblocks,
                    const Lanes& lanes, const std::array<const std::uint8_t*, max_levels>& levels,
                    const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
-                   std::uint8_t* symbols, bool /*streaming*/) noexcept {
+                   std::uint8_t* to, Output output) noexcept {
     const auto roots = static_cast<std::size_t>(stage.planes);
     const auto all = static_cast<std::size_t>(stage.bits());
     const PairTable pairs = make_pairs(stage);
     Planes planes;
-    for (std::size_t s = 0; s < superblocks; ++s, symbols += superblock_symbols) {
+    std::array<std::uint8_t, superblock_symbols> joined;
+    for (std::size_t s = 0; s < superblocks; ++s) {
+        std::uint8_t* const symbols = output.pairs ? joined.data() : to;
         for (std::size_t d = 0; d < roots; ++d, bytes += plane_bytes) {
             std::copy_n(bytes, plane_bytes, planes[d].begin());
         }
@@ -178,6 +180,14 @@ bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t su
             }
         }
         if (cursor.level_bits > end.level_bits || cursor.tail > end.tail) return false;
+        if (output.pairs) {
+            for (const std::uint8_t pair : joined) {
+                *to++ = pair & 15;
+                *to++ = pair >> 4;
+            }
+        } else {
+            to += superblock_symbols;
+        }
     }
     return true;
 }
@@ -248,14 +258,6 @@ void encode_planes(const Stage& stage, const std::uint8_t* symbols, std::size_t 
     }
 }
 
-void split_pairs(const std::uint8_t* pairs, std::size_t count, std::uint8_t* symbols,
-                 bool /*streaming*/) noexcept {
-    for (std::size_t i = 0; i < count; ++i) {
-        symbols[2 * i] = pairs[i] & 15;
-        symbols[2 * i + 1] = pairs[i] >> 4;
-    }
-}
-
 void join_pairs(const std::uint8_t* symbols, std::size_t count, std::uint8_t* pairs) noexcept {
     for (std::size_t i = 0; i < count; ++i) {
         pairs[i] = static_cast<std::uint8_t>(symbols[2 * i] | symbols[2 * i + 1] << 4);
@@ -279,7 +281,7 @@ void count_symbols(const std::uint8_t* symbols, std::size_t count,
 }  // namespace
 
 void install_scalar(Kernels& kernels) noexcept {
-    kernels = {decode_planes, encode_planes, split_pairs, join_pairs, count_symbols};
+    kernels = {decode_planes, encode_planes, join_pairs, count_symbols};
 }
 
 }  // namespace tersor::huffman

@@ -202,7 +202,7 @@ Result decode_blocks(const Parsed& parsed, std::size_t payload_offset, std::size
                                      .streaming = aligned && symbols.size() >= streaming_from};
     std::vector<Result> results(blocks);
     parallel_for(blocks, 1, options.threads, [&](std::size_t begin, std::size_t end) noexcept {
-        BlockScratch scratch;
+        Scratch scratch;
         Scratch partial;
         for (std::size_t i = begin; i < end; ++i) {
             const std::size_t b = first_block + i;
