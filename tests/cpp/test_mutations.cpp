@@ -68,14 +68,14 @@ Outcome read_damaged(std::span<const std::uint8_t> damaged, const File& original
     }
     EXPECT_EQ(file.tensors().size(), original.tensors().size());
     for (const TensorView& tensor : file.tensors()) {
+        // Without the library's metadata a file promises nothing about its bytes.
         // A blob may have lost its name, which no hash covers; it is then another of the originals.
         const TensorView* same = nullptr;
         for (const TensorView& candidate : original.tensors()) {
             if (std::ranges::equal(candidate.bytes, tensor.bytes)) same = &candidate;
         }
-        if (same == nullptr) {
+        if (same == nullptr && file.is_tersor()) {
             ADD_FAILURE() << tensor.name << " holds other bytes";
-            continue;
         }
         if (file.is_tersor() && !tensor.compressed) {
             const TensorView* named = original.find(tensor.name);
