@@ -5,6 +5,9 @@
 # make bench-spmm  sparse products against torch, into build/bench/spmm.json
 # make bench-huffman  prefix coding against huff0 and Python packages, into build/bench/huffman.json
 # make arm     the C++ tests cross-compiled for 64-bit ARM, run under qemu-user
+# make fuzz SECONDS=60  each fuzz target for as many seconds, under sanitizers
+# make mutations  100,000 random damages of a file
+# make tsan    many threads on one packed matrix under ThreadSanitizer
 # make asan    the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
 
 PYTHON ?= python3
@@ -14,7 +17,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 CXX_SOURCES = $(shell git ls-files 'benchmarks/*.cpp' 'cpp/*.cpp' 'cpp/*.hpp' 'tests/*.cpp' 'tests/*.hpp')
 NATIVE_SOURCES = $(shell find cpp CMakeLists.txt cmake pyproject.toml -type f)
 
-.PHONY: demo test test-cpp test-python check format dev bench-spmm bench-huffman arm asan stubs clean
+.PHONY: demo test test-cpp test-python check format dev bench-spmm bench-huffman arm asan fuzz fuzz-seeds mutations tsan stubs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/tersor demo --output build/demo.json
@@ -63,6 +66,38 @@ asan: $(VENV)/.tools build/.gtest
 	  -DCMAKE_BUILD_TYPE=RelWithDebInfo -DTERSOR_SANITIZE=address,undefined
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/asan
 	ctest --test-dir build/asan --output-on-failure -j2
+
+SECONDS ?= 10
+FUZZ_TARGETS := container layer huffman csr
+
+fuzz: $(VENV)/.tools build/.clang
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/fuzz -G Ninja -DTERSOR_FUZZ=ON \
+	  -DCMAKE_CXX_COMPILER=$$(cat build/.clang) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
+	  -DTERSOR_SANITIZE=address,undefined
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/fuzz
+	for target in $(FUZZ_TARGETS); do \
+	  mkdir -p build/fuzz/corpus/$$target && \
+	  build/fuzz/tests/fuzz/fuzz_$$target -max_total_time=$(SECONDS) -max_len=65536 -timeout=10 \
+	    -rss_limit_mb=1024 -print_final_stats=1 -verbosity=0 -artifact_prefix=build/fuzz/$$target- \
+	    build/fuzz/corpus/$$target tests/fuzz/seeds/$$target || exit 1; \
+	done
+
+# After a change of the format.
+fuzz-seeds: build/fuzz/tests/fuzz/make_seeds
+	for target in $(FUZZ_TARGETS); do rm -f tests/fuzz/seeds/$$target/*; done
+	$< tests/fuzz/seeds
+
+mutations: $(VENV)/.tools build/.gtest
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/cpp -G Ninja -DTERSOR_TESTS=ON -DTERSOR_WERROR=ON
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/cpp --target test_mutations
+	TERSOR_MUTATIONS=100000 build/cpp/tests/cpp/test_mutations
+
+# Threads of its own alone: ThreadSanitizer does not see how libgomp's threads wait for each other.
+tsan: $(VENV)/.tools build/.gtest
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/tsan -G Ninja -DTERSOR_TESTS=ON \
+	  -DCMAKE_BUILD_TYPE=RelWithDebInfo -DTERSOR_SANITIZE=thread
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/tsan --target test_concurrency
+	ctest --test-dir build/tsan --output-on-failure -R Concurrency
 
 arm: $(VENV)/.tools build/.arm
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/arm -G Ninja -DTERSOR_TESTS=ON -DTERSOR_WERROR=ON \
@@ -114,3 +149,8 @@ build/.zstd:
 
 build/.arm:
 	$(call system_packages,command -v aarch64-linux-gnu-g++ && command -v qemu-aarch64 && ls /usr/src/googletest,g++-aarch64-linux-gnu qemu-user googletest cmake)
+
+# libFuzzer comes with Clang; the file holds the compiler's name.
+build/.clang:
+	$(call system_packages,command -v clang++ || command -v clang++-14,clang)
+	@{ command -v clang++ || command -v clang++-14; } > $@

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from tersor import container, csr, layer, spmm
@@ -39,7 +41,7 @@ def installed_prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not (build / "CMakeCache.txt").is_file():
         build = ROOT / "build" / "install"
         command("cmake", "-S", ROOT, "-B", build, "-DTERSOR_TESTS=OFF")
-    command("cmake", "--build", build, "--target", "tersor", "--parallel", "2")
+    command("cmake", "--build", build, "--target", "tersor", "tersor_shared", "--parallel", "2")
     prefix = tmp_path_factory.mktemp("prefix")
     command("cmake", "--install", build, "--prefix", prefix)
     return prefix
@@ -51,34 +53,66 @@ def wheel_prefix() -> Path:
     return Path(command(sys.executable, "-m", "tersor.cmake", "--prefix").strip())
 
 
-@pytest.mark.parametrize("prefix", ["installed_prefix", "wheel_prefix"])
-def test_consumer_multiplies_as_python_does(
-    prefix: str, request: pytest.FixtureRequest, tmp_path: Path
-) -> None:
-    folder: Path = request.getfixturevalue(prefix)
+def write_model(file: Path) -> npt.NDArray[np.float32]:
+    """Writes a file of one layer, ``fc.weight``; what it makes of the consumers' x, float32."""
     rng = np.random.default_rng(5)
     codes = rng.integers(1, 16, (ROWS, COLS), dtype=np.uint8)
     codes[rng.random((ROWS, COLS)) > 0.1] = 0
     values = np.sort(rng.normal(size=15)).astype(np.float32)
     matrix = csr.encode(codes, 3)
     blob = layer.encode_layer(layer.Layer((ROWS, COLS), "shared_fp32", matrix, values))
-    file = tmp_path / "model.safetensors"
     container.write_file(
         file, {"fc.weight_blob": container.Tensor("U8", (blob.size,), blob.tobytes())}
     )
+    codebook = np.concatenate([[np.float32(0)], values])
+    x = ((np.arange(COLS) % 7 - 3) * 0.5).astype(np.float32)
+    y = spmm.multiply(spmm.pack(matrix, codebook), x)
+    np.testing.assert_allclose(y, codebook[codes].astype(np.float64) @ x, rtol=0, atol=1e-4)
+    return y
 
+
+def check_consumer(program: Path, tmp_path: Path) -> None:
+    file = tmp_path / "model.safetensors"
+    expected = write_model(file)
+    lines = command(program, file, "fc.weight_blob").split()
+    np.testing.assert_array_equal(np.array(lines, np.float64).astype(np.float32), expected)
+
+
+@pytest.mark.parametrize("prefix", ["installed_prefix", "wheel_prefix"])
+def test_consumer_multiplies_as_python_does(
+    prefix: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    folder: Path = request.getfixturevalue(prefix)
     build = tmp_path / "build"
     command(
         "cmake", "-S", CONSUMER, "-B", build,
         f"-DCMAKE_PREFIX_PATH={folder}", "-DCMAKE_BUILD_TYPE=Release",
     )  # fmt: skip
     command("cmake", "--build", build)
-    lines = command(build / "consumer", file, "fc.weight_blob").split()
+    check_consumer(build / "consumer", tmp_path)
 
-    codebook = np.concatenate([[np.float32(0)], values])
-    x = ((np.arange(COLS) % 7 - 3) * 0.5).astype(np.float32)
-    y = np.array(lines, np.float64)
-    assert y.shape == (ROWS,)
-    expected = spmm.multiply(spmm.pack(matrix, codebook), x)
-    np.testing.assert_array_equal(y.astype(np.float32), expected)
-    np.testing.assert_allclose(y, codebook[codes].astype(np.float64) @ x, rtol=0, atol=1e-4)
+
+@pytest.mark.parametrize("prefix", ["installed_prefix", "wheel_prefix"])
+def test_a_c_program_finds_the_library_through_pkg_config(
+    prefix: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    if shutil.which("pkg-config") is None:
+        pytest.skip("needs pkg-config")
+    folder: Path = request.getfixturevalue(prefix)
+    pc = next(folder.rglob("tersor.pc"))
+    flags = command("pkg-config", "--cflags", "--libs", pc).split()
+    program = tmp_path / "consumer"
+    source = Path(__file__).parent / "c_consumer" / "main.c"
+    library = [f"-Wl,-rpath,{pc.parents[1]}"] if prefix == "installed_prefix" else []
+    command("cc", "-std=c11", "-Wall", "-Werror", source, "-o", program, *flags, *library)
+    check_consumer(program, tmp_path)
+    if library:
+        assert "libtersor.so.0.1" in command("ldd", program)
+
+
+def test_the_shared_library_shows_the_c_interface_alone(installed_prefix: Path) -> None:
+    library = next(installed_prefix.rglob("libtersor.so"))
+    listed = command("nm", "-D", "--defined-only", library).splitlines()
+    names = {line.split()[-1] for line in listed}
+    header = (ROOT / "cpp" / "include" / "tersor" / "c_api.h").read_text()
+    assert names == set(re.findall(r"(?<=[ *])(tersor_\w+)\(", header.split('extern "C"')[1]))

@@ -28,7 +28,8 @@ RANKS = {
     "spmm": 4,
     "conv": 5,
     "container": 6,
-    "bindings": 7,
+    "c_api": 7,
+    "bindings": 8,
 }
 INTRINSICS = {"immintrin.h", "x86intrin.h", "emmintrin.h", "arm_neon.h", "arm_sve.h"}
 ISAS = ("scalar", "avx2", "avx512", "neon")

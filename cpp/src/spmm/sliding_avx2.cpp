@@ -211,10 +211,11 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations&
                 sums[half].fold(x.unit * digits.unit, totals + half_rows * half);
             }
         }
-        const float* row_sums = layout.sums[w_digits - 1].data() + first_row;
+        const float* row_sums = layout.sums[w_digits - 1].data();  // none yet while they are made
         const std::uint32_t* row = layout.row_order.data() + first_row;
         for (std::size_t r = 0; r < row_count; ++r) {
-            const double total = x.low == 0.0 ? totals[r] : totals[r] + x.low * double{row_sums[r]};
+            const double total =
+                x.low == 0.0 ? totals[r] : totals[r] + x.low * double{row_sums[first_row + r]};
             const auto out = static_cast<float>(total);
             y[row[r]] = bias == nullptr ? out : out + bias[row[r]];
         }

@@ -302,7 +302,7 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations*
                 products[item].fold(x[item].unit * digits.unit, totals[item]);
             }
         }
-        const float* sums = layout.sums[w_digits - 1].data() + first_row;
+        const float* sums = layout.sums[w_digits - 1].data();  // none yet while they are made
         const std::uint32_t* row = layout.row_order.data() + first_row;
         for (int item = 0; item < items; ++item) {
             const __m512d low = _mm512_set1_pd(x[item].low);
@@ -310,7 +310,8 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations*
             for (int half = 0; half < 2; ++half) {
                 __m512d total = totals[item][half];
                 if (x[item].low != 0.0) {
-                    const __m512d sum = _mm512_cvtps_pd(_mm256_loadu_ps(sums + 8 * half));
+                    const __m512d sum =
+                        _mm512_cvtps_pd(_mm256_loadu_ps(sums + first_row + 8 * half));
                     total = _mm512_fmadd_pd(sum, low, total);
                     if (x[item].sum_rests != nullptr) {
                         const float* rests = x[item].sum_rests + first_row + 8 * half;

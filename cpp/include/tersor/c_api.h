@@ -1,0 +1,94 @@
+/* The C interface: open a file, list it, load a layer, multiply. For C and for every language that
+ * can call C. No C++ exception crosses it.
+ *
+ * A function that can fail returns one of tersor_status; tersor_last_error() then says more, in words,
+ * about the last failure in the calling thread. Handles are freed by the caller; freeing NULL does
+ * nothing. A matrix may be multiplied with from any number of threads at once; an open file may be
+ * read from any number of threads. A matrix outlives the file that it came from. */
+#ifndef TERSOR_C_API_H
+#define TERSOR_C_API_H
+
+#include <stddef.h> /* NOLINT(modernize-deprecated-headers): this header is C */
+#include <stdint.h> /* NOLINT(modernize-deprecated-headers) */
+
+#if defined(_WIN32)
+#define TERSOR_API
+#elif defined(__GNUC__)
+#define TERSOR_API __attribute__((visibility("default")))
+#else
+#define TERSOR_API
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Grows with every change that breaks a caller; compare with tersor_abi_version(). */
+#define TERSOR_ABI_VERSION 1
+
+enum tersor_status {
+    TERSOR_OK = 0,
+    TERSOR_BAD_ARGUMENT = 1, /* a mistake of the caller */
+    TERSOR_BAD_DATA = 2,     /* the file is malformed, damaged or of a later version */
+    TERSOR_IO_ERROR = 3,     /* the operating system refused */
+    TERSOR_NO_MEMORY = 4,
+    TERSOR_INTERNAL_ERROR = 5
+};
+
+/* The error classes of docs/kernels.md, from the tightest bound to the loosest. */
+enum tersor_precision { TERSOR_HIGHEST = 0, TERSOR_HIGH = 1, TERSOR_MEDIUM = 2, TERSOR_LOW = 3 };
+
+typedef struct tersor_file tersor_file;
+typedef struct tersor_matrix tersor_matrix;
+
+/* One tensor of an open file; everything that it points to lives as long as the file. */
+typedef struct tersor_tensor {
+    const char* name;      /* UTF-8; a compressed tensor's ends in "_blob" */
+    const char* dtype;     /* as safetensors names it: "F32", "U8", ... */
+    const uint64_t* shape; /* [dimensions], as stored */
+    size_t dimensions;
+    const uint8_t* bytes; /* [size], little-endian, row-major */
+    size_t size;
+    int compressed; /* 1: load it with tersor_load_layer */
+} tersor_tensor;
+
+TERSOR_API uint32_t tersor_abi_version(void);
+
+/* The library's version, e.g. "0.1.0". */
+TERSOR_API const char* tersor_library_version(void);
+
+/* What went wrong last in this thread: valid until the next failure in it; "" before the first. */
+TERSOR_API const char* tersor_last_error(void);
+
+/* Opens a file, checks its structure and every hash. *file is NULL after a failure. */
+TERSOR_API int tersor_open(const char* path, tersor_file** file);
+TERSOR_API void tersor_close(tersor_file* file);
+
+TERSOR_API size_t tersor_tensor_count(const tersor_file* file);
+/* index < tersor_tensor_count(file). */
+TERSOR_API int tersor_get_tensor(const tersor_file* file, size_t index, tersor_tensor* tensor);
+/* By its whole name. */
+TERSOR_API int tersor_find_tensor(const tersor_file* file, const char* name, tersor_tensor* tensor);
+
+/* Decodes a compressed tensor and lays it out for this processor: a matrix of its first dimension
+ * by the product of the others. max_bytes bounds what decoding may hold (0: no bound).
+ * *matrix is NULL after a failure. */
+TERSOR_API int tersor_load_layer(const tersor_file* file, const char* name, size_t max_bytes,
+                                 tersor_matrix** matrix);
+TERSOR_API void tersor_free_matrix(tersor_matrix* matrix);
+
+TERSOR_API size_t tersor_rows(const tersor_matrix* matrix);
+TERSOR_API size_t tersor_cols(const tersor_matrix* matrix);
+TERSOR_API size_t tersor_nonzeros(const tersor_matrix* matrix);
+
+/* y = x W^T + bias for x [batch, cols] and y [batch, rows], both row-major and apart from each
+ * other; bias is NULL or has [rows] elements. */
+TERSOR_API int tersor_multiply(const tersor_matrix* matrix, const float* x, size_t batch,
+                               const float* bias, float* y, enum tersor_precision precision,
+                               int threads);
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

@@ -1,0 +1,131 @@
+#include "tersor/c_api.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "tersor/container.hpp"
+
+namespace tersor {
+namespace {
+
+/// A file with the matrix {{0, 0.5, 0}, {-1, 0, 0}} twice, shared and plain, and a bias.
+class CApi : public ::testing::Test {
+protected:
+    CApi() {
+        path_ = (std::filesystem::path(::testing::TempDir()) /
+                 (std::string("tersor_c_api_") +
+                  ::testing::UnitTest::GetInstance()->current_test_info()->name()))
+                    .string();
+        const std::vector<std::uint8_t> codes = {0, 1, 0, 2, 0, 0};
+        const std::vector<std::uint8_t> mask = {0, 1, 0, 1, 0, 0};
+        const auto shared = encode_layer(
+            {{2, 3}, ValueKind::shared_fp32, csr::encode(codes, 2, 3, 2), {0.5F, -1.0F}});
+        const auto plain = encode_layer(
+            {{2, 3}, ValueKind::plain_fp32, csr::encode(mask, 2, 3, 2), {0.5F, -1.0F}});
+        const std::vector<std::uint8_t> bias(8);
+        const std::vector<TensorToWrite> tensors = {{"shared_blob", "U8", {shared.size()}, shared},
+                                                    {"plain_blob", "U8", {plain.size()}, plain},
+                                                    {"bias", "F32", {2}, bias}};
+        write_file(path_, tensors);
+        EXPECT_EQ(tersor_open(path_.c_str(), &file_), TERSOR_OK) << tersor_last_error();
+    }
+    ~CApi() override {
+        tersor_close(file_);
+        std::filesystem::remove(path_);
+    }
+
+    std::string path_;
+    tersor_file* file_ = nullptr;
+};
+
+TEST_F(CApi, ListsTheTensorsOfAFile) {
+    ASSERT_EQ(tersor_tensor_count(file_), 3U);
+    std::vector<std::string> compressed;
+    for (std::size_t i = 0; i < 3; ++i) {
+        tersor_tensor tensor;
+        ASSERT_EQ(tersor_get_tensor(file_, i, &tensor), TERSOR_OK);
+        if (tensor.compressed != 0) compressed.emplace_back(tensor.name);
+    }
+    EXPECT_EQ(compressed, (std::vector<std::string>{"plain_blob", "shared_blob"}));
+    tersor_tensor bias;
+    ASSERT_EQ(tersor_find_tensor(file_, "bias", &bias), TERSOR_OK);
+    EXPECT_STREQ(bias.dtype, "F32");
+    ASSERT_EQ(bias.dimensions, 1U);
+    EXPECT_EQ(bias.shape[0], 2U);
+    EXPECT_EQ(bias.size, 8U);
+    EXPECT_EQ(bias.compressed, 0);
+}
+
+TEST_F(CApi, MultipliesWithALayerThatOutlivesItsFile) {
+    for (const char* name : {"shared_blob", "plain_blob"}) {
+        tersor_matrix* matrix = nullptr;
+        tersor_file* file = nullptr;
+        ASSERT_EQ(tersor_open(path_.c_str(), &file), TERSOR_OK);
+        ASSERT_EQ(tersor_load_layer(file, name, 0, &matrix), TERSOR_OK) << tersor_last_error();
+        tersor_close(file);
+        EXPECT_EQ(tersor_rows(matrix), 2U);
+        EXPECT_EQ(tersor_cols(matrix), 3U);
+        EXPECT_EQ(tersor_nonzeros(matrix), 2U);
+        const float x[] = {1, 2, 3, 4, 5, 6};
+        const float bias[] = {10, 20};
+        float y[4] = {};
+        ASSERT_EQ(tersor_multiply(matrix, x, 2, bias, y, TERSOR_HIGHEST, 1), TERSOR_OK);
+        const float expected[] = {11, 19, 12.5, 16};
+        for (int i = 0; i < 4; ++i) EXPECT_NEAR(y[i], expected[i], 1e-5) << name << i;
+        tersor_free_matrix(matrix);
+    }
+}
+
+TEST_F(CApi, FailuresAreStatusCodesWithAText) {
+    tersor_file* none = file_;
+    EXPECT_EQ(tersor_open((path_ + ".none").c_str(), &none), TERSOR_IO_ERROR);
+    EXPECT_EQ(none, nullptr);
+    EXPECT_NE(std::string(tersor_last_error()).find(".none"), std::string::npos);
+    std::thread([] { EXPECT_STREQ(tersor_last_error(), ""); }).join();  // each thread has its own
+
+    EXPECT_EQ(tersor_open(nullptr, &none), TERSOR_BAD_ARGUMENT);
+    EXPECT_EQ(tersor_open(path_.c_str(), nullptr), TERSOR_BAD_ARGUMENT);
+    tersor_tensor tensor;
+    EXPECT_EQ(tersor_get_tensor(file_, 3, &tensor), TERSOR_BAD_ARGUMENT);
+    EXPECT_EQ(tersor_find_tensor(file_, "x", &tensor), TERSOR_BAD_ARGUMENT);
+    tersor_matrix* matrix = nullptr;
+    EXPECT_EQ(tersor_load_layer(file_, "bias", 0, &matrix), TERSOR_BAD_ARGUMENT);
+    EXPECT_EQ(tersor_load_layer(file_, "shared_blob", 4, &matrix), TERSOR_BAD_DATA);
+    EXPECT_EQ(matrix, nullptr);
+    EXPECT_EQ(tersor_multiply(nullptr, nullptr, 1, nullptr, nullptr, TERSOR_HIGH, 1),
+              TERSOR_BAD_ARGUMENT);
+    ASSERT_EQ(tersor_load_layer(file_, "shared_blob", 0, &matrix), TERSOR_OK);
+    float y = 0;
+    EXPECT_EQ(tersor_multiply(matrix, &y, SIZE_MAX / 2, nullptr, &y, TERSOR_HIGH, 1),
+              TERSOR_BAD_ARGUMENT);
+    EXPECT_EQ(tersor_multiply(matrix, nullptr, 1, nullptr, &y, TERSOR_HIGH, 1),
+              TERSOR_BAD_ARGUMENT);
+    EXPECT_EQ(tersor_multiply(matrix, nullptr, 0, nullptr, nullptr, TERSOR_HIGH, 1), TERSOR_OK);
+    tersor_free_matrix(matrix);
+    tersor_free_matrix(nullptr);
+    tersor_close(nullptr);
+}
+
+TEST_F(CApi, ADamagedFileDoesNotOpen) {
+    std::fstream stream(path_, std::ios::binary | std::ios::in | std::ios::out);
+    stream.seekp(-1, std::ios::end);
+    stream.put('\x55');
+    stream.close();
+    tersor_file* file = nullptr;
+    EXPECT_EQ(tersor_open(path_.c_str(), &file), TERSOR_BAD_DATA);
+    EXPECT_EQ(file, nullptr);
+    EXPECT_NE(std::string(tersor_last_error()).find("at byte"), std::string::npos);
+}
+
+TEST(CApiVersion, IsThatOfTheHeader) {
+    EXPECT_EQ(tersor_abi_version(), static_cast<std::uint32_t>(TERSOR_ABI_VERSION));
+    EXPECT_STRNE(tersor_library_version(), "");
+}
+
+}  // namespace
+}  // namespace tersor

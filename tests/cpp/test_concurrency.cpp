@@ -1,0 +1,64 @@
+// Many threads on one packed matrix: the promise of PackedMatrix, watched by ThreadSanitizer.
+#include <gtest/gtest.h>
+
+#include <random>
+#include <thread>
+
+#include "isa_test.hpp"
+#include "tersor/spmm.hpp"
+
+namespace tersor {
+namespace {
+
+class Concurrency : public test::IsaTest {};
+
+TEST_P(Concurrency, ThreadsThatMultiplyWithOneMatrixAgree) {
+    constexpr std::uint32_t rows = 70;
+    constexpr std::uint32_t cols = 130;
+    std::mt19937 generator(9);
+    std::vector<std::uint8_t> codes(std::size_t{rows} * cols);
+    for (auto& code : codes) {
+        if (generator() % 6 == 0) code = static_cast<std::uint8_t>(1 + generator() % 15);
+    }
+    std::vector<float> codebook(16);
+    for (std::size_t i = 1; i < codebook.size(); ++i) codebook[i] = 0.125F * static_cast<float>(i);
+    std::vector<float> x(std::size_t{40} * cols);
+    for (float& value : x) value = static_cast<float>(generator() % 17) - 8;
+
+    const RelativeCsr csr = csr::encode(codes, rows, cols, 4);
+    const auto product = [&](const PackedMatrix& packed, std::size_t batch, Precision precision) {
+        std::vector<float> y(batch * rows);
+        spmm::multiply(packed, std::span(x).first(batch * cols), batch, {}, y, precision);
+        return y;
+    };
+    // One matrix that nobody has used: its second layout is made while others multiply.
+    PackedMatrix shared;
+    ASSERT_TRUE(spmm::pack(csr, codebook, shared).ok());
+    PackedMatrix alone;
+    ASSERT_TRUE(spmm::pack(csr, codebook, alone).ok());
+    constexpr std::size_t batches[] = {1, 3, 40};
+    constexpr Precision precisions[] = {Precision::highest, Precision::high, Precision::low};
+    std::vector<std::vector<float>> expected;
+    for (const std::size_t batch : batches) {
+        for (const Precision p : precisions) expected.push_back(product(alone, batch, p));
+    }
+    std::vector<std::thread> threads;
+    std::vector<int> failures(4);
+    for (std::size_t t = 0; t < failures.size(); ++t) {
+        threads.emplace_back([&, t] {
+            for (std::size_t turn = 0; turn < 2 * expected.size(); ++turn) {
+                const std::size_t i = (turn + 2 * t) % expected.size();
+                if (product(shared, batches[i / 3], precisions[i % 3]) != expected[i]) {
+                    ++failures[t];
+                }
+            }
+        });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(failures, std::vector<int>(failures.size()));
+}
+
+TERSOR_ON_EVERY_ISA(Concurrency);
+
+}  // namespace
+}  // namespace tersor

@@ -1,0 +1,55 @@
+#include "check_layer.hpp"
+
+#include <cstdlib>
+#include <vector>
+
+#include "tersor/layer.hpp"
+#include "tersor/spmm.hpp"
+
+namespace tersor::fuzz {
+namespace {
+
+constexpr std::size_t max_bytes = std::size_t{1} << 22;
+constexpr std::uint64_t max_multiplied = std::uint64_t{1} << 20;
+
+void require(bool good) {
+    if (!good) std::abort();
+}
+
+void check_product(const Layer& layer) {
+    PackedMatrix packed;
+    Result result;
+    if (is_shared(layer.kind)) {
+        std::vector<float> codebook{0.0F};
+        codebook.insert(codebook.end(), layer.values.begin(), layer.values.end());
+        result = spmm::pack(layer.csr, codebook, packed);
+    } else {
+        result = spmm::pack_values(layer.csr, layer.values, packed);
+    }
+    require(result.ok());
+    require(packed.nonzeros() == csr::validate(layer.csr).count);
+    const std::vector<float> x(std::size_t{2} * packed.cols(), 1.0F);
+    std::vector<float> y(std::size_t{2} * packed.rows());
+    spmm::multiply(packed, x, 2, {}, y);
+}
+
+}  // namespace
+
+void check_layer(std::span<const std::uint8_t> blob) {
+    Layer layer;
+    const Result decoded = decode_layer(blob, layer, max_bytes);
+    if (!decoded.ok()) {
+        require(decoded.count <= blob.size());
+        return;
+    }
+    require(csr::validate(layer.csr).ok());
+    LayerInfo info;
+    require(inspect_layer(blob, info, true).ok());
+    require(info.nonzeros == csr::validate(layer.csr).count);
+    Layer again;
+    require(decode_layer(encode_layer(layer), again).ok() && again == layer);
+    const std::uint64_t lines = std::uint64_t{layer.csr.rows} + layer.csr.cols;
+    if (lines <= max_multiplied) check_product(layer);
+}
+
+}  // namespace tersor::fuzz

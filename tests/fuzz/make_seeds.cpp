@@ -1,0 +1,78 @@
+// Writes the seeds of the fuzz targets: make_seeds FOLDER, which has a folder for each target.
+#include <cstdio>
+#include <fstream>
+#include <random>
+#include <string>
+
+#include "tersor/container.hpp"
+#include "tersor/huffman.hpp"
+#include "tersor/layer.hpp"
+
+namespace {
+
+using Bytes = std::vector<std::uint8_t>;
+
+void write(const std::string& path, const Bytes& bytes) {
+    std::ofstream stream(path, std::ios::binary);
+    stream.write(reinterpret_cast<const char*>(bytes.data()),
+                 static_cast<std::streamsize>(bytes.size()));
+    if (!stream) std::fprintf(stderr, "cannot write %s\n", path.c_str());
+}
+
+Bytes random_codes(std::size_t size, unsigned clusters, unsigned one_in) {
+    std::mt19937 generator(1);
+    Bytes codes(size);
+    for (auto& code : codes) {
+        if (generator() % one_in == 0) code = static_cast<std::uint8_t>(1 + generator() % clusters);
+    }
+    return codes;
+}
+
+void write_seeds(const std::string& folder) {
+    using tersor::ValueKind;
+    for (int kind = 0; kind < 4; ++kind) {
+        for (const bool flat : {false, true}) {
+            const auto value_kind = static_cast<ValueKind>(kind);
+            const unsigned clusters = is_shared(value_kind) ? 3 : 1;
+            tersor::Layer layer{{4, 3, 5},
+                                value_kind,
+                                tersor::csr::encode(random_codes(60, clusters, 4), 4, 15, 2, flat),
+                                {}};
+            layer.values.resize(
+                is_shared(value_kind) ? clusters : tersor::csr::validate(layer.csr).count, 0.5F);
+            const Bytes blob = encode_layer(layer);
+            const std::string name = std::to_string(kind) + (flat ? "f" : "r");
+            write(folder + "/layer/" + name, {blob.begin(), blob.end() - 8});
+            const Bytes bias(8);
+            const tersor::TensorToWrite tensors[] = {{"w_blob", "U8", {blob.size()}, blob},
+                                                     {"b", "F16", {2, 2}, bias}};
+            tersor::write_file(folder + "/container/" + name, tensors, {{"k", "\xc3\xbc\n"}});
+        }
+    }
+    for (const unsigned clusters : {1U, 5U, 15U, 200U}) {
+        for (const std::size_t size : {std::size_t{1}, std::size_t{300}, std::size_t{9000}}) {
+            const std::string name = std::to_string(clusters) + "_" + std::to_string(size);
+            write(folder + "/huffman/" + name,
+                  tersor::huffman::encode(random_codes(size, clusters, 2)));
+        }
+    }
+    for (const bool flat : {false, true}) {
+        const auto csr = tersor::csr::encode(random_codes(12 * 40, 7, 6), 12, 40, 3, flat);
+        Bytes bytes = {12, 0, 40, 0, static_cast<std::uint8_t>(flat ? 19 : 3)};
+        bytes.insert(bytes.end(), csr.row_lengths.begin(), csr.row_lengths.end());
+        bytes.insert(bytes.end(), csr.codes.begin(), csr.codes.end());
+        bytes.insert(bytes.end(), csr.gaps.begin(), csr.gaps.end());
+        write(folder + "/csr/" + (flat ? "flat" : "rows"), bytes);
+    }
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    if (argc != 2) {
+        std::fprintf(stderr, "usage: make_seeds FOLDER\n");
+        return 2;
+    }
+    write_seeds(argv[1]);
+    return 0;
+}
