@@ -92,11 +92,20 @@ inline __m256i merge_tail(__m256i found, __m256i later, const std::uint8_t*& nex
     return _mm256_blendv_epi8(found, _mm256_shuffle_epi8(source, rank), later);
 }
 
-/// Pairs to two symbols each.
-inline __m256i split(__m128i pairs) noexcept {
-    const __m256i words = _mm256_cvtepu8_epi16(pairs);
-    return _mm256_and_si256(_mm256_or_si256(words, _mm256_slli_epi16(words, 4)),
-                            _mm256_set1_epi8(15));
+/// The pairs of a superblock to two symbols each.
+[[gnu::noinline]] void split_superblock(const std::uint8_t* pairs, std::uint8_t* symbols,
+                                        bool streaming) noexcept {
+    for (std::size_t i = 0; i < superblock_symbols; i += 16) {
+        const __m256i words =
+            _mm256_cvtepu8_epi16(_mm_load_si128(reinterpret_cast<const __m128i*>(pairs + i)));
+        const __m256i two = _mm256_and_si256(_mm256_or_si256(words, _mm256_slli_epi16(words, 4)),
+                                             _mm256_set1_epi8(15));
+        if (streaming) {
+            _mm256_stream_si256(reinterpret_cast<__m256i*>(symbols + 2 * i), two);
+        } else {
+            store(symbols + 2 * i, two);
+        }
+    }
 }
 
 /// Which lanes of a half of a superblock have a root of at least `short_roots`, but not the last
@@ -168,14 +177,10 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
             at += static_cast<unsigned>(__builtin_popcountll(alive));
         }
     };
-    const auto put = [&](std::uint8_t* to, __m256i found) noexcept {
-        if (output.streaming) {
-            _mm256_stream_si256(reinterpret_cast<__m256i*>(to), found);
-        } else {
-            store(to, found);
-        }
-    };
+    const bool past_caches = output.streaming && !output.pairs;
+    alignas(32) std::uint8_t joined[superblock_symbols];
     const auto finish_part = [&]<int part>(std::size_t slot) noexcept {
+        std::uint8_t* const to = output.pairs ? joined : symbols;
         __m256i indices[2][2];
 #pragma GCC unroll 2
         for (int half = 0; half < 2; ++half) {
@@ -206,13 +211,11 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
                 if constexpr (has_tail) {
                     found = merge_tail(found, _mm256_cmpeq_epi8(index, tail_index), next);
                 }
-                if (output.pairs) {
-                    put(symbols, split(_mm256_castsi256_si128(found)));
-                    put(symbols + 32, split(_mm256_extracti128_si256(found, 1)));
-                    symbols += 64;
+                std::uint8_t* const at_part = to + 128 * part + 64 * parity + 32 * half;
+                if (past_caches) {
+                    _mm256_stream_si256(reinterpret_cast<__m256i*>(at_part), found);
                 } else {
-                    put(symbols, found);
-                    symbols += 32;
+                    store(at_part, found);
                 }
             }
         }
@@ -223,6 +226,11 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
         finish_part.template operator()<2>(slot);
         finish_part.template operator()<3>(slot);
         back += plane_bytes * planes;
+        if (output.pairs) {
+            split_superblock(joined, symbols, output.streaming);
+            symbols += superblock_symbols;
+        }
+        symbols += superblock_symbols;
     };
     for (std::size_t s = 0; s < superblocks + delay; ++s) {
         if constexpr (levels > 0) {
