@@ -129,23 +129,12 @@ inline void gather_indices(const __m512i* rows, __m512i* indices) noexcept {
     }
 }
 
-/// The pairs of a superblock to two symbols each. Apart from the decoder, of which there is one for
-/// each shape of a stage.
-[[gnu::noinline]] void split_superblock(const std::uint8_t* pairs, std::uint8_t* symbols,
-                                        bool streaming) noexcept {
-#pragma GCC unroll 4
-    for (std::size_t i = 0; i < superblock_symbols; i += 32) {
-        const __m512i words =
-            _mm512_cvtepu8_epi16(_mm256_load_si256(reinterpret_cast<const __m256i*>(pairs + i)));
-        // (words | words << 4) & 15 in each byte
-        const __m512i two = _mm512_ternarylogic_epi64(words, _mm512_slli_epi16(words, 4),
-                                                      _mm512_set1_epi8(15), 0xa8);
-        if (streaming) {
-            _mm512_stream_si512(reinterpret_cast<__m512i*>(symbols + 2 * i), two);
-        } else {
-            _mm512_storeu_si512(symbols + 2 * i, two);
-        }
-    }
+/// Pairs to two symbols each.
+inline __m512i split(__m256i pairs) noexcept {
+    const __m512i words = _mm512_cvtepu8_epi16(pairs);
+    // (words | words << 4) & 15 in each byte
+    return _mm512_ternarylogic_epi64(words, _mm512_slli_epi16(words, 4), _mm512_set1_epi8(15),
+                                     0xa8);
 }
 
 /// Bytes from which on planes and levels are fetched beforehand: the processor's own fetching stops
@@ -157,14 +146,15 @@ inline void fetch(const std::uint8_t* bytes) noexcept {
     _mm_prefetch(reinterpret_cast<const char*>(bytes), _MM_HINT_T0);
 }
 
-/// Three steps, each behind the one before, so that what one leaves in memory has
+/// `pairs` is a template's parameter as a branch at each store would cost all others a twentieth of
+/// their speed. Three steps, each behind the one before, so that what one leaves in memory has
 /// reached the cache when the next loads it: which words go on; their level bits, `lag_of_levels`
 /// superblocks later; the symbols, `lag` after those.
-template <int planes, int levels, bool has_tail>
+template <int planes, int levels, bool has_tail, bool pairs>
 bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t superblocks,
                   const Lanes& lanes, const std::array<const std::uint8_t*, max_levels>& level,
                   const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
-                  std::uint8_t* symbols, Output output) noexcept {
+                  std::uint8_t* symbols, bool streaming) noexcept {
     constexpr int bits = planes + levels;
     constexpr std::size_t delay = levels > 0 ? lag_of_levels + lag : 0;
     static_assert(delay < ring_size);
@@ -229,8 +219,13 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
             for (int g = 0; g < 8; ++g) spread_group.template operator()<false>(slot, g);
         }
     };
-    const bool past_caches = output.streaming && !output.pairs;
-    alignas(64) std::uint8_t joined[superblock_symbols];
+    const auto put = [&](std::uint8_t* to, __m512i found) noexcept {
+        if (streaming) {
+            _mm512_stream_si512(reinterpret_cast<__m512i*>(to), found);
+        } else {
+            _mm512_storeu_si512(to, found);
+        }
+    };
     const auto finish = [&](std::size_t slot) noexcept {
         __m512i rows[bits];
 #pragma GCC unroll 8
@@ -240,7 +235,6 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
         for (int l = 0; l < levels; ++l) {
             rows[levels - 1 - l] = _mm512_load_si512(level_ring[l][slot]);
         }
-        std::uint8_t* const to = output.pairs ? joined : symbols;
         __m512i indices[8];
         gather_indices<bits>(rows, indices);
 #pragma GCC unroll 8
@@ -252,17 +246,14 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
                     _mm512_mask_expand_epi8(found, _cvtu64_mask64(later), _mm512_loadu_si512(next));
                 next += __builtin_popcountll(later);
             }
-            if (past_caches) {
-                _mm512_stream_si512(reinterpret_cast<__m512i*>(to + 64 * v), found);
+            if constexpr (pairs) {
+                put(symbols + 128 * v, split(_mm512_castsi512_si256(found)));
+                put(symbols + 128 * v + 64, split(_mm512_extracti64x4_epi64(found, 1)));
             } else {
-                _mm512_storeu_si512(to + 64 * v, found);
+                put(symbols + 64 * v, found);
             }
         }
-        if (output.pairs) {
-            split_superblock(joined, symbols, output.streaming);
-            symbols += superblock_symbols;
-        }
-        symbols += superblock_symbols;
+        symbols += pairs ? 2 * superblock_symbols : superblock_symbols;
     };
     for (std::size_t s = 0; s < superblocks + delay; ++s) {
         if (s < superblocks) find(s % ring_size);
@@ -277,7 +268,7 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
             if (has_tail && next > tail_end) return false;
         }
     }
-    if (output.streaming) _mm_sfence();  // streamed stores are not ordered by what joins threads
+    if (streaming) _mm_sfence();  // streamed stores are not ordered by what joins threads
     cursor = {at, static_cast<std::size_t>(next - tail)};
     return true;
 }
@@ -287,9 +278,13 @@ bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t su
                    const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
                    std::uint8_t* symbols, Output output) noexcept {
     const auto decode = with_shape(stage, [&]<int p, int l>() noexcept {
-        return stage.tail ? decode_stage<p, l, true> : decode_stage<p, l, false>;
+        if (output.pairs) {
+            return stage.tail ? decode_stage<p, l, true, true> : decode_stage<p, l, false, true>;
+        }
+        return stage.tail ? decode_stage<p, l, true, false> : decode_stage<p, l, false, false>;
     });
-    return decode(stage, bytes, superblocks, lanes, levels, tail, end, cursor, symbols, output);
+    return decode(stage, bytes, superblocks, lanes, levels, tail, end, cursor, symbols,
+                  output.streaming);
 }
 
 /// The inverse of gather_indices, for whole bytes or for nibbles: rows[b] is the plane of bit b.
