@@ -1,0 +1,103 @@
+"""Trains the dense ResNet-32 from scratch; the checkpoint beside this file came from it.
+
+    python examples/cifar10/train_dense.py --data cifar10_jpeg.npz
+
+A run that was stopped goes on where its last epoch ended. The last epoch is kept: nothing is chosen
+on the test set, whose error is only printed at the end. A GPU is used where there is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import time
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+
+from cifar10 import Images, augment, error_percent, find_archive, load, to_input
+from resnet import ResNet32
+
+HERE = Path(__file__).parent
+BATCH = 128
+
+
+def train(images: Images, epochs: int, state: Path, seed: int = 0) -> ResNet32:
+    """SGD with Nesterov momentum, the rate up for a sixth of the steps, then down as a cosine."""
+    torch.manual_seed(seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = ResNet32().to(device, memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(
+        model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
+    )
+    steps = epochs * math.ceil(len(images.labels) / BATCH)
+    step = first = 0
+    if state.exists():
+        saved = torch.load(state, weights_only=True)
+        model.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        step, first = saved["step"], saved["epoch"]
+    for epoch in range(first, epochs):
+        started = time.time()
+        generator = torch.Generator().manual_seed(seed * 1000 + epoch)
+        total = 0.0
+        for index in torch.randperm(len(images.labels), generator=generator).split(BATCH):
+            warm = min(1.0, 6 * step / steps)
+            rate = 0.3 * warm * (0.5 + 0.5 * math.cos(math.pi * max(0.0, (6 * step / steps - 1) / 5)))
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            x = to_input(augment(images.pixels[index], generator).to(device))
+            x = x.contiguous(memory_format=torch.channels_last)
+            with torch.autocast(device.type, torch.bfloat16):
+                scores = model(x)
+            loss = F.cross_entropy(scores.float(), images.labels[index].to(device))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            step += 1
+            total += loss.item() * len(index)
+        new = state.with_suffix(".new")
+        torch.save(
+            {
+                "model": model.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "step": step,
+                "epoch": epoch + 1,
+            },
+            new,
+        )
+        os.replace(new, state)
+        print(
+            f"epoch {epoch + 1}/{epochs}: loss {total / len(images.labels):.4f}, "
+            f"{time.time() - started:.0f} s",
+            flush=True,
+        )
+    return model
+
+
+def main() -> None:
+    """Command line: the data, how long, and where to write the checkpoint."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="the archive; default: TERSOR_DATA")
+    parser.add_argument("--epochs", type=int, default=24)
+    parser.add_argument("--output", type=Path, default=HERE / "checkpoints/resnet-32.safetensors")
+    arguments = parser.parse_args()
+    archive = find_archive(arguments.data)
+    if archive is None:
+        parser.error("no archive: give --data or TERSOR_DATA")
+    training, test = load(archive)
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    state = arguments.output.with_suffix(".state")
+    model = train(training, arguments.epochs, state).eval()
+    print(f"test error {error_percent(model, test):.2f} %")
+    contiguous = {name: t.cpu().contiguous() for name, t in model.state_dict().items()}
+    save_file(contiguous, arguments.output)
+    state.unlink()
+    print(f"wrote {arguments.output}")
+
+
+if __name__ == "__main__":
+    main()
