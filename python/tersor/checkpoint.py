@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,9 +16,10 @@ from tersor._core import FormatError
 from tersor.compress import HANDLERS, swap_modules
 from tersor.config import LayerConfig
 from tersor.container import Tensor
-from tersor.layer import SUFFIX, Layer, decode_layer, inspect_layer
+from tersor.layer import SUFFIX, Layer, decode_layer, encode_layer, inspect_layer
 from tersor.nn import Compressed
 from tersor.nn.compressed import BLOB
+from tersor.quantize import compress_weight, decompress_layer
 
 ALIASES = "tersor.aliases"
 
@@ -72,10 +73,30 @@ def to_torch(view: container.TensorView) -> torch.Tensor:
     return raw.view(_TORCH[view.dtype]).reshape(view.shape)
 
 
+def _coded(value: torch.Tensor) -> Tensor | None:
+    """A vector of few distinct values as a blob that decodes to the same bits; None: not smaller.
+
+    Biases whose values are shared, and the buffers of untouched norms, are such vectors.
+    """
+    if value.dtype != torch.float32 or value.dim() != 1 or not value.numel():
+        return None
+    dense = value.detach().cpu().contiguous().numpy()
+    if not np.isfinite(dense).all() or len(np.unique(dense)) > 255:
+        return None
+    half = bool((dense.astype(np.float16).astype(np.float32) == dense).all())
+    settings = LayerConfig(values=255, kind="shared_fp16" if half else "shared_fp32")
+    layer = compress_weight(dense, settings)
+    blob = encode_layer(layer)
+    # Zeros lose their sign in a blob: such a vector stays as it is.
+    lossless = decompress_layer(layer).tobytes() == dense.tobytes()
+    return Tensor("U8", blob.shape, blob) if lossless and blob.size < dense.nbytes else None
+
+
 def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
     """Writes a model's state to one ``.safetensors`` file, in one step.
 
-    A tensor that the state holds under several names is written once.
+    A tensor that the state holds under several names is written once. A vector of few distinct
+    values (a bias whose values are shared) is coded, without loss, where that is smaller.
 
     Raises:
         OSError: the system refuses; an old file stays as it was.
@@ -90,12 +111,16 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> None:
             aliases[name] = first[key]
             continue
         first[key] = name
-        tensors[name] = to_file_tensor(value, name)
+        coded = _coded(value)
+        if coded is None:
+            tensors[name] = to_file_tensor(value, name)
+        else:
+            tensors[name + SUFFIX] = coded
     metadata = {ALIASES: json.dumps(aliases, sort_keys=True)} if aliases else None
     container.write_file(path, tensors, metadata)
 
 
-def _aliases(file: container.File) -> dict[str, str]:
+def _aliases(file: container.File, state: Mapping[str, object]) -> dict[str, str]:
     try:
         aliases = json.loads(file.metadata.get(ALIASES, "{}"))
     except json.JSONDecodeError as error:
@@ -103,7 +128,7 @@ def _aliases(file: container.File) -> dict[str, str]:
     if not isinstance(aliases, dict):
         raise FormatError(f"{file.path}: metadata '{ALIASES}' is not an object")
     for name, target in aliases.items():
-        if not isinstance(target, str) or target not in file.tensors or name in file.tensors:
+        if not isinstance(target, str) or target not in state or name in state:
             raise FormatError(f"{file.path}: '{name}' stands for {target!r}, which is not there")
     return dict(aliases)
 
@@ -155,9 +180,17 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     """
     with container.open(path) as file:
         file.verify()
-        aliases = _aliases(file)
-        state = {name: to_torch(view) for name, view in file.tensors.items()}
-        blobs = {name for name, view in file.tensors.items() if view.compressed}
+        state: dict[str, torch.Tensor] = {}
+        blobs: set[str] = set()
+        for name, view in file.tensors.items():
+            if view.compressed and len(inspect_layer(view.bytes()).shape) == 1:
+                vector = decompress_layer(decode_layer(view.bytes()))
+                state[name.removesuffix(SUFFIX)] = torch.from_numpy(vector)
+                continue
+            state[name] = to_torch(view)
+            if view.compressed:
+                blobs.add(name)
+        aliases = _aliases(file, state)
     for name, target in aliases.items():
         state[name] = state[target]
         if target in blobs:

@@ -6,12 +6,13 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import nn
 
 from tersor.config import Config, LayerConfig
-from tersor.layer import LayerInfo, encode_layer, inspect_layer
+from tersor.layer import LayerInfo, decode_layer, encode_layer, inspect_layer
 from tersor.nn import Compressed, CompressedConv2d, CompressedLinear
-from tersor.quantize import compress_weight
+from tersor.quantize import compress_weight, decompress_layer
 
 FilterFunction = Callable[[nn.Module, str], bool]
 
@@ -70,10 +71,15 @@ def compress_(
         ValueError: a weight holds NaN or infinity, or a layer has an option that is not supported;
             the message names the layer, and the model is as it was.
     """
+    config = config or Config()
     compressed: dict[nn.Module, Compressed] = {}
     blobs: dict[tuple[object, ...], Compressed] = {}
-    for name, module, settings in _taken(model, config or Config(), filter_fn):
+    for name, module, settings in _taken(model, config, filter_fn):
         made = HANDLERS[type(module)](module, settings, name or type(module).__name__)
+        if config.biases is not None and made.bias is not None:
+            bias = encode_layer(compress_weight(made.bias, config.biases, f"{name}.bias"))
+            with torch.no_grad():
+                made.bias.copy_(torch.from_numpy(decompress_layer(decode_layer(bias))))
         compressed[module] = made
         # Layers that shared a weight share its blob.
         made.weight_blob = blobs.setdefault((module.weight, settings), made).weight_blob

@@ -56,12 +56,15 @@ class Config:
     Attributes:
         linear: for matrices.
         conv: for filter banks.
+        biases: for the biases of the compressed layers, whose files then hold codes for them too
+            (``values`` and ``mode`` count); None leaves them as they are.
         overrides: settings by name pattern (as :mod:`fnmatch`), the first match wins; None leaves
             the layer as it is.
     """
 
     linear: LayerConfig = field(default_factory=lambda: LayerConfig(values=15))
     conv: LayerConfig = field(default_factory=lambda: LayerConfig(values=255))
+    biases: LayerConfig | None = None
     overrides: Mapping[str, LayerConfig | None] = field(default_factory=dict)
 
     def for_layer(self, name: str, dimensions: int) -> LayerConfig | None:

@@ -140,8 +140,14 @@ def report(file: container.File, *, verify: bool = False) -> Report:
     rows = []
     other_bytes = other_parameters = other_dense = 0
     for name, tensor in file.tensors.items():
-        if tensor.compressed:
-            rows.append(layer_row(name.removesuffix(SUFFIX), inspect_layer(tensor.bytes())))
+        info = inspect_layer(tensor.bytes()) if tensor.compressed else None
+        if info is not None and len(info.shape) > 1:
+            rows.append(layer_row(name.removesuffix(SUFFIX), info))
+            continue
+        if info is not None:  # a coded bias: the paper's accounting leaves biases out
+            other_bytes += tensor.nbytes
+            other_parameters += info.weights
+            other_dense += 4 * info.weights
             continue
         elements = math.prod(tensor.shape)
         other_bytes += tensor.nbytes
