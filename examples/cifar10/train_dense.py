@@ -16,10 +16,9 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
-
 from cifar10 import Images, augment, error_percent, find_archive, load, to_input
 from resnet import ResNet32
+from safetensors.torch import save_file
 
 HERE = Path(__file__).parent
 BATCH = 128
@@ -46,7 +45,9 @@ def train(images: Images, epochs: int, state: Path, seed: int = 0) -> ResNet32:
         total = 0.0
         for index in torch.randperm(len(images.labels), generator=generator).split(BATCH):
             warm = min(1.0, 6 * step / steps)
-            rate = 0.3 * warm * (0.5 + 0.5 * math.cos(math.pi * max(0.0, (6 * step / steps - 1) / 5)))
+            rate = (
+                0.3 * warm * (0.5 + 0.5 * math.cos(math.pi * max(0.0, (6 * step / steps - 1) / 5)))
+            )
             for group in optimizer.param_groups:
                 group["lr"] = rate
             x = to_input(augment(images.pixels[index], generator).to(device))

@@ -1,0 +1,322 @@
+"""The methods that choose shared values: k-means, uniform, entropy-constrained (ECSQ).
+
+Each takes pruned weights, layer by layer or all together (one problem, one set of values), and an
+importance for each weight, such as the diagonal of the loss's Hessian, or none. Zeros are pruned
+and stay so.
+
+Sources: Han et al. (arXiv 1510.00149), section 3; Choi et al. (arXiv 1612.01543): Hessian-weighted
+k-means section 3.3, all layers together 3.6, uniform 4.1, iterative ECSQ 4.2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from tersor import kmeans
+
+MAX_VALUES = 255
+
+Floats = npt.NDArray[np.float32]
+Bytes = npt.NDArray[np.uint8]
+Arrays = Mapping[str, Floats]
+# Values beside zero to the codes 0 (pruned) to k, and the k values.
+Solver = Callable[[Floats, Floats | None], tuple[Bytes, Floats]]
+
+
+@dataclass(frozen=True, eq=False)
+class Sharing:
+    """A weight as codes of shared values.
+
+    Attributes:
+        codes: uint8 of the weight's shape; 0 = pruned, c = ``values[c - 1]``.
+        values: float32 ``[k]``, k <= 255, ascending; each is taken by some weight.
+    """
+
+    codes: Bytes
+    values: Floats
+
+    def dense(self) -> Floats:
+        """The weight that this stands for."""
+        return np.concatenate([np.zeros(1, np.float32), self.values])[self.codes]
+
+    def entropy(self) -> float:
+        """Bits for a code of a weight that is not pruned, at the entropy limit."""
+        return _entropy(self.codes.reshape(-1))
+
+
+def _entropy(codes: Bytes) -> float:
+    counts = np.bincount(codes, minlength=1)[1:]
+    shares = counts[counts > 0] / max(1, counts.sum())
+    return float(np.abs(shares * np.log2(shares)).sum())  # no -0.0
+
+
+def _check(weights: Arrays, importance: Arrays | None) -> None:
+    for name, weight in weights.items():
+        if not np.isfinite(weight).all():
+            raise ValueError(f"{name}: the weight holds NaN or infinite values")
+        if importance is None:
+            continue
+        if name not in importance:
+            raise ValueError(f"{name}: no importance is given")
+        given = importance[name]
+        if given.shape != weight.shape:
+            raise ValueError(f"{name}: importance has shape {given.shape}, expected {weight.shape}")
+        if not np.isfinite(given).all() or (given < 0).any():
+            raise ValueError(f"{name}: the importance holds NaN, infinite or negative values")
+
+
+def _values_taken(codes: Bytes, values: Floats) -> tuple[Bytes, Floats]:
+    """Without the values that no weight takes; codes renumbered."""
+    taken = np.bincount(codes, minlength=len(values) + 1)[1:] > 0
+    renumber = np.zeros(len(values) + 1, np.uint8)
+    renumber[1:][taken] = np.arange(1, taken.sum() + 1)
+    return renumber[codes], values[taken]
+
+
+def _solve(
+    weights: Arrays, importance: Arrays | None, together: bool, solver: Solver
+) -> dict[str, Sharing]:
+    """Runs a solver on the weights that are not pruned, of each layer or of all as one."""
+    _check(weights, importance)
+    groups = [list(weights)] if together else [[name] for name in weights]
+    shared: dict[str, Sharing] = {}
+    for names in groups:
+        kept = [weights[name] != 0 for name in names]
+        x = np.concatenate([weights[name][k] for name, k in zip(names, kept, strict=True)])
+        h = None
+        if importance is not None:
+            h = np.concatenate([importance[name][k] for name, k in zip(names, kept, strict=True)])
+            # Where nothing matters by the importance all weights matter alike.
+            h = h.astype(np.float32) if h.sum() > 0 else None
+        codes, values = solver(x.astype(np.float32), h)
+        start = 0
+        for name, k in zip(names, kept, strict=True):
+            end = start + int(k.sum())
+            own, own_values = _values_taken(codes[start:end], values)
+            full = np.zeros(k.shape, np.uint8)
+            full[k] = own
+            shared[name] = Sharing(full, own_values)
+            start = end
+    return shared
+
+
+def share_kmeans(
+    weights: Arrays,
+    values: int,
+    *,
+    importance: Arrays | None = None,
+    together: bool = False,
+    mode: str = "exact",
+    initialization: str = "linear",
+    seed: int = 0,
+) -> dict[str, Sharing]:
+    """Values that minimise the sum of importance times squared error.
+
+    Args:
+        weights: float32 by name.
+        values: at most so many beside zero, 1 to 255.
+        importance: as the weights; Hessian-weighted k-means with the Hessian's diagonal.
+        together: one problem for all layers.
+        mode: ``exact`` or ``lloyd``.
+        initialization: of ``lloyd``: ``linear``, ``density`` or ``random``.
+        seed: of ``random``.
+
+    Raises:
+        ValueError: an option is unknown or out of range; names, shapes or numbers are wrong.
+    """
+
+    def solver(x: Floats, h: Floats | None) -> tuple[Bytes, Floats]:
+        found = kmeans.cluster(
+            x, values, mode=mode, initialization=initialization, importance=h, seed=seed
+        )
+        return found.codes, found.values
+
+    return _solve(weights, importance, together, solver)
+
+
+def _centres(codes: Bytes, x: Floats, h: Floats | None, count: int) -> Floats:
+    """Weighted mean of each value's members; the plain mean where no member matters."""
+    weight = np.ones_like(x) if h is None else h
+    total = np.bincount(codes, weight, count + 1)[1:]
+    weighted = np.bincount(codes, weight * x.astype(np.float64), count + 1)[1:]
+    plain = np.bincount(codes, x, count + 1)[1:]
+    members = np.maximum(1, np.bincount(codes, minlength=count + 1)[1:])
+    means = np.where(total > 0, weighted / np.where(total > 0, total, 1.0), plain / members)
+    return means.astype(np.float32)
+
+
+def _uniform(x: Floats, h: Floats | None, step: float) -> tuple[Bytes, Floats]:
+    bins = np.rint(x / step).astype(np.int64)
+    distinct, inverse = np.unique(bins, return_inverse=True)
+    pruned = int(np.searchsorted(distinct, 0))
+    has_zero = pruned < len(distinct) and distinct[pruned] == 0
+    number = np.arange(1, len(distinct) + 1)
+    if has_zero:
+        number[pruned:] -= 1
+        number[pruned] = 0
+    count = len(distinct) - int(has_zero)
+    if count > MAX_VALUES:
+        raise ValueError(f"step {step:g} makes {count} values, more than {MAX_VALUES}")
+    codes = number[inverse.reshape(-1)].astype(np.uint8)
+    return codes, _centres(codes, x, h, count)
+
+
+def share_uniform(
+    weights: Arrays,
+    values: int | None = None,
+    *,
+    step: float | None = None,
+    importance: Arrays | None = None,
+    together: bool = False,
+) -> dict[str, Sharing]:
+    """Evenly spaced thresholds; the value of a bin is the (weighted) mean of its members.
+
+    Bins are centred on the multiples of the step. What falls into that of zero is pruned.
+
+    Args:
+        weights: float32 by name.
+        values: at most so many beside zero, 1 to 255: makes the step; or
+        step: width of a bin.
+        importance: as the weights.
+        together: one step, and one set of values, for all layers.
+
+    Raises:
+        ValueError: not exactly one of ``values`` and ``step``, or one is out of range; names,
+            shapes or numbers are wrong.
+    """
+    if (values is None) == (step is None):
+        raise ValueError("give either values or step")
+    if values is not None and not 1 <= values <= MAX_VALUES:
+        raise ValueError(f"values must be 1 to {MAX_VALUES}, not {values}")
+    if step is not None and not step > 0:
+        raise ValueError(f"step must be positive, not {step}")
+
+    def solver(x: Floats, h: Floats | None) -> tuple[Bytes, Floats]:
+        if not len(x):
+            return np.zeros(0, np.uint8), np.zeros(0, np.float32)
+        width = step
+        if width is None:
+            assert values is not None
+            largest = float(np.abs(x).max())
+            # Bins 1 to values / 2 on each side; a single value has all on one side.
+            width = largest / (values // 2 + 0.499) if values > 1 else 2 * largest
+            if values == 1:
+                return np.ones(len(x), np.uint8), _centres(np.ones(len(x), np.uint8), x, h, 1)
+        return _uniform(x, h, width)
+
+    return _solve(weights, importance, together, solver)
+
+
+def _assign(x: Floats, h: Floats | None, values: Floats, price: npt.NDArray[np.float64]) -> Bytes:
+    """The value with the least importance times squared error plus price, for each x."""
+    codes = np.empty(len(x), np.uint8)
+    chunk = 1 << 16  # keeps the table of costs in the cache
+    for start in range(0, len(x), chunk):
+        part = slice(start, start + chunk)
+        cost = (x[part, None].astype(np.float64) - values) ** 2
+        if h is not None:
+            cost *= h[part, None]
+        cost += price
+        codes[part] = cost.argmin(1) + 1
+    return codes
+
+
+def _ecsq(
+    x: Floats, h: Floats | None, values: int, penalty: float, iterations: int
+) -> tuple[Bytes, Floats]:
+    start = kmeans.cluster(
+        x, values, mode="lloyd", initialization="linear", importance=h, max_iterations=1
+    )
+    codes, centres = start.codes, start.values
+    best = np.inf
+    for _ in range(iterations):
+        codes, centres = _values_taken(codes, centres)
+        shares = np.bincount(codes, minlength=len(centres) + 1)[1:] / max(1, len(codes))
+        price = -penalty * np.log2(shares)
+        codes = _assign(x, h, centres, price)
+        centres = _centres(codes, x, h, len(centres))
+        error = (x - centres[codes - 1]).astype(np.float64) ** 2
+        distortion = float((error if h is None else error * h).sum())
+        cost = distortion / max(1, len(x)) + penalty * _entropy(codes)
+        if cost > best * (1 - 1e-5):
+            break
+        best = cost
+    return _values_taken(codes, centres)
+
+
+def share_ecsq(
+    weights: Arrays,
+    values: int,
+    *,
+    penalty: float | None = None,
+    bits: float | None = None,
+    importance: Arrays | None = None,
+    together: bool = False,
+    iterations: int = 50,
+) -> dict[str, Sharing]:
+    """Values that minimise mean importance times squared error + penalty * entropy of the codes.
+
+    Args:
+        weights: float32 by name.
+        values: at most so many beside zero at the start, 1 to 255; those without members vanish.
+        penalty: lambda, in units of the error for one bit; or
+        bits: the entropy to come down to: lambda is bisected, for each problem.
+        importance: as the weights.
+        together: one problem for all layers.
+        iterations: at most so many, for each lambda.
+
+    Raises:
+        ValueError: not exactly one of ``penalty`` and ``bits``, or one is negative; names, shapes
+            or numbers are wrong.
+    """
+    if (penalty is None) == (bits is None):
+        raise ValueError("give either penalty or bits")
+    if min(v for v in (penalty, bits) if v is not None) < 0:
+        raise ValueError("penalty and bits cannot be negative")
+
+    def solver(x: Floats, h: Floats | None) -> tuple[Bytes, Floats]:
+        if not len(x):
+            return np.zeros(0, np.uint8), np.zeros(0, np.float32)
+        if penalty is not None:
+            return _ecsq(x, h, values, penalty, iterations)
+        assert bits is not None
+        low, found = 0.0, _ecsq(x, h, values, 0.0, iterations)
+        if _entropy(found[0]) <= bits:
+            return found
+        weight = np.ones_like(x) if h is None else h
+        high = float((weight * x.astype(np.float64) ** 2).mean())
+        found = _ecsq(x, h, values, high, iterations)
+        while _entropy(found[0]) > bits:
+            low, high = high, 4 * high
+            found = _ecsq(x, h, values, high, iterations)
+        for _ in range(24):
+            # Entropy falls with the logarithm of lambda.
+            middle = float(np.sqrt(low * high)) if low > 0 else high / 64
+            codes, centres = _ecsq(x, h, values, middle, iterations)
+            if _entropy(codes) <= bits:
+                high, found = middle, (codes, centres)
+            else:
+                low = middle
+            if high < 1.02 * low:
+                break
+        return found
+        # With lambda at the variance one value for all is cheapest.
+        weight = np.ones_like(x) if h is None else h
+        high = float((weight * x.astype(np.float64) ** 2).mean())
+        for _ in range(24):
+            # Entropy falls with the logarithm of lambda.
+            middle = np.sqrt(low * high) if low > 0 else high / 64
+            codes, centres = _ecsq(x, h, values, middle, iterations)
+            if _entropy(np.bincount(codes)[1:]) <= bits:
+                high, found = middle, (codes, centres)
+            else:
+                low = middle
+            if low > 0 and high / low < 1.02:
+                break
+        return found
+
+    return _solve(weights, importance, together, solver)
