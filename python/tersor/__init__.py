@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from tersor import config, container, conv, csr, huffman, isa, kmeans, layer, spmm
+from tersor import config, container, conv, csr, huffman, isa, kmeans, layer, methods, spmm
 from tersor._core import FormatError
 from tersor._core import version as _version
 from tersor.config import Config, LayerConfig
@@ -17,7 +17,7 @@ from tersor.container import open
 from tersor.isa import show_config
 
 if TYPE_CHECKING:
-    from tersor import nn, ops, prune, quantize, share
+    from tersor import hessian, nn, ops, prune, quantize, share
     from tersor.checkpoint import load, save
     from tersor.compress import compress_, decompress_, estimate
 
@@ -34,11 +34,13 @@ __all__ = [
     "csr",
     "decompress_",
     "estimate",
+    "hessian",
     "huffman",
     "isa",
     "kmeans",
     "layer",
     "load",
+    "methods",
     "nn",
     "open",
     "ops",
@@ -57,6 +59,7 @@ _LAZY = {
     "estimate": ("tersor.compress", "estimate"),
     "load": ("tersor.checkpoint", "load"),
     "save": ("tersor.checkpoint", "save"),
+    "hessian": ("tersor.hessian", ""),
     "nn": ("tersor.nn", ""),
     "ops": ("tersor.ops", ""),
     "prune": ("tersor.prune", ""),

@@ -37,9 +37,21 @@ ISAS = ("scalar", "avx2", "avx512", "neon")
 # The Python side in order; each may import those before its own group and its group.
 PYTHON_RANKS = [
     {"_core"},
-    {"config", "isa", "csr", "huffman", "kmeans", "spmm", "conv", "layer", "container", "cmake"},
+    {
+        "config",
+        "isa",
+        "csr",
+        "huffman",
+        "kmeans",
+        "methods",
+        "spmm",
+        "conv",
+        "layer",
+        "container",
+        "cmake",
+    },
     {"report"},
-    {"ops", "prune", "share", "quantize"},
+    {"hessian", "ops", "prune", "share", "quantize"},
     {"nn"},
     {"compress"},
     {"checkpoint"},
