@@ -17,7 +17,7 @@ from tersor.container import open
 from tersor.isa import show_config
 
 if TYPE_CHECKING:
-    from tersor import hessian, nn, ops, prune, quantize, share
+    from tersor import hessian, nn, ops, prune, quantize, share, units
     from tersor.checkpoint import load, save
     from tersor.compress import compress_, decompress_, estimate
 
@@ -50,6 +50,7 @@ __all__ = [
     "share",
     "show_config",
     "spmm",
+    "units",
 ]
 
 # Name -> (module, attribute or "" for the module itself): the torch side, imported on first use.
@@ -61,6 +62,7 @@ _LAZY = {
     "save": ("tersor.checkpoint", "save"),
     "hessian": ("tersor.hessian", ""),
     "nn": ("tersor.nn", ""),
+    "units": ("tersor.units", ""),
     "ops": ("tersor.ops", ""),
     "prune": ("tersor.prune", ""),
     "quantize": ("tersor.quantize", ""),

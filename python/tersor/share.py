@@ -10,7 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
-from tersor import kmeans
+from tersor.methods import Sharing, share_kmeans
 
 
 class SharedWeights:
@@ -22,7 +22,8 @@ class SharedWeights:
 
     Args:
         parameters: by name; pruned already.
-        values: shared values beside zero, 1 to 255, for all or by name.
+        values: shared values beside zero, 1 to 255, for all or by name; or by name what one of
+            :mod:`tersor.methods` chose.
 
     Raises:
         ValueError: a weight holds NaN or infinity, or a name has no number of values.
@@ -33,7 +34,7 @@ class SharedWeights:
     """
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], values: int | Mapping[str, int]
+        self, parameters: Mapping[str, nn.Parameter], values: int | Mapping[str, int | Sharing]
     ) -> None:
         self.parameters = dict(parameters)
         if not isinstance(values, int) and (lacking := sorted(parameters.keys() - values.keys())):
@@ -44,13 +45,16 @@ class SharedWeights:
             weight = parameter.detach()
             if not bool(torch.isfinite(weight).all()):
                 raise ValueError(f"{name}: the weight holds NaN or infinite values")
-            kept = weight != 0
-            count = values if isinstance(values, int) else values[name]
-            clustering = kmeans.cluster(weight[kept].float().cpu().numpy(), count)
-            codes = torch.zeros_like(weight, dtype=torch.int64)
-            codes[kept] = torch.from_numpy(clustering.codes).long().to(weight.device)
-            self.codes[name] = codes
-            codebook = torch.cat([torch.zeros(1), torch.from_numpy(clustering.values)])
+            chosen = values if isinstance(values, int) else values[name]
+            if isinstance(chosen, int):
+                chosen = share_kmeans({name: weight.float().cpu().numpy()}, chosen)[name]
+            if chosen.codes.shape != tuple(weight.shape):
+                raise ValueError(
+                    f"{name}: the codes have shape {chosen.codes.shape}, "
+                    f"expected {tuple(weight.shape)}"
+                )
+            self.codes[name] = torch.from_numpy(chosen.codes).long().to(weight.device)
+            codebook = torch.cat([torch.zeros(1), torch.from_numpy(chosen.values)])
             self.codebooks[name] = nn.Parameter(codebook.to(weight.device))
         self.write()
 
