@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file
@@ -18,33 +19,53 @@ from torch import nn
 
 from mnist import augment, load_train, to_input
 from models import MODELS
+from tersor.hessian import hessian_diagonal
+from tersor.methods import Sharing, share_ecsq, share_kmeans, share_uniform
 from tersor.prune import CubicSchedule, Masks, density_masks
 from tersor.share import SharedWeights
+from tersor.units import remove_dead_units_, sort_units_
 
 HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a network is compressed; shares are of all training steps."""
+    """How a network is compressed.
 
-    epochs: int
+    Attributes:
+        prune_epochs: pruning with retraining; the last third of its steps leaves the masks alone.
+        share_epochs: fine-tuning of shared values.
+        density: share of the weights kept, over all layers.
+        method: that chooses shared values: a key of :data:`METHODS`.
+        values: shared values beside zero, for each weight.
+        bias_values: the same for each bias; None leaves biases as they are.
+        layerwise: a set of values for each layer instead of one for all.
+        initial_density: the gradual descent starts there.
+        temperature, teacher_weight: of the distillation.
+        plain: share of images left without augmentation.
+    """
+
+    prune_epochs: int
+    share_epochs: int
     density: float
-    values: int
+    method: str = "kmeans"
+    values: int = 15
+    bias_values: int | None = None
+    layerwise: bool = True
+    initial_density: float = 1.0
     learning_rate: float = 2e-3
     batch: int = 256
-    initial_density: float = 1.0
-    pruned_by: float = 0.55
-    shared_from: float = 0.7
     temperature: float = 3.0
     teacher_weight: float = 0.7
-    plain: float = 0.3  # share of images left without augmentation
+    plain: float = 0.3
 
 
 RECIPES = {
-    "lenet-300-100": Recipe(epochs=18, density=0.02, values=15),
-    "lenet-5": Recipe(epochs=5, density=0.015, values=15, initial_density=0.3),
+    "lenet-300-100": Recipe(prune_epochs=13, share_epochs=5, density=0.02),
+    "lenet-5": Recipe(prune_epochs=3, share_epochs=2, density=0.015, initial_density=0.3),
 }
+
+METHODS = ("kmeans", "hessian", "uniform", "ecsq")
 
 
 @dataclass(frozen=True)
@@ -84,6 +105,144 @@ def _scores(
     }
 
 
+class Training:
+    """A network on its way from dense to pruned and shared, beside the dense one that teaches it.
+
+    The learning rate falls as a cosine over both phases, after a short rise.
+
+    Args:
+        net: ``lenet-300-100`` or ``lenet-5``.
+        recipe: see :class:`Recipe`.
+        seed: of the order and augmentation of the images.
+        progress: called after each epoch.
+    """
+
+    def __init__(
+        self, net: str, recipe: Recipe, seed: int, progress: Callable[[Progress], None] | None
+    ) -> None:
+        self.recipe = recipe
+        self.seed = seed
+        self.progress = progress
+        self.images, self.labels = load_train()
+        self.model, self.teacher = MODELS[net](), MODELS[net]()
+        for module in (self.model, self.teacher):
+            module.load_state_dict(load_file(HERE / "checkpoints" / f"{net}.safetensors"))
+        parameters = dict(self.model.named_parameters())
+        self.weights = {n: p for n, p in parameters.items() if n.endswith("weight")}
+        self.biases = {n: p for n, p in parameters.items() if n.endswith("bias")}
+        self.masks = Masks(self.weights)
+        self.steps_per_epoch = math.ceil(len(self.images) / recipe.batch)
+
+    def _epochs(
+        self,
+        first: int,
+        count: int,
+        optimizer: torch.optim.Optimizer,
+        before_step: Callable[[], None] | None,
+        after_step: Callable[[int], None],
+    ) -> None:
+        recipe = self.recipe
+        epochs = recipe.prune_epochs + recipe.share_epochs
+        steps = epochs * self.steps_per_epoch
+        step = first * self.steps_per_epoch
+        for epoch in range(first, first + count):
+            generator = torch.Generator().manual_seed(1000 * self.seed + epoch)
+            moved = augment(self.images, generator)
+            keep = torch.rand(len(moved), generator=generator) < recipe.plain
+            moved[keep] = self.images[keep]
+            total, right = 0.0, 0
+            for index in torch.randperm(len(moved), generator=generator).split(recipe.batch):
+                rate = recipe.learning_rate * min(1.0, (step + 1) / (0.05 * steps))
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
+                x, y = to_input(moved[index]), self.labels[index]
+                with torch.no_grad():
+                    target = self.teacher(x)
+                scores = self.model(x)
+                loss = _loss(scores, target, y, recipe)
+                self.model.zero_grad(set_to_none=True)
+                loss.backward()
+                if before_step is not None:
+                    before_step()
+                optimizer.step()
+                after_step(step)
+                step += 1
+                total += loss.item() * len(index)
+                right += int((scores.argmax(1) == y).sum())
+            if self.progress is not None:
+                n = len(moved)
+                density, shared = self.masks.density(), before_step is not None
+                self.progress(
+                    Progress(epoch + 1, epochs, total / n, 100 * right / n, density, shared)
+                )
+
+    def prune(self) -> None:
+        """Gradual pruning while retraining, then retraining alone; dead units are removed."""
+        recipe = self.recipe
+        optimizer = torch.optim.Adam(self.model.parameters(), lr=recipe.learning_rate)
+        handles = self.masks.attach(optimizer)
+        end = int(0.75 * recipe.prune_epochs * self.steps_per_epoch)
+        schedule = CubicSchedule(recipe.density, end, initial=recipe.initial_density)
+
+        def after_step(step: int) -> None:
+            if step % 16 == 15 and step <= end + 16:
+                scores = _scores(self.weights, optimizer)
+                self.masks.set(density_masks(scores, schedule.density(step)))
+
+        self._epochs(0, recipe.prune_epochs, optimizer, None, after_step)
+        for handle in handles:
+            handle.remove()
+        layers = self.model.hidden_pairs()
+        for producer, consumer in reversed(layers):
+            remove_dead_units_(producer, consumer)
+        for producer, consumer in layers:
+            remove_dead_units_(producer, consumer)
+            sort_units_(producer, consumer)
+        self.masks.set({name: w != 0 for name, w in self.weights.items()})
+
+    def choose(self) -> dict[str, Sharing]:
+        """Shared values by the recipe's method."""
+        recipe, together = self.recipe, not self.recipe.layerwise
+        weights = {name: w.detach().numpy() for name, w in self.weights.items()}
+        if recipe.method == "kmeans":
+            return share_kmeans(weights, recipe.values, together=together)
+        diagonal = hessian_diagonal(self.model, to_input(self.images[:1000]).split(250))
+        importance = {name: diagonal[name].numpy() for name in weights}
+        if recipe.method == "hessian":
+            return share_kmeans(weights, recipe.values, importance=importance, together=together)
+        if recipe.method == "uniform":
+            return share_uniform(weights, recipe.values, importance=importance, together=together)
+        if recipe.method != "ecsq":
+            raise ValueError(f"method {recipe.method!r} is none of {', '.join(METHODS)}")
+        # The entropy that k-means would need, so that methods compare at about the same size.
+        plain = share_kmeans(weights, recipe.values, together=True)
+        codes = np.concatenate([s.codes.reshape(-1) for s in plain.values()])
+        bits = Sharing(codes, np.zeros(0, np.float32)).entropy()
+        return share_ecsq(
+            weights, 2 * recipe.values + 1, bits=bits, importance=importance, together=together
+        )
+
+    def share(self) -> None:
+        """Shares the values of weights, and of biases if the recipe says so, and fine-tunes."""
+        recipe = self.recipe
+        chosen: dict[str, int | Sharing] = dict(self.choose())
+        shared = dict(self.weights)
+        free = list(self.biases.values())
+        if recipe.bias_values is not None:
+            shared.update(self.biases)
+            chosen.update(dict.fromkeys(self.biases, recipe.bias_values))
+            free = []
+        values = SharedWeights(shared, chosen)
+        optimizer = torch.optim.Adam([*values.codebooks.values(), *free], recipe.learning_rate)
+        self._epochs(
+            recipe.prune_epochs,
+            recipe.share_epochs,
+            optimizer,
+            values.gather_gradients,
+            lambda _: values.write(),
+        )
+
+
 def compress_lenet(
     net: str,
     *,
@@ -99,59 +258,7 @@ def compress_lenet(
         progress: called after each epoch.
         recipe: another one than that of the demo.
     """
-    recipe = recipe or RECIPES[net]
-    generator = torch.Generator().manual_seed(seed)
-    images, labels = load_train()
-    model, teacher = MODELS[net](), MODELS[net]()
-    for module in (model, teacher):
-        module.load_state_dict(load_file(HERE / "checkpoints" / f"{net}.safetensors"))
-    weights = {name: p for name, p in model.named_parameters() if name.endswith("weight")}
-    others = [p for name, p in model.named_parameters() if not name.endswith("weight")]
-
-    masks = Masks(weights)
-    optimizer = torch.optim.Adam(model.parameters(), lr=recipe.learning_rate)
-    masks.attach(optimizer)
-    shared: SharedWeights | None = None
-    steps_per_epoch = math.ceil(len(images) / recipe.batch)
-    steps = recipe.epochs * steps_per_epoch
-    schedule = CubicSchedule(
-        recipe.density, int(recipe.pruned_by * steps), initial=recipe.initial_density
-    )
-    step = 0
-    for epoch in range(recipe.epochs):
-        moved = augment(images, generator)
-        keep = torch.rand(len(images), generator=generator) < recipe.plain
-        moved[keep] = images[keep]
-        total, right = 0.0, 0
-        for index in torch.randperm(len(images), generator=generator).split(recipe.batch):
-            rate = recipe.learning_rate * min(1.0, (step + 1) / (0.05 * steps))
-            rate *= 0.5 * (1 + math.cos(math.pi * step / steps))
-            if shared is None and step >= recipe.shared_from * steps:
-                shared = SharedWeights(weights, recipe.values)
-                optimizer = torch.optim.Adam([*shared.codebooks.values(), *others], lr=rate)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            x = to_input(moved[index])
-            with torch.no_grad():
-                target = teacher(x)
-            scores = model(x)
-            loss = _loss(scores, target, labels[index], recipe)
-            model.zero_grad(set_to_none=True)
-            loss.backward()
-            if shared is not None:
-                shared.gather_gradients()
-            optimizer.step()
-            if shared is not None:
-                shared.write()
-            elif step % 16 == 15 and step <= schedule.end + 16:
-                density = schedule.density(step)
-                masks.set(density_masks(_scores(weights, optimizer), density))
-            step += 1
-            total += loss.item() * len(index)
-            right += int((scores.argmax(1) == labels[index]).sum())
-        if progress is not None:
-            n = len(images)
-            now = masks.density()
-            tuned = shared is not None
-            progress(Progress(epoch + 1, recipe.epochs, total / n, 100 * right / n, now, tuned))
-    return model.eval()
+    training = Training(net, recipe or RECIPES[net], seed, progress)
+    training.prune()
+    training.share()
+    return training.model.eval()

@@ -23,6 +23,10 @@ class LeNet300100(nn.Module):
         scores: torch.Tensor = self.ip3(x)
         return scores
 
+    def hidden_pairs(self) -> list[tuple[nn.Linear, nn.Linear]]:
+        """The layers on both sides of each hidden one."""
+        return [(self.ip1, self.ip2), (self.ip2, self.ip3)]
+
 
 class LeNet5(nn.Module):
     """Caffe's LeNet-5: 431,080 parameters; with a ReLU after each pooling, which Caffe lacks."""
@@ -42,5 +46,15 @@ class LeNet5(nn.Module):
         scores: torch.Tensor = self.ip2(x)
         return scores
 
+    def hidden_pairs(self) -> list[tuple[nn.Conv2d | nn.Linear, nn.Conv2d | nn.Linear]]:
+        """The layers on both sides of each hidden one."""
+        return [(self.conv1, self.conv2), (self.conv2, self.ip1), (self.ip1, self.ip2)]
 
-MODELS: dict[str, type[nn.Module]] = {"lenet-300-100": LeNet300100, "lenet-5": LeNet5}
+
+MODELS: dict[str, type[LeNet300100] | type[LeNet5]] = {
+    "lenet-300-100": LeNet300100,
+    "lenet-5": LeNet5,
+}
+    "lenet-300-100": LeNet300100,
+    "lenet-5": LeNet5,
+}

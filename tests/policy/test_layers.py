@@ -51,7 +51,7 @@ PYTHON_RANKS = [
         "cmake",
     },
     {"report"},
-    {"hessian", "ops", "prune", "share", "quantize"},
+    {"hessian", "ops", "prune", "quantize", "share", "units"},
     {"nn"},
     {"compress"},
     {"checkpoint"},
