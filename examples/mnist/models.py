@@ -55,6 +55,3 @@ MODELS: dict[str, type[LeNet300100] | type[LeNet5]] = {
     "lenet-300-100": LeNet300100,
     "lenet-5": LeNet5,
 }
-    "lenet-300-100": LeNet300100,
-    "lenet-5": LeNet5,
-}
