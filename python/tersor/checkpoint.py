@@ -208,7 +208,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
         if key not in blobs or isinstance(module, Compressed):
             return None
         # An empty layer of the right geometry; its blob comes with the state.
-        return HANDLERS[type(module)](module, LayerConfig(density=0.0), name)
+        return HANDLERS[type(module)](module, LayerConfig(density=0.0), name, None)
 
     model = swap_modules(model, compressed)
     model.load_state_dict(state)

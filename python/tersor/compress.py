@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from tersor.quantize import compress_weight, decompress_layer
 FilterFunction = Callable[[nn.Module, str], bool]
 
 # How each type of layer is compressed. A subclass is left alone: its forward may differ.
-HANDLERS: dict[type[nn.Module], Callable[[Any, LayerConfig, str], Compressed]] = {
+HANDLERS: dict[type[nn.Module], Callable[[Any, LayerConfig, str, Any], Compressed]] = {
     nn.Linear: CompressedLinear.from_dense,
     nn.Conv2d: CompressedConv2d.from_dense,
 }
@@ -55,7 +55,10 @@ def _taken(
 
 
 def compress_(
-    model: nn.Module, config: Config | None = None, filter_fn: FilterFunction | None = None
+    model: nn.Module,
+    config: Config | None = None,
+    filter_fn: FilterFunction | None = None,
+    importance: Mapping[str, Any] | None = None,
 ) -> nn.Module:
     """Compresses a model in place: each Linear and Conv2d becomes a module that runs compressed.
 
@@ -63,6 +66,8 @@ def compress_(
         model: a module; where it is a layer itself, a new module is returned.
         config: settings; by default nothing is pruned beyond existing zeros.
         filter_fn: ``(module, name) -> bool``: whether to take a layer.
+        importance: by the name of a weight, how much each of its entries matters, for example
+            :func:`tersor.hessian.hessian_diagonal`; weights without one matter alike.
 
     Returns:
         The model.
@@ -75,7 +80,8 @@ def compress_(
     compressed: dict[nn.Module, Compressed] = {}
     blobs: dict[tuple[object, ...], Compressed] = {}
     for name, module, settings in _taken(model, config, filter_fn):
-        made = HANDLERS[type(module)](module, settings, name or type(module).__name__)
+        matters = (importance or {}).get(f"{name}.weight".lstrip("."))
+        made = HANDLERS[type(module)](module, settings, name or type(module).__name__, matters)
         if config.biases is not None and made.bias is not None:
             bias = encode_layer(compress_weight(made.bias, config.biases, f"{name}.bias"))
             with torch.no_grad():

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 
 KINDS = ("shared_fp32", "shared_fp16", "plain_fp32", "plain_fp16")
+METHODS = ("kmeans", "uniform", "ecsq")
 MODES = ("exact", "lloyd")
 PRECISIONS = ("highest", "high", "medium", "low")
 
@@ -22,7 +23,11 @@ class LayerConfig:
         density: share of weights kept, the largest ones, 0 to 1; None = the zeros a weight has.
         index_bits: width of a gap, 2 to 8; None = what costs the fewest bytes.
         flat: gaps over the whole tensor, or by rows; None = what costs the fewest bytes.
-        mode: of the clustering: ``exact`` or ``lloyd``.
+        method: that chooses the shared values: ``kmeans``, ``uniform`` or ``ecsq``
+            (:mod:`tersor.methods`).
+        mode: of ``kmeans``: ``exact`` or ``lloyd``.
+        bits: of ``ecsq``: entropy of a code; None = what ``values`` shared values take when they
+            all occur alike, less one bit.
         precision: class of arithmetic: ``highest``, ``high``, ``medium`` or ``low``.
     """
 
@@ -31,7 +36,9 @@ class LayerConfig:
     density: float | None = None
     index_bits: int | None = None
     flat: bool | None = None
+    method: str = "kmeans"
     mode: str = "exact"
+    bits: float | None = None
     precision: str = "high"
 
     def __post_init__(self) -> None:
@@ -39,6 +46,10 @@ class LayerConfig:
             raise ValueError(f"values must be 1 to 255, not {self.values}")
         if self.kind not in KINDS:
             raise ValueError(f"kind '{self.kind}' is none of {', '.join(KINDS)}")
+        if self.method not in METHODS:
+            raise ValueError(f"method '{self.method}' is none of {', '.join(METHODS)}")
+        if self.bits is not None and not (self.method == "ecsq" and 0.0 <= self.bits <= 8.0):
+            raise ValueError(f"bits are those of ecsq, 0 to 8, not {self.bits} of {self.method}")
         if self.mode not in MODES:
             raise ValueError(f"mode '{self.mode}' is none of {', '.join(MODES)}")
         if self.precision not in PRECISIONS:

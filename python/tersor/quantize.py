@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from tersor import csr, kmeans
+from tersor import csr
 from tersor.config import LayerConfig
 from tersor.layer import Layer, encode_layer
+from tersor.methods import Sharing, share_ecsq, share_kmeans, share_uniform
 
 
 def as_float32(weight: Any, name: str) -> npt.NDArray[np.float32]:
@@ -41,15 +43,24 @@ def _kept(weight: npt.NDArray[np.float32], density: float | None) -> npt.NDArray
 
 
 def _share(
-    survivors: npt.NDArray[np.float32], settings: LayerConfig, default_values: int
-) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.float32]]:
-    """Codes 1 to k of the surviving weights, and their k values."""
+    survivors: npt.NDArray[np.float32],
+    settings: LayerConfig,
+    default_values: int,
+    importance: npt.NDArray[np.float32] | None,
+) -> Sharing:
+    """Codes and shared values of the surviving weights."""
     limit = settings.values or default_values
     distinct, inverse = np.unique(survivors, return_inverse=True)
     if len(distinct) <= limit:  # shared already: keep exactly these values
-        return (inverse.reshape(-1) + 1).astype(np.uint8), distinct
-    clustering = kmeans.cluster(survivors, limit, mode=settings.mode)
-    return clustering.codes, clustering.values
+        return Sharing((inverse.reshape(-1) + 1).astype(np.uint8), distinct)
+    weights = {"": survivors}
+    given = None if importance is None else {"": importance}
+    if settings.method == "uniform":
+        return share_uniform(weights, limit, importance=given)[""]
+    if settings.method == "ecsq":
+        bits = max(0.0, math.log2(limit) - 1) if settings.bits is None else settings.bits
+        return share_ecsq(weights, limit, bits=bits, importance=given)[""]
+    return share_kmeans(weights, limit, mode=settings.mode, importance=given)[""]
 
 
 def _smallest(
@@ -76,7 +87,9 @@ def _smallest(
     return best
 
 
-def compress_weight(weight: Any, settings: LayerConfig, name: str = "weight") -> Layer:
+def compress_weight(
+    weight: Any, settings: LayerConfig, name: str = "weight", importance: Any = None
+) -> Layer:
     """Prunes, shares and encodes one weight.
 
     A weight that holds no more distinct values than ``settings.values`` keeps exactly these.
@@ -85,9 +98,12 @@ def compress_weight(weight: Any, settings: LayerConfig, name: str = "weight") ->
         weight: torch tensor or array of any float type, ``[rows, ...]``.
         settings: see :class:`tersor.LayerConfig`.
         name: for messages.
+        importance: non-negative, of the weight's shape; errors of shared weights count by it (the
+            diagonal of the loss's Hessian makes Hessian-weighted k-means); None = all alike.
 
     Raises:
-        ValueError: the weight holds NaN or infinity; the message names the layer.
+        ValueError: the weight holds NaN or infinity, or the importance has another shape or is
+            negative; the message names the layer.
     """
     dense = as_float32(weight, name)
     if settings.kind.endswith("fp16") and np.abs(dense).max(initial=0.0) > 65504:
@@ -95,7 +111,14 @@ def compress_weight(weight: Any, settings: LayerConfig, name: str = "weight") ->
     kept = _kept(dense, settings.density)
     codes = np.zeros(dense.shape, np.uint8)
     if settings.kind.startswith("shared"):
-        codes[kept], values = _share(dense[kept], settings, 15 if dense.ndim <= 2 else 255)
+        counts = None
+        if importance is not None:
+            counts = as_float32(importance, f"{name}: importance")
+            if counts.shape != dense.shape or (counts < 0).any():
+                raise ValueError(f"{name}: the importance is negative or has another shape")
+            counts = counts[kept]
+        shared = _share(dense[kept], settings, 15 if dense.ndim <= 2 else 255, counts)
+        codes[kept], values = shared.codes, shared.values
     else:
         codes[kept], values = 1, dense[kept]
     rows = dense.shape[0]

@@ -34,3 +34,35 @@ def test_other_kinds(kind: str) -> None:
 def test_settings_are_checked(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
         LayerConfig(**wrong)
+
+
+@pytest.mark.parametrize("method", ["kmeans", "uniform", "ecsq"])
+def test_every_method_shares_and_respects_the_number_of_values(method: str) -> None:
+    weight = np.random.default_rng(0).normal(0, 1, (30, 40)).astype(np.float32)
+    layer = compress_weight(weight, LayerConfig(method=method, values=16, density=0.5))
+    assert 2 <= len(layer.values) <= 16
+    kept = decompress_layer(layer) != 0
+    assert 0.3 * weight.size < kept.sum() <= 0.5 * weight.size
+    assert np.abs(decompress_layer(layer) - weight)[kept].mean() < 0.3
+
+
+def test_importance_moves_the_values_to_what_matters() -> None:
+    weight = np.random.default_rng(0).normal(0, 1, (30, 40)).astype(np.float32)
+    importance = np.where(weight > 0, 100.0, 1.0).astype(np.float32)
+    error = [
+        (decompress_layer(layer) - weight)[weight > 0].std()
+        for layer in (
+            compress_weight(weight, LayerConfig(values=6)),
+            compress_weight(weight, LayerConfig(values=6), importance=importance),
+        )
+    ]
+    assert error[1] < 0.7 * error[0]
+    with pytest.raises(ValueError, match="w: the importance is negative"):
+        compress_weight(weight, LayerConfig(values=6), "w", -importance)
+
+
+def test_bits_belong_to_ecsq() -> None:
+    with pytest.raises(ValueError, match="bits are those of ecsq"):
+        LayerConfig(bits=2.0)
+    with pytest.raises(ValueError, match="method 'magic' is none of"):
+        LayerConfig(method="magic")

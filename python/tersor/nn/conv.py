@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -72,14 +72,16 @@ class CompressedConv2d(Compressed):
 
     @classmethod
     def from_dense(
-        cls, module: nn.Conv2d, settings: LayerConfig, name: str = "conv"
+        cls, module: nn.Conv2d, settings: LayerConfig, name: str = "conv", importance: Any = None
     ) -> CompressedConv2d:
         """Compresses a dense layer; the dense one is left as it was.
+
+        ``importance`` has the weight's shape, as for :func:`tersor.quantize.compress_weight`.
 
         Raises:
             ValueError: the weight holds NaN or infinity; the message names the layer.
         """
-        blob = encode_layer(compress_weight(module.weight, settings, name))
+        blob = encode_layer(compress_weight(module.weight, settings, name, importance))
         made = cls(
             blob, module.bias, settings.precision, ConvParameters.of(module), module.weight.dtype
         )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -17,14 +19,16 @@ class CompressedLinear(Compressed):
 
     @classmethod
     def from_dense(
-        cls, module: nn.Linear, settings: LayerConfig, name: str = "linear"
+        cls, module: nn.Linear, settings: LayerConfig, name: str = "linear", importance: Any = None
     ) -> CompressedLinear:
         """Compresses a dense layer; the dense one is left as it was.
+
+        ``importance`` has the weight's shape, as for :func:`tersor.quantize.compress_weight`.
 
         Raises:
             ValueError: the weight holds NaN or infinity; the message names the layer.
         """
-        blob = encode_layer(compress_weight(module.weight, settings, name))
+        blob = encode_layer(compress_weight(module.weight, settings, name, importance))
         made = cls(blob, module.bias, settings.precision, module.weight.dtype)
         return made.train(module.training)
 
