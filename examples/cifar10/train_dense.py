@@ -1,4 +1,4 @@
-"""Trains the dense ResNet-32 from scratch; the checkpoint beside this file came from it.
+"""Trains the dense ResNet-32 from scratch.
 
     python examples/cifar10/train_dense.py --data cifar10_jpeg.npz
 
@@ -16,40 +16,46 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors.torch import save_file
+
 from cifar10 import Images, augment, error_percent, find_archive, load, to_input
 from resnet import ResNet32
-from safetensors.torch import save_file
 
 HERE = Path(__file__).parent
 BATCH = 128
 
 
+def learning_rate(progress: float) -> float:
+    """Up for a sixth of the steps, then down as a cosine; ``progress`` is 0 to 1."""
+    if 6 * progress < 1:
+        return 0.3 * 6 * progress
+    return 0.15 * (1 + math.cos(math.pi * (6 * progress - 1) / 5))
+
+
 def train(images: Images, epochs: int, state: Path, seed: int = 0) -> ResNet32:
-    """SGD with Nesterov momentum, the rate up for a sixth of the steps, then down as a cosine."""
+    """SGD with Nesterov momentum on shifted and mirrored images; prints a line an epoch."""
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = ResNet32().to(device, memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(
         model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
     )
-    steps = epochs * math.ceil(len(images.labels) / BATCH)
-    step = first = 0
+    steps_per_epoch = math.ceil(len(images.labels) / BATCH)
+    steps = epochs * steps_per_epoch
+    first = 0
     if state.exists():
         saved = torch.load(state, weights_only=True)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
-        step, first = saved["step"], saved["epoch"]
+        first = saved["epoch"]
+    step = first * steps_per_epoch
     for epoch in range(first, epochs):
         started = time.time()
         generator = torch.Generator().manual_seed(seed * 1000 + epoch)
         total = 0.0
         for index in torch.randperm(len(images.labels), generator=generator).split(BATCH):
-            warm = min(1.0, 6 * step / steps)
-            rate = (
-                0.3 * warm * (0.5 + 0.5 * math.cos(math.pi * max(0.0, (6 * step / steps - 1) / 5)))
-            )
             for group in optimizer.param_groups:
-                group["lr"] = rate
+                group["lr"] = learning_rate(step / steps)
             x = to_input(augment(images.pixels[index], generator).to(device))
             x = x.contiguous(memory_format=torch.channels_last)
             with torch.autocast(device.type, torch.bfloat16):
@@ -65,7 +71,6 @@ def train(images: Images, epochs: int, state: Path, seed: int = 0) -> ResNet32:
             {
                 "model": model.state_dict(),
                 "optimizer": optimizer.state_dict(),
-                "step": step,
                 "epoch": epoch + 1,
             },
             new,

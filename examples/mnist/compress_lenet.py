@@ -9,23 +9,19 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import nn
 
 from mnist import augment, load_train, to_input
-from models import MODELS
+from models import dense_model
 from tersor.hessian import hessian_diagonal
-from tersor.methods import Sharing, share_ecsq, share_kmeans, share_uniform
+from tersor.methods import Sharing, code_entropy, share_ecsq, share_kmeans, share_uniform
 from tersor.prune import CubicSchedule, Masks, density_masks
 from tersor.share import SharedWeights
 from tersor.units import remove_dead_units_, sort_units_
-
-HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True)
@@ -33,10 +29,10 @@ class Recipe:
     """How a network is compressed.
 
     Attributes:
-        prune_epochs: pruning with retraining; the last third of its steps leaves the masks alone.
+        prune_epochs: pruning with retraining; the last quarter of its steps leaves the masks alone.
         share_epochs: fine-tuning of shared values.
         density: share of the weights kept, over all layers.
-        method: that chooses shared values: a key of :data:`METHODS`.
+        method: that chooses shared values: one of :data:`METHODS`.
         values: shared values beside zero, for each weight.
         bias_values: the same for each bias; None leaves biases as they are.
         layerwise: a set of values for each layer instead of one for all.
@@ -124,9 +120,7 @@ class Training:
         self.seed = seed
         self.progress = progress
         self.images, self.labels = load_train()
-        self.model, self.teacher = MODELS[net](), MODELS[net]()
-        for module in (self.model, self.teacher):
-            module.load_state_dict(load_file(HERE / "checkpoints" / f"{net}.safetensors"))
+        self.model, self.teacher = dense_model(net), dense_model(net)
         parameters = dict(self.model.named_parameters())
         self.weights = {n: p for n, p in parameters.items() if n.endswith("weight")}
         self.biases = {n: p for n, p in parameters.items() if n.endswith("bias")}
@@ -217,9 +211,12 @@ class Training:
         # The entropy that k-means would need, so that methods compare at about the same size.
         plain = share_kmeans(weights, recipe.values, together=True)
         codes = np.concatenate([s.codes.reshape(-1) for s in plain.values()])
-        bits = Sharing(codes, np.zeros(0, np.float32)).entropy()
         return share_ecsq(
-            weights, 2 * recipe.values + 1, bits=bits, importance=importance, together=together
+            weights,
+            2 * recipe.values + 1,
+            bits=code_entropy(codes),
+            importance=importance,
+            together=together,
         )
 
     def share(self) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import nn
 
 
@@ -55,3 +58,10 @@ MODELS: dict[str, type[LeNet300100] | type[LeNet5]] = {
     "lenet-300-100": LeNet300100,
     "lenet-5": LeNet5,
 }
+
+
+def dense_model(net: str) -> LeNet300100 | LeNet5:
+    """The dense checkpoint of a network, by its name in :data:`MODELS`."""
+    model = MODELS[net]()
+    model.load_state_dict(load_file(Path(__file__).parent / "checkpoints" / f"{net}.safetensors"))
+    return model

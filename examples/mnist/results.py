@@ -18,13 +18,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 import tersor
 from compress_lenet import METHODS, Recipe, Training
 from mnist import error_percent, load_test
-from models import MODELS
+from models import MODELS, dense_model
 from tersor.methods import share_uniform
 from tersor.report import report
 
@@ -59,22 +58,17 @@ class Row:
     file: str
 
 
+test_set = functools.cache(load_test)
+
+
 @functools.cache
 def dense_error(net: str) -> float:
     """Error of the dense checkpoint in per cent."""
-    return error_percent(dense_model(net), *load_test())
-
-
-def dense_model(net: str) -> nn.Module:
-    """The dense checkpoint."""
-    model: nn.Module = MODELS[net]()
-    model.load_state_dict(load_file(HERE / "checkpoints" / f"{net}.safetensors"))
-    return model.eval()
+    return error_percent(dense_model(net).eval(), *test_set())
 
 
 def evaluate(net: str, method: str, seed: int, path: Path) -> Row:
     """The row that a file gives, from nothing but its bytes and the dense checkpoint."""
-    images, labels = load_test()
     model: nn.Module = MODELS[net]()
     tersor.load(path, model)
     with tersor.open(path) as file:
@@ -87,7 +81,7 @@ def evaluate(net: str, method: str, seed: int, path: Path) -> Row:
         ratio_file=round(totals.ratio_file, 2),
         file_bytes=totals.file_bytes,
         error_dense=dense_error(net),
-        error=error_percent(model.eval(), images, labels),
+        error=error_percent(model.eval(), *test_set()),
         file=str(path.relative_to(ROOT)),
     )
 

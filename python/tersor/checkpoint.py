@@ -83,7 +83,8 @@ def _coded(value: torch.Tensor) -> Tensor | None:
     dense = value.detach().cpu().contiguous().numpy()
     if not np.isfinite(dense).all() or len(np.unique(dense)) > 255:
         return None
-    half = bool((dense.astype(np.float16).astype(np.float32) == dense).all())
+    with np.errstate(over="ignore"):  # a value too large for fp16 is one that it cannot hold
+        half = bool((dense.astype(np.float16).astype(np.float32) == dense).all())
     settings = LayerConfig(values=255, kind="shared_fp16" if half else "shared_fp32")
     layer = compress_weight(dense, settings)
     blob = encode_layer(layer)
@@ -183,7 +184,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
         state: dict[str, torch.Tensor] = {}
         blobs: set[str] = set()
         for name, view in file.tensors.items():
-            if view.compressed and len(inspect_layer(view.bytes()).shape) == 1:
+            if view.compressed and inspect_layer(view.bytes()).is_vector:
                 vector = decompress_layer(decode_layer(view.bytes()))
                 state[name.removesuffix(SUFFIX)] = torch.from_numpy(vector)
                 continue

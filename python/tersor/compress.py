@@ -42,16 +42,20 @@ def swap_modules(
 
 
 def _taken(
-    model: nn.Module, config: Config, filter_fn: FilterFunction | None
-) -> Iterator[tuple[str, nn.Module, LayerConfig]]:
-    """The layers that a configuration compresses, each once."""
+    model: nn.Module,
+    config: Config,
+    filter_fn: FilterFunction | None,
+    importance: Mapping[str, Any] | None,
+) -> Iterator[tuple[str, nn.Module, LayerConfig, Any]]:
+    """The layers that a configuration compresses, each once, and what matters in their weights."""
     for name, module in model.named_modules():
         if type(module) not in HANDLERS or (filter_fn is not None and not filter_fn(module, name)):
             continue
         weight: Any = module.weight
         settings = config.for_layer(name, weight.dim())
         if settings is not None:
-            yield name, module, settings
+            matters = (importance or {}).get(f"{name}.weight".removeprefix("."))
+            yield name, module, settings, matters
 
 
 def compress_(
@@ -79,11 +83,12 @@ def compress_(
     config = config or Config()
     compressed: dict[nn.Module, Compressed] = {}
     blobs: dict[tuple[object, ...], Compressed] = {}
-    for name, module, settings in _taken(model, config, filter_fn):
-        matters = (importance or {}).get(f"{name}.weight".lstrip("."))
+    for name, module, settings, matters in _taken(model, config, filter_fn, importance):
         made = HANDLERS[type(module)](module, settings, name or type(module).__name__, matters)
         if config.biases is not None and made.bias is not None:
-            bias = encode_layer(compress_weight(made.bias, config.biases, f"{name}.bias"))
+            bias = encode_layer(
+                compress_weight(made.bias, config.biases, f"{name}.bias".removeprefix("."))
+            )
             with torch.no_grad():
                 made.bias.copy_(torch.from_numpy(decompress_layer(decode_layer(bias))))
         compressed[module] = made
@@ -125,14 +130,17 @@ class Estimate:
 
 
 def estimate(
-    model: nn.Module, config: Config | None = None, filter_fn: FilterFunction | None = None
+    model: nn.Module,
+    config: Config | None = None,
+    filter_fn: FilterFunction | None = None,
+    importance: Mapping[str, Any] | None = None,
 ) -> Estimate:
     """What :func:`compress_` would make of a model, which stays as it is; arguments as there."""
     layers: dict[str, LayerInfo] = {}
     saved = 0
-    for name, module, settings in _taken(model, config or Config(), filter_fn):
+    for name, module, settings, matters in _taken(model, config or Config(), filter_fn, importance):
         weight: Any = module.weight
-        blob = encode_layer(compress_weight(weight, settings, name))
+        blob = encode_layer(compress_weight(weight, settings, name, matters))
         layers[name] = inspect_layer(blob)
         saved += weight.numel() * weight.element_size() - len(blob)
     tensors = [*model.parameters(), *model.buffers()]

@@ -80,11 +80,7 @@ def _example(data: Path, module: str) -> Any:
 
 
 def _dense(data: Path, net: str) -> nn.Module:
-    model: nn.Module = _example(data, "models").MODELS[net]()
-    path = data / "checkpoints" / f"{net}.safetensors"
-    content = checkpoint.load(path)
-    assert isinstance(content, checkpoint.Checkpoint)
-    model.load_state_dict(content.tensors)
+    model: nn.Module = _example(data, "models").dense_model(net)
     return model.eval()
 
 

@@ -17,8 +17,6 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-Layer = nn.Linear | nn.Conv2d
-
 
 def _squared_gradient(
     layer: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor

@@ -63,6 +63,11 @@ class LayerInfo:
     row_length_bytes: int
     total_bytes: int
 
+    @property
+    def is_vector(self) -> bool:
+        """Whether this is a coded vector, such as a bias, and not the weight of a layer."""
+        return len(self.shape) == 1
+
 
 def _as_blob(blob: npt.ArrayLike | bytes) -> npt.NDArray[np.uint8]:
     if isinstance(blob, (bytes, bytearray, memoryview)):

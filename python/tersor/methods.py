@@ -39,22 +39,33 @@ class Sharing:
     codes: Bytes
     values: Floats
 
+    def codebook(self) -> Floats:
+        """The values with the zero of code 0 before them: float32 ``[k + 1]``."""
+        return np.concatenate([np.zeros(1, np.float32), self.values])
+
     def dense(self) -> Floats:
         """The weight that this stands for."""
-        return np.concatenate([np.zeros(1, np.float32), self.values])[self.codes]
+        return self.codebook()[self.codes]
 
     def entropy(self) -> float:
         """Bits for a code of a weight that is not pruned, at the entropy limit."""
-        return _entropy(self.codes.reshape(-1))
+        return code_entropy(self.codes)
 
 
-def _entropy(codes: Bytes) -> float:
-    counts = np.bincount(codes, minlength=1)[1:]
+def code_entropy(codes: Bytes) -> float:
+    """Bits for a code that is not 0 (pruned), at the entropy limit; uint8 of any shape."""
+    counts = np.bincount(codes.reshape(-1), minlength=1)[1:]
     shares = counts[counts > 0] / max(1, counts.sum())
     return float(np.abs(shares * np.log2(shares)).sum())  # no -0.0
 
 
-def _check(weights: Arrays, importance: Arrays | None) -> None:
+def check(weights: Arrays, importance: Arrays | None) -> None:
+    """What every method asks of its input.
+
+    Raises:
+        ValueError: a weight is not finite, or its importance lacks, has another shape, is not
+            finite or is negative; the message has the name.
+    """
     for name, weight in weights.items():
         if not np.isfinite(weight).all():
             raise ValueError(f"{name}: the weight holds NaN or infinite values")
@@ -70,18 +81,22 @@ def _check(weights: Arrays, importance: Arrays | None) -> None:
 
 
 def _values_taken(codes: Bytes, values: Floats) -> tuple[Bytes, Floats]:
-    """Without the values that no weight takes; codes renumbered."""
+    """Without the values that no weight takes, ascending; codes renumbered.
+
+    Means by importance may pass each other, or meet.
+    """
     taken = np.bincount(codes, minlength=len(values) + 1)[1:] > 0
+    ascending, number = np.unique(values[taken], return_inverse=True)
     renumber = np.zeros(len(values) + 1, np.uint8)
-    renumber[1:][taken] = np.arange(1, taken.sum() + 1)
-    return renumber[codes], values[taken]
+    renumber[1:][taken] = number + 1
+    return renumber[codes], ascending
 
 
 def _solve(
     weights: Arrays, importance: Arrays | None, together: bool, solver: Solver
 ) -> dict[str, Sharing]:
     """Runs a solver on the weights that are not pruned, of each layer or of all as one."""
-    _check(weights, importance)
+    check(weights, importance)
     groups = [list(weights)] if together else [[name] for name in weights]
     shared: dict[str, Sharing] = {}
     for names in groups:
@@ -150,19 +165,14 @@ def _centres(codes: Bytes, x: Floats, h: Floats | None, count: int) -> Floats:
 
 
 def _uniform(x: Floats, h: Floats | None, step: float) -> tuple[Bytes, Floats]:
-    bins = np.rint(x / step).astype(np.int64)
-    distinct, inverse = np.unique(bins, return_inverse=True)
-    pruned = int(np.searchsorted(distinct, 0))
-    has_zero = pruned < len(distinct) and distinct[pruned] == 0
-    number = np.arange(1, len(distinct) + 1)
-    if has_zero:
-        number[pruned:] -= 1
-        number[pruned] = 0
-    count = len(distinct) - int(has_zero)
-    if count > MAX_VALUES:
-        raise ValueError(f"step {step:g} makes {count} values, more than {MAX_VALUES}")
-    codes = number[inverse.reshape(-1)].astype(np.uint8)
-    return codes, _centres(codes, x, h, count)
+    bins = np.rint(x / step)
+    kept = bins != 0
+    distinct, number = np.unique(bins[kept], return_inverse=True)
+    if len(distinct) > MAX_VALUES:
+        raise ValueError(f"step {step:g} makes {len(distinct)} values, more than {MAX_VALUES}")
+    codes = np.zeros(len(x), np.uint8)
+    codes[kept] = number + 1
+    return codes, _centres(codes, x, h, len(distinct))
 
 
 def share_uniform(
@@ -198,15 +208,14 @@ def share_uniform(
     def solver(x: Floats, h: Floats | None) -> tuple[Bytes, Floats]:
         if not len(x):
             return np.zeros(0, np.uint8), np.zeros(0, np.float32)
-        width = step
-        if width is None:
-            assert values is not None
-            largest = float(np.abs(x).max())
-            # Bins 1 to values / 2 on each side; a single value has all on one side.
-            width = largest / (values // 2 + 0.499) if values > 1 else 2 * largest
-            if values == 1:
-                return np.ones(len(x), np.uint8), _centres(np.ones(len(x), np.uint8), x, h, 1)
-        return _uniform(x, h, width)
+        if values == 1:  # on both sides of zero
+            codes = np.ones(len(x), np.uint8)
+            return codes, _centres(codes, x, h, 1)
+        if values is None:
+            assert step is not None
+            return _uniform(x, h, step)
+        # Bins 1 to values / 2 on each side.
+        return _uniform(x, h, float(np.abs(x).max()) / (values // 2 + 0.499))
 
     return _solve(weights, importance, together, solver)
 
@@ -241,7 +250,7 @@ def _ecsq(
         centres = _centres(codes, x, h, len(centres))
         error = (x - centres[codes - 1]).astype(np.float64) ** 2
         distortion = float((error if h is None else error * h).sum())
-        cost = distortion / max(1, len(x)) + penalty * _entropy(codes)
+        cost = distortion / max(1, len(x)) + penalty * code_entropy(codes)
         if cost > best * (1 - 1e-5):
             break
         best = cost
@@ -285,37 +294,23 @@ def share_ecsq(
             return _ecsq(x, h, values, penalty, iterations)
         assert bits is not None
         low, found = 0.0, _ecsq(x, h, values, 0.0, iterations)
-        if _entropy(found[0]) <= bits:
+        if code_entropy(found[0]) <= bits:
             return found
         weight = np.ones_like(x) if h is None else h
         high = float((weight * x.astype(np.float64) ** 2).mean())
         found = _ecsq(x, h, values, high, iterations)
-        while _entropy(found[0]) > bits:
+        while code_entropy(found[0]) > bits:
             low, high = high, 4 * high
             found = _ecsq(x, h, values, high, iterations)
         for _ in range(24):
             # Entropy falls with the logarithm of lambda.
             middle = float(np.sqrt(low * high)) if low > 0 else high / 64
             codes, centres = _ecsq(x, h, values, middle, iterations)
-            if _entropy(codes) <= bits:
+            if code_entropy(codes) <= bits:
                 high, found = middle, (codes, centres)
             else:
                 low = middle
             if high < 1.02 * low:
-                break
-        return found
-        # With lambda at the variance one value for all is cheapest.
-        weight = np.ones_like(x) if h is None else h
-        high = float((weight * x.astype(np.float64) ** 2).mean())
-        for _ in range(24):
-            # Entropy falls with the logarithm of lambda.
-            middle = np.sqrt(low * high) if low > 0 else high / 64
-            codes, centres = _ecsq(x, h, values, middle, iterations)
-            if _entropy(np.bincount(codes)[1:]) <= bits:
-                high, found = middle, (codes, centres)
-            else:
-                low = middle
-            if low > 0 and high / low < 1.02:
                 break
         return found
 

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from tersor import csr
 from tersor.config import LayerConfig
 from tersor.layer import Layer, encode_layer
-from tersor.methods import Sharing, share_ecsq, share_kmeans, share_uniform
+from tersor.methods import Sharing, check, share_ecsq, share_kmeans, share_uniform
 
 
 def as_float32(weight: Any, name: str) -> npt.NDArray[np.float32]:
@@ -43,24 +43,25 @@ def _kept(weight: npt.NDArray[np.float32], density: float | None) -> npt.NDArray
 
 
 def _share(
-    survivors: npt.NDArray[np.float32],
-    settings: LayerConfig,
-    default_values: int,
-    importance: npt.NDArray[np.float32] | None,
+    weight: npt.NDArray[np.float32], settings: LayerConfig, name: str, importance: Any
 ) -> Sharing:
-    """Codes and shared values of the surviving weights."""
-    limit = settings.values or default_values
-    distinct, inverse = np.unique(survivors, return_inverse=True)
+    """Codes and shared values of a pruned weight."""
+    limit = settings.values or (15 if weight.ndim <= 2 else 255)
+    weights = {name: weight}
+    matters = None if importance is None else {name: as_float32(importance, f"{name}: importance")}
+    kept = weight != 0
+    distinct, number = np.unique(weight[kept], return_inverse=True)
     if len(distinct) <= limit:  # shared already: keep exactly these values
-        return Sharing((inverse.reshape(-1) + 1).astype(np.uint8), distinct)
-    weights = {"": survivors}
-    given = None if importance is None else {"": importance}
+        check(weights, matters)
+        codes = np.zeros(weight.shape, np.uint8)
+        codes[kept] = number + 1
+        return Sharing(codes, distinct)
     if settings.method == "uniform":
-        return share_uniform(weights, limit, importance=given)[""]
+        return share_uniform(weights, limit, importance=matters)[name]
     if settings.method == "ecsq":
         bits = max(0.0, math.log2(limit) - 1) if settings.bits is None else settings.bits
-        return share_ecsq(weights, limit, bits=bits, importance=given)[""]
-    return share_kmeans(weights, limit, mode=settings.mode, importance=given)[""]
+        return share_ecsq(weights, limit, bits=bits, importance=matters)[name]
+    return share_kmeans(weights, limit, mode=settings.mode, importance=matters)[name]
 
 
 def _smallest(
@@ -109,18 +110,11 @@ def compress_weight(
     if settings.kind.endswith("fp16") and np.abs(dense).max(initial=0.0) > 65504:
         raise ValueError(f"{name}: a weight is too large for fp16")
     kept = _kept(dense, settings.density)
-    codes = np.zeros(dense.shape, np.uint8)
     if settings.kind.startswith("shared"):
-        counts = None
-        if importance is not None:
-            counts = as_float32(importance, f"{name}: importance")
-            if counts.shape != dense.shape or (counts < 0).any():
-                raise ValueError(f"{name}: the importance is negative or has another shape")
-            counts = counts[kept]
-        shared = _share(dense[kept], settings, 15 if dense.ndim <= 2 else 255, counts)
-        codes[kept], values = shared.codes, shared.values
+        shared = _share(np.where(kept, dense, np.float32(0)), settings, name, importance)
+        codes, values = shared.codes, shared.values
     else:
-        codes[kept], values = 1, dense[kept]
+        codes, values = kept.astype(np.uint8), dense[kept]
     rows = dense.shape[0]
     matrix = codes.reshape(rows, int(np.prod(dense.shape[1:])))
     return _smallest(matrix, dense.shape, values, settings)

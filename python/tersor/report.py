@@ -141,17 +141,13 @@ def report(file: container.File, *, verify: bool = False) -> Report:
     other_bytes = other_parameters = other_dense = 0
     for name, tensor in file.tensors.items():
         info = inspect_layer(tensor.bytes()) if tensor.compressed else None
-        if info is not None and len(info.shape) > 1:
+        if info is not None and not info.is_vector:
             rows.append(layer_row(name.removesuffix(SUFFIX), info))
             continue
-        if info is not None:  # a coded bias: the paper's accounting leaves biases out
-            other_bytes += tensor.nbytes
-            other_parameters += info.weights
-            other_dense += 4 * info.weights
-            continue
-        elements = math.prod(tensor.shape)
+        # The paper's accounting leaves biases out, coded ones too.
         other_bytes += tensor.nbytes
-        if tensor.dtype in _FLOATS:
+        if info is not None or tensor.dtype in _FLOATS:
+            elements = math.prod(tensor.shape) if info is None else info.weights
             other_parameters += elements
             other_dense += 4 * elements
         else:

@@ -54,7 +54,7 @@ class SharedWeights:
                     f"expected {tuple(weight.shape)}"
                 )
             self.codes[name] = torch.from_numpy(chosen.codes).long().to(weight.device)
-            codebook = torch.cat([torch.zeros(1), torch.from_numpy(chosen.values)])
+            codebook = torch.from_numpy(chosen.codebook())
             self.codebooks[name] = nn.Parameter(codebook.to(weight.device))
         self.write()
 

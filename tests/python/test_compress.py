@@ -87,3 +87,17 @@ def test_a_transformer_runs_compressed_past_its_fused_paths() -> None:
     assert isinstance(model.layers[0].linear1, tersor.nn.CompressedLinear)
     with torch.no_grad():
         assert torch.allclose(model(x), expected(x), atol=1e-5)
+
+
+def test_importance_counts_in_the_estimate_as_in_the_model() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 20))
+    importance = {"0.weight": torch.where(model[0].weight > 0.1, 1.0, 0.0)}
+    plain = tersor.compress_(copy.deepcopy(model))
+    estimate = tersor.estimate(model, importance=importance)
+    made = tersor.compress_(copy.deepcopy(model), importance=importance)
+    assert [estimate.layers[name] for name in ("0", "2")] == [made[0].info, made[2].info]
+    matters = importance["0.weight"].bool()
+    errors = [(m[0].dense_weight() - model[0].weight)[matters].std() for m in (plain, made)]
+    assert errors[1] < 0.7 * errors[0]
+    assert torch.equal(plain[2].weight_blob, made[2].weight_blob)
