@@ -153,7 +153,7 @@ def _read_torch(path: Path) -> Tensors:
         isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
     ):
         raise InputError(f"{path}: not a state_dict: a mapping from names to tensors is needed")
-    from tersor.checkpoint import to_file_tensor
+    from tersor.state import to_file_tensor
 
     try:
         return {name: to_file_tensor(value, name) for name, value in state.items()}

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tersor import kmeans
+from tersor.checks import check_finite
 
 MAX_VALUES = 255
 
@@ -67,8 +68,7 @@ def check(weights: Arrays, importance: Arrays | None) -> None:
             finite or is negative; the message has the name.
     """
     for name, weight in weights.items():
-        if not np.isfinite(weight).all():
-            raise ValueError(f"{name}: the weight holds NaN or infinite values")
+        check_finite(weight, name)
         if importance is None:
             continue
         if name not in importance:
@@ -76,8 +76,9 @@ def check(weights: Arrays, importance: Arrays | None) -> None:
         given = importance[name]
         if given.shape != weight.shape:
             raise ValueError(f"{name}: importance has shape {given.shape}, expected {weight.shape}")
-        if not np.isfinite(given).all() or (given < 0).any():
-            raise ValueError(f"{name}: the importance holds NaN, infinite or negative values")
+        check_finite(given, name, "importance")
+        if given.min(initial=0.0) < 0:
+            raise ValueError(f"{name}: the importance holds negative values")
 
 
 def _values_taken(codes: Bytes, values: Floats) -> tuple[Bytes, Floats]:

@@ -13,10 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-
-def _check(weight: torch.Tensor, name: str) -> None:
-    if not bool(torch.isfinite(weight).all()):
-        raise ValueError(f"{name}: the weight holds NaN or infinite values")
+from tersor.checks import check_finite
 
 
 def threshold_mask(weight: torch.Tensor, s: float, name: str = "weight") -> torch.Tensor:
@@ -25,7 +22,7 @@ def threshold_mask(weight: torch.Tensor, s: float, name: str = "weight") -> torc
     Raises:
         ValueError: the weight holds NaN or infinity; the message has the name.
     """
-    _check(weight, name)
+    check_finite(weight.detach(), name)
     return weight.detach().abs() > s * weight.detach().std(correction=0)
 
 
@@ -45,7 +42,7 @@ def density_masks(scores: Mapping[str, torch.Tensor], density: float) -> dict[st
     if not 0.0 <= density <= 1.0:
         raise ValueError(f"density must be 0 to 1, not {density}")
     for name, score in scores.items():
-        _check(score, name)
+        check_finite(score.detach(), name, "score")
     flat = torch.cat([score.detach().reshape(-1) for score in scores.values()])
     kept = torch.zeros_like(flat, dtype=torch.bool)
     kept[torch.topk(flat, round(density * flat.numel()), sorted=False).indices] = True

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tersor import csr
+from tersor.checks import check_finite
 from tersor.config import LayerConfig
 from tersor.layer import Layer, encode_layer
 from tersor.methods import Sharing, check, share_ecsq, share_kmeans, share_uniform
@@ -25,8 +26,7 @@ def as_float32(weight: Any, name: str) -> npt.NDArray[np.float32]:
     array = np.ascontiguousarray(weight, dtype=np.float32)
     if array.ndim == 0:
         raise ValueError(f"{name}: a weight needs one dimension at least")
-    if not np.isfinite(array).all():
-        raise ValueError(f"{name}: the weight holds NaN or infinite values")
+    check_finite(array, name)
     return array
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 import torch
 from torch import nn
 
+from tersor.checks import check_finite
 from tersor.methods import Sharing, share_kmeans
 
 
@@ -43,8 +44,7 @@ class SharedWeights:
         self.codebooks: dict[str, nn.Parameter] = {}
         for name, parameter in self.parameters.items():
             weight = parameter.detach()
-            if not bool(torch.isfinite(weight).all()):
-                raise ValueError(f"{name}: the weight holds NaN or infinite values")
+            check_finite(weight, name)
             chosen = values if isinstance(values, int) else values[name]
             if isinstance(chosen, int):
                 chosen = share_kmeans({name: weight.float().cpu().numpy()}, chosen)[name]

@@ -38,6 +38,7 @@ ISAS = ("scalar", "avx2", "avx512", "neon")
 PYTHON_RANKS = [
     {"_core"},
     {
+        "checks",
         "config",
         "isa",
         "csr",
@@ -51,7 +52,7 @@ PYTHON_RANKS = [
         "cmake",
     },
     {"report"},
-    {"hessian", "ops", "prune", "quantize", "share", "units"},
+    {"hessian", "ops", "prune", "quantize", "share", "state", "units"},
     {"nn"},
     {"compress"},
     {"checkpoint"},

@@ -13,7 +13,7 @@ from torch import nn
 
 import tersor
 from tersor import container
-from tersor.checkpoint import ALIASES
+from tersor.state import ALIASES
 
 
 def test_save_and_load(tmp_path: Path) -> None:

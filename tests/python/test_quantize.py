@@ -57,7 +57,7 @@ def test_importance_moves_the_values_to_what_matters() -> None:
         )
     ]
     assert error[1] < 0.7 * error[0]
-    with pytest.raises(ValueError, match="w: the importance holds .* negative values"):
+    with pytest.raises(ValueError, match="w: the importance holds negative values"):
         compress_weight(weight, LayerConfig(values=6), "w", -importance)
     with pytest.raises(ValueError, match="w: importance has shape"):  # also if nothing is chosen
         compress_weight(np.ones((2, 3), np.float32), LayerConfig(), "w", importance)
