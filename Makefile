@@ -6,6 +6,7 @@
 # make bench-huffman  prefix coding against huff0 and Python packages, into build/bench/huffman.json
 # make results  every method on the two LeNets, three seeds each (hours; resumes); results-check
 #              evaluates the files of docs/results.json again
+# make tables  the paper's tables layer by layer from drawn weights, into docs/tables.json
 # make arm     the C++ tests cross-compiled for 64-bit ARM, run under qemu-user
 # make fuzz SECONDS=60  each fuzz target for as many seconds, under sanitizers
 # make mutations  100,000 random damages of a file
@@ -19,7 +20,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 CXX_SOURCES = $(shell git ls-files 'benchmarks/*.cpp' 'cpp/*.cpp' 'cpp/*.hpp' 'tests/*.cpp' 'tests/*.hpp')
 NATIVE_SOURCES = $(shell find cpp CMakeLists.txt cmake pyproject.toml -type f)
 
-.PHONY: demo results results-check test test-cpp test-python check format dev bench-spmm bench-huffman arm asan fuzz fuzz-seeds mutations tsan stubs clean
+.PHONY: demo results results-check tables test test-cpp test-python check format dev bench-spmm bench-huffman arm asan fuzz fuzz-seeds mutations tsan stubs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/tersor demo --output build/demo.json
@@ -29,6 +30,9 @@ results: $(VENV)/.installed
 
 results-check: $(VENV)/.installed
 	$(BIN)/python examples/mnist/results.py --check
+
+tables: $(VENV)/.installed
+	$(BIN)/python benchmarks/paper_tables.py
 
 test: test-cpp test-python
 

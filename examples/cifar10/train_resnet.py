@@ -1,6 +1,6 @@
 """Trains the dense ResNet-32 from scratch.
 
-    python examples/cifar10/train_dense.py --data cifar10_jpeg.npz
+    python examples/cifar10/train_resnet.py --data cifar10_jpeg.npz
 
 A run that was stopped goes on where its last epoch ended. The last epoch is kept: nothing is chosen
 on the test set, whose error is only printed at the end. A GPU is used where there is one.
@@ -36,7 +36,8 @@ def train(images: Images, epochs: int, state: Path, seed: int = 0) -> ResNet32:
     """SGD with Nesterov momentum on shifted and mirrored images; prints a line an epoch."""
     torch.manual_seed(seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = ResNet32().to(device, memory_format=torch.channels_last)
+    model = ResNet32().to(device)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
         model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
     )
