@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from tersor import kmeans
+from tersor import ecsq, kmeans
 from tersor.checks import check_finite
 
 MAX_VALUES = 255
@@ -24,8 +24,9 @@ MAX_VALUES = 255
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 Arrays = Mapping[str, Floats]
-# Values beside zero to the codes 0 (pruned) to k, and the k values.
-Solver = Callable[[Floats, Floats | None], tuple[Bytes, Floats]]
+# Weights that are not pruned, their importance and the number of those that are to codes 0 (pruned)
+# to k, and the k values.
+Solver = Callable[[Floats, Floats | None, int], tuple[Bytes, Floats]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,9 +56,7 @@ class Sharing:
 
 def code_entropy(codes: Bytes) -> float:
     """Bits for a code that is not 0 (pruned), at the entropy limit; uint8 of any shape."""
-    counts = np.bincount(codes.reshape(-1), minlength=1)[1:]
-    shares = counts[counts > 0] / max(1, counts.sum())
-    return float(np.abs(shares * np.log2(shares)).sum())  # no -0.0
+    return ecsq.entropy_of(np.bincount(codes.reshape(-1), minlength=1)[1:])
 
 
 def check(weights: Arrays, importance: Arrays | None) -> None:
@@ -108,7 +107,8 @@ def _solve(
             h = np.concatenate([importance[name][k] for name, k in zip(names, kept, strict=True)])
             # Where nothing matters by the importance all weights matter alike.
             h = h.astype(np.float32) if h.sum() > 0 else None
-        codes, values = solver(x.astype(np.float32), h)
+        pruned = sum(k.size for k in kept) - len(x)
+        codes, values = solver(x.astype(np.float32, copy=False), h, pruned)
         start = 0
         for name, k in zip(names, kept, strict=True):
             end = start + int(k.sum())
@@ -145,7 +145,7 @@ def share_kmeans(
         ValueError: an option is unknown or out of range; names, shapes or numbers are wrong.
     """
 
-    def solver(x: Floats, h: Floats | None) -> tuple[Bytes, Floats]:
+    def solver(x: Floats, h: Floats | None, pruned: int) -> tuple[Bytes, Floats]:
         found = kmeans.cluster(
             x, values, mode=mode, initialization=initialization, importance=h, seed=seed
         )
@@ -206,7 +206,7 @@ def share_uniform(
     if step is not None and not step > 0:
         raise ValueError(f"step must be positive, not {step}")
 
-    def solver(x: Floats, h: Floats | None) -> tuple[Bytes, Floats]:
+    def solver(x: Floats, h: Floats | None, pruned: int) -> tuple[Bytes, Floats]:
         if not len(x):
             return np.zeros(0, np.uint8), np.zeros(0, np.float32)
         if values == 1:  # on both sides of zero
@@ -221,49 +221,13 @@ def share_uniform(
     return _solve(weights, importance, together, solver)
 
 
-def _assign(x: Floats, h: Floats | None, values: Floats, price: npt.NDArray[np.float64]) -> Bytes:
-    """The value with the least importance times squared error plus price, for each x."""
-    codes = np.empty(len(x), np.uint8)
-    chunk = 1 << 16  # keeps the table of costs in the cache
-    for start in range(0, len(x), chunk):
-        part = slice(start, start + chunk)
-        cost = (x[part, None].astype(np.float64) - values) ** 2
-        if h is not None:
-            cost *= h[part, None]
-        cost += price
-        codes[part] = cost.argmin(1) + 1
-    return codes
-
-
-def _ecsq(
-    x: Floats, h: Floats | None, values: int, penalty: float, iterations: int
-) -> tuple[Bytes, Floats]:
-    start = kmeans.cluster(
-        x, values, mode="lloyd", initialization="linear", importance=h, max_iterations=1
-    )
-    codes, centres = start.codes, start.values
-    best = np.inf
-    for _ in range(iterations):
-        codes, centres = _values_taken(codes, centres)
-        shares = np.bincount(codes, minlength=len(centres) + 1)[1:] / max(1, len(codes))
-        price = -penalty * np.log2(shares)
-        codes = _assign(x, h, centres, price)
-        centres = _centres(codes, x, h, len(centres))
-        error = (x - centres[codes - 1]).astype(np.float64) ** 2
-        distortion = float((error if h is None else error * h).sum())
-        cost = distortion / max(1, len(x)) + penalty * code_entropy(codes)
-        if cost > best * (1 - 1e-5):
-            break
-        best = cost
-    return _values_taken(codes, centres)
-
-
 def share_ecsq(
     weights: Arrays,
     values: int,
     *,
     penalty: float | None = None,
     bits: float | None = None,
+    prune: bool = False,
     importance: Arrays | None = None,
     together: bool = False,
     iterations: int = 50,
@@ -275,6 +239,9 @@ def share_ecsq(
         values: at most so many beside zero at the start, 1 to 255; those without members vanish.
         penalty: lambda, in units of the error for one bit; or
         bits: the entropy to come down to: lambda is bisected, for each problem.
+        prune: zero is one of the values, and weights go there where that is worth its error. The
+            entropy is then that of a code for each weight, pruned or not, which is about what
+            codes and gaps take together.
         importance: as the weights.
         together: one problem for all layers.
         iterations: at most so many, for each lambda.
@@ -288,31 +255,17 @@ def share_ecsq(
     if min(v for v in (penalty, bits) if v is not None) < 0:
         raise ValueError("penalty and bits cannot be negative")
 
-    def solver(x: Floats, h: Floats | None) -> tuple[Bytes, Floats]:
+    def solver(x: Floats, h: Floats | None, pruned: int) -> tuple[Bytes, Floats]:
         if not len(x):
             return np.zeros(0, np.uint8), np.zeros(0, np.float32)
+        problem = ecsq.Problem(x, h, zeros=pruned if prune else None)
         if penalty is not None:
-            return _ecsq(x, h, values, penalty, iterations)
-        assert bits is not None
-        low, found = 0.0, _ecsq(x, h, values, 0.0, iterations)
-        if code_entropy(found[0]) <= bits:
-            return found
-        weight = np.ones_like(x) if h is None else h
-        high = float((weight * x.astype(np.float64) ** 2).mean())
-        found = _ecsq(x, h, values, high, iterations)
-        while code_entropy(found[0]) > bits:
-            low, high = high, 4 * high
-            found = _ecsq(x, h, values, high, iterations)
-        for _ in range(24):
-            # Entropy falls with the logarithm of lambda.
-            middle = float(np.sqrt(low * high)) if low > 0 else high / 64
-            codes, centres = _ecsq(x, h, values, middle, iterations)
-            if code_entropy(codes) <= bits:
-                high, found = middle, (codes, centres)
-            else:
-                low = middle
-            if high < 1.02 * low:
-                break
-        return found
+            found = problem.solve(values, penalty, iterations)
+        else:
+            assert bits is not None
+            found = problem.solve_bits(values, bits, iterations)
+        own = ~(prune & (found.values == 0))
+        code = (np.cumsum(own) * own).astype(np.uint8)
+        return code[problem.codes(found)], found.values[own].astype(np.float32)
 
     return _solve(weights, importance, together, solver)

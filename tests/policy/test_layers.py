@@ -40,6 +40,7 @@ PYTHON_RANKS = [
     {
         "checks",
         "config",
+        "ecsq",
         "isa",
         "csr",
         "huffman",
