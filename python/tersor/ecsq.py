@@ -167,10 +167,10 @@ class Problem:
         """Evenly spaced values, at most so many; zero among them if it is one of the problem's."""
         if self.zeros is None:
             width = (self.high - self.low) / values
-            grid: Doubles = self.low + width * (np.arange(values) + 0.5)
+            grid = self.low + width * (np.arange(values, dtype=np.float64) + 0.5)
         else:
             width = max(-self.low, self.high) / (values // 2 + 0.5)
-            grid = width * np.arange(-(values // 2), values // 2 + 1)
+            grid = width * np.arange(-(values // 2), values // 2 + 1, dtype=np.float64)
         return self._take(grid, np.zeros(len(grid)))
 
     def _take(self, values: Doubles, price: Doubles) -> Quantiser:
