@@ -42,7 +42,8 @@ void register_container(py::module_& module) {
                 const TensorView* tensor = self.cast<const File&>().find(tensor_name);
                 if (tensor == nullptr) throw py::key_error(tensor_name);
                 // A view into the mapping: it keeps the file open, and must not be written to.
-                Array<std::uint8_t> bytes({tensor->bytes.size()}, tensor->bytes.data(), self);
+                Array<std::uint8_t> bytes(static_cast<py::ssize_t>(tensor->bytes.size()),
+                                          tensor->bytes.data(), self);
                 bytes.attr("flags").attr("writeable") = false;
                 return bytes;
             },

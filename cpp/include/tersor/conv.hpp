@@ -30,9 +30,15 @@ struct Geometry {
 /// not be, or the dilated kernel is larger than the padded input.
 [[nodiscard]] Pair output_size(const Geometry& geometry);
 
-/// y = conv(x, W) + bias for x [batch, in_channels, H, W] and y [batch, out_channels, H', W'].
-/// `filters` is packed from the matrix [out_channels, in_channels / groups * kernel.h * kernel.w].
-/// Throws std::invalid_argument when a span or the matrix does not fit the geometry.
+/// y = activation(conv(x, W) + bias + residual) for x [batch, in_channels, H, W] and y [batch,
+/// out_channels, H', W']. `filters` is packed from the matrix [out_channels, in_channels / groups *
+/// kernel.h * kernel.w]. x and the residual do not overlap y. Throws std::invalid_argument when a
+/// view or the matrix does not fit the geometry.
+void convolve(const PackedMatrix& filters, const Geometry& geometry, FloatView x, std::size_t batch,
+              const Epilogue& epilogue, FloatSpan y, Precision precision = Precision::high,
+              int threads = 1);
+
+/// The same in fp32 with no more than a bias.
 void convolve(const PackedMatrix& filters, const Geometry& geometry, std::span<const float> x,
               std::size_t batch, std::span<const float> bias, std::span<float> y,
               Precision precision = Precision::high, int threads = 1);

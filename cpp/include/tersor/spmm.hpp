@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "tersor/csr.hpp"
+#include "tersor/epilogue.hpp"
 #include "tersor/isa.hpp"
 #include "tersor/status.hpp"
 
@@ -71,11 +72,16 @@ namespace spmm {
 [[nodiscard]] Result pack_values(const RelativeCsr& csr, std::span<const float> values,
                                  PackedMatrix& packed);
 
-/// y = x W^T + bias for x [batch, cols] and y [batch, rows], both row-major; `bias` is empty or has
-/// `rows` elements; x and y do not overlap. As in a dense layer, an activation that is NaN or
+/// y = activation(x W^T + bias + residual) for x [batch, cols] and y [batch, rows], both row-major
+/// and of either type; x and the residual do not overlap y. The activation is applied piece by
+/// piece, while the products are in cache. As in a dense layer, an activation of x that is NaN or
 /// infinite makes every output of its vector NaN whose weight for it was pruned.
 /// Where no kernel meets the class for this matrix and its instruction set, a more precise one
-/// runs. Throws std::invalid_argument when a span has the wrong size.
+/// runs. Throws std::invalid_argument when a view has the wrong size.
+void multiply(const PackedMatrix& packed, FloatView x, std::size_t batch, const Epilogue& epilogue,
+              FloatSpan y, Precision precision = Precision::high, int threads = 1);
+
+/// The same in fp32 with no more than a bias, which is empty or has `rows` elements.
 void multiply(const PackedMatrix& packed, std::span<const float> x, std::size_t batch,
               std::span<const float> bias, std::span<float> y,
               Precision precision = Precision::high, int threads = 1);

@@ -4,6 +4,7 @@
 #include "tersor/container.hpp"
 #include "tersor/conv.hpp"
 #include "tersor/csr.hpp"
+#include "tersor/epilogue.hpp"
 #include "tersor/huffman.hpp"
 #include "tersor/isa.hpp"
 #include "tersor/kmeans.hpp"

@@ -9,6 +9,7 @@
 
 #include "spmm/kernels.hpp"
 #include "spmm/layout.hpp"
+#include "spmm/outputs.hpp"
 #include "tersor/conv.hpp"
 #include "tersor/parallel.hpp"
 
@@ -91,9 +92,9 @@ Pair output_size(const Geometry& g) {
             axis(g.input.w, g.kernel.w, g.stride.w, g.padding.w, g.dilation.w)};
 }
 
-void convolve(const PackedMatrix& filters, const Geometry& g, std::span<const float> x,
-              std::size_t batch, std::span<const float> bias, std::span<float> y,
-              Precision /*every class is met*/, int threads) {
+void convolve(const PackedMatrix& filters, const Geometry& g, FloatView x, std::size_t batch,
+              const Epilogue& epilogue, FloatSpan y, Precision /*every class is met*/,
+              int threads) {
     const Pair output = output_size(g);
     const std::size_t out_channels = filters.rows();
     const std::size_t image_size = std::size_t{g.in_channels} * g.input.h * g.input.w;
@@ -101,33 +102,42 @@ void convolve(const PackedMatrix& filters, const Geometry& g, std::span<const fl
     check(filters.cols() == std::uint64_t{g.in_channels / g.groups} * g.kernel.h * g.kernel.w,
           "the filter matrix does not have in_channels / groups * kernel columns");
     check(out_channels % g.groups == 0, "groups must divide the number of filters");
-    check(x.size() == batch * image_size,
+    check(x.size == batch * image_size,
           "x does not have batch * channels * height * width elements");
-    check(y.size() == batch * out_channels * output_pixels, "y does not have the output's size");
-    check(bias.empty() || bias.size() == out_channels, "bias does not have one value per filter");
+    check(y.size == batch * out_channels * output_pixels, "y does not have the output's size");
+    check(epilogue.bias.size == 0 || epilogue.bias.size == out_channels,
+          "bias does not have one value per filter");
+    check(epilogue.residual.size == 0 || epilogue.residual.size == y.size,
+          "the residual does not have the output's size");
     if (batch == 0 || out_channels == 0) return;
 
     const PackedMatrix::Layout& layout = filters.layout();
     const spmm::Rows16& rows16 = layout.rows16();
     const spmm::Kernels& kernel = spmm::kernels(layout.isa);
+    std::vector<float> wide_bias(epilogue.bias.type == FloatType::float32 ? 0 : out_channels);
+    const spmm::Outputs out =
+        spmm::make_outputs(kernel, out_channels * output_pixels, epilogue, wide_bias, y);
     const Planes planes = planes_of(g);
     const std::vector<std::size_t> offsets = column_offsets(g, planes);
     // Positions from the first output to the last, whole panels of them.
     const std::size_t positions = (std::size_t{output.h} - 1) * planes.width + output.w;
     const std::size_t stride = ceil_div(positions, panel_lanes) * panel_lanes;
     support::AlignedBuffer<float> image(g.in_channels * planes.channel_size + panel_lanes);
+    support::AlignedBuffer<float> wide_image(x.type == FloatType::float32 ? 0 : image_size);
     support::AlignedBuffer<float> sums(out_channels * stride);
     const std::size_t group_filters = out_channels / g.groups;
     const std::size_t group_size = g.in_channels / g.groups * planes.channel_size;
 
     for (std::size_t n = 0; n < batch; ++n) {
+        const float* source =
+            spmm::as_float(spmm::part_of(x, n * image_size, image_size), wide_image).data();
         parallel_for(g.in_channels, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
-            fill_planes(g, planes, x.data() + n * image_size, image.data(), begin, end);
+            fill_planes(g, planes, source, image.data(), begin, end);
         });
         parallel_for(out_channels, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
             for (std::size_t o = begin; o < end; ++o) {
                 float* sum = sums.data() + o * stride;
-                std::fill_n(sum, stride, bias.empty() ? 0.0F : bias[o]);
+                std::fill_n(sum, stride, out.bias.empty() ? 0.0F : out.bias[o]);
                 const float* group = image.data() + o / group_filters * group_size;
                 for (std::size_t b = 0; b < rows16.blocks.size(); ++b) {
                     for (std::size_t p = 0; p < stride; p += panel_lanes) {
@@ -136,13 +146,20 @@ void convolve(const PackedMatrix& filters, const Geometry& g, std::span<const fl
                                               sums.data() + p, stride, o, o + 1);
                     }
                 }
-                float* target = y.data() + (n * out_channels + o) * output_pixels;
+                const std::size_t target = (n * out_channels + o) * output_pixels;
                 for (std::size_t h = 0; h < output.h; ++h) {
-                    std::copy_n(sum + h * planes.width, output.w, target + h * output.w);
+                    out.finish_at(sum + h * planes.width, target + h * output.w, output.w);
                 }
             }
         });
     }
+}
+
+void convolve(const PackedMatrix& filters, const Geometry& geometry, std::span<const float> x,
+              std::size_t batch, std::span<const float> bias, std::span<float> y,
+              Precision precision, int threads) {
+    convolve(filters, geometry, FloatView(x), batch, Epilogue{bias, Activation::none, {}},
+             FloatSpan(y), precision, threads);
 }
 
 }  // namespace tersor::conv

@@ -6,6 +6,7 @@
 
 #include "spmm/rows16.hpp"
 #include "spmm/sliding.hpp"
+#include "tersor/epilogue.hpp"
 #include "tersor/isa.hpp"
 
 namespace tersor::spmm {
@@ -104,6 +105,11 @@ using TakeStep = std::uint32_t (*)(const std::uint32_t* columns, const std::uint
                                    std::uint32_t* next, std::uint32_t first, std::uint32_t width,
                                    std::uint8_t* step_columns, std::uint8_t* step_codes) noexcept;
 
+/// y = activation(products + residual), of which `residual` may be nullptr, rounded to y's type.
+using Finish = void (*)(const float* products, std::size_t size, Activation activation,
+                        const void* residual, FloatType residual_type, void* y,
+                        FloatType y_type) noexcept;
+
 struct Kernels {
 #define TERSOR_KERNEL(name, type) type name = nullptr;
 #include "spmm/kernels.def"
@@ -113,6 +119,9 @@ struct Kernels {
 void install_scalar(Kernels& kernels) noexcept;
 void install_avx2(Kernels& kernels) noexcept;
 void install_avx512(Kernels& kernels) noexcept;
+void install_finish_scalar(Kernels& kernels) noexcept;
+void install_finish_avx2(Kernels& kernels) noexcept;
+void install_finish_avx512(Kernels& kernels) noexcept;
 void install_sliding_avx2(Kernels& kernels) noexcept;
 void install_sliding_avx512(Kernels& kernels) noexcept;
 void install_panels_scalar(Kernels& kernels) noexcept;

@@ -1,8 +1,6 @@
 // Products: which kernel serves a call.
 #include <algorithm>
 #include <array>
-#include <cmath>
-#include <limits>
 #include <optional>
 #include <stdexcept>
 #include <string>
@@ -11,13 +9,12 @@
 #include "spmm/kernels.hpp"
 #include "spmm/layout.hpp"
 #include "spmm/multiply_panels.hpp"
-#include "tersor/parallel.hpp"
+#include "spmm/outputs.hpp"
+#include "spmm/products.hpp"
 #include "tersor/spmm.hpp"
 
 namespace tersor::spmm {
 namespace {
-
-constexpr std::size_t row_grain = 64;
 
 /// Work below which a second thread costs more than it brings, in non-zeros times activations.
 constexpr std::size_t parallel_from = 1U << 15;
@@ -32,30 +29,14 @@ constexpr std::size_t panel_from(Isa isa, std::optional<Arithmetic> arithmetic) 
     return SIZE_MAX;
 }
 
-/// Vectors whose digits are made at a time.
-constexpr std::size_t items_at_once = 8;
-
-/// Ranges of x outside of which its scale would leave fp32's normal numbers.
-constexpr float smallest_range = 0x1p-90F;
-constexpr float largest_range = 0x1p100F;
-
 /// Vectors from which a panel of digits, always 64 wide, beats the sliding kernel.
 constexpr std::size_t digit_panel_from = 36;
 
+/// Vectors that pass through fp32 together where x or y is of another type.
+constexpr std::size_t converted_vectors = 64;
+
 int worthwhile_threads(const PackedMatrix& packed, std::size_t batch, int threads) noexcept {
     return packed.nonzeros() * batch < parallel_from ? 1 : threads;
-}
-
-void multiply_one(const PackedMatrix::Layout& layout, const float* x, std::span<const float> bias,
-                  float* y, int threads) {
-    const Kernels& kernel = kernels(layout.isa);
-    const Rows16& rows16 = layout.rows16();
-    parallel_for(layout.rows, row_grain, threads, [&](std::size_t begin, std::size_t end) noexcept {
-        for (std::size_t r = begin; r < end; ++r) y[r] = bias.empty() ? 0.0F : bias[r];
-        for (std::size_t b = 0; b < rows16.blocks.size(); ++b) {
-            kernel.multiply_vector(layout.view(rows16, b), x + b * block_columns, y, begin, end);
-        }
-    });
 }
 
 /// The cheapest arithmetic that meets the class for every row; none where fp32 has to do it.
@@ -71,117 +52,6 @@ std::optional<Arithmetic> choose_arithmetic(const Sliding* layout, Precision pre
         if (error <= error_limit(precision)) return arithmetics[a];
     }
     return std::nullopt;
-}
-
-/// Whether fp32 can scale the vector: it is finite, and its range neither too small nor too large.
-bool fits_fixed_point(const Range& range) noexcept {
-    const float width = range.high - range.low;
-    return range.finite && (width == 0.0F || (width >= smallest_range && width <= largest_range));
-}
-
-void multiply_fixed(const PackedMatrix::Layout& layout, const Sliding& sliding,
-                    Arithmetic arithmetic, std::span<const Range> ranges, const float* x,
-                    std::span<const float> bias, float* y, int threads) {
-    const Kernels& kernel = kernels(layout.isa);
-    const std::size_t stride = plane_bytes(layout.cols);
-    const std::size_t item_bytes = static_cast<std::size_t>(arithmetic.x_digits) * stride;
-    const bool finest = arithmetic == finest_arithmetic;
-    support::AlignedBuffer<std::uint8_t> digits(ranges.size() * item_bytes);
-    std::array<FixedActivations, items_at_once> fixed;
-    for (std::size_t n = 0; n < ranges.size(); ++n) {
-        const Range& range = ranges[n];
-        const FixedScale scale = scale_of(range, arithmetic.x_digits, sliding.shape.digit_bits);
-        std::uint8_t* planes = digits.data() + n * item_bytes;
-        kernel.split_activations(x + n * layout.cols, layout.cols, range.low, scale.factor,
-                                 arithmetic.x_digits, planes, stride);
-        fixed[n] = {planes, stride, range.low, scale.unit,
-                    finest ? layout.highest_rows().sum_rests.data() : nullptr};
-    }
-    const Digits& weights = sliding.digits[static_cast<std::size_t>(arithmetic.w_digits - 1)];
-
-    // Pieces of equal work: slices differ in length, and are sorted by it.
-    const std::vector<std::uint32_t>& starts = sliding.slice_starts;
-    const auto pieces = static_cast<std::size_t>(std::max(threads, 1));
-    const auto slice_of_piece = [&](std::size_t piece) {
-        if (piece == pieces) return sliding.slices();
-        const std::uint64_t work = std::uint64_t{starts.back()} * piece / pieces;
-        return static_cast<std::size_t>(std::lower_bound(starts.begin(), starts.end(), work) -
-                                        starts.begin());
-    };
-    parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
-        kernel.multiply_sliding(sliding, weights, arithmetic, fixed.data(), ranges.size(),
-                                finest || bias.empty() ? nullptr : bias.data(), y,
-                                slice_of_piece(begin), slice_of_piece(end));
-    });
-    if (!finest) return;
-    for (std::size_t n = 0; n < ranges.size(); ++n) {
-        const float* vector = x + n * layout.cols;
-        float* out = y + n * layout.rows;
-        const double largest = std::max(-double{ranges[n].low}, double{ranges[n].high});
-        if (!mend_rows(sliding, layout.highest_rows(), layout.codebook, vector, largest, out)) {
-            multiply_one(layout, vector, bias, out, threads);
-        } else {
-            for (std::size_t r = 0; r < bias.size(); ++r) out[r] += bias[r];
-        }
-    }
-}
-
-void multiply_batch(const PackedMatrix::Layout& layout, const float* x, std::size_t batch,
-                    std::span<const float> bias, float* y, int threads) {
-    const Kernels& kernel = kernels(layout.isa);
-    const Rows16& rows16 = layout.rows16();
-    const std::size_t cols = layout.cols;
-    const std::size_t rows = layout.rows;
-    support::AlignedBuffer<float> panel(cols * panel_lanes);
-    support::AlignedBuffer<float> sums(rows * panel_lanes);
-    std::vector<std::size_t> offsets(std::min<std::size_t>(cols, block_columns));
-    for (std::size_t k = 0; k < offsets.size(); ++k) offsets[k] = k * panel_lanes;
-
-    for (std::size_t first = 0; first < batch; first += panel_lanes) {
-        const std::size_t lanes = std::min(panel_lanes, batch - first);
-        parallel_for(cols, row_grain, threads, [&](std::size_t begin, std::size_t end) noexcept {
-            for (std::size_t lane = 0; lane < lanes; ++lane) {
-                const float* source = x + (first + lane) * cols;
-                for (std::size_t k = begin; k < end; ++k) {
-                    panel[k * panel_lanes + lane] = source[k];
-                }
-            }
-        });
-        parallel_for(rows, row_grain, threads, [&](std::size_t begin, std::size_t end) noexcept {
-            for (std::size_t r = begin; r < end; ++r) {
-                std::fill_n(sums.data() + r * panel_lanes, panel_lanes,
-                            bias.empty() ? 0.0F : bias[r]);
-            }
-            for (std::size_t b = 0; b < rows16.blocks.size(); ++b) {
-                kernel.multiply_panel(layout.view(rows16, b),
-                                      panel.data() + b * block_columns * panel_lanes,
-                                      offsets.data(), sums.data(), panel_lanes, begin, end);
-            }
-            for (std::size_t lane = 0; lane < lanes; ++lane) {
-                float* target = y + (first + lane) * rows;
-                for (std::size_t r = begin; r < end; ++r) {
-                    target[r] = sums[r * panel_lanes + lane];
-                }
-            }
-        });
-    }
-}
-
-/// 0 * NaN and 0 * infinity are NaN: a row of the dense layer that has a pruned weight for one of
-/// the activations that are not finite gives NaN. `y` holds the product without pruned weights.
-void spread_not_finite(const PackedMatrix::Layout& layout, const float* x, float* y) {
-    const Rows16& rows16 = layout.rows16();
-    const auto all = std::count_if(x, x + layout.cols, [](float v) { return !std::isfinite(v); });
-    for (std::size_t r = 0; r < layout.rows; ++r) {
-        std::ptrdiff_t read = 0;
-        for (std::size_t b = 0; b < rows16.blocks.size(); ++b) {
-            const BlockView block = layout.view(rows16, b);
-            for (std::uint64_t i = block.row_starts[r]; i < block.row_starts[r + 1]; ++i) {
-                read += std::isfinite(x[b * block_columns + block.columns[i]]) ? 0 : 1;
-            }
-        }
-        if (read != all) y[r] = std::numeric_limits<float>::quiet_NaN();
-    }
 }
 
 /// Whether the roundings of the panel kernels stay within the class.
@@ -205,17 +75,9 @@ std::size_t vectors_in_panels(const PackedMatrix::Layout& layout, std::size_t ba
     return batch - rest;
 }
 
-/// A vector that neither fixed point nor a panel serves.
-void multiply_strange(const PackedMatrix::Layout& layout, const Range& range, const float* x,
-                      std::span<const float> bias, float* y, int threads) {
-    multiply_one(layout, x, bias, y, threads);
-    if (!range.finite) spread_not_finite(layout, x, y);
-}
-
 /// Products in panels of digits, as long as enough vectors are left; returns their number.
 std::size_t multiply_in_digit_panels(const PackedMatrix::Layout& layout, const float* x,
-                                     std::size_t batch, std::span<const float> bias, float* y,
-                                     int threads) {
+                                     std::size_t batch, const Outputs& out, int threads) {
     if (batch < digit_panel_from) return 0;
     const Panels* panels = layout.digit_panels();
     if (panels == nullptr) return 0;
@@ -228,64 +90,42 @@ std::size_t multiply_in_digit_panels(const PackedMatrix::Layout& layout, const f
     std::size_t first = 0;
     while (batch - first >= digit_panel_from) {
         const float* vectors = x + first * layout.cols;
-        float* out = y + first * layout.rows;
+        const Outputs own = out.past(first);
         std::array<Range, digit_lanes> ranges;
         const std::size_t count = std::min(digit_lanes, batch - first);
         for (std::size_t n = 0; n < count; ++n) {
             ranges[n] = range_of(vectors + n * layout.cols, layout.cols);
         }
         multiply_digit_panels(layout, *panels, vectors, std::span(ranges).first(count), row_sums,
-                              bias, out, threads);
+                              own, threads);
         for (std::size_t n = 0; n < count; ++n) {
             if (fits_fixed_point(ranges[n])) continue;
-            multiply_strange(layout, ranges[n], vectors + n * layout.cols, bias,
-                             out + n * layout.rows, threads);
+            multiply_gathering(layout, vectors + n * layout.cols, own.past(n), threads);
         }
         first += count;
     }
     return first;
 }
 
-void check_size(std::size_t size, std::size_t expected, const char* what) {
-    if (size != expected) {
-        throw std::invalid_argument(std::string("multiply: ") + what + " has " +
-                                    std::to_string(size) + " elements, expected " +
-                                    std::to_string(expected));
-    }
-}
-
-}  // namespace
-
-void multiply(const PackedMatrix& packed, std::span<const float> x, std::size_t batch,
-              std::span<const float> bias, std::span<float> y, Precision precision, int threads) {
-    check_size(x.size(), batch * packed.cols(), "x");
-    check_size(y.size(), batch * packed.rows(), "y");
-    if (!bias.empty()) check_size(bias.size(), packed.rows(), "bias");
-    if (batch == 0 || packed.rows() == 0) return;
-    threads = worthwhile_threads(packed, batch, threads);
-    const PackedMatrix::Layout& layout = packed.layout();
+/// Products of fp32 vectors.
+void multiply_vectors(const PackedMatrix::Layout& layout, const float* x, std::size_t batch,
+                      const Outputs& out, Precision precision, int threads) {
     const ActivationRange range_of = kernels(layout.isa).activation_range;
     const Sliding* sliding = layout.sliding();
     const std::optional<Arithmetic> arithmetic = choose_arithmetic(sliding, precision, false);
     std::size_t in_panels = vectors_in_panels(layout, batch, precision, arithmetic);
     if (in_panels > 0) {
         if (layout.codebook_size > 0) {
-            multiply_panels(layout, *layout.panels(), x.data(), in_panels, bias, y.data(), threads);
+            multiply_panels(layout, *layout.panels(), x, in_panels, out, threads);
         } else {
-            multiply_batch(layout, x.data(), in_panels, bias, y.data(), threads);
-        }
-        for (std::size_t n = 0; n < in_panels; ++n) {
-            const float* vector = x.data() + n * layout.cols;
-            if (range_of(vector, layout.cols).finite) continue;
-            spread_not_finite(layout, vector, y.data() + n * layout.rows);
+            multiply_rows16(layout, x, in_panels, out, threads);
         }
     }
     if (arithmetic == Arithmetic{1, 1, 0} && in_panels == 0) {
-        in_panels = multiply_in_digit_panels(layout, x.data(), batch, bias, y.data(), threads);
+        in_panels = multiply_in_digit_panels(layout, x, batch, out, threads);
     }
     for (std::size_t first = in_panels; first < batch;) {
-        const float* vectors = x.data() + first * layout.cols;
-        float* out = y.data() + first * layout.rows;
+        const float* vectors = x + first * layout.cols;
         // As many vectors as fixed point can take together, or one that it cannot.
         std::array<Range, items_at_once> ranges;
         std::size_t items = 0;
@@ -301,12 +141,56 @@ void multiply(const PackedMatrix& packed, std::span<const float> x, std::size_t 
             const std::optional<Arithmetic> chosen =
                 choose_arithmetic(sliding, precision, positive);
             multiply_fixed(layout, *sliding, chosen.value_or(*arithmetic),
-                           std::span(ranges).first(items), vectors, bias, out, threads);
+                           std::span(ranges).first(items), vectors, out.past(first), threads);
         } else {
-            multiply_strange(layout, ranges[0], vectors, bias, out, threads);
+            multiply_gathering(layout, vectors, out.past(first), threads);
         }
         first += std::max<std::size_t>(items, 1);
     }
+}
+
+void check_size(std::size_t size, std::size_t expected, const char* what) {
+    if (size != expected) {
+        throw std::invalid_argument(std::string("multiply: ") + what + " has " +
+                                    std::to_string(size) + " elements, expected " +
+                                    std::to_string(expected));
+    }
+}
+
+}  // namespace
+
+void multiply(const PackedMatrix& packed, FloatView x, std::size_t batch, const Epilogue& epilogue,
+              FloatSpan y, Precision precision, int threads) {
+    const std::size_t rows = packed.rows();
+    const std::size_t cols = packed.cols();
+    check_size(x.size, batch * cols, "x");
+    check_size(y.size, batch * rows, "y");
+    if (epilogue.bias.size != 0) check_size(epilogue.bias.size, rows, "bias");
+    if (epilogue.residual.size != 0) check_size(epilogue.residual.size, y.size, "residual");
+    if (batch == 0 || rows == 0) return;
+    threads = worthwhile_threads(packed, batch, threads);
+    const PackedMatrix::Layout& layout = packed.layout();
+    const bool wide_x = x.type == FloatType::float32;
+    const bool wide_y = y.type == FloatType::float32;
+    const std::size_t group = wide_x && wide_y ? batch : std::min(batch, converted_vectors);
+    support::AlignedBuffer<float> vectors(wide_x ? 0 : group * cols, support::Fill::none);
+    support::AlignedBuffer<float> products(wide_y ? 0 : group * rows, support::Fill::none);
+    std::vector<float> bias(epilogue.bias.type == FloatType::float32 ? 0 : rows);
+    Outputs out = make_outputs(kernels(layout.isa), rows, epilogue, bias, y);
+    for (std::size_t first = 0; first < batch; first += group) {
+        const std::size_t count = std::min(group, batch - first);
+        const std::span<const float> source =
+            as_float(part_of(x, first * cols, count * cols), vectors);
+        if (!wide_y) out.products = products.data();
+        multiply_vectors(layout, source.data(), count, out, precision, threads);
+        out = out.past(count);
+    }
+}
+
+void multiply(const PackedMatrix& packed, std::span<const float> x, std::size_t batch,
+              std::span<const float> bias, std::span<float> y, Precision precision, int threads) {
+    multiply(packed, FloatView(x), batch, Epilogue{bias, Activation::none, {}}, FloatSpan(y),
+             precision, threads);
 }
 
 }  // namespace tersor::spmm

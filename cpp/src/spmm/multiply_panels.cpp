@@ -4,7 +4,9 @@
 #include <array>
 
 #include "spmm/kernels.hpp"
+#include "spmm/not_finite.hpp"
 #include "spmm/panels.hpp"
+#include "spmm/products.hpp"
 #include "tersor/parallel.hpp"
 
 namespace tersor::spmm {
@@ -33,8 +35,9 @@ void multiply_tile(const Kernels& kernel, const PanelTile& tile, std::size_t blo
 }  // namespace
 
 void multiply_panels(const PackedMatrix::Layout& layout, const Panels& panels, const float* x,
-                     std::size_t batch, std::span<const float> bias, float* y, int threads) {
+                     std::size_t batch, const Outputs& out, int threads) {
     const Kernels& kernel = kernels(layout.isa);
+    const NotFinite not_finite(layout, x, batch);
     const std::size_t rows = layout.rows;
     const std::size_t cols = layout.cols;
     const std::size_t most_lanes = lanes_for(batch);
@@ -58,12 +61,18 @@ void multiply_panels(const PackedMatrix::Layout& layout, const Panels& panels, c
                 const std::size_t count = std::min(tile_rows, rows - first_row);
                 for (std::size_t r = 0; r < count; ++r) {
                     std::fill_n(totals + r * lanes, lanes,
-                                bias.empty() ? 0.0F : bias[first_row + r]);
+                                out.bias.empty() ? 0.0F : out.bias[first_row + r]);
                 }
                 multiply_tile(kernel, panels.tiles[t], panels.block_width * lanes,
                               layout.codebook.data(), panel.data(), lanes, sums, count * lanes,
                               totals);
-                kernel.transpose(totals, lanes, count, vectors, y + first * rows + first_row, rows);
+                kernel.transpose(totals, lanes, count, vectors,
+                                 out.products + first * rows + first_row, rows);
+                for (std::size_t n = first; n < first + vectors; ++n) {
+                    not_finite.spread(n, first_row, first_row + count,
+                                      out.products + n * rows + first_row);
+                    out.finish(n, first_row, first_row + count);
+                }
             }
         });
     }
@@ -71,7 +80,7 @@ void multiply_panels(const PackedMatrix::Layout& layout, const Panels& panels, c
 
 void multiply_digit_panels(const PackedMatrix::Layout& layout, const Panels& panels, const float* x,
                            std::span<const Range> ranges, std::span<const float> row_sums,
-                           std::span<const float> bias, float* y, int threads) {
+                           const Outputs& out, int threads) {
     const Kernels& kernel = kernels(layout.isa);
     const std::size_t rows = layout.rows;
     const std::size_t cols = layout.cols;
@@ -109,10 +118,14 @@ void multiply_digit_panels(const PackedMatrix::Layout& layout, const Panels& pan
                                             panel.data() + b * panels.block_width * digit_lanes,
                                             sum);
             }
-            kernel.scale_digit_sums(sum, count, units.data(), lows.data(),
-                                    row_sums.data() + first_row,
-                                    bias.empty() ? nullptr : bias.data() + first_row, total);
-            kernel.transpose(total, digit_lanes, count, ranges.size(), y + first_row, rows);
+            kernel.scale_digit_sums(
+                sum, count, units.data(), lows.data(), row_sums.data() + first_row,
+                out.bias.empty() ? nullptr : out.bias.data() + first_row, total);
+            kernel.transpose(total, digit_lanes, count, ranges.size(), out.products + first_row,
+                             rows);
+            for (std::size_t n = 0; n < ranges.size(); ++n) {
+                if (fits_fixed_point(ranges[n])) out.finish(n, first_row, first_row + count);
+            }
         }
     });
 }

@@ -1,0 +1,32 @@
+// The ways to compute a product with few vectors, or with plain weights; multiply_panels.hpp has
+// the others. Each finishes its outputs.
+#pragma once
+
+#include <span>
+
+#include "spmm/kernels.hpp"
+#include "spmm/layout.hpp"
+#include "spmm/outputs.hpp"
+
+namespace tersor::spmm {
+
+/// Vectors whose digits are made at a time.
+inline constexpr std::size_t items_at_once = 8;
+
+/// Whether fp32 can scale the vector: it is finite, and its range neither too small nor too large.
+[[nodiscard]] bool fits_fixed_point(const Range& range) noexcept;
+
+/// One vector in fp32 by gathers, whatever it holds.
+void multiply_gathering(const PackedMatrix::Layout& layout, const float* x, const Outputs& out,
+                        int threads);
+
+/// Up to `items_at_once` vectors in fixed point, whose ranges fit it.
+void multiply_fixed(const PackedMatrix::Layout& layout, const Sliding& sliding,
+                    Arithmetic arithmetic, std::span<const Range> ranges, const float* x,
+                    const Outputs& out, int threads);
+
+/// A batch in fp32 from the layout rows16.
+void multiply_rows16(const PackedMatrix::Layout& layout, const float* x, std::size_t batch,
+                     const Outputs& out, int threads);
+
+}  // namespace tersor::spmm
