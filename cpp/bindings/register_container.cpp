@@ -65,14 +65,14 @@ void register_container(py::module_& module) {
         [](const std::string& path,
            const std::vector<std::tuple<std::string, std::string, std::vector<std::uint64_t>,
                                         Array<std::uint8_t>>>& tensors,
-           const std::vector<std::pair<std::string, std::string>>& metadata) {
+           const std::vector<std::pair<std::string, std::string>>& metadata, bool plain) {
             std::vector<TensorToWrite> list;
             for (const auto& [name, dtype, shape, bytes] : tensors) {
                 list.push_back({name, dtype, shape, view(bytes)});
             }
             const py::gil_scoped_release release;
             try {
-                write_file(path, list, metadata);
+                write_file(path, list, metadata, plain ? FileKind::plain : FileKind::indexed);
             } catch (const std::system_error& error) {
                 const py::gil_scoped_acquire acquire;
                 errno = error.code().value();
@@ -80,7 +80,7 @@ void register_container(py::module_& module) {
                 throw py::error_already_set();
             }
         },
-        py::arg("path"), py::arg("tensors"), py::arg("metadata"));
+        py::arg("path"), py::arg("tensors"), py::arg("metadata"), py::arg("plain"));
 }
 
 }  // namespace tersor::bindings

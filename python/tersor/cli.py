@@ -220,10 +220,9 @@ def compress(
         written[name + layer.SUFFIX] = container.Tensor("U8", (blob.size,), blob.tobytes())
     if taken == 0:
         raise InputError(f"{source}: no tensor to compress (see --only)")
-    own = {key: value for key, value in metadata.items() if key != "tersor"}
 
     def write(path: Path) -> "Report":
-        container.write_file(path, written, own)
+        container.write_file(path, written, metadata)
         with container.open(path) as file:
             return report(file)
 
@@ -258,8 +257,8 @@ def decompress(source: Path, output: Path) -> int:
                 tensors[name] = container.Tensor(
                     tensor.dtype, tuple(tensor.shape), tensor.bytes().tobytes()
                 )
-        metadata = {key: value for key, value in file.metadata.items() if key != "tersor"}
-    container.write_file(output, tensors, metadata)
+        metadata = file.metadata
+    container.write_file(output, tensors, metadata, plain=True)
     return len(tensors)
 
 

@@ -1,4 +1,7 @@
-"""The file: a valid ``.safetensors`` file in which compressed tensors are uint8 blobs."""
+"""The file: a valid ``.safetensors`` file in which compressed tensors are uint8 blobs.
+
+docs/format.md has the bytes.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +46,7 @@ class File:
     """An open file: what it holds, without decoding it.
 
     Attributes:
-        tensors: by name, in the order of the file.
+        tensors: by name, in the order of their names.
         metadata: the ``__metadata__`` of the file.
         file_bytes: its size.
         is_tersor: whether tersor wrote it.
@@ -62,7 +65,9 @@ class File:
         self.is_tersor: bool = self._file.is_tersor
 
     def verify(self) -> None:
-        """Checks every hash.
+        """Checks every hash that opening has not checked.
+
+        Together they cover every byte of a file that tersor wrote; of others, the blobs alone.
 
         Raises:
             FormatError: a tensor's bytes are not those that were written.
@@ -90,11 +95,19 @@ def write_file(
     path: str | os.PathLike[str],
     tensors: Mapping[str, Tensor],
     metadata: Mapping[str, str] | None = None,
+    *,
+    plain: bool = False,
 ) -> None:
     """Writes a file in one step: beside the target, synced to disk, renamed over it.
 
-    The same input gives the same bytes. Tensors named ``*_blob`` that hold a layer's blob are
-    listed as compressed.
+    The same input gives the same bytes.
+
+    Args:
+        tensors: by name.
+        metadata: texts for the header's ``__metadata__``.
+        plain: a file as the stock library writes it: an entry of the header for every tensor, and
+            no hashes. Otherwise hashes cover the whole file, and tensors of less than 4096 bytes
+            stand together in one, which only this library reads.
 
     Raises:
         OSError: the system refuses; nothing is left behind and an old file stays as it was.
@@ -112,4 +125,4 @@ def write_file(
         else:
             raw = np.frombuffer(tensor.data, np.uint8)
         listed.append((name, tensor.dtype, list(tensor.shape), raw))
-    _core.write_file(str(path), listed, list(extra.items()))
+    _core.write_file(str(path), listed, list(extra.items()), plain)

@@ -124,7 +124,7 @@ TEST(LayerDecode, NamesWhatIsMalformedUnderAGoodHash) {
     };
     EXPECT_EQ(decode_changed([](Bytes&) {}).status, Status::ok);
     EXPECT_EQ(set(0, 'X'), Status::bad_magic);
-    EXPECT_EQ(set(3, 1), Status::unsupported_version);
+    EXPECT_EQ(set(3, 2), Status::unsupported_version);
     EXPECT_EQ(set(4, 0x48), Status::bad_header);                // a bit that must be zero
     EXPECT_EQ(set(4, 0x00), Status::bad_header);                // gaps of one bit
     EXPECT_EQ(set(4, 0x0c), Status::trailing_bytes);            // flat, yet with row lengths
@@ -248,7 +248,7 @@ TEST(LayerDecode, SurvivesEveryChangedByteUnderAGoodHash) {
 TEST(LayerDecode, RefusesConstantStreamsThatAnnounceTheMoon) {
     // 2^20 x 2^20 weights, one value, all entries (code 1, gap 0), in constant streams.
     const std::vector<std::uint8_t> stream_of_2_to_40 = {0x80, 0x80, 0x80, 0x80, 0x80, 0x20, 0};
-    std::vector<std::uint8_t> blob = {'T',  'S',  'R', 0, 0x0c, 2, 0x80, 0x80, 0x40, 0x80,
+    std::vector<std::uint8_t> blob = {'T',  'S',  'R', 1, 0x0c, 2, 0x80, 0x80, 0x40, 0x80,
                                       0x80, 0x40, 1,   0, 8,    8, 0,    0,    0x80, 0x3f};
     for (const std::uint8_t symbol : {std::uint8_t{1}, std::uint8_t{0}}) {
         blob.insert(blob.end(), stream_of_2_to_40.begin(), stream_of_2_to_40.end());

@@ -1,5 +1,5 @@
-// Damaged files: each ends in an error with a position, or nothing of what hashes cover has
-// changed. TERSOR_MUTATIONS is how many random damages are tried.
+// Damaged files: each ends in an error with a position. TERSOR_MUTATIONS is how many random damages
+// are tried.
 #include <gtest/gtest.h>
 
 #include <cstdlib>
@@ -53,61 +53,26 @@ Bytes file_with(const std::vector<Layer>& layers, std::size_t bias_bytes) {
     return bytes;
 }
 
-enum class Outcome { refused, harmless };
-
-/// Reads all of a damaged file and holds what was accepted against the original.
-Outcome read_damaged(std::span<const std::uint8_t> damaged, const File& original) {
+/// Reads all of a damaged file; whether an error says so.
+bool is_refused(std::span<const std::uint8_t> damaged) {
     const test::GuardedBytes guarded(damaged);
     File file;
     Result result = File::parse(guarded.bytes(), file);
     if (result.ok()) result = file.verify();
-    if (!result.ok()) {
-        EXPECT_LE(result.count, damaged.size());
-        EXPECT_FALSE(describe(result.status).empty());
-        return Outcome::refused;
-    }
-    EXPECT_EQ(file.tensors().size(), original.tensors().size());
-    for (const TensorView& tensor : file.tensors()) {
-        // Without the library's metadata a file promises nothing about its bytes.
-        // A blob may have lost its name, which no hash covers; it is then another of the originals.
-        const TensorView* same = nullptr;
-        for (const TensorView& candidate : original.tensors()) {
-            if (std::ranges::equal(candidate.bytes, tensor.bytes)) same = &candidate;
-        }
-        if (same == nullptr && file.is_tersor()) {
-            ADD_FAILURE() << tensor.name << " holds other bytes";
-        }
-        if (file.is_tersor() && !tensor.compressed) {
-            const TensorView* named = original.find(tensor.name);
-            EXPECT_NE(named, nullptr) << tensor.name;
-            EXPECT_TRUE(named == nullptr ||
-                        (named->dtype == tensor.dtype && named->shape == tensor.shape &&
-                         std::ranges::equal(named->bytes, tensor.bytes)));
-        }
-        if (tensor.compressed) {
-            Layer layer;
-            EXPECT_TRUE(decode_layer(tensor.bytes, layer).ok());
-        }
-    }
-    return Outcome::harmless;
+    if (result.ok()) return false;
+    EXPECT_LE(result.count, damaged.size());
+    EXPECT_FALSE(describe(result.status).empty());
+    return true;
 }
 
-TEST(Mutations, EverySingleFlippedBitOfAFileIsRefusedOrHarmless) {
+TEST(Mutations, EverySingleFlippedBitOfAFileIsRefused) {
     const Bytes bytes = file_with({make_layer(3, 7, ValueKind::shared_fp32, false, 3)}, 8);
-    File original;
-    ASSERT_TRUE(File::parse(bytes, original).ok());
-    const std::size_t data_begin = 8 + support::load_little_endian<std::uint64_t>(bytes.data());
-    std::size_t harmless = 0;
+    ASSERT_FALSE(is_refused(bytes));
     for (std::size_t bit = 0; bit < bytes.size() * 8; ++bit) {
         Bytes damaged = bytes;
         damaged[bit / 8] = static_cast<std::uint8_t>(damaged[bit / 8] ^ (1U << (bit % 8)));
-        if (read_damaged(damaged, original) == Outcome::harmless) {
-            EXPECT_LT(bit / 8, data_begin) << "no hash saw bit " << bit;
-            ++harmless;
-        }
+        EXPECT_TRUE(is_refused(damaged)) << "no hash saw bit " << bit;
     }
-    EXPECT_GT(harmless, 0U);  // the user's metadata is covered by no hash
-    EXPECT_LT(harmless, data_begin * 2);
 }
 
 TEST(Mutations, TruncationAtEveryLengthIsRefused) {
@@ -119,19 +84,17 @@ TEST(Mutations, TruncationAtEveryLengthIsRefused) {
     }
 }
 
-TEST(Mutations, RandomDamageToALargerFileIsRefusedOrHarmless) {
+TEST(Mutations, RandomDamageToALargerFileIsRefused) {
     const Bytes bytes = file_with({make_layer(40, 300, ValueKind::shared_fp32, false, 15),
-                                   make_layer(60, 90, ValueKind::shared_fp16, true, 60),
+                                   make_layer(120, 300, ValueKind::shared_fp16, true, 60),
                                    make_layer(30, 50, ValueKind::plain_fp32, false, 1)},
-                                  64);
-    File original;
-    ASSERT_TRUE(File::parse(bytes, original).ok());
+                                  8192);
+    ASSERT_FALSE(is_refused(bytes));
     const char* wanted = std::getenv("TERSOR_MUTATIONS");
     const long count = wanted != nullptr ? std::strtol(wanted, nullptr, 10) : 20000;
     ASSERT_GT(count, 0);
     const std::size_t header_end = 8 + support::load_little_endian<std::uint64_t>(bytes.data());
     std::mt19937_64 generator(6);
-    long refused = 0;
     for (long i = 0; i < count; ++i) {
         Bytes damaged = bytes;
         // Half of them in the header, where structure is decided.
@@ -151,9 +114,8 @@ TEST(Mutations, RandomDamageToALargerFileIsRefusedOrHarmless) {
             case 3: damaged.erase(damaged.begin() + static_cast<std::ptrdiff_t>(at)); break;
             default: std::swap(damaged[at], damaged[generator() % range]);
         }
-        refused += read_damaged(damaged, original) == Outcome::refused ? 1 : 0;
+        EXPECT_TRUE(damaged == bytes || is_refused(damaged)) << i;
     }
-    EXPECT_GT(refused, count / 2);
 }
 
 }  // namespace

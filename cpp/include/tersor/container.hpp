@@ -1,4 +1,5 @@
-// The file: a valid .safetensors file in which compressed tensors are uint8 blobs.
+// The file: a valid .safetensors file in which compressed tensors are uint8 blobs, and what is
+// small stands together in one tensor.
 #pragma once
 
 #include <cstddef>
@@ -33,7 +34,7 @@ struct TensorView {
     std::vector<std::uint64_t> shape;
     std::span<const std::uint8_t> bytes;
     std::size_t offset = 0;   // of the first byte in the file
-    bool compressed = false;  // a blob: see decode_layer
+    bool compressed = false;  // a blob by name and start: see decode_layer
 };
 
 using Metadata = std::vector<std::pair<std::string, std::string>>;
@@ -51,17 +52,20 @@ public:
     /// The same from memory that must outlive the File.
     [[nodiscard]] static Result parse(std::span<const std::uint8_t> bytes, File& file);
 
+    /// In the order of their names.
     [[nodiscard]] const std::vector<TensorView>& tensors() const noexcept;
     /// The tensor of that name, or nullptr; takes the same time in a file of any length.
     [[nodiscard]] const TensorView* find(std::string_view name) const noexcept;
-    /// The `__metadata__` of the file, the library's own keys included.
+    /// The `__metadata__` of the file.
     [[nodiscard]] const Metadata& metadata() const noexcept;
     [[nodiscard]] std::size_t file_bytes() const noexcept;
     /// Whether tersor wrote it (any other safetensors file opens too, with nothing compressed).
     [[nodiscard]] bool is_tersor() const noexcept;
-    /// Checks every hash; `count` is the offset of the first tensor that fails.
+    /// Checks every hash that opening has not checked; `count` is the offset of the first tensor
+    /// that fails. Together they cover every byte of a file that this library wrote; of others,
+    /// the blobs alone.
     [[nodiscard]] Result verify() const;
-    /// Checks the hash of one ordinary tensor, or of one blob.
+    /// The same for one tensor.
     [[nodiscard]] Result verify(const TensorView& tensor) const;
 
 private:
@@ -69,13 +73,17 @@ private:
     std::unique_ptr<const Content> content_;
 };
 
+enum class FileKind : std::uint8_t {
+    indexed,  // the library's own: hashes of everything, small tensors together
+    plain,    // as the stock library writes it: every tensor has an entry, and none a hash
+};
+
 /// Writes `path` in one step: a temporary file beside it, fsync, rename. The same input gives the
-/// same bytes. Tensors whose name ends in `blob_suffix` and that hold a blob are listed as
-/// compressed. Throws std::invalid_argument for what a reader would refuse (names or metadata keys
-/// that occur twice or are the format's own, text that is not UTF-8, unknown dtypes, sizes that do
-/// not fit, more than 100 MB of header) and std::system_error when the operating system refuses;
-/// then nothing is left behind and an old file stays as it was.
+/// same bytes. Throws std::invalid_argument for what a reader would refuse (names or metadata keys
+/// that occur twice, names that are the format's own, text that is not UTF-8, unknown dtypes, sizes
+/// that do not fit, more than 100 MB of header) and std::system_error when the operating system
+/// refuses; then nothing is left behind and an old file stays as it was.
 void write_file(const std::string& path, std::span<const TensorToWrite> tensors,
-                const Metadata& metadata = {});
+                const Metadata& metadata = {}, FileKind kind = FileKind::indexed);
 
 }  // namespace tersor

@@ -82,6 +82,7 @@ private:
     bool parse_value(JsonValue& value, int depth) {
         skip_space();
         if (at_ >= text_.size()) return fail(Status::bad_json);
+        value.position = at_;
         const char first = text_[at_];
         if ((first == '{' || first == '[') && depth == max_depth) return fail(Status::bad_json);
         if (first == '{') return parse_object(value.value.emplace<JsonValue::Object>(), depth);

@@ -2,6 +2,7 @@
 // integers, parsed strictly because the bytes come from anywhere.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <string>
 #include <string_view>
@@ -19,6 +20,7 @@ struct JsonValue {
     using Object = std::vector<JsonMember>;  // in the order of the text
 
     std::variant<std::uint64_t, std::string, Array, Object> value;
+    std::size_t position = 0;  // of its first byte in the text
 
     template <class T>
     [[nodiscard]] const T* as() const noexcept {

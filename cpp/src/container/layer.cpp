@@ -22,7 +22,7 @@ using support::append_varint;
 using support::Cursor;
 
 constexpr std::array<std::uint8_t, 3> magic = {'T', 'S', 'R'};
-constexpr std::uint8_t format_version = 0;
+constexpr std::uint8_t format_version = 1;
 constexpr std::size_t hash_bytes = 8;
 constexpr std::size_t max_dimensions = 8;
 constexpr std::uint64_t max_clusters = 255;

@@ -1,11 +1,14 @@
 // Opening a file: everything in the header is checked before anything is believed.
 #include <algorithm>
 #include <fstream>
-#include <limits>
+#include <iterator>
 #include <unordered_map>
 
+#include "container/index.hpp"
 #include "container/json.hpp"
 #include "container/tensor_types.hpp"
+#include "hash/xxh3.hpp"
+#include "support/little_endian.hpp"
 #include "tersor/container.hpp"
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -78,8 +81,13 @@ private:
 #endif
 };
 
-bool read_numbers(const JsonValue* value, std::vector<std::uint64_t>& numbers) {
-    const auto* array = value != nullptr ? value->as<JsonValue::Array>() : nullptr;
+/// What went wrong at a value of the header; positions count from the start of the file.
+Result fault(Status status, const JsonValue& value) noexcept {
+    return {status, length_bytes + value.position};
+}
+
+bool read_numbers(const JsonValue& value, std::vector<std::uint64_t>& numbers) {
+    const auto* array = value.as<JsonValue::Array>();
     if (array == nullptr) return false;
     for (const JsonValue& element : *array) {
         const auto* number = element.as<std::uint64_t>();
@@ -90,29 +98,52 @@ bool read_numbers(const JsonValue* value, std::vector<std::uint64_t>& numbers) {
 }
 
 /// One tensor's entry of the header; its bytes are `data` [begin, end).
-Status read_tensor(const std::string& name, const JsonValue& entry,
+Result read_tensor(const std::string& name, const JsonValue& entry,
                    std::span<const std::uint8_t> data, TensorView& tensor) {
     const auto* object = entry.as<JsonValue::Object>();
     const JsonValue* dtype = entry.find("dtype");
-    const std::string* dtype_name = dtype != nullptr ? dtype->as<std::string>() : nullptr;
+    const JsonValue* shape = entry.find("shape");
+    const JsonValue* range = entry.find("data_offsets");
+    if (object == nullptr || object->size() != 3 || dtype == nullptr || shape == nullptr ||
+        range == nullptr) {
+        return fault(Status::bad_json, entry);
+    }
+    const auto* dtype_name = dtype->as<std::string>();
+    if (dtype_name == nullptr) return fault(Status::bad_json, *dtype);
     std::vector<std::uint64_t> offsets;
-    if (object == nullptr || object->size() != 3 || dtype_name == nullptr ||
-        !read_numbers(entry.find("shape"), tensor.shape) ||
-        !read_numbers(entry.find("data_offsets"), offsets) || offsets.size() != 2) {
-        return Status::bad_json;
+    if (!read_numbers(*shape, tensor.shape)) return fault(Status::bad_json, *shape);
+    if (!read_numbers(*range, offsets) || offsets.size() != 2) {
+        return fault(Status::bad_json, *range);
     }
     tensor.name = name;
     tensor.dtype = *dtype_name;
     const std::uint64_t element = container::element_bytes(tensor.dtype);
-    if (element == 0) return Status::bad_header;
+    if (element == 0) return fault(Status::bad_header, *dtype);
     std::uint64_t size = 0;
-    if (!container::tensor_bytes(tensor.shape, element, size)) return Status::too_large;
-    if (offsets[0] > offsets[1] || offsets[1] - offsets[0] != size) return Status::size_mismatch;
-    if (offsets[1] > data.size()) return Status::truncated;
+    if (!container::tensor_bytes(tensor.shape, element, size)) {
+        return fault(Status::too_large, *shape);
+    }
+    if (offsets[0] > offsets[1] || offsets[1] - offsets[0] != size) {
+        return fault(Status::size_mismatch, *range);
+    }
+    if (offsets[1] > data.size()) return fault(Status::truncated, *range);
     tensor.bytes =
         data.subspan(static_cast<std::size_t>(offsets[0]), static_cast<std::size_t>(size));
     tensor.offset = static_cast<std::size_t>(offsets[0]);
-    return Status::ok;
+    return {};
+}
+
+/// Sorts tensors by their place; they must follow each other from 0 to `data_bytes` without holes.
+Result check_places(std::vector<TensorView>& tensors, std::size_t data_bytes) {
+    std::ranges::stable_sort(tensors, {}, [](const TensorView& tensor) {
+        return std::pair(tensor.offset + tensor.bytes.size(), tensor.offset);
+    });
+    std::size_t covered = 0;
+    for (const TensorView& tensor : tensors) {
+        if (tensor.offset != covered) return {Status::overlapping_tensors, tensor.offset};
+        covered += tensor.bytes.size();
+    }
+    return {covered == data_bytes ? Status::ok : Status::trailing_bytes, covered};
 }
 
 }  // namespace
@@ -120,79 +151,56 @@ Status read_tensor(const std::string& name, const JsonValue& entry,
 struct File::Content {
     FileBytes file;
     std::span<const std::uint8_t> bytes;
-    std::vector<TensorView> tensors;
+    std::vector<TensorView> tensors;  // by name
     Metadata metadata;
-    std::unordered_map<std::string_view, std::size_t> index;  // of each name in `tensors`
-    std::unordered_map<std::string, std::string> hashes;      // of the ordinary tensors
+    std::unordered_map<std::string_view, std::size_t> places;  // of each name in `tensors`
+    std::unordered_map<std::string, std::uint64_t> hashes;     // of those outside the index
     bool is_tersor = false;
 
     [[nodiscard]] Result parse();
-    [[nodiscard]] Status read_metadata(const JsonValue& entry, std::vector<std::string>& layers);
-    [[nodiscard]] Status mark_layers(const std::vector<std::string>& layers);
-    [[nodiscard]] bool hashes_match_tensors() const;
+    [[nodiscard]] Result read_metadata(const JsonValue& entry);
+    [[nodiscard]] Result open_index(std::size_t data_begin);
 };
 
-Status File::Content::read_metadata(const JsonValue& entry, std::vector<std::string>& layers) {
+Result File::Content::read_metadata(const JsonValue& entry) {
     const auto* object = entry.as<JsonValue::Object>();
-    if (object == nullptr) return Status::bad_json;
+    if (object == nullptr) return fault(Status::bad_json, entry);
     for (const auto& [key, value] : *object) {
         const auto* text = value.as<std::string>();
-        if (text == nullptr) return Status::bad_json;
+        if (text == nullptr) return fault(Status::bad_json, value);
         metadata.emplace_back(key, *text);
-        if (key != container::metadata_key) continue;
-        is_tersor = true;
-        JsonValue own;
-        if (!container::parse_json(*text, own).ok()) return Status::bad_json;
-        const JsonValue* version = own.find("version");
-        const JsonValue* features = own.find("features");
-        const JsonValue* names = own.find("layers");
-        const JsonValue* sums = own.find("hashes");
-        if (version == nullptr || version->as<std::uint64_t>() == nullptr || features == nullptr ||
-            features->as<JsonValue::Array>() == nullptr || names == nullptr ||
-            names->as<JsonValue::Array>() == nullptr || sums == nullptr ||
-            sums->as<JsonValue::Object>() == nullptr) {
-            return Status::bad_header;
-        }
-        if (*version->as<std::uint64_t>() > container::file_version) {
-            return Status::unsupported_version;
-        }
-        // Version 0 defines no features: any that a file requires is unknown here.
-        if (!features->as<JsonValue::Array>()->empty()) return Status::unsupported_version;
-        for (const JsonValue& name : *names->as<JsonValue::Array>()) {
-            if (name.as<std::string>() == nullptr) return Status::bad_header;
-            layers.push_back(*name.as<std::string>());
-        }
-        for (const auto& [name, hash] : *sums->as<JsonValue::Object>()) {
-            if (hash.as<std::string>() == nullptr) return Status::bad_header;
-            hashes.emplace(name, *hash.as<std::string>());
-        }
     }
-    return Status::ok;
+    return {};
 }
 
-Status File::Content::mark_layers(const std::vector<std::string>& layers) {
-    for (const std::string& layer : layers) {
-        const auto found = index.find(layer + std::string(blob_suffix));
-        if (found == index.end()) return Status::bad_header;
-        TensorView& tensor = tensors[found->second];
-        if (tensor.compressed || tensor.dtype != "U8" || tensor.shape.size() != 1 ||
-            !is_layer(tensor.bytes)) {
-            return Status::bad_header;
-        }
-        tensor.compressed = true;
+/// Where there is an index, puts its members among the tensors, which stand in the order of
+/// the file, and keeps the hashes of the others.
+Result File::Content::open_index(std::size_t data_begin) {
+    const auto named =
+        std::ranges::find(tensors, container::index_name, [](const auto& t) { return t.name; });
+    const bool has_index = container::starts_like_index(bytes.subspan(data_begin));
+    // A file of this library whose header was damaged does not pass for one of another writer.
+    if ((named != tensors.end()) != has_index) return {Status::bad_magic, data_begin};
+    if (!has_index) return {};
+    if (named->offset != data_begin || named->dtype != "U8" || named->shape.size() != 1) {
+        return {Status::bad_header, data_begin};
     }
-    return !is_tersor || hashes_match_tensors() ? Status::ok : Status::bad_header;
-}
-
-/// Whether the ordinary tensors, and no others, have a hash; what it is, `verify` finds out.
-bool File::Content::hashes_match_tensors() const {
-    std::size_t plain = 0;
-    for (const TensorView& tensor : tensors) {
-        if (tensor.compressed) continue;
-        if (!hashes.contains(tensor.name)) return false;
-        ++plain;
+    is_tersor = true;
+    container::Index parsed;
+    const std::span<const std::uint8_t> index_bytes = named->bytes;
+    Result result = container::parse_index(index_bytes, tensors.size() - 1, parsed);
+    result.count += data_begin;
+    if (!result.ok()) return result;
+    if (parsed.header_hash != hash::xxh3_64(bytes.first(data_begin))) {
+        return {Status::hash_mismatch, 0};
     }
-    return plain == hashes.size();
+    tensors.erase(named);
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+        hashes.emplace(tensors[i].name, parsed.hashes[i]);
+    }
+    for (TensorView& member : parsed.members) member.offset += data_begin;
+    std::ranges::move(parsed.members, std::back_inserter(tensors));
+    return {};
 }
 
 Result File::Content::parse() {
@@ -206,36 +214,32 @@ Result File::Content::parse() {
     if (header.empty() || header[0] != '{') return {Status::bad_magic, length_bytes};
 
     JsonValue root;
-    Result parsed =
+    Result result =
         container::parse_json({reinterpret_cast<const char*>(header.data()), header.size()}, root);
-    parsed.count += length_bytes;
-    if (!parsed.ok()) return parsed;
-    std::vector<std::string> layers;
+    result.count += length_bytes;
+    if (!result.ok()) return result;
     for (const auto& [name, entry] : *root.as<JsonValue::Object>()) {
-        const Status status = name == "__metadata__"
-                                  ? read_metadata(entry, layers)
-                                  : read_tensor(name, entry, data, tensors.emplace_back());
-        if (status != Status::ok) return {status, length_bytes};
+        result = name == "__metadata__" ? read_metadata(entry)
+                                        : read_tensor(name, entry, data, tensors.emplace_back());
+        if (!result.ok()) return result;
     }
-    std::stable_sort(tensors.begin(), tensors.end(), [](const TensorView& a, const TensorView& b) {
-        return a.offset + a.bytes.size() < b.offset + b.bytes.size() ||
-               (a.offset + a.bytes.size() == b.offset + b.bytes.size() && a.offset < b.offset);
-    });
-    std::size_t covered = 0;
+    result = check_places(tensors, data.size());
+    result.count += data_begin;
+    if (!result.ok()) return result;
     for (TensorView& tensor : tensors) {
-        if (tensor.offset != covered) {
-            return {Status::overlapping_tensors, data_begin + tensor.offset};
-        }
-        covered += tensor.bytes.size();
         tensor.offset += data_begin;
+        tensor.compressed =
+            container::is_blob(tensor.name, tensor.dtype, tensor.shape, tensor.bytes);
     }
-    if (covered != data.size()) return {Status::trailing_bytes, data_begin + covered};
-    // The names have come to rest: from here on the index may refer to them.
-    for (std::size_t i = 0; i < tensors.size(); ++i) index.emplace(tensors[i].name, i);
-    if (const Status s = mark_layers(layers); s != Status::ok) return {s, length_bytes};
+    result = open_index(data_begin);
+    if (!result.ok()) return result;
+    std::ranges::sort(tensors, {}, &TensorView::name);
+    for (std::size_t i = 0; i < tensors.size(); ++i) {
+        const bool fresh = places.emplace(tensors[i].name, i).second;
+        if (!fresh) return {Status::duplicate_name, tensors[i].offset};
+    }
     return {Status::ok, bytes.size()};
 }
-
 File::File() noexcept = default;
 File::File(File&&) noexcept = default;
 File& File::operator=(File&&) noexcept = default;
@@ -261,8 +265,8 @@ Result File::parse(std::span<const std::uint8_t> bytes, File& file) {
 const std::vector<TensorView>& File::tensors() const noexcept { return content_->tensors; }
 
 const TensorView* File::find(std::string_view name) const noexcept {
-    const auto found = content_->index.find(name);
-    return found != content_->index.end() ? &content_->tensors[found->second] : nullptr;
+    const auto found = content_->places.find(name);
+    return found != content_->places.end() ? &content_->tensors[found->second] : nullptr;
 }
 
 const Metadata& File::metadata() const noexcept { return content_->metadata; }
@@ -272,19 +276,20 @@ std::size_t File::file_bytes() const noexcept { return content_->bytes.size(); }
 bool File::is_tersor() const noexcept { return content_->is_tersor; }
 
 Result File::verify(const TensorView& tensor) const {
-    if (tensor.compressed) {
-        LayerInfo info;
-        Result result = inspect_layer(tensor.bytes, info, true);
-        if (!result.ok()) result.count += tensor.offset;
-        return result;
+    const Result good{Status::ok, tensor.offset};
+    if (is_tersor()) {
+        const auto stored = content_->hashes.find(tensor.name);
+        // What stands inside the index was verified with it.
+        if (stored == content_->hashes.end()) return good;
+        const bool same = stored->second == hash::xxh3_64(tensor.bytes);
+        return same ? good : Result{Status::hash_mismatch, tensor.offset};
     }
-    // A file of another writer has no hashes to hold against its tensors.
-    if (!content_->is_tersor) return {Status::ok, tensor.offset};
-    const std::string hash = container::hash_text(
-        container::tensor_hash(tensor.name, tensor.dtype, tensor.shape, tensor.bytes));
-    const auto stored = content_->hashes.find(tensor.name);
-    const bool same = stored != content_->hashes.end() && stored->second == hash;
-    return {same ? Status::ok : Status::hash_mismatch, tensor.offset};
+    // A file of another writer has no hashes but those that its blobs end with.
+    if (!tensor.compressed) return good;
+    LayerInfo info;
+    Result result = inspect_layer(tensor.bytes, info, true);
+    if (!result.ok()) result.count += tensor.offset;
+    return result;
 }
 
 Result File::verify() const {

@@ -1,28 +1,53 @@
-// The element types of safetensors, and what the hash of an ordinary tensor covers.
+// The element types of safetensors, and what tells a blob from an ordinary tensor.
 #pragma once
 
+#include <array>
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <span>
-#include <string>
 #include <string_view>
-#include <vector>
 
-#include "hash/xxh3.hpp"
-#include "support/little_endian.hpp"
+#include "tersor/container.hpp"
 
 namespace tersor::container {
 
+struct ElementType {
+    std::string_view name;
+    std::uint8_t bytes;
+};
+
+/// In the order of their codes, from 1: the format counts on it.
+inline constexpr std::array<ElementType, 17> element_types = {{{"BOOL", 1},
+                                                               {"U8", 1},
+                                                               {"I8", 1},
+                                                               {"F8_E4M3", 1},
+                                                               {"F8_E5M2", 1},
+                                                               {"U16", 2},
+                                                               {"I16", 2},
+                                                               {"F16", 2},
+                                                               {"BF16", 2},
+                                                               {"U32", 4},
+                                                               {"I32", 4},
+                                                               {"F32", 4},
+                                                               {"U64", 8},
+                                                               {"I64", 8},
+                                                               {"F64", 8},
+                                                               {"C64", 8},
+                                                               {"F8_E8M0", 1}}};
+
+/// The code of an element type, or 0 for an unknown name.
+[[nodiscard]] inline std::uint8_t element_code(std::string_view dtype) noexcept {
+    for (std::size_t i = 0; i < element_types.size(); ++i) {
+        if (element_types[i].name == dtype) return static_cast<std::uint8_t>(i + 1);
+    }
+    return 0;
+}
+
 /// Bytes of an element, or 0 for an unknown name.
 [[nodiscard]] inline std::uint64_t element_bytes(std::string_view dtype) noexcept {
-    if (dtype == "BOOL" || dtype == "U8" || dtype == "I8" || dtype == "F8_E4M3" ||
-        dtype == "F8_E5M2") {
-        return 1;
-    }
-    if (dtype == "U16" || dtype == "I16" || dtype == "F16" || dtype == "BF16") return 2;
-    if (dtype == "U32" || dtype == "I32" || dtype == "F32") return 4;
-    if (dtype == "U64" || dtype == "I64" || dtype == "F64" || dtype == "C64") return 8;
-    return 0;
+    const std::uint8_t code = element_code(dtype);
+    return code != 0 ? element_types[code - 1].bytes : 0;
 }
 
 /// Bytes of a tensor; false when the product overflows.
@@ -38,31 +63,12 @@ namespace tersor::container {
     return true;
 }
 
-/// Covers the bytes and what they mean: name, type, shape.
-[[nodiscard]] inline std::uint64_t tensor_hash(std::string_view name, std::string_view dtype,
-                                               std::span<const std::uint64_t> shape,
-                                               std::span<const std::uint8_t> bytes) {
-    std::vector<std::uint8_t> text(name.begin(), name.end());
-    text.push_back(0);
-    text.insert(text.end(), dtype.begin(), dtype.end());
-    text.push_back(0);
-    for (const std::uint64_t dimension : shape) support::append_little_endian(dimension, text);
-    support::append_little_endian(hash::xxh3_64(bytes), text);
-    return hash::xxh3_64(text);
+/// Whether a tensor is the blob of a layer: what the writer calls so and what starts like one.
+[[nodiscard]] inline bool is_blob(std::string_view name, std::string_view dtype,
+                                  std::span<const std::uint64_t> shape,
+                                  std::span<const std::uint8_t> bytes) noexcept {
+    return name.ends_with(blob_suffix) && dtype == "U8" && shape.size() == 1 && is_layer(bytes);
 }
-
-/// 16 lower-case hexadecimal digits.
-[[nodiscard]] inline std::string hash_text(std::uint64_t hash) {
-    std::string text(16, '0');
-    for (int i = 15; i >= 0; --i, hash >>= 4) {
-        text[static_cast<std::size_t>(i)] = "0123456789abcdef"[hash & 15];
-    }
-    return text;
-}
-
-/// The key of `__metadata__` that holds what the library itself wants to know about a file.
-inline constexpr std::string_view metadata_key = "tersor";
-inline constexpr std::uint64_t file_version = 0;
 
 /// Of the JSON header with its padding; the limit of the stock library.
 inline constexpr std::uint64_t max_header_bytes = 100'000'000;

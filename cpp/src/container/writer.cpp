@@ -1,4 +1,4 @@
-// Writing a file: header first, then the tensors without gaps, in one step.
+// Writing a file: the header, the index with the small tensors, the others; in one step.
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
@@ -7,8 +7,11 @@
 #include <system_error>
 #include <unordered_set>
 
+#include "container/index.hpp"
 #include "container/json.hpp"
 #include "container/tensor_types.hpp"
+#include "hash/xxh3.hpp"
+#include "support/little_endian.hpp"
 #include "tersor/container.hpp"
 
 #if defined(__unix__) || defined(__APPLE__)
@@ -20,11 +23,6 @@ namespace tersor {
 namespace {
 
 using container::append_json_string;
-
-bool is_blob(const TensorToWrite& tensor) {
-    return tensor.name.ends_with(blob_suffix) && tensor.dtype == "U8" && tensor.shape.size() == 1 &&
-           is_layer(tensor.bytes);
-}
 
 void check_utf8(const std::string& text, const char* what) {
     if (!container::is_utf8(text)) {
@@ -47,7 +45,8 @@ void check(std::span<const TensorToWrite> tensors) {
             throw std::invalid_argument("tensor '" + tensor.name +
                                         "': the shape does not fit the number of bytes");
         }
-        if (tensor.name == "__metadata__" || !names.insert(tensor.name).second) {
+        if (tensor.name == "__metadata__" || tensor.name == container::index_name ||
+            !names.insert(tensor.name).second) {
             throw std::invalid_argument("tensor '" + tensor.name + "': the name is taken");
         }
     }
@@ -58,9 +57,6 @@ void check(const Metadata& metadata) {
     for (const auto& [key, value] : metadata) {
         check_utf8(key, "the metadata key");
         check_utf8(value, "the metadata value");
-        if (key == container::metadata_key) {
-            throw std::invalid_argument("the metadata key '" + key + "' is the library's own");
-        }
         if (!keys.insert(key).second) {
             throw std::invalid_argument("the metadata key '" + key + "' occurs twice");
         }
@@ -92,42 +88,58 @@ std::string number_list(std::span<const std::uint64_t> numbers) {
     return text + ']';
 }
 
-/// What the library wants to know of the file: version, features, layers, hashes.
-std::string own_metadata(std::span<const TensorToWrite* const> tensors) {
-    std::string layers;
-    ObjectText hashes;
-    for (const TensorToWrite* tensor : tensors) {
-        if (is_blob(*tensor)) {
-            if (!layers.empty()) layers += ',';
-            append_json_string(
-                std::string_view(tensor->name).substr(0, tensor->name.size() - blob_suffix.size()),
-                layers);
-        } else {
-            append_json_string(container::hash_text(container::tensor_hash(
-                                   tensor->name, tensor->dtype, tensor->shape, tensor->bytes)),
-                               hashes.member(tensor->name));
-        }
-    }
-    return "{\"version\":" + std::to_string(container::file_version) +
-           ",\"features\":[],\"layers\":[" + layers + "],\"hashes\":" + std::move(hashes).finish() +
-           "}";
+/// A tensor's entry of the header.
+void append_entry(std::string_view name, std::string_view dtype,
+                  std::span<const std::uint64_t> shape, std::uint64_t offset, std::uint64_t bytes,
+                  ObjectText& header) {
+    const std::uint64_t offsets[] = {offset, offset + bytes};
+    std::string& text = header.member(name);
+    text += "{\"dtype\":\"";
+    text += dtype;
+    text += "\",\"shape\":" + number_list(shape);
+    text += ",\"data_offsets\":" + number_list(offsets) + "}";
 }
 
-std::string header_text(std::span<const TensorToWrite* const> tensors, const Metadata& metadata) {
+/// The file up to its first tensor: length, JSON, padding. `index_bytes` is 0 where there is none.
+std::vector<std::uint8_t> make_header(std::uint64_t index_bytes,
+                                      std::span<const TensorToWrite* const> outside,
+                                      const Metadata& metadata) {
     ObjectText entries;
-    for (const auto& [key, value] : metadata) append_json_string(value, entries.member(key));
-    append_json_string(own_metadata(tensors), entries.member(container::metadata_key));
-    ObjectText header;
-    header.member("__metadata__") += std::move(entries).finish();
-    std::uint64_t offset = 0;
-    for (const TensorToWrite* tensor : tensors) {
-        std::string& text = header.member(tensor->name);
-        text += "{\"dtype\":\"" + tensor->dtype + "\",\"shape\":" + number_list(tensor->shape);
-        const std::uint64_t offsets[] = {offset, offset + tensor->bytes.size()};
-        text += ",\"data_offsets\":" + number_list(offsets) + "}";
-        offset = offsets[1];
+    if (!metadata.empty()) {
+        ObjectText values;
+        for (const auto& [key, value] : metadata) append_json_string(value, values.member(key));
+        entries.member("__metadata__") += std::move(values).finish();
     }
-    return std::move(header).finish();
+    if (index_bytes != 0) {
+        append_entry(container::index_name, "U8", {&index_bytes, 1}, 0, index_bytes, entries);
+    }
+    std::uint64_t offset = index_bytes;
+    for (const TensorToWrite* tensor : outside) {
+        append_entry(tensor->name, tensor->dtype, tensor->shape, offset, tensor->bytes.size(),
+                     entries);
+        offset += tensor->bytes.size();
+    }
+    std::string text = std::move(entries).finish();
+    text.append((8 - text.size() % 8) % 8, ' ');
+    if (text.size() > container::max_header_bytes) {
+        throw std::invalid_argument("the header takes " + std::to_string(text.size()) +
+                                    " bytes, and a reader accepts no more than " +
+                                    std::to_string(container::max_header_bytes));
+    }
+    std::vector<std::uint8_t> header;
+    support::append_little_endian(std::uint64_t{text.size()}, header);
+    header.insert(header.end(), text.begin(), text.end());
+    return header;
+}
+
+/// The index over these tensors, not sealed.
+std::vector<std::uint8_t> make_index(std::span<const TensorToWrite* const> members,
+                                     std::span<const TensorToWrite* const> outside) {
+    std::vector<std::uint64_t> hashes;
+    for (const TensorToWrite* tensor : outside) hashes.push_back(hash::xxh3_64(tensor->bytes));
+    const std::size_t alignment =
+        outside.empty() ? 1 : container::element_bytes(outside.front()->dtype);
+    return container::encode_index(members, hashes, alignment);
 }
 
 [[noreturn]] void throw_errno(const std::string& path) {
@@ -192,31 +204,32 @@ private:
 }  // namespace
 
 void write_file(const std::string& path, std::span<const TensorToWrite> tensors,
-                const Metadata& metadata) {
+                const Metadata& metadata, FileKind kind) {
     check(tensors);
     check(metadata);
     // Wide elements first, as the stock writer does, so that everything is aligned to its element.
-    std::vector<const TensorToWrite*> ordered;
-    for (const TensorToWrite& tensor : tensors) ordered.push_back(&tensor);
-    std::sort(ordered.begin(), ordered.end(), [](const TensorToWrite* a, const TensorToWrite* b) {
-        const auto width_a = container::element_bytes(a->dtype);
-        const auto width_b = container::element_bytes(b->dtype);
-        return width_a != width_b ? width_a > width_b : a->name < b->name;
-    });
-    std::string header = header_text(ordered, metadata);
-    header.append((8 - header.size() % 8) % 8, ' ');
-    if (header.size() > container::max_header_bytes) {
-        throw std::invalid_argument("the header takes " + std::to_string(header.size()) +
-                                    " bytes, and a reader accepts no more than " +
-                                    std::to_string(container::max_header_bytes));
+    std::vector<const TensorToWrite*> members;
+    std::vector<const TensorToWrite*> outside;
+    for (const TensorToWrite& tensor : tensors) {
+        const bool small = tensor.bytes.size() < container::outside_bytes;
+        (small && kind == FileKind::indexed ? members : outside).push_back(&tensor);
     }
-    std::vector<std::uint8_t> length;
-    support::append_little_endian(std::uint64_t{header.size()}, length);
+    for (auto* list : {&members, &outside}) {
+        std::ranges::sort(*list, [](const TensorToWrite* a, const TensorToWrite* b) {
+            const auto width_a = container::element_bytes(a->dtype);
+            const auto width_b = container::element_bytes(b->dtype);
+            return width_a != width_b ? width_a > width_b : a->name < b->name;
+        });
+    }
+    std::vector<std::uint8_t> index;
+    if (kind == FileKind::indexed) index = make_index(members, outside);
+    const std::vector<std::uint8_t> header = make_header(index.size(), outside, metadata);
+    if (!index.empty()) container::seal_index(index, header);
 
     TemporaryFile file(path);
-    file.write(length.data(), length.size());
     file.write(header.data(), header.size());
-    for (const TensorToWrite* tensor : ordered) {
+    file.write(index.data(), index.size());
+    for (const TensorToWrite* tensor : outside) {
         file.write(tensor->bytes.data(), tensor->bytes.size());
     }
     file.commit();
