@@ -179,6 +179,9 @@ def compress(
     bits: int = 4,
     conv_bits: int = 8,
     density: float | None = None,
+    method: str = "kmeans",
+    target_bytes: int | None = None,
+    target_ratio: float | None = None,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     min_size: int = 0,
@@ -187,7 +190,9 @@ def compress(
     """Compresses a dense model file, printing a line for each tensor, and returns the table.
 
     ``bits`` and ``conv_bits`` are the code widths of matrices and filters, the zero counted in;
-    ``density`` is the part of the weights of each taken tensor to keep (None: no further pruning).
+    ``density`` is the part of the weights of each taken tensor to keep (None: no further pruning),
+    ``method`` one of those of :class:`tersor.LayerConfig`. With a target, bytes of the file or the
+    ratio of all tensors' bytes to them, these are chosen for each tensor instead.
 
     Raises:
         InputError, OSError: the message names what is wrong with which file.
@@ -198,39 +203,61 @@ def compress(
     if output is None and not dry_run:
         raise InputError("say where to write with -o OUT, or --dry-run to learn the size alone")
     tensors, metadata = _read_model(source)
+    from tersor import budget
     from tersor.config import LayerConfig
-    from tersor.quantize import compress_weight
+    from tersor.quantize import as_float32, compress_weight
 
-    written: dict[str, container.Tensor] = {}
-    taken = 0
+    if target_bytes is not None and target_ratio is not None:
+        raise InputError("give either --target-bytes or --target-ratio")
+    left: dict[str, container.Tensor] = {}
+    items: dict[str, budget.Item] = {}
+    searches = target_bytes is not None or target_ratio is not None
     for name, tensor in tensors.items():
         choice = choose(
             name, tensor.dtype, tuple(tensor.shape), only=only, skip=skip, min_size=min_size
         )
         print(choice)
         if not choice.taken:
-            written[name] = tensor
+            left[name] = tensor
             continue
-        taken += 1
         width = bits if len(tensor.shape) == 2 else conv_bits
         raw = np.frombuffer(tensor.data, np.uint8)
-        weight = _FLOAT_READERS[tensor.dtype](raw).reshape(tensor.shape)
-        config = LayerConfig(values=2**width - 1, density=density)
-        blob = layer.encode_layer(compress_weight(weight, config, name))
-        written[name + layer.SUFFIX] = container.Tensor("U8", (blob.size,), blob.tobytes())
-    if taken == 0:
+        weight = as_float32(_FLOAT_READERS[tensor.dtype](raw).reshape(tensor.shape), name)
+        config = LayerConfig(values=2**width - 1, density=density, method=method)
+        items[name] = budget.Item(weight, LayerConfig() if searches else config)
+    if not items:
         raise InputError(f"{source}: no tensor to compress (see --only)")
 
-    def write(path: Path) -> "Report":
-        container.write_file(path, written, metadata)
+    def write(blobs: budget.Blobs, path: Path) -> int:
+        coded = {
+            name + layer.SUFFIX: container.Tensor("U8", blob.shape, blob)
+            for name, blob in blobs.items()
+        }
+        container.write_file(path, {**left, **coded}, metadata)
+        return path.stat().st_size
+
+    # Sizes are exact because files are really made, and thrown away but for the last.
+    with tempfile.TemporaryDirectory(prefix="tersor-") as folder:
+        trial = Path(folder) / "trial.safetensors"
+        settings = {name: item.settings for name, item in items.items()}
+        if searches:
+            limit = float(target_bytes or 0)
+            if target_ratio is not None:
+                limit = sum(len(tensor.data) for tensor in tensors.values()) // target_ratio
+            try:
+                settings = budget.fit(
+                    items, lambda blobs: write(blobs, trial), limit, size=True, progress=print
+                )
+            except ValueError as error:
+                raise InputError(f"{source}: {error}") from error
+        blobs = {
+            name: layer.encode_layer(compress_weight(item.weight, settings[name], name))
+            for name, item in items.items()
+        }
+        path = trial if dry_run or output is None else output
+        write(blobs, path)
         with container.open(path) as file:
             return report(file)
-
-    if not dry_run and output is not None:
-        return write(output)
-    # The size is exact because the file is really made, and then thrown away.
-    with tempfile.TemporaryDirectory(prefix="tersor-") as folder:
-        return write(Path(folder) / "dry-run.safetensors")
 
 
 def decompress(source: Path, output: Path) -> int:
@@ -331,6 +358,13 @@ def _app() -> Any:
         density: Annotated[
             float | None, typer.Option(min=0.0, max=1.0, help="part of the weights to keep")
         ] = None,
+        method: Annotated[str, typer.Option(help="kmeans, uniform or ecsq")] = "kmeans",
+        target_bytes: Annotated[
+            int | None, typer.Option(min=1, help="choose density and codes for a file so large")
+        ] = None,
+        target_ratio: Annotated[
+            float | None, typer.Option(help="the same by the ratio of dense bytes to the file's")
+        ] = None,
         only: Annotated[list[str] | None, typer.Option(help=f"take these: {patterns}")] = None,
         skip: Annotated[list[str] | None, typer.Option(help=f"leave these: {patterns}")] = None,
         min_size: Annotated[int, typer.Option(min=0, help="leave tensors with fewer weights")] = 0,
@@ -343,6 +377,9 @@ def _app() -> Any:
             bits=bits,
             conv_bits=conv_bits,
             density=density,
+            method=method,
+            target_bytes=target_bytes,
+            target_ratio=target_ratio,
             only=only or (),
             skip=skip or (),
             min_size=min_size,

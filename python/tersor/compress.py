@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import glob
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,10 +11,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from tersor import budget
 from tersor.config import Config, LayerConfig
 from tersor.layer import LayerInfo, decode_layer, encode_layer, inspect_layer
 from tersor.nn import Compressed, CompressedConv2d, CompressedLinear
-from tersor.quantize import compress_weight, decompress_layer
+from tersor.nn.compressed import BLOB
+from tersor.quantize import as_float32, compress_weight, decompress_layer
+from tersor.state import state_bytes
 
 FilterFunction = Callable[[nn.Module, str], bool]
 
@@ -58,6 +63,103 @@ def _taken(
             yield name, module, settings, matters
 
 
+def tensor_bytes(model: nn.Module) -> int:
+    """Bytes of all parameters and buffers as they are."""
+    return sum(t.numel() * t.element_size() for t in [*model.parameters(), *model.buffers()])
+
+
+@torch.no_grad()
+def _share_bias(bias: torch.Tensor, settings: LayerConfig, name: str) -> torch.Tensor:
+    """A bias of shared values."""
+    shared = decompress_layer(compress_weight(bias, settings, f"{name}.bias".removeprefix(".")))
+    return torch.from_numpy(shared).to(bias)
+
+
+def fit(
+    model: nn.Module,
+    config: Config,
+    filter_fn: FilterFunction | None = None,
+    importance: Mapping[str, Any] | None = None,
+    progress: Callable[[budget.Step], None] | None = None,
+) -> Config:
+    """The configuration with each layer's settings in the place of its target.
+
+    :func:`compress_` calls this; use it to look at what is chosen, or to show progress. Arguments
+    as there; the model is as it was when this returns.
+
+    Raises:
+        ValueError: no choice meets the target; or importance is given for some layers alone.
+    """
+    items: dict[str, budget.Item] = {}
+    names: dict[str, list[str]] = {}  # of the layers that share an item's weight
+    first: dict[torch.Tensor, str] = {}
+    modules: dict[nn.Module, str] = {}
+    for name, module, settings, matters in _taken(model, config, filter_fn, importance):
+        if importance is not None and matters is None:
+            raise ValueError(f"{name}: no importance is given, and layers are weighed by it")
+        weight: Any = module.weight
+        key = first.setdefault(weight, name)
+        modules[module] = key
+        names.setdefault(key, []).append(name)
+        if key == name:
+            matters = None if matters is None else as_float32(matters, f"{name}: importance")
+            items[name] = budget.Item(as_float32(weight, name), settings, matters)
+
+    def file_bytes(blobs: budget.Blobs) -> float:
+        state = dict(model.state_dict())
+        for name, module in model.named_modules(remove_duplicate=False):
+            if module not in modules:
+                continue
+            prefix = f"{name}.".removeprefix(".")
+            del state[f"{prefix}weight"]
+            state[prefix + BLOB] = torch.from_numpy(blobs[modules[module]])
+            bias = state.get(f"{prefix}bias")
+            if config.biases is not None and bias is not None:
+                state[f"{prefix}bias"] = _share_bias(bias, config.biases, name)
+        return state_bytes(state)
+
+    @torch.no_grad()
+    def accuracy(blobs: budget.Blobs) -> float:
+        assert config.evaluate is not None
+        dense = {weight: weight.detach().clone() for weight in first}
+        try:
+            for weight, name in first.items():
+                weight.copy_(torch.from_numpy(decompress_layer(decode_layer(blobs[name]))))
+            return float(config.evaluate(model))
+        finally:
+            for weight, before in dense.items():
+                weight.copy_(before)
+
+    if config.max_drop is not None:
+        assert config.evaluate is not None
+        limit, measure = float(config.evaluate(model)) - config.max_drop, accuracy
+    else:
+        limit, measure = float(config.target_bytes or 0), file_bytes
+        if config.target_ratio is not None:
+            limit = tensor_bytes(model) // config.target_ratio
+    found = budget.fit(items, measure, limit, size=config.max_drop is None, progress=progress)
+    chosen = {glob.escape(n): found[key] for key, shared in names.items() for n in shared}
+    return dataclasses.replace(
+        config,
+        overrides={**chosen, **config.overrides},
+        target_bytes=None,
+        target_ratio=None,
+        max_drop=None,
+        evaluate=None,
+    )
+
+
+def _settled(
+    model: nn.Module,
+    config: Config | None,
+    filter_fn: FilterFunction | None,
+    importance: Mapping[str, Any] | None,
+) -> Config:
+    """The configuration, its target met."""
+    config = config or Config()
+    return fit(model, config, filter_fn, importance) if config.searches else config
+
+
 def compress_(
     model: nn.Module,
     config: Config | None = None,
@@ -78,19 +180,16 @@ def compress_(
 
     Raises:
         ValueError: a weight holds NaN or infinity, or a layer has an option that is not supported;
-            the message names the layer, and the model is as it was.
+            the message names the layer, and the model is as it was. Or no choice meets the target.
     """
-    config = config or Config()
+    config = _settled(model, config, filter_fn, importance)
     compressed: dict[nn.Module, Compressed] = {}
     blobs: dict[tuple[object, ...], Compressed] = {}
     for name, module, settings, matters in _taken(model, config, filter_fn, importance):
         made = HANDLERS[type(module)](module, settings, name or type(module).__name__, matters)
         if config.biases is not None and made.bias is not None:
-            bias = encode_layer(
-                compress_weight(made.bias, config.biases, f"{name}.bias".removeprefix("."))
-            )
             with torch.no_grad():
-                made.bias.copy_(torch.from_numpy(decompress_layer(decode_layer(bias))))
+                made.bias.copy_(_share_bias(made.bias, config.biases, name))
         compressed[module] = made
         # Layers that shared a weight share its blob.
         made.weight_blob = blobs.setdefault((module.weight, settings), made).weight_blob
@@ -138,11 +237,11 @@ def estimate(
     """What :func:`compress_` would make of a model, which stays as it is; arguments as there."""
     layers: dict[str, LayerInfo] = {}
     saved = 0
-    for name, module, settings, matters in _taken(model, config or Config(), filter_fn, importance):
+    config = _settled(model, config, filter_fn, importance)
+    for name, module, settings, matters in _taken(model, config, filter_fn, importance):
         weight: Any = module.weight
         blob = encode_layer(compress_weight(weight, settings, name, matters))
         layers[name] = inspect_layer(blob)
         saved += weight.numel() * weight.element_size() - len(blob)
-    tensors = [*model.parameters(), *model.buffers()]
-    dense = sum(t.numel() * t.element_size() for t in tensors)
+    dense = tensor_bytes(model)
     return Estimate(layers, dense, dense - saved)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
+from typing import Any
 
 KINDS = ("shared_fp32", "shared_fp16", "plain_fp32", "plain_fp16")
 METHODS = ("kmeans", "uniform", "ecsq")
@@ -28,6 +29,9 @@ class LayerConfig:
         mode: of ``kmeans``: ``exact`` or ``lloyd``.
         bits: of ``ecsq``: entropy of a code; None = what ``values`` shared values take when they
             all occur alike, less one bit.
+        penalty: of ``ecsq``, instead of ``bits``: the mean error that a bit is worth.
+        prune: of ``ecsq``: zero is one of the values, so that density and codes are settled
+            together; an entropy is then that of a code for each weight, pruned or not.
         precision: class of arithmetic: ``highest``, ``high``, ``medium`` or ``low``.
     """
 
@@ -39,6 +43,8 @@ class LayerConfig:
     method: str = "kmeans"
     mode: str = "exact"
     bits: float | None = None
+    penalty: float | None = None
+    prune: bool = False
     precision: str = "high"
 
     def __post_init__(self) -> None:
@@ -50,6 +56,14 @@ class LayerConfig:
             raise ValueError(f"method '{self.method}' is none of {', '.join(METHODS)}")
         if self.bits is not None and not (self.method == "ecsq" and 0.0 <= self.bits <= 8.0):
             raise ValueError(f"bits are those of ecsq, 0 to 8, not {self.bits} of {self.method}")
+        if self.penalty is not None and not (self.method == "ecsq" and self.penalty >= 0.0):
+            raise ValueError(
+                f"a penalty is that of ecsq, 0 or more, not {self.penalty} of {self.method}"
+            )
+        if self.penalty is not None and self.bits is not None:
+            raise ValueError("give either bits or a penalty")
+        if self.prune and self.method != "ecsq":
+            raise ValueError(f"only ecsq prunes while it shares, not {self.method}")
         if self.mode not in MODES:
             raise ValueError(f"mode '{self.mode}' is none of {', '.join(MODES)}")
         if self.precision not in PRECISIONS:
@@ -71,12 +85,39 @@ class Config:
             (``values`` and ``mode`` count); None leaves them as they are.
         overrides: settings by name pattern (as :mod:`fnmatch`), the first match wins; None leaves
             the layer as it is.
+        target_bytes: the most bytes of the saved file; density, values and code of each layer are
+            then chosen (:mod:`tersor.budget`), within what its settings allow; or
+        target_ratio: the same as a ratio, the model's bytes by those of the file; or
+        max_drop: how much less than now ``evaluate`` may give, for the smallest file.
+        evaluate: of a model: its accuracy, or whatever is better the higher it is.
     """
 
-    linear: LayerConfig = field(default_factory=lambda: LayerConfig(values=15))
-    conv: LayerConfig = field(default_factory=lambda: LayerConfig(values=255))
+    linear: LayerConfig = field(default_factory=LayerConfig)
+    conv: LayerConfig = field(default_factory=LayerConfig)
     biases: LayerConfig | None = None
     overrides: Mapping[str, LayerConfig | None] = field(default_factory=dict)
+    target_bytes: int | None = None
+    target_ratio: float | None = None
+    max_drop: float | None = None
+    evaluate: Callable[[Any], float] | None = None
+
+    def __post_init__(self) -> None:
+        targets = (self.target_bytes, self.target_ratio, self.max_drop)
+        if sum(target is not None for target in targets) > 1:
+            raise ValueError("give one of target_bytes, target_ratio and max_drop")
+        if self.target_bytes is not None and self.target_bytes <= 0:
+            raise ValueError(f"target_bytes must be positive, not {self.target_bytes}")
+        if self.target_ratio is not None and not self.target_ratio > 0:
+            raise ValueError(f"target_ratio must be positive, not {self.target_ratio}")
+        if self.max_drop is not None and not self.max_drop >= 0:
+            raise ValueError(f"max_drop cannot be negative, not {self.max_drop}")
+        if (self.max_drop is None) != (self.evaluate is None):
+            raise ValueError("max_drop and evaluate belong together")
+
+    @property
+    def searches(self) -> bool:
+        """Whether a size or an accuracy is given, from which settings are to be chosen."""
+        return (self.target_bytes, self.target_ratio, self.max_drop) != (None, None, None)
 
     def for_layer(self, name: str, dimensions: int) -> LayerConfig | None:
         """The settings of a layer whose weight has so many dimensions; None = leave it alone."""

@@ -191,7 +191,7 @@ class Problem:
             shares = np.maximum(found.counts, 0.5) / self.total
             found = self._take(found.values, -penalty * np.log2(shares))
             cost = found.distortion + penalty * found.entropy
-            if cost > best * (1 - 1e-5):
+            if cost > best * (1 - 1e-4):
                 break
             best = cost
         return found

@@ -31,15 +31,25 @@ def as_float32(weight: Any, name: str) -> npt.NDArray[np.float32]:
 
 
 def _kept(weight: npt.NDArray[np.float32], density: float | None) -> npt.NDArray[np.bool_]:
-    """Which weights stay: the largest ones, and never one that is zero."""
+    """Which weights stay: the largest ones, the first of equal ones, and never one that is zero."""
     kept: npt.NDArray[np.bool_] = weight != 0
-    if density is None:
+    count = weight.size if density is None else round(density * weight.size)
+    surplus = int(np.count_nonzero(kept)) - count
+    if surplus <= 0:
         return kept
-    count = round(density * weight.size)
-    if count < np.count_nonzero(kept):
-        order = np.argsort(-np.abs(weight), axis=None, kind="stable")
-        kept.reshape(-1)[order[count:]] = False
+    if count == 0:
+        return np.zeros_like(kept)
+    size = np.abs(weight)
+    threshold = np.partition(size, weight.size - count, axis=None)[weight.size - count]
+    kept = size > threshold
+    equal = np.flatnonzero(size == threshold)
+    kept.reshape(-1)[equal[: count - int(np.count_nonzero(kept))]] = True
     return kept
+
+
+def prune_weight(weight: npt.NDArray[np.float32], settings: LayerConfig) -> npt.NDArray[np.float32]:
+    """The weight with the zeros that ``settings.density`` asks for."""
+    return np.where(_kept(weight, settings.density), weight, np.float32(0))
 
 
 def _share(
@@ -51,7 +61,8 @@ def _share(
     matters = None if importance is None else {name: as_float32(importance, f"{name}: importance")}
     kept = weight != 0
     distinct, number = np.unique(weight[kept], return_inverse=True)
-    if len(distinct) <= limit:  # shared already: keep exactly these values
+    if len(distinct) <= limit and settings.penalty is None:
+        # Shared already: keep exactly these values.
         check(weights, matters)
         codes = np.zeros(weight.shape, np.uint8)
         codes[kept] = number + 1
@@ -59,8 +70,17 @@ def _share(
     if settings.method == "uniform":
         return share_uniform(weights, limit, importance=matters)[name]
     if settings.method == "ecsq":
-        bits = max(0.0, math.log2(limit) - 1) if settings.bits is None else settings.bits
-        return share_ecsq(weights, limit, bits=bits, importance=matters)[name]
+        bits = settings.bits
+        if bits is None and settings.penalty is None:
+            bits = max(0.0, math.log2(limit) - 1)
+        return share_ecsq(
+            weights,
+            limit,
+            bits=bits,
+            penalty=settings.penalty,
+            prune=settings.prune,
+            importance=matters,
+        )[name]
     return share_kmeans(weights, limit, mode=settings.mode, importance=matters)[name]
 
 
@@ -109,12 +129,13 @@ def compress_weight(
     dense = as_float32(weight, name)
     if settings.kind.endswith("fp16") and np.abs(dense).max(initial=0.0) > 65504:
         raise ValueError(f"{name}: a weight is too large for fp16")
-    kept = _kept(dense, settings.density)
+    pruned = prune_weight(dense, settings)
     if settings.kind.startswith("shared"):
-        shared = _share(np.where(kept, dense, np.float32(0)), settings, name, importance)
+        shared = _share(pruned, settings, name, importance)
         codes, values = shared.codes, shared.values
     else:
-        codes, values = kept.astype(np.uint8), dense[kept]
+        kept = pruned != 0
+        codes, values = kept.astype(np.uint8), pruned[kept]
     rows = dense.shape[0]
     matrix = codes.reshape(rows, int(np.prod(dense.shape[1:])))
     return _smallest(matrix, dense.shape, values, settings)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -101,3 +103,11 @@ def file_tensors(
         else:
             tensors[name + SUFFIX] = coded
     return tensors, {ALIASES: json.dumps(aliases, sort_keys=True)} if aliases else None
+
+
+def state_bytes(state: Mapping[str, torch.Tensor]) -> int:
+    """Bytes of the file that a state makes, which is really written, and thrown away."""
+    with tempfile.TemporaryDirectory(prefix="tersor-") as folder:
+        path = Path(folder) / "state.safetensors"
+        container.write_file(path, *file_tensors(state))
+        return path.stat().st_size

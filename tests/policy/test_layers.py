@@ -53,7 +53,7 @@ PYTHON_RANKS = [
         "cmake",
     },
     {"report"},
-    {"hessian", "ops", "prune", "quantize", "share", "state", "units"},
+    {"budget", "hessian", "ops", "prune", "quantize", "share", "state", "units"},
     {"nn"},
     {"compress"},
     {"checkpoint"},

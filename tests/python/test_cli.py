@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from tersor import cli, container
+from tersor.config import METHODS
 
 pytest.importorskip("typer")
 
@@ -114,6 +115,28 @@ def test_compress_tells_what_it_takes_and_writes_it(dense: Path, small: Path) ->
     for name, verb in verbs.items():
         assert [line.split()[0] for line in lines if f" {name} " in line] == [verb]
     assert f"{small.stat().st_size:,} bytes" in done.stdout  # the size of a dry run is the real one
+
+
+@pytest.mark.parametrize("target", [("--target-ratio", "1.4"), ("--target-bytes", "3500")])
+def test_compress_meets_a_target(dense: Path, tmp_path: Path, target: tuple[str, str]) -> None:
+    done = tersor("compress", dense, "-o", tmp_path / "m.safetensors", *target)
+    assert done.returncode == 0, done.stderr
+    with container.open(dense) as file:
+        bytes_ = sum(tensor.nbytes for tensor in file.tensors.values())
+    limit = bytes_ / 1.4 if target[0] == "--target-ratio" else 3500
+    assert 0.9 * limit <= (tmp_path / "m.safetensors").stat().st_size <= limit
+    fails_cleanly(
+        tersor("compress", dense, "--dry-run", "--target-bytes", 9), "9", "bytes at least"
+    )
+    both = tersor("compress", dense, "--dry-run", "--target-bytes", 9, "--target-ratio", 2)
+    fails_cleanly(both, "either")
+
+
+def test_compress_takes_the_method_by_name(dense: Path) -> None:
+    outputs = {m: tersor("compress", dense, "--dry-run", "--method", m).stdout for m in METHODS}
+    assert all(outputs.values())
+    assert len(set(outputs.values())) == len(outputs)
+    fails_cleanly(tersor("compress", dense, "--dry-run", "--method", "magic"), "magic")
 
 
 def test_compress_reads_a_torch_state_dict(tmp_path: Path) -> None:
