@@ -1,5 +1,5 @@
+#include "arguments.hpp"
 #include "bindings.hpp"
-#include "precision.hpp"
 #include "tersor/conv.hpp"
 
 namespace tersor::bindings {
@@ -28,23 +28,27 @@ void register_conv(py::module_& module) {
             return py::make_tuple(size.h, size.w);
         });
     module.def(
-        "conv_convolve_ptr",
+        "conv_convolve",
         [](const PackedMatrix& filters, const Geometry& g, std::uintptr_t x, std::size_t batch,
-           std::uintptr_t bias, std::uintptr_t y, const std::string& precision, int threads) {
+           std::uintptr_t bias, std::uintptr_t residual, std::uintptr_t y, int bfloat16,
+           const std::string& activation, const std::string& precision, int threads) {
             const Precision wanted = parse_precision(precision);
-            const conv::Pair out = conv::output_size(g);
+            const conv::Pair size = conv::output_size(g);
             const std::size_t in = batch * g.in_channels * g.input.h * g.input.w;
-            // NOLINTBEGIN(performance-no-int-to-ptr)
+            const std::size_t out = batch * filters.rows() * size.h * size.w;
+            const Epilogue epilogue{
+                view_at(bias, filters.rows(), (bfloat16 & bias_is_bfloat16) != 0),
+                parse_activation(activation),
+                view_at(residual, out, (bfloat16 & residual_is_bfloat16) != 0)};
+            const FloatView source = view_at(x, in, (bfloat16 & x_is_bfloat16) != 0);
+            const FloatSpan target = span_at(y, out, (bfloat16 & y_is_bfloat16) != 0);
             const py::gil_scoped_release release;
-            conv::convolve(filters, g, {reinterpret_cast<const float*>(x), in}, batch,
-                           {reinterpret_cast<const float*>(bias), bias == 0 ? 0 : filters.rows()},
-                           {reinterpret_cast<float*>(y), batch * filters.rows() * out.h * out.w},
-                           wanted, threads);
-            // NOLINTEND(performance-no-int-to-ptr)
+            conv::convolve(filters, g, source, batch, epilogue, target, wanted, threads);
         },
-        "Convolves raw addresses of contiguous float32 memory: nothing is checked.",
-        py::arg("filters"), py::arg("geometry"), py::arg("x"), py::arg("batch"), py::arg("bias"),
-        py::arg("y"), py::arg("precision"), py::arg("threads"));
+        "Convolves raw addresses, as spmm_multiply multiplies them.", py::arg("filters"),
+        py::arg("geometry"), py::arg("x"), py::arg("batch"), py::arg("bias"), py::arg("residual"),
+        py::arg("y"), py::arg("bfloat16"), py::arg("activation"), py::arg("precision"),
+        py::arg("threads"));
 }
 
 }  // namespace tersor::bindings

@@ -1,17 +1,9 @@
+#include "arguments.hpp"
 #include "bindings.hpp"
 #include "csr_arrays.hpp"
-#include "precision.hpp"
 #include "tersor/spmm.hpp"
 
 namespace tersor::bindings {
-
-Precision parse_precision(const std::string& name) {
-    if (name == "highest") return Precision::highest;
-    if (name == "high") return Precision::high;
-    if (name == "medium") return Precision::medium;
-    if (name == "low") return Precision::low;
-    throw std::invalid_argument("precision '" + name + "' is none of highest, high, medium, low");
-}
 
 namespace {
 
@@ -38,11 +30,6 @@ PackedMatrix packed(const Pack& pack, std::uint32_t rows, std::uint32_t cols, in
     return matrix;
 }
 
-template <class T>
-T* pointer(std::uintptr_t address) {
-    return reinterpret_cast<T*>(address);  // NOLINT(performance-no-int-to-ptr)
-}
-
 }  // namespace
 
 void register_spmm(py::module_& module) {
@@ -61,6 +48,13 @@ void register_spmm(py::module_& module) {
                                })
         .def_property_readonly("isa",
                                [](const PackedMatrix& m) { return std::string(name(m.isa())); })
+        .def_property_readonly("codebook_size", &PackedMatrix::codebook_size)
+        .def_property_readonly("transposed", &PackedMatrix::transposed,
+                               py::return_value_policy::reference_internal)
+        .def("with_codebook",
+             [](const PackedMatrix& m, const Array<float>& codebook) {
+                 return m.with_codebook(view(codebook));
+             })
         .def("unpack", [](const PackedMatrix& m) {
             Array<float> dense({m.rows(), m.cols()});
             m.unpack(writable(dense));
@@ -97,32 +91,47 @@ void register_spmm(py::module_& module) {
         py::arg("row_lengths").noconvert(), py::arg("values").noconvert());
     module.def(
         "spmm_multiply",
-        [](const PackedMatrix& matrix, const Array<float>& x, const Array<float>& bias,
-           Array<float>& out, const std::string& precision, int threads) {
-            if (x.ndim() != 2) throw std::invalid_argument("x must have two dimensions here");
-            const Precision wanted = parse_precision(precision);
-            const auto source = view(x);
-            const auto offset = view(bias);
-            const auto target = writable(out);
-            const auto batch = static_cast<std::size_t>(x.shape(0));
-            const py::gil_scoped_release release;
-            spmm::multiply(matrix, source, batch, offset, target, wanted, threads);
-        },
-        py::arg("packed"), py::arg("x").noconvert(), py::arg("bias").noconvert(),
-        py::arg("out").noconvert(), py::arg("precision"), py::arg("threads"));
-    module.def(
-        "spmm_multiply_ptr",
         [](const PackedMatrix& matrix, std::uintptr_t x, std::size_t batch, std::uintptr_t bias,
-           std::uintptr_t y, const std::string& precision, int threads) {
+           std::uintptr_t residual, std::uintptr_t y, int bfloat16, const std::string& activation,
+           const std::string& precision, int threads) {
             const Precision wanted = parse_precision(precision);
+            const std::size_t in = batch * matrix.cols();
+            const std::size_t out = batch * matrix.rows();
+            const Epilogue epilogue{
+                view_at(bias, matrix.rows(), (bfloat16 & bias_is_bfloat16) != 0),
+                parse_activation(activation),
+                view_at(residual, out, (bfloat16 & residual_is_bfloat16) != 0)};
+            const FloatView source = view_at(x, in, (bfloat16 & x_is_bfloat16) != 0);
+            const FloatSpan target = span_at(y, out, (bfloat16 & y_is_bfloat16) != 0);
             const py::gil_scoped_release release;
-            spmm::multiply(matrix, {pointer<const float>(x), batch * matrix.cols()}, batch,
-                           {pointer<const float>(bias), bias == 0 ? 0 : matrix.rows()},
-                           {pointer<float>(y), batch * matrix.rows()}, wanted, threads);
+            spmm::multiply(matrix, source, batch, epilogue, target, wanted, threads);
         },
-        "As spmm_multiply on raw addresses of contiguous float32 memory: nothing is checked.",
-        py::arg("packed"), py::arg("x"), py::arg("batch"), py::arg("bias"), py::arg("y"),
-        py::arg("precision"), py::arg("threads"));
+        "Multiplies raw addresses of contiguous memory, 0 for what is left out: nothing is "
+        "checked. `bfloat16` says which arrays hold that: 1 x, 2 bias, 4 residual, 8 y.",
+        py::arg("packed"), py::arg("x"), py::arg("batch"), py::arg("bias"), py::arg("residual"),
+        py::arg("y"), py::arg("bfloat16"), py::arg("activation"), py::arg("precision"),
+        py::arg("threads"));
+    module.def(
+        "spmm_sum_by_code",
+        [](const PackedMatrix& matrix, const Array<float>& x, const Array<float>& gradient,
+           std::size_t row_begin, int threads) {
+            if (x.ndim() != 2 || gradient.ndim() != 2) {
+                throw std::invalid_argument("x and the gradient must have two dimensions");
+            }
+            Array<float> sums(static_cast<py::ssize_t>(matrix.codebook_size()));
+            const auto source = view(x);
+            const auto from = view(gradient);
+            const auto target = writable(sums);
+            const auto batch = static_cast<std::size_t>(x.shape(0));
+            const auto rows = static_cast<std::size_t>(gradient.shape(1));
+            {
+                const py::gil_scoped_release release;
+                spmm::sum_by_code(matrix, source, from, batch, row_begin, rows, target, threads);
+            }
+            return sums;
+        },
+        py::arg("packed"), py::arg("x").noconvert(), py::arg("gradient").noconvert(),
+        py::arg("row_begin"), py::arg("threads"));
 }
 
 }  // namespace tersor::bindings

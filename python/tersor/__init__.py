@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tersor import hessian, nn, ops, prune, quantize, share, units
     from tersor.checkpoint import load, save
     from tersor.compress import compress_, decompress_, estimate
+    from tersor.fuse import fuse_
 
 __version__: str = _version()
 
@@ -34,6 +35,7 @@ __all__ = [
     "csr",
     "decompress_",
     "estimate",
+    "fuse_",
     "hessian",
     "huffman",
     "isa",
@@ -58,6 +60,7 @@ _LAZY = {
     "compress_": ("tersor.compress", "compress_"),
     "decompress_": ("tersor.compress", "decompress_"),
     "estimate": ("tersor.compress", "estimate"),
+    "fuse_": ("tersor.fuse", "fuse_"),
     "load": ("tersor.checkpoint", "load"),
     "save": ("tersor.checkpoint", "save"),
     "hessian": ("tersor.hessian", ""),

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ConvGeometry', 'File', 'FormatError', 'PackedMatrix', 'compiled_isas', 'compiler', 'conv_convolve_ptr', 'csr_count_entries', 'csr_decode', 'csr_encode', 'csr_validate', 'huffman_code_lengths', 'huffman_decode', 'huffman_encode', 'huffman_entropy', 'huffman_histogram', 'huffman_inspect', 'is_layer', 'isa_available', 'isa_in_use', 'kmeans_cluster', 'layer_decode', 'layer_encode', 'layer_inspect', 'parallel_runner_name', 'spmm_multiply', 'spmm_multiply_ptr', 'spmm_pack', 'spmm_pack_values', 'use_isa', 'version', 'write_file']
+__all__: list[str] = ['ConvGeometry', 'File', 'FormatError', 'PackedMatrix', 'compiled_isas', 'compiler', 'conv_convolve', 'csr_count_entries', 'csr_decode', 'csr_encode', 'csr_validate', 'huffman_code_lengths', 'huffman_decode', 'huffman_encode', 'huffman_entropy', 'huffman_histogram', 'huffman_inspect', 'is_layer', 'isa_available', 'isa_in_use', 'kmeans_cluster', 'layer_decode', 'layer_encode', 'layer_inspect', 'parallel_runner_name', 'spmm_multiply', 'spmm_pack', 'spmm_pack_values', 'spmm_sum_by_code', 'use_isa', 'version', 'write_file']
 class FormatError(ValueError):
     pass
 class PackedMatrix:
@@ -15,8 +15,13 @@ class PackedMatrix:
     """
     def unpack(self) -> numpy.typing.NDArray[numpy.float32]:
         ...
+    def with_codebook(self, arg0: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]) -> PackedMatrix:
+        ...
     @property
     def bits_per_nonzero(self) -> float:
+        ...
+    @property
+    def codebook_size(self) -> int:
         ...
     @property
     def cols(self) -> int:
@@ -32,6 +37,9 @@ class PackedMatrix:
         ...
     @property
     def rows(self) -> int:
+        ...
+    @property
+    def transposed(self) -> PackedMatrix:
         ...
 class ConvGeometry:
     """
@@ -66,9 +74,9 @@ def compiled_isas() -> list[str]:
     ...
 def compiler() -> str:
     ...
-def conv_convolve_ptr(filters: PackedMatrix, geometry: ConvGeometry, x: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex, bias: typing.SupportsInt | typing.SupportsIndex, y: typing.SupportsInt | typing.SupportsIndex, precision: str, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+def conv_convolve(filters: PackedMatrix, geometry: ConvGeometry, x: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex, bias: typing.SupportsInt | typing.SupportsIndex, residual: typing.SupportsInt | typing.SupportsIndex, y: typing.SupportsInt | typing.SupportsIndex, bfloat16: typing.SupportsInt | typing.SupportsIndex, activation: str, precision: str, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
-    Convolves raw addresses of contiguous float32 memory: nothing is checked.
+    Convolves raw addresses, as spmm_multiply multiplies them.
     """
 def csr_count_entries(codes: numpy.typing.NDArray[numpy.uint8], index_bits: typing.SupportsInt | typing.SupportsIndex, flat: bool) -> tuple[int, int]:
     ...
@@ -106,15 +114,15 @@ def layer_inspect(blob: numpy.typing.NDArray[numpy.uint8], verify: bool) -> dict
     ...
 def parallel_runner_name() -> str:
     ...
-def spmm_multiply(packed: PackedMatrix, x: numpy.typing.NDArray[numpy.float32], bias: numpy.typing.NDArray[numpy.float32], out: numpy.typing.NDArray[numpy.float32], precision: str, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
-    ...
-def spmm_multiply_ptr(packed: PackedMatrix, x: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex, bias: typing.SupportsInt | typing.SupportsIndex, y: typing.SupportsInt | typing.SupportsIndex, precision: str, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+def spmm_multiply(packed: PackedMatrix, x: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex, bias: typing.SupportsInt | typing.SupportsIndex, residual: typing.SupportsInt | typing.SupportsIndex, y: typing.SupportsInt | typing.SupportsIndex, bfloat16: typing.SupportsInt | typing.SupportsIndex, activation: str, precision: str, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
-    As spmm_multiply on raw addresses of contiguous float32 memory: nothing is checked.
+    Multiplies raw addresses of contiguous memory, 0 for what is left out: nothing is checked. `bfloat16` says which arrays hold that: 1 x, 2 bias, 4 residual, 8 y.
     """
 def spmm_pack(rows: typing.SupportsInt | typing.SupportsIndex, cols: typing.SupportsInt | typing.SupportsIndex, index_bits: typing.SupportsInt | typing.SupportsIndex, flat: bool, codes: numpy.typing.NDArray[numpy.uint8], gaps: numpy.typing.NDArray[numpy.uint8], row_lengths: numpy.typing.NDArray[numpy.uint32], values: numpy.typing.NDArray[numpy.float32], regime: str, threads: typing.SupportsInt | typing.SupportsIndex) -> PackedMatrix:
     ...
 def spmm_pack_values(rows: typing.SupportsInt | typing.SupportsIndex, cols: typing.SupportsInt | typing.SupportsIndex, index_bits: typing.SupportsInt | typing.SupportsIndex, flat: bool, codes: numpy.typing.NDArray[numpy.uint8], gaps: numpy.typing.NDArray[numpy.uint8], row_lengths: numpy.typing.NDArray[numpy.uint32], values: numpy.typing.NDArray[numpy.float32]) -> PackedMatrix:
+    ...
+def spmm_sum_by_code(packed: PackedMatrix, x: numpy.typing.NDArray[numpy.float32], gradient: numpy.typing.NDArray[numpy.float32], row_begin: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float32]:
     ...
 def use_isa(name: str) -> None:
     ...

@@ -7,6 +7,7 @@ import numpy.typing as npt
 
 from tersor import _core
 from tersor._core import PackedMatrix
+from tersor.spmm import address, operand
 
 
 def convolve(
@@ -21,15 +22,18 @@ def convolve(
     groups: int = 1,
     precision: str = "high",
     threads: int = 1,
+    activation: str = "none",
+    residual: npt.ArrayLike | None = None,
 ) -> npt.NDArray[np.float32]:
-    """Convolves a batch of images, as ``torch.nn.functional.conv2d`` does.
+    """``activation(conv2d(x, W) + bias + residual)``, conv2d as torch has it.
 
     Args:
         packed: the filters as a matrix ``[out_channels, in_channels / groups * kh * kw]``.
         x: float32 ``[batch, in_channels, height, width]``.
         kernel_size, stride, padding, dilation: height and width each, in pixels.
         bias: float32 ``[out_channels]``.
-        groups, precision, threads: as in :func:`tersor.spmm.multiply` and torch.
+        groups, precision, threads, activation: as in :func:`tersor.spmm.multiply` and torch.
+        residual: float32, of the result's shape.
 
     Returns:
         float32 ``[batch, out_channels, height', width']``.
@@ -45,16 +49,18 @@ def convolve(
         channels, groups, (height, width), kernel_size, stride, padding, dilation
     )
     out = np.empty((batch, packed.rows, *geometry.output_size()), np.float32)
-    offset = None if bias is None else np.ascontiguousarray(bias, dtype=np.float32)
-    if offset is not None and offset.shape != (packed.rows,):
-        raise ValueError(f"bias has shape {offset.shape}, expected ({packed.rows},)")
-    _core.conv_convolve_ptr(
+    offset = operand(bias, (packed.rows,), "bias")
+    added = operand(residual, out.shape, "residual")
+    _core.conv_convolve(
         packed,
         geometry,
         images.ctypes.data,
         batch,
-        0 if offset is None else offset.ctypes.data,
+        address(offset),
+        address(added),
         out.ctypes.data,
+        0,
+        activation,
         precision,
         threads,
     )

@@ -11,8 +11,6 @@ from tersor.csr import RelativeCsr
 
 __all__ = ["PackedMatrix", "multiply", "pack", "pack_values"]
 
-_NO_BIAS = np.empty(0, np.float32)
-
 
 def pack(
     csr: RelativeCsr, codebook: npt.ArrayLike, *, regime: str = "vector", threads: int = 1
@@ -56,8 +54,11 @@ def multiply(
     out: npt.NDArray[np.float32] | None = None,
     precision: str = "high",
     threads: int = 1,
+    *,
+    activation: str = "none",
+    residual: npt.ArrayLike | None = None,
 ) -> npt.NDArray[np.float32]:
-    """``x W^T + bias``.
+    """``activation(x W^T + bias + residual)``.
 
     Args:
         packed: W, ``[rows, cols]``.
@@ -66,9 +67,11 @@ def multiply(
         out: contiguous float32 ``[..., rows]`` to be filled; made when missing.
         precision: ``highest``, ``high``, ``medium`` or ``low``: the error class (docs/kernels.md).
         threads: at most this many.
+        activation: ``none``, ``relu``, ``relu6``, ``gelu`` or ``silu``.
+        residual: float32 ``[..., rows]``; must not overlap ``out``.
 
     Raises:
-        ValueError: shapes do not fit, or the precision is unknown.
+        ValueError: shapes do not fit, or the precision or the activation is unknown.
     """
     source = np.ascontiguousarray(x, dtype=np.float32)
     if source.ndim == 0 or source.shape[-1] != packed.cols:
@@ -78,9 +81,39 @@ def multiply(
         out = np.empty(shape, np.float32)
     elif out.dtype != np.float32 or out.shape != shape or not out.flags.c_contiguous:
         raise ValueError(f"out must be contiguous float32 of shape {shape}")
-    batch = int(np.prod(shape[:-1]))
-    offset = _NO_BIAS if bias is None else np.ascontiguousarray(bias, dtype=np.float32)
-    if bias is not None and offset.shape != (packed.rows,):
-        raise ValueError(f"bias has shape {offset.shape}, expected ({packed.rows},)")
-    _core.spmm_multiply(packed, source.reshape(batch, packed.cols), offset, out, precision, threads)
+    offset = operand(bias, (packed.rows,), "bias")
+    added = operand(residual, shape, "residual")
+    _core.spmm_multiply(
+        packed,
+        source.ctypes.data,
+        int(np.prod(shape[:-1])),
+        address(offset),
+        address(added),
+        out.ctypes.data,
+        0,
+        activation,
+        precision,
+        threads,
+    )
     return out
+
+
+def operand(
+    values: npt.ArrayLike | None, shape: tuple[int, ...], name: str
+) -> npt.NDArray[np.float32] | None:
+    """Values that the kernels can read, if there are any.
+
+    Raises:
+        ValueError: they are of another shape.
+    """
+    if values is None:
+        return None
+    array = np.ascontiguousarray(values, dtype=np.float32)
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}, expected {shape}")
+    return array
+
+
+def address(array: npt.NDArray[np.float32] | None) -> int:
+    """Where an array begins; 0 where there is none."""
+    return 0 if array is None else array.ctypes.data

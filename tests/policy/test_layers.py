@@ -55,7 +55,7 @@ PYTHON_RANKS = [
     {"report"},
     {"budget", "hessian", "ops", "prune", "quantize", "share", "state", "units"},
     {"nn"},
-    {"compress"},
+    {"compress", "fuse"},
     {"checkpoint"},
     {"demo"},
 ]

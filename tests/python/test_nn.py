@@ -128,3 +128,86 @@ def test_the_weight_computes_as_the_dense_one_and_cannot_be_changed() -> None:
     assert "weight" not in layer.state_dict()
     with pytest.raises(RuntimeError, match="cannot be changed in place"):
         layer.weight.mul_(2)
+
+
+@pytest.mark.parametrize("activation", ["none", "relu", "relu6", "gelu", "silu"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_the_epilogue_is_that_of_torch(activation: str, dtype: torch.dtype) -> None:
+    act = tersor.nn.compressed.ACTIVATIONS[activation]()
+    settings = LayerConfig(values=24)
+    linear = tersor.nn.CompressedLinear.from_dense(
+        nn.Linear(6, 20), settings, activation=activation
+    )
+    conv = tersor.nn.CompressedConv2d.from_dense(
+        nn.Conv2d(2, 4, 3), settings, activation=activation
+    )
+    tolerance = 4e-2 if dtype == torch.bfloat16 else 1e-5
+    for layer, shape, out in ((linear, (5, 6), (5, 20)), (conv, (3, 2, 6, 7), (3, 4, 4, 5))):
+        x = (torch.randn(shape) * 3).to(dtype)
+        residual = torch.randn(out).to(dtype)
+        plain = layer.to_dense() if activation == "none" else layer.to_dense()[0]
+        with torch.no_grad():
+            y = layer(x, residual)
+            expected = act(plain(x.float()) + residual.float())
+        assert y.dtype == dtype
+        assert torch.allclose(y.float(), expected, atol=tolerance, rtol=tolerance)
+
+
+def test_what_is_not_finite_comes_out_as_from_a_dense_layer() -> None:
+    x = torch.randn(6, 6)
+    for row, value in enumerate((torch.nan, torch.inf, -torch.inf)):
+        x[row, row] = value
+    dense = nn.Linear(6, 20)
+    for activation in ("none", "relu", "relu6", "gelu", "silu"):
+        layer = tersor.nn.CompressedLinear.from_dense(
+            dense, LayerConfig(density=0.4), activation=activation
+        )
+        with torch.no_grad():
+            y, z = layer(x), F.linear(x, layer.dense_weight(), layer.bias)
+        expected = tersor.nn.compressed.ACTIVATIONS[activation]()(z)
+        finite = z.isfinite()
+        assert torch.allclose(y[finite], expected[finite], atol=1e-5)
+        assert torch.equal(y.isnan() & z.isnan(), z.isnan())
+
+
+def test_a_residual_of_another_shape_is_refused() -> None:
+    layer = tersor.nn.CompressedLinear.from_dense(nn.Linear(6, 4), LayerConfig())
+    with torch.no_grad(), pytest.raises(ValueError, match="residual has shape"):
+        layer(torch.ones(3, 6), torch.ones(4))
+    with pytest.raises(ValueError, match="activation 'tanh' is none of"):
+        tersor.nn.CompressedLinear.from_dense(nn.Linear(6, 4), LayerConfig(), activation="tanh")
+
+
+def test_states_hold_the_values_of_the_moment(tmp_path: Path) -> None:
+    layer = tersor.nn.CompressedLinear.from_dense(nn.Linear(6, 4), LayerConfig(values=5))
+    values = layer.train_values()
+    assert layer.train_values() is values
+    assert list(dict(layer.named_parameters())) == ["bias", "values"]
+    with torch.no_grad():
+        values.copy_(torch.tensor([1.0, -2.0, 3.0, 0.5, 0.25]))
+    x = torch.randn(3, 6)
+    state = layer.state_dict()
+    assert list(state) == ["bias", "weight_blob"]
+    other = tersor.nn.CompressedLinear.from_dense(nn.Linear(6, 4), LayerConfig(values=5))
+    trained = other.train_values()
+    other.load_state_dict(state)
+    assert other.values is trained
+    assert torch.equal(trained.detach().sort().values, values.detach().sort().values)
+    copied = copy.deepcopy(layer)
+    layer.fold_values()
+    assert layer.values is None
+    with torch.no_grad():
+        for same_layer in (other, copied):
+            assert torch.allclose(same_layer(x), layer(x), atol=1e-6)
+    plain = tersor.nn.CompressedLinear.from_dense(nn.Linear(6, 4), LayerConfig(kind="plain_fp32"))
+    with pytest.raises(ValueError, match="no shared values"):
+        plain.train_values()
+
+
+def test_models_with_trained_values_are_saved_as_they_compute(tmp_path: Path) -> None:
+    model = tersor.compress_(net())
+    with torch.no_grad():
+        model.fc.train_values().mul_(1.5)
+        model.conv.train_values().add_(0.1)
+    tersor.save(model, tmp_path / "m.tersor")
+    assert same(tersor.load(tmp_path / "m.tersor", net()), model)

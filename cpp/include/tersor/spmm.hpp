@@ -48,6 +48,16 @@ public:
     /// All memory held now, in bytes: every layout made so far, tables and padding included.
     [[nodiscard]] std::size_t nbytes() const noexcept;
     [[nodiscard]] Isa isa() const noexcept;
+    /// Values of the codebook, the zero of code 0 included; 0 where weights are not shared.
+    [[nodiscard]] std::size_t codebook_size() const noexcept;
+
+    /// The matrix [cols, rows] for gradients: made when first asked for, kept, and counted.
+    [[nodiscard]] const PackedMatrix& transposed() const;
+
+    /// The same codes with other values, for training these. What depends on codes alone is shared
+    /// with this matrix and not copied. Throws std::invalid_argument where the codebook is not of
+    /// this one's size, does not begin with 0 or holds what is not finite.
+    [[nodiscard]] PackedMatrix with_codebook(std::span<const float> codebook) const;
 
     /// Writes the dense matrix, row-major, into `out` [rows * cols]; throws std::invalid_argument
     /// when it has another size.
@@ -85,6 +95,15 @@ void multiply(const PackedMatrix& packed, FloatView x, std::size_t batch, const 
 void multiply(const PackedMatrix& packed, std::span<const float> x, std::size_t batch,
               std::span<const float> bias, std::span<float> y,
               Precision precision = Precision::high, int threads = 1);
+
+/// The gradient of the codebook: sums[c] = sum over the weights of code c, in the rows
+/// [row_begin, row_begin + rows), of gradient[n, row - row_begin] * x[n, column], and over n.
+/// x is [batch, cols], `gradient` [batch, rows], `sums` [codebook_size]; that of code 0 is 0.
+/// Chains of additions in fp32 are kept short; NaN and infinity count where weights are kept alone.
+/// Throws std::invalid_argument when weights are not shared or a span has the wrong size.
+void sum_by_code(const PackedMatrix& packed, std::span<const float> x,
+                 std::span<const float> gradient, std::size_t batch, std::size_t row_begin,
+                 std::size_t rows, std::span<float> sums, int threads = 1);
 
 }  // namespace spmm
 }  // namespace tersor

@@ -32,6 +32,11 @@ using MultiplyPanel = void (*)(const BlockView& block, const float* panel,
                                const std::size_t* offsets, float* y, std::size_t stride,
                                std::size_t row_begin, std::size_t row_end) noexcept;
 
+/// sums[code * 32 + lane] += panel[column * 32 + lane] * gradient[lane] for the entries
+/// [begin, end) of a block with codes.
+using SumByCode = void (*)(const BlockView& block, std::uint64_t begin, std::uint64_t end,
+                           const float* panel, const float* gradient, float* sums) noexcept;
+
 /// sums[row * lanes + lane] += sum of w * panel[column * lanes + lane] over one block of the panel
 /// layout, for 16, 32 or 64 lanes; panel and sums are aligned to 64 bytes.
 using MultiplyPanelBlock = void (*)(const std::uint16_t* begin, const std::uint16_t* end,

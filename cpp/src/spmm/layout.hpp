@@ -25,6 +25,7 @@ struct PackedMatrix::Layout {
     support::Lazy<spmm::HighestRows> highest_made;
     support::Lazy<spmm::Panels> panels_made;
     support::Lazy<spmm::Panels> digit_panels_made;
+    support::Lazy<PackedMatrix> transposed_made;
 
     /// The layout of the fp32 kernels, made from the other one unless it is there.
     [[nodiscard]] const spmm::Rows16& rows16() const;

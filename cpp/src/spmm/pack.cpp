@@ -24,6 +24,7 @@ std::uint32_t PackedMatrix::rows() const noexcept { return layout_->rows; }
 std::uint32_t PackedMatrix::cols() const noexcept { return layout_->cols; }
 std::size_t PackedMatrix::nonzeros() const noexcept { return layout_->nonzeros; }
 Isa PackedMatrix::isa() const noexcept { return layout_->isa; }
+std::size_t PackedMatrix::codebook_size() const noexcept { return layout_->codebook_size; }
 
 std::size_t PackedMatrix::nbytes() const noexcept {
     std::size_t bytes = layout_->codebook.nbytes();
@@ -32,6 +33,7 @@ std::size_t PackedMatrix::nbytes() const noexcept {
     if (const spmm::HighestRows* made = layout_->highest_made.peek()) bytes += made->nbytes();
     if (const spmm::Panels* made = layout_->panels_made.peek()) bytes += made->nbytes();
     if (const spmm::Panels* made = layout_->digit_panels_made.peek()) bytes += made->nbytes();
+    if (const PackedMatrix* made = layout_->transposed_made.peek()) bytes += made->nbytes();
     return bytes;
 }
 

@@ -89,11 +89,30 @@ void multiply_panel(const BlockView& block, const float* panel, const std::size_
     rows(block, panel, offsets, y, stride, row_begin, row_end);
 }
 
+void sum_by_code(const BlockView& block, std::uint64_t begin, std::uint64_t end, const float* panel,
+                 const float* gradient, float* sums) noexcept {
+    constexpr std::size_t width = 8;
+    __m256 factors[panel_lanes / width];
+    for (std::size_t v = 0; v < panel_lanes / width; ++v) {
+        factors[v] = _mm256_loadu_ps(gradient + v * width);
+    }
+    for (std::uint64_t i = begin; i < end; ++i) {
+        const float* x = panel + block.columns[i] * panel_lanes;
+        float* sum = sums + block.codes[i] * panel_lanes;
+        for (std::size_t v = 0; v < panel_lanes / width; ++v) {
+            const __m256 old = _mm256_loadu_ps(sum + v * width);
+            _mm256_storeu_ps(sum + v * width,
+                             _mm256_fmadd_ps(_mm256_loadu_ps(x + v * width), factors[v], old));
+        }
+    }
+}
+
 }  // namespace
 
 void install_avx2(Kernels& kernels) noexcept {
     kernels.multiply_vector = multiply_vector;
     kernels.multiply_panel = multiply_panel;
+    kernels.sum_by_code = sum_by_code;
 }
 
 }  // namespace tersor::spmm

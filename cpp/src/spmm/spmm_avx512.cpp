@@ -89,11 +89,30 @@ void multiply_panel(const BlockView& block, const float* panel, const std::size_
     rows(block, panel, offsets, y, stride, row_begin, row_end);
 }
 
+void sum_by_code(const BlockView& block, std::uint64_t begin, std::uint64_t end, const float* panel,
+                 const float* gradient, float* sums) noexcept {
+    constexpr std::size_t width = 16;
+    __m512 factors[panel_lanes / width];
+    for (std::size_t v = 0; v < panel_lanes / width; ++v) {
+        factors[v] = _mm512_loadu_ps(gradient + v * width);
+    }
+    for (std::uint64_t i = begin; i < end; ++i) {
+        const float* x = panel + block.columns[i] * panel_lanes;
+        float* sum = sums + block.codes[i] * panel_lanes;
+        for (std::size_t v = 0; v < panel_lanes / width; ++v) {
+            const __m512 old = _mm512_loadu_ps(sum + v * width);
+            _mm512_storeu_ps(sum + v * width,
+                             _mm512_fmadd_ps(_mm512_loadu_ps(x + v * width), factors[v], old));
+        }
+    }
+}
+
 }  // namespace
 
 void install_avx512(Kernels& kernels) noexcept {
     kernels.multiply_vector = multiply_vector;
     kernels.multiply_panel = multiply_panel;
+    kernels.sum_by_code = sum_by_code;
 }
 
 }  // namespace tersor::spmm

@@ -37,6 +37,16 @@ void multiply_panel(const BlockView& block, const float* panel, const std::size_
     }
 }
 
+void sum_by_code(const BlockView& block, std::uint64_t begin, std::uint64_t end, const float* panel,
+                 const float* gradient, float* sums) noexcept {
+    for (std::uint64_t i = begin; i < end; ++i) {
+        const float* x = panel + block.columns[i] * panel_lanes;
+        float* sum = sums + block.codes[i] * panel_lanes;
+        for (std::size_t lane = 0; lane < panel_lanes; ++lane)
+            sum[lane] += x[lane] * gradient[lane];
+    }
+}
+
 Range activation_range(const float* x, std::size_t size) noexcept {
     Range range{0.0F, 0.0F, true};
     for (std::size_t k = 0; k < size; ++k) {
@@ -82,6 +92,7 @@ std::uint32_t take_step(const std::uint32_t* columns, const std::uint8_t* codes,
 void install_scalar(Kernels& kernels) noexcept {
     kernels.multiply_vector = multiply_vector;
     kernels.multiply_panel = multiply_panel;
+    kernels.sum_by_code = sum_by_code;
     kernels.activation_range = activation_range;
     kernels.decode_entries = decode_entries;
     kernels.take_step = take_step;

@@ -15,7 +15,7 @@ public:
     template <class Make>
     const T& get(const Make& make) const {
         if (const T* value = peek()) return *value;
-        std::call_once(once_, [&] { set(make()); });
+        std::call_once(once_, [&] { set(std::make_shared<const T>(make())); });
         return *value_;
     }
 
@@ -24,17 +24,23 @@ public:
 
     /// Makes `get` find this value. Only before the object is shared between threads.
     void put(T value) {
-        std::call_once(once_, [&] { set(std::move(value)); });
+        std::call_once(once_, [&] { set(std::make_shared<const T>(std::move(value))); });
+    }
+
+    /// Makes `get` find the other's value, if that is there. Only before the object is shared
+    /// between threads.
+    void share(const Lazy& other) {
+        if (other.peek() != nullptr) std::call_once(once_, [&] { set(other.value_); });
     }
 
 private:
-    void set(T value) const {
-        value_ = std::make_unique<const T>(std::move(value));
+    void set(std::shared_ptr<const T> value) const {
+        value_ = std::move(value);
         ready_.store(value_.get(), std::memory_order_release);
     }
 
     mutable std::once_flag once_;
-    mutable std::unique_ptr<const T> value_;
+    mutable std::shared_ptr<const T> value_;
     mutable std::atomic<const T*> ready_{nullptr};
 };
 

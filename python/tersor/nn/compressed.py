@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import numpy as np
@@ -11,12 +12,21 @@ from torch import nn
 from torch.autograd import forward_ad
 
 from tersor import _core
-from tersor.layer import SUFFIX, Layer, LayerInfo, decode_layer, inspect_layer
+from tersor.layer import SUFFIX, Layer, LayerInfo, decode_layer, encode_layer, inspect_layer
 from tersor.nn.weight import CompressedWeight
 from tersor.ops import packed_of
 from tersor.quantize import decompress_layer
 
 BLOB = "weight" + SUFFIX
+
+# What a layer can do to its outputs, and the module that does the same.
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "none": nn.Identity,
+    "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+}
 
 _Dense = TypeVar("_Dense", bound=nn.Module)
 
@@ -39,10 +49,17 @@ class Compressed(nn.Module):
 
     The blob (buffer ``weight_blob``, uint8) and the bias are its whole state. Moving the module to
     another float type moves the bias alone.
+
+    Attributes:
+        activation: what is done with the outputs, fused into the kernel: ``none``, ``relu``,
+            ``relu6``, ``gelu`` or ``silu``. It is no part of the state.
+        values: the shared values as a parameter ``[k]`` where :meth:`train_values` made one. State
+            dictionaries then hold a blob with the values of the moment.
     """
 
     weight_blob: torch.Tensor
     bias: nn.Parameter | None
+    values: nn.Parameter | None
 
     def __init__(
         self,
@@ -50,7 +67,10 @@ class Compressed(nn.Module):
         bias: torch.Tensor | None,
         precision: str,
         dtype: torch.dtype = torch.float32,
+        activation: str = "none",
     ) -> None:
+        if activation not in ACTIVATIONS:
+            raise ValueError(f"activation '{activation}' is none of {', '.join(ACTIVATIONS)}")
         super().__init__()
         # Also where a model is swapped in inference mode, its tensors are to outlive that mode.
         with torch.inference_mode(False):
@@ -60,7 +80,9 @@ class Compressed(nn.Module):
                 "bias",
                 None if bias is None else nn.Parameter(bias.detach().clone(), bias.requires_grad),
             )
+            self.register_parameter("values", None)
         self.precision = precision
+        self.activation = activation
         self.shape: tuple[int, ...] = inspect_layer(blob).shape  # of the dense weight
         self._dtype = dtype
 
@@ -72,7 +94,7 @@ class Compressed(nn.Module):
     @property
     def packed(self) -> _core.PackedMatrix:
         """The weight laid out for the kernels; made when first needed."""
-        return packed_of(self.weight_blob)
+        return packed_of(self.weight_blob, self.values)
 
     @property
     def info(self) -> LayerInfo:
@@ -80,8 +102,38 @@ class Compressed(nn.Module):
         return inspect_layer(self.weight_blob.numpy())
 
     def layer(self) -> Layer:
-        """The canonical content of the blob."""
-        return decode_layer(self.weight_blob.numpy())
+        """The canonical content of the blob, with the values of the moment."""
+        layer = decode_layer(self.weight_blob.numpy())
+        if self.values is None:
+            return layer
+        return replace(layer, values=self.values.detach().float().numpy().copy())
+
+    def train_values(self) -> nn.Parameter:
+        """Makes the shared values a parameter, whose gradient is summed over the weights.
+
+        Returns:
+            The parameter, float32 ``[k]``; the same one when it is there already.
+
+        Raises:
+            ValueError: the weights share no values.
+        """
+        if self.values is None:
+            layer = self.layer()
+            if not layer.shared:
+                raise ValueError(f"a layer of kind {layer.kind} has no shared values to train")
+            self.values = nn.Parameter(torch.from_numpy(layer.values.copy()))
+        return self.values
+
+    def fold_values(self) -> None:
+        """Puts trained values into the blob; the parameter goes."""
+        if self.values is not None:
+            blob = self._blob_of_the_moment()
+            self.values = None
+            self.weight_blob = blob
+
+    def _blob_of_the_moment(self) -> torch.Tensor:
+        with torch.inference_mode(False):
+            return torch.from_numpy(encode_layer(self.layer()))
 
     def dense_weight(self) -> torch.Tensor:
         """The weight as a dense float32 tensor."""
@@ -96,7 +148,14 @@ class Compressed(nn.Module):
                 dense.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
         return dense.train(self.training)
 
-    def _runs_eagerly(self, x: torch.Tensor, bias: torch.Tensor | None) -> bool:
+    def _dense_activated(self, dense: nn.Module) -> nn.Module:
+        """A dense layer followed by this one's activation, where it has one."""
+        if self.activation == "none":
+            return dense
+        both = nn.Sequential(dense, ACTIVATIONS[self.activation]())
+        return both.train(self.training)
+
+    def _runs_eagerly(self, x: torch.Tensor, *others: torch.Tensor | None) -> bool:
         """Whether the kernel can be called directly, past torch's dispatcher."""
         return (
             type(x) is torch.Tensor
@@ -110,9 +169,16 @@ class Compressed(nn.Module):
             and not x.is_meta
             and not (
                 torch.is_grad_enabled()
-                and (x.requires_grad or (bias is not None and bias.requires_grad))
+                and (x.requires_grad or any(t is not None and t.requires_grad for t in others))
             )
         )
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if destination.pop(prefix + "values", None) is not None:
+            destination[prefix + BLOB] = self._blob_of_the_moment()
 
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *rest: Any, **keywords: Any
@@ -125,7 +191,14 @@ class Compressed(nn.Module):
                 raise ValueError(f"{prefix}{BLOB}: has shape {shape}, expected {self.shape}")
             with torch.inference_mode(False):
                 self.weight_blob = torch.empty_like(blob, device="cpu")
+        values, self.values = self.values, None
         super()._load_from_state_dict(state_dict, prefix, *rest, **keywords)
+        if values is not None:
+            trained = self.train_values()
+            if trained.shape == values.shape:  # optimizers know the old parameter
+                with torch.no_grad():
+                    self.values = values
+                    values.copy_(trained)
 
     def extra_repr(self) -> str:
         """Shape, density and stored bytes."""

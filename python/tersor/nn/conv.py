@@ -66,32 +66,44 @@ class CompressedConv2d(Compressed):
         precision: str,
         conv: ConvParameters,
         dtype: torch.dtype = torch.float32,
+        activation: str = "none",
     ) -> None:
-        super().__init__(blob, bias, precision, dtype)
+        super().__init__(blob, bias, precision, dtype, activation)
         self.conv = conv
 
     @classmethod
     def from_dense(
-        cls, module: nn.Conv2d, settings: LayerConfig, name: str = "conv", importance: Any = None
+        cls,
+        module: nn.Conv2d,
+        settings: LayerConfig,
+        name: str = "conv",
+        importance: Any = None,
+        activation: str = "none",
     ) -> CompressedConv2d:
         """Compresses a dense layer; the dense one is left as it was.
 
-        ``importance`` has the weight's shape, as for :func:`tersor.quantize.compress_weight`.
+        ``importance`` has the weight's shape, as for :func:`tersor.quantize.compress_weight`;
+        ``activation`` is fused.
 
         Raises:
             ValueError: the weight holds NaN or infinity; the message names the layer.
         """
         blob = encode_layer(compress_weight(module.weight, settings, name, importance))
         made = cls(
-            blob, module.bias, settings.precision, ConvParameters.of(module), module.weight.dtype
+            blob,
+            module.bias,
+            settings.precision,
+            ConvParameters.of(module),
+            module.weight.dtype,
+            activation,
         )
         return made.train(module.training)
 
-    def to_dense(self) -> nn.Conv2d:
-        """The dense layer with the same filters."""
+    def to_dense(self) -> nn.Module:
+        """The ``nn.Conv2d`` with the same filters; with an activation, an ``nn.Sequential``."""
         rows, channels, high, wide = self.shape
         conv = self.conv
-        return self._dense_like(
+        dense = self._dense_like(
             nn.Conv2d(
                 channels * conv.groups,
                 rows,
@@ -104,9 +116,13 @@ class CompressedConv2d(Compressed):
                 conv.padding_mode,
             )
         )
+        return self._dense_activated(dense)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """Images ``[n, c, h, w]`` (or ``[c, h, w]``) to ``[n, out, h', w']``."""
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """Images ``[n, c, h, w]`` (or ``[c, h, w]``) to ``[n, out, h', w']``.
+
+        ``residual``, of the result's shape, is added before the activation.
+        """
         x = autocast(x)
         rows, channels, high, wide = self.shape
         conv = self.conv
@@ -115,6 +131,8 @@ class CompressedConv2d(Compressed):
                 f"x has shape {list(x.shape)}, expected [n, {channels * conv.groups}, h, w]"
             )
         images = x.unsqueeze(0) if x.dim() == 3 else x
+        if residual is not None and x.dim() == 3:
+            residual = residual.unsqueeze(0)
         left, right, above, below = conv.sides((high, wide))
         # The kernel pads with zeros, alike on both sides; all else is padded before it.
         if conv.padding_mode != "zeros" or left != right or above != below:
@@ -128,11 +146,27 @@ class CompressedConv2d(Compressed):
             list(conv.dilation),
             conv.groups,
         )
-        if self._runs_eagerly(images, self.bias):
-            y = run_conv2d(self.packed, images, self.bias, *geometry, self.precision)
+        if self._runs_eagerly(images, self.bias, self.values, residual):
+            y = run_conv2d(
+                self.packed,
+                images,
+                self.bias,
+                *geometry,
+                self.precision,
+                self.activation,
+                residual,
+            )
         else:
             refuse_forward_mode(images)
             y = torch.ops.tersor.conv2d(
-                images, self.weight_blob, self.bias, rows, *geometry, self.precision
+                images,
+                self.weight_blob,
+                self.values,
+                self.bias,
+                residual,
+                rows,
+                *geometry,
+                self.activation,
+                self.precision,
             )
         return y.squeeze(0) if x.dim() == 3 else y

@@ -19,17 +19,23 @@ class CompressedLinear(Compressed):
 
     @classmethod
     def from_dense(
-        cls, module: nn.Linear, settings: LayerConfig, name: str = "linear", importance: Any = None
+        cls,
+        module: nn.Linear,
+        settings: LayerConfig,
+        name: str = "linear",
+        importance: Any = None,
+        activation: str = "none",
     ) -> CompressedLinear:
         """Compresses a dense layer; the dense one is left as it was.
 
-        ``importance`` has the weight's shape, as for :func:`tersor.quantize.compress_weight`.
+        ``importance`` has the weight's shape, as for :func:`tersor.quantize.compress_weight`;
+        ``activation`` is fused.
 
         Raises:
             ValueError: the weight holds NaN or infinity; the message names the layer.
         """
         blob = encode_layer(compress_weight(module.weight, settings, name, importance))
-        made = cls(blob, module.bias, settings.precision, module.weight.dtype)
+        made = cls(blob, module.bias, settings.precision, module.weight.dtype, activation)
         return made.train(module.training)
 
     @property
@@ -42,20 +48,30 @@ class CompressedLinear(Compressed):
         """Rows of the weight."""
         return self.shape[0]
 
-    def to_dense(self) -> nn.Linear:
-        """The dense layer with the same weight."""
+    def to_dense(self) -> nn.Module:
+        """The ``nn.Linear`` with the same weight; with an activation, an ``nn.Sequential``."""
         rows, cols = self.shape
-        return self._dense_like(nn.Linear(cols, rows, bias=self.bias is not None))
+        dense = self._dense_like(nn.Linear(cols, rows, bias=self.bias is not None))
+        return self._dense_activated(dense)
 
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """``[..., in_features]`` to ``[..., out_features]``."""
+    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+        """``[..., in_features]`` to ``[..., out_features]``.
+
+        ``residual``, of the result's shape, is added before the activation.
+        """
         x = autocast(x)
         # Past nn.Module's attribute look-up, which takes longer than a small layer.
         bias = self._parameters["bias"]
         blob = self._buffers[BLOB]
         assert blob is not None
-        if self._runs_eagerly(x, bias):
-            return run_linear(packed_of(blob), x, bias, self.shape, self.precision)
+        values = self._parameters["values"]
+        if self._runs_eagerly(x, bias, values, residual):
+            packed = packed_of(blob, values)
+            return run_linear(
+                packed, x, bias, self.shape, self.precision, self.activation, residual
+            )
         refuse_forward_mode(x)
-        y: torch.Tensor = torch.ops.tersor.linear(x, blob, bias, self.shape[0], self.precision)
+        y: torch.Tensor = torch.ops.tersor.linear(
+            x, blob, values, bias, residual, self.shape[0], self.activation, self.precision
+        )
         return y

@@ -1,0 +1,194 @@
+// What training needs beside products: the transposed matrix, other values for the same codes, and
+// the gradient of the values.
+#include <algorithm>
+#include <cmath>
+#include <memory>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "spmm/kernels.hpp"
+#include "spmm/layout.hpp"
+#include "tersor/parallel.hpp"
+#include "tersor/spmm.hpp"
+
+namespace tersor {
+namespace {
+
+/// Calls `visit(row, column, block, i)` for each entry i of each block of a matrix [rows, cols].
+template <class Visit>
+void for_each_entry(const spmm::Rows16& layout, std::size_t rows, const Visit& visit) {
+    for (std::size_t b = 0; b < layout.blocks.size(); ++b) {
+        const spmm::Block& block = layout.blocks[b];
+        for (std::size_t r = 0; r < rows; ++r) {
+            for (std::uint64_t i = block.row_starts[r]; i < block.row_starts[r + 1]; ++i) {
+                visit(r, b * spmm::block_columns + block.columns[i], block, i);
+            }
+        }
+    }
+}
+
+spmm::Rows16 transpose(const spmm::Rows16& source, std::uint32_t rows, std::uint32_t cols,
+                       bool shared) {
+    spmm::Rows16 layout = spmm::empty_rows16(cols, rows);
+    for_each_entry(source, rows,
+                   [&](std::size_t row, std::size_t column, const spmm::Block&, std::uint64_t) {
+                       ++layout.blocks[row / spmm::block_columns].row_starts[column + 1];
+                   });
+    spmm::allocate_entries(layout, cols, shared);
+    std::vector<std::uint64_t> next;  // [block][column]
+    for (const spmm::Block& block : layout.blocks) {
+        next.insert(next.end(), block.row_starts.data(), block.row_starts.data() + cols);
+    }
+    // Rows come in order within a block of columns, and each column lies in one block.
+    for_each_entry(
+        source, rows,
+        [&](std::size_t row, std::size_t column, const spmm::Block& from, std::uint64_t i) {
+            const std::size_t b = row / spmm::block_columns;
+            spmm::Block& to = layout.blocks[b];
+            const std::uint64_t at = next[b * cols + column]++;
+            to.columns[at] = static_cast<std::uint16_t>(row % spmm::block_columns);
+            if (shared) {
+                to.codes[at] = from.codes[i];
+            } else {
+                to.values[at] = from.values[i];
+            }
+        });
+    return layout;
+}
+
+std::unique_ptr<PackedMatrix::Layout> empty_copy(const PackedMatrix::Layout& source) {
+    auto layout = std::make_unique<PackedMatrix::Layout>();
+    layout->isa = source.isa;
+    layout->rows = source.rows;
+    layout->cols = source.cols;
+    layout->nonzeros = source.nonzeros;
+    return layout;
+}
+
+void set_codebook(PackedMatrix::Layout& layout, std::span<const float> values) {
+    layout.codebook = support::AlignedBuffer<float>(256);
+    layout.codebook_size = values.size();
+    std::copy(values.begin(), values.end(), layout.codebook.data());
+}
+
+}  // namespace
+
+const PackedMatrix& PackedMatrix::transposed() const {
+    return layout_->transposed_made.get([&] {
+        auto layout = empty_copy(*layout_);
+        std::swap(layout->rows, layout->cols);
+        if (codebook_size() > 0) {
+            set_codebook(*layout, std::span(layout_->codebook.data(), codebook_size()));
+        }
+        // What is made for this alone is not kept.
+        const spmm::Rows16* there = layout_->rows16_made.peek();
+        layout->rows16_made.put(
+            there != nullptr
+                ? transpose(*there, rows(), cols(), codebook_size() > 0)
+                : transpose(spmm::make_rows16(*layout_->sliding_made.peek(), rows(), cols()),
+                            rows(), cols(), true));
+        return PackedMatrix(std::move(layout));
+    });
+}
+
+PackedMatrix PackedMatrix::with_codebook(std::span<const float> codebook) const {
+    if (codebook.empty() || codebook.size() != codebook_size() || codebook[0] != 0.0F ||
+        !std::all_of(codebook.begin(), codebook.end(), [](float v) { return std::isfinite(v); })) {
+        throw std::invalid_argument("the new codebook does not have " +
+                                    std::to_string(codebook_size()) +
+                                    " finite values, of which the first is 0");
+    }
+    auto layout = empty_copy(*layout_);
+    set_codebook(*layout, codebook);
+    static_cast<void>(layout_->rows16());  // the other layouts can be made from it
+    layout->rows16_made.share(layout_->rows16_made);
+    layout->panels_made.share(layout_->panels_made);
+    if (const PackedMatrix* made = layout_->transposed_made.peek()) {
+        layout->transposed_made.put(made->with_codebook(codebook));
+    }
+    return PackedMatrix(std::move(layout));
+}
+
+namespace spmm {
+namespace {
+
+/// Entries of a code, on the average, that are added up in fp32 before they go on in double.
+constexpr std::uint64_t chain = 64;
+
+void to_panel(const float* from, std::size_t size, std::size_t vectors, float* panel) noexcept {
+    for (std::size_t k = 0; k < size; ++k) {
+        for (std::size_t lane = 0; lane < panel_lanes; ++lane) {
+            panel[k * panel_lanes + lane] = lane < vectors ? from[lane * size + k] : 0.0F;
+        }
+    }
+}
+
+/// Adds and clears the sums of each code's lanes.
+void fold(std::span<float> lanes, double* totals) noexcept {
+    for (std::size_t i = 0; i < lanes.size(); ++i) totals[i / panel_lanes] += double{lanes[i]};
+    std::fill(lanes.begin(), lanes.end(), 0.0F);
+}
+
+void check(bool good, const char* message) {
+    if (!good) throw std::invalid_argument(std::string("sum_by_code: ") + message);
+}
+
+}  // namespace
+
+void sum_by_code(const PackedMatrix& packed, std::span<const float> x,
+                 std::span<const float> gradient, std::size_t batch, std::size_t row_begin,
+                 std::size_t rows, std::span<float> sums, int threads) {
+    const PackedMatrix::Layout& layout = packed.layout();
+    const std::size_t codes = packed.codebook_size();
+    check(codes > 0, "the weights are not shared");
+    check(row_begin + rows <= layout.rows, "the matrix does not have these rows");
+    check(x.size() == batch * layout.cols, "x does not have batch * cols elements");
+    check(gradient.size() == batch * rows, "the gradient does not have batch * rows elements");
+    check(sums.size() == codes, "the sums are not as many as the codes");
+    const Kernels& kernel = kernels(layout.isa);
+    const Rows16& rows16 = layout.rows16();
+    support::AlignedBuffer<float> x_panel(layout.cols * panel_lanes, support::Fill::none);
+    support::AlignedBuffer<float> panel(rows * panel_lanes, support::Fill::none);
+    const auto pieces = static_cast<std::size_t>(std::max(threads, 1));
+    support::AlignedBuffer<float> lanes(pieces * codes * panel_lanes);
+    std::vector<double> totals(pieces * codes);
+
+    for (std::size_t first = 0; first < batch; first += panel_lanes) {
+        const std::size_t vectors = std::min(panel_lanes, batch - first);
+        to_panel(x.data() + first * layout.cols, layout.cols, vectors, x_panel.data());
+        to_panel(gradient.data() + first * rows, rows, vectors, panel.data());
+        parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
+            for (std::size_t p = begin; p < end; ++p) {
+                const std::span own(lanes.data() + p * codes * panel_lanes, codes * panel_lanes);
+                double* total = totals.data() + p * codes;
+                std::uint64_t added = 0;
+                for (std::size_t b = 0; b < rows16.blocks.size(); ++b) {
+                    const BlockView block = layout.view(rows16, b);
+                    for (std::size_t r = rows * p / pieces; r < rows * (p + 1) / pieces; ++r) {
+                        const std::uint64_t from = block.row_starts[row_begin + r];
+                        const std::uint64_t to = block.row_starts[row_begin + r + 1];
+                        kernel.sum_by_code(block, from, to,
+                                           x_panel.data() + b * block_columns * panel_lanes,
+                                           panel.data() + r * panel_lanes, own.data());
+                        added += to - from;
+                        if (added >= chain * codes) {
+                            fold(own, total);
+                            added = 0;
+                        }
+                    }
+                }
+                fold(own, total);
+            }
+        });
+    }
+    for (std::size_t c = 0; c < codes; ++c) {
+        double sum = 0.0;
+        for (std::size_t p = 0; p < pieces; ++p) sum += totals[p * codes + c];
+        sums[c] = static_cast<float>(sum);
+    }
+}
+
+}  // namespace spmm
+}  // namespace tersor
