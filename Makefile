@@ -7,7 +7,8 @@
 # make results  every method on the two LeNets, three seeds each (hours; resumes); results-check
 #              evaluates the files of docs/results.json again
 # make tables  the paper's tables layer by layer from drawn weights, into docs/tables.json
-# make arm     the C++ tests cross-compiled for 64-bit ARM, run under qemu-user
+# make arm     the C++ tests cross-compiled for 64-bit ARM, run under qemu-user; arm32 and s390x
+#              (big-endian) alike
 # make fuzz SECONDS=60  each fuzz target for as many seconds, under sanitizers
 # make mutations  100,000 random damages of a file
 # make tsan    many threads on one packed matrix under ThreadSanitizer
@@ -17,10 +18,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-CXX_SOURCES = $(shell git ls-files 'benchmarks/*.cpp' 'cpp/*.cpp' 'cpp/*.hpp' 'tests/*.cpp' 'tests/*.hpp')
+CXX_SOURCES = $(shell git ls-files 'benchmarks/*.cpp' 'cpp/*.[ch]pp' 'examples/*.cpp' 'tests/*.[ch]pp')
 NATIVE_SOURCES = $(shell find cpp CMakeLists.txt cmake pyproject.toml -type f)
 
-.PHONY: demo results results-check tables test test-cpp test-python check format dev bench-spmm bench-huffman arm asan fuzz fuzz-seeds mutations tsan stubs clean
+.PHONY: demo results results-check tables test test-cpp test-python check format dev bench-spmm bench-huffman arm asan fuzz fuzz-seeds mutations tsan arm32 s390x stubs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/tersor demo --output build/demo.json
@@ -111,11 +112,18 @@ tsan: $(VENV)/.tools build/.gtest
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/tsan --target test_concurrency
 	ctest --test-dir build/tsan --output-on-failure -R Concurrency
 
-arm: $(VENV)/.tools build/.arm
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/arm -G Ninja -DTERSOR_TESTS=ON -DTERSOR_WERROR=ON \
-	  -DCMAKE_TOOLCHAIN_FILE=cmake/aarch64-linux-gnu.cmake
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/arm
-	ctest --test-dir build/arm --output-on-failure -j2
+# Other processors: the C++ tests cross-compiled with Debian's compilers, run under qemu-user.
+arm: CROSS = aarch64-linux-gnu
+arm32: CROSS = arm-linux-gnueabihf
+s390x: CROSS = s390x-linux-gnu
+arm: build/.aarch64
+arm32: build/.arm
+s390x: build/.s390x
+arm arm32 s390x: $(VENV)/.tools
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/$(CROSS) -G Ninja -DTERSOR_TESTS=ON -DTERSOR_WERROR=ON \
+	  -DCMAKE_TOOLCHAIN_FILE=cmake/cross.cmake -DTERSOR_TARGET=$(CROSS)
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/$(CROSS)
+	ctest --test-dir build/$(CROSS) --output-on-failure -j2
 
 stubs: $(VENV)/.installed $(VENV)/.tools
 	$(BIN)/python -m pybind11_stubgen tersor._core --output-dir build/stubs
@@ -159,8 +167,14 @@ build/.gtest:
 build/.zstd:
 	$(call system_packages,ls /usr/lib/*/libzstd.a || ls /usr/lib/libzstd.a || ls /usr/local/lib/libzstd.a,libzstd-dev)
 
-build/.arm:
+build/.aarch64:
 	$(call system_packages,command -v aarch64-linux-gnu-g++ && command -v qemu-aarch64 && ls /usr/src/googletest,g++-aarch64-linux-gnu qemu-user googletest cmake)
+
+build/.arm:
+	$(call system_packages,command -v arm-linux-gnueabihf-g++ && command -v qemu-arm && ls /usr/src/googletest,g++-arm-linux-gnueabihf qemu-user googletest cmake)
+
+build/.s390x:
+	$(call system_packages,command -v s390x-linux-gnu-g++ && command -v qemu-s390x && ls /usr/src/googletest,g++-s390x-linux-gnu qemu-user googletest cmake)
 
 # libFuzzer comes with Clang; the file holds the compiler's name.
 build/.clang:

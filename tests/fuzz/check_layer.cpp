@@ -3,8 +3,7 @@
 #include <cstdlib>
 #include <vector>
 
-#include "tersor/layer.hpp"
-#include "tersor/spmm.hpp"
+#include "tersor/pack_layer.hpp"
 
 namespace tersor::fuzz {
 namespace {
@@ -18,15 +17,7 @@ void require(bool good) {
 
 void check_product(const Layer& layer) {
     PackedMatrix packed;
-    Result result;
-    if (is_shared(layer.kind)) {
-        std::vector<float> codebook{0.0F};
-        codebook.insert(codebook.end(), layer.values.begin(), layer.values.end());
-        result = spmm::pack(layer.csr, codebook, packed);
-    } else {
-        result = spmm::pack_values(layer.csr, layer.values, packed);
-    }
-    require(result.ok());
+    require(pack_layer(layer, packed).ok());
     require(packed.nonzeros() == csr::validate(layer.csr).count);
     const std::vector<float> x(std::size_t{2} * packed.cols(), 1.0F);
     std::vector<float> y(std::size_t{2} * packed.rows());

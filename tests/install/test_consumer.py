@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import json
 import os
 import re
 import shutil
@@ -90,6 +92,33 @@ def test_consumer_multiplies_as_python_does(
     )  # fmt: skip
     command("cmake", "--build", build)
     check_consumer(build / "consumer", tmp_path)
+
+
+@pytest.mark.parametrize("source", ["installed_prefix", "wheel_prefix", "add_subdirectory"])
+def test_the_example_classifies_mnist(
+    source: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    build = tmp_path / "build"
+    if source == "add_subdirectory":
+        # Unoptimised, as compiling takes longer than everything else.
+        options = [f"-DTERSOR_SOURCE={ROOT}", "-DCMAKE_BUILD_TYPE=Debug"]
+    else:
+        options = [f"-DCMAKE_PREFIX_PATH={request.getfixturevalue(source)}"]
+    command("cmake", "-S", ROOT / "examples" / "cpp_consumer", "-B", build, *options)
+    command("cmake", "--build", build, "--parallel", "2")
+    data = []
+    for name in ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"):
+        packed = (ROOT / "examples" / "mnist" / "data" / f"{name}.gz").read_bytes()
+        data.append(tmp_path / name)
+        data[-1].write_bytes(gzip.decompress(packed))
+    rows = json.loads((ROOT / "docs" / "results.json").read_text())
+    row = next(r for r in rows if (r["network"], r["method"]) == ("lenet-300-100", "best"))
+    printed = command(build / "mnist", ROOT / row["file"], *data)
+    found = re.fullmatch(r"accuracy (\S+) %\n(\d+) images per second\n", printed)
+    assert found, printed
+    # Sums in another order may turn single images.
+    assert float(found[1]) == pytest.approx(100 - row["error"], abs=0.02)
+    assert int(found[2]) > 0
 
 
 @pytest.mark.parametrize("prefix", ["installed_prefix", "wheel_prefix"])

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import struct
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -174,3 +177,35 @@ def test_a_failed_write_leaves_nothing_and_loses_nothing(tmp_path: Path) -> None
         container.write_file(tmp_path / "missing" / "f", {})
     assert (tmp_path / "f").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["f"]
+
+
+_SAVE_FOREVER = """
+import itertools, sys
+import numpy as np
+from tersor import container
+contents = [np.full(1 << 20, fill, np.uint8) for fill in (1, 2)]
+print("ready", flush=True)
+for content in itertools.cycle(contents):
+    container.write_file(sys.argv[1], {"x": container.Tensor("U8", content.shape, content)})
+"""
+
+
+def test_a_kill_at_any_moment_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
+    target = tmp_path / "f"
+    container.write_file(target, {"x": Tensor("U8", (1 << 20,), np.full(1 << 20, 1, np.uint8))})
+    seen = set()
+    for attempt in range(20):
+        with subprocess.Popen(
+            [sys.executable, "-c", _SAVE_FOREVER, target], stdout=subprocess.PIPE
+        ) as child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"ready\n"
+            time.sleep(0.002 * attempt)
+            child.kill()
+        file = container.open(target)
+        file.verify()
+        content = file.tensors["x"].bytes()
+        assert content.size == 1 << 20
+        assert (content == content[0]).all()
+        seen.add(int(content[0]))
+    assert seen <= {1, 2}

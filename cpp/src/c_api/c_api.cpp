@@ -10,7 +10,7 @@
 #include <vector>
 
 #include "tersor/container.hpp"
-#include "tersor/spmm.hpp"
+#include "tersor/pack_layer.hpp"
 #include "tersor/version.hpp"
 
 struct tersor_file {
@@ -81,23 +81,10 @@ const tersor::TensorView& find(const tersor_file& file, const char* name) {
 
 tersor::PackedMatrix load(const tersor::TensorView& view, std::size_t max_bytes) {
     require(view.compressed, "the tensor is not compressed");
-    tersor::Layer layer;
-    Result decoded = tersor::decode_layer(view.bytes, layer, max_bytes);
-    if (!decoded.ok()) decoded.count += view.offset;
-    tersor::throw_if_error(decoded, view.name);
     tersor::PackedMatrix packed;
-    if (is_shared(layer.kind)) {
-        std::vector<float> codebook{0.0F};
-        codebook.insert(codebook.end(), layer.values.begin(), layer.values.end());
-        // More than two dimensions: the filters of a convolution, multiplied with many vectors.
-        const auto regime =
-            layer.shape.size() == 2 ? tersor::Regime::vector : tersor::Regime::batch;
-        tersor::throw_if_error(tersor::spmm::pack(layer.csr, codebook, packed, regime), view.name,
-                               "entry");
-    } else {
-        tersor::throw_if_error(tersor::spmm::pack_values(layer.csr, layer.values, packed),
-                               view.name, "entry");
-    }
+    Result result = tersor::pack_layer(view.bytes, packed, max_bytes);
+    if (!result.ok()) result.count += view.offset;
+    tersor::throw_if_error(result, view.name);
     return packed;
 }
 

@@ -14,13 +14,8 @@ void run(const char* path, const char* name) {
     if (tensor == nullptr || !tensor->compressed) {
         throw std::invalid_argument("no such layer in the file");
     }
-    tersor::Layer layer;
-    throw_if_error(tersor::decode_layer(tensor->bytes, layer), name);
-
-    std::vector<float> codebook{0.0F};
-    codebook.insert(codebook.end(), layer.values.begin(), layer.values.end());
     tersor::PackedMatrix packed;
-    throw_if_error(tersor::spmm::pack(layer.csr, codebook, packed), name, "entry");
+    throw_if_error(tersor::pack_layer(tensor->bytes, packed), name);
 
     std::vector<float> x(packed.cols());
     for (std::size_t k = 0; k < x.size(); ++k) {

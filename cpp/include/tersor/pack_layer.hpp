@@ -1,0 +1,22 @@
+// From the blob of a layer to the matrix that multiplies.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "tersor/layer.hpp"
+#include "tersor/spmm.hpp"
+
+namespace tersor {
+
+/// Decodes a blob and packs it: for products with few vectors when it has two dimensions, else, as
+/// the filters of a convolution, for many. Errors and `max_bytes` are those of `decode_layer`; the
+/// packed form comes on top, in proportion to the content.
+[[nodiscard]] Result pack_layer(std::span<const std::uint8_t> blob, PackedMatrix& packed,
+                                std::size_t max_bytes = SIZE_MAX);
+
+/// The same from decoded content.
+[[nodiscard]] Result pack_layer(const Layer& layer, PackedMatrix& packed);
+
+}  // namespace tersor
