@@ -169,8 +169,10 @@ class Problem:
             width = (self.high - self.low) / values
             grid = self.low + width * (np.arange(values, dtype=np.float64) + 0.5)
         else:
-            width = max(-self.low, self.high) / (values // 2 + 0.5)
-            grid = width * np.arange(-(values // 2), values // 2 + 1, dtype=np.float64)
+            # Zero starts with twice the room of the others: else a value beside it, which saves
+            # neither code nor gap, may take its members for good.
+            side = (np.arange(values // 2, dtype=np.float64) + 1.5) / (values // 2 + 1)
+            grid = np.concatenate([-side[::-1], [0.0], side]) * max(-self.low, self.high)
         return self._take(grid, np.zeros(len(grid)))
 
     def _take(self, values: Doubles, price: Doubles) -> Quantiser:

@@ -104,3 +104,10 @@ def test_zero_among_the_values_beats_pruning_first() -> None:
     assert ecsq.entropy_of(np.bincount(joint.codes)) <= bits
     assert ((joint.dense() - x) ** 2).sum() < 0.8 * ((plain.dense() - x) ** 2).sum()
     assert code_entropy(joint.codes) < 8
+
+
+@pytest.mark.parametrize("penalty", [1e-4, 3e-4, 6e-4])
+def test_zero_keeps_its_members_where_weights_lean_to_one_side(penalty: float) -> None:
+    x = np.random.default_rng(0).normal(-0.02, 0.05, 8000).astype(np.float32)
+    got = share_ecsq({"w": x}, 24, penalty=penalty, prune=True)["w"]
+    assert (got.codes == 0).mean() > 0.15
