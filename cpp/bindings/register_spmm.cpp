@@ -111,6 +111,27 @@ void register_spmm(py::module_& module) {
         py::arg("packed"), py::arg("x"), py::arg("batch"), py::arg("bias"), py::arg("residual"),
         py::arg("y"), py::arg("bfloat16"), py::arg("activation"), py::arg("precision"),
         py::arg("threads"));
+    module.def("spmm_kernel_list", [] {
+        std::vector<std::tuple<std::string, std::string, std::string>> list;
+        for (const spmm::KernelInfo& kernel : spmm::kernel_list()) {
+            list.emplace_back(kernel.name, name(kernel.isa),
+                              kernel.regime == Regime::vector ? "vector" : "batch");
+        }
+        return list;
+    });
+    module.def(
+        "spmm_multiply_by",
+        [](const std::string& kernel, const PackedMatrix& matrix, const Array<float>& x,
+           Array<float>& y, int threads) {
+            if (x.ndim() != 2) throw std::invalid_argument("x must have two dimensions here");
+            const auto source = view(x);
+            const auto target = writable(y);
+            const auto batch = static_cast<std::size_t>(x.shape(0));
+            const py::gil_scoped_release release;
+            spmm::multiply_by(kernel, matrix, source, batch, target, threads);
+        },
+        py::arg("kernel"), py::arg("packed"), py::arg("x").noconvert(), py::arg("y").noconvert(),
+        py::arg("threads"));
     module.def(
         "spmm_sum_by_code",
         [](const PackedMatrix& matrix, const Array<float>& x, const Array<float>& gradient,

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ConvGeometry', 'File', 'FormatError', 'PackedMatrix', 'compiled_isas', 'compiler', 'conv_convolve', 'csr_count_entries', 'csr_decode', 'csr_encode', 'csr_validate', 'huffman_code_lengths', 'huffman_decode', 'huffman_encode', 'huffman_entropy', 'huffman_histogram', 'huffman_inspect', 'is_layer', 'isa_available', 'isa_in_use', 'kmeans_cluster', 'layer_decode', 'layer_encode', 'layer_inspect', 'parallel_runner_name', 'spmm_multiply', 'spmm_pack', 'spmm_pack_values', 'spmm_sum_by_code', 'use_isa', 'version', 'write_file']
+__all__: list[str] = ['ConvGeometry', 'File', 'FormatError', 'PackedMatrix', 'compiled_isas', 'compiler', 'conv_convolve', 'csr_count_entries', 'csr_decode', 'csr_encode', 'csr_validate', 'huffman_code_lengths', 'huffman_decode', 'huffman_encode', 'huffman_entropy', 'huffman_histogram', 'huffman_inspect', 'is_layer', 'isa_available', 'isa_in_use', 'kmeans_cluster', 'layer_decode', 'layer_encode', 'layer_inspect', 'parallel_runner_name', 'spmm_kernel_list', 'spmm_multiply', 'spmm_multiply_by', 'spmm_pack', 'spmm_pack_values', 'spmm_sum_by_code', 'use_isa', 'version', 'write_file']
 class FormatError(ValueError):
     pass
 class PackedMatrix:
@@ -114,10 +114,14 @@ def layer_inspect(blob: numpy.typing.NDArray[numpy.uint8], verify: bool) -> dict
     ...
 def parallel_runner_name() -> str:
     ...
+def spmm_kernel_list() -> list[tuple[str, str, str]]:
+    ...
 def spmm_multiply(packed: PackedMatrix, x: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex, bias: typing.SupportsInt | typing.SupportsIndex, residual: typing.SupportsInt | typing.SupportsIndex, y: typing.SupportsInt | typing.SupportsIndex, bfloat16: typing.SupportsInt | typing.SupportsIndex, activation: str, precision: str, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Multiplies raw addresses of contiguous memory, 0 for what is left out: nothing is checked. `bfloat16` says which arrays hold that: 1 x, 2 bias, 4 residual, 8 y.
     """
+def spmm_multiply_by(kernel: str, packed: PackedMatrix, x: numpy.typing.NDArray[numpy.float32], y: numpy.typing.NDArray[numpy.float32], threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    ...
 def spmm_pack(rows: typing.SupportsInt | typing.SupportsIndex, cols: typing.SupportsInt | typing.SupportsIndex, index_bits: typing.SupportsInt | typing.SupportsIndex, flat: bool, codes: numpy.typing.NDArray[numpy.uint8], gaps: numpy.typing.NDArray[numpy.uint8], row_lengths: numpy.typing.NDArray[numpy.uint32], values: numpy.typing.NDArray[numpy.float32], regime: str, threads: typing.SupportsInt | typing.SupportsIndex) -> PackedMatrix:
     ...
 def spmm_pack_values(rows: typing.SupportsInt | typing.SupportsIndex, cols: typing.SupportsInt | typing.SupportsIndex, index_bits: typing.SupportsInt | typing.SupportsIndex, flat: bool, codes: numpy.typing.NDArray[numpy.uint8], gaps: numpy.typing.NDArray[numpy.uint8], row_lengths: numpy.typing.NDArray[numpy.uint32], values: numpy.typing.NDArray[numpy.float32]) -> PackedMatrix:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import numpy.typing as npt
 
@@ -9,7 +11,7 @@ from tersor import _core
 from tersor._core import PackedMatrix
 from tersor.csr import RelativeCsr
 
-__all__ = ["PackedMatrix", "multiply", "pack", "pack_values"]
+__all__ = ["Kernel", "PackedMatrix", "kernels", "multiply", "pack", "pack_values"]
 
 
 def pack(
@@ -96,6 +98,55 @@ def multiply(
         threads,
     )
     return out
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One of the ways to compute products that :func:`multiply` chooses among.
+
+    Attributes:
+        name: that of docs/kernels.md.
+        isa: the instruction-set level it is written for.
+        regime: what it is for, ``vector`` or ``batch``.
+    """
+
+    name: str
+    isa: str
+    regime: str
+
+    def run(
+        self,
+        packed: PackedMatrix,
+        x: npt.NDArray[np.float32],
+        out: npt.NDArray[np.float32] | None = None,
+        threads: int = 1,
+    ) -> npt.NDArray[np.float32]:
+        """``x W^T`` by this kernel alone, whatever its error is: for measuring.
+
+        Args:
+            packed: W ``[rows, cols]``, packed for this kernel's level. What the kernel needs beside
+                that is made by the first call.
+            x: contiguous float32 ``[batch, cols]``.
+            out: contiguous float32 ``[batch, rows]`` to be filled; made when missing.
+            threads: at most this many.
+
+        Raises:
+            ValueError: the matrix is of another level or has no layout for the kernel, x does not
+                fit it (fixed point: what is not finite), or shapes do not fit.
+        """
+        if packed.isa != self.isa:
+            raise ValueError(f"the matrix is packed for {packed.isa}, the kernel for {self.isa}")
+        if x.ndim != 2 or x.shape[1] != packed.cols:
+            raise ValueError(f"x has shape {x.shape}, expected [batch, {packed.cols}]")
+        if out is None:
+            out = np.empty((len(x), packed.rows), np.float32)
+        _core.spmm_multiply_by(self.name, packed, x, out, threads)
+        return out
+
+
+def kernels() -> list[Kernel]:
+    """The kernels of all levels that this machine has."""
+    return [Kernel(*kernel) for kernel in _core.spmm_kernel_list()]
 
 
 def operand(

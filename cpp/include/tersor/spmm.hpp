@@ -6,6 +6,7 @@
 #include <memory>
 #include <span>
 #include <string_view>
+#include <vector>
 
 #include "tersor/csr.hpp"
 #include "tersor/epilogue.hpp"
@@ -95,6 +96,23 @@ void multiply(const PackedMatrix& packed, FloatView x, std::size_t batch, const 
 void multiply(const PackedMatrix& packed, std::span<const float> x, std::size_t batch,
               std::span<const float> bias, std::span<float> y,
               Precision precision = Precision::high, int threads = 1);
+
+/// A way to compute products, one of those that `multiply` chooses among.
+struct KernelInfo {
+    std::string_view name;
+    Isa isa;
+    Regime regime;  // what it is for
+};
+
+/// All of them, on the levels that this machine has.
+[[nodiscard]] std::vector<KernelInfo> kernel_list();
+
+/// y = x W^T in fp32 by the kernel of this name and the matrix's own level, whatever its error is
+/// and whether it is the best: for measuring. The layout that it needs is made by the first call.
+/// Throws std::invalid_argument where there is no such kernel for the matrix, a vector does not fit
+/// it (a fixed-point kernel: what is not finite), or a span has the wrong size.
+void multiply_by(std::string_view kernel, const PackedMatrix& packed, std::span<const float> x,
+                 std::size_t batch, std::span<float> y, int threads = 1);
 
 /// The gradient of the codebook: sums[c] = sum over the weights of code c, in the rows
 /// [row_begin, row_begin + rows), of gradient[n, row - row_begin] * x[n, column], and over n.

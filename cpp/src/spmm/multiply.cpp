@@ -75,36 +75,10 @@ std::size_t vectors_in_panels(const PackedMatrix::Layout& layout, std::size_t ba
     return batch - rest;
 }
 
-/// Products in panels of digits, as long as enough vectors are left; returns their number.
-std::size_t multiply_in_digit_panels(const PackedMatrix::Layout& layout, const float* x,
-                                     std::size_t batch, const Outputs& out, int threads) {
-    if (batch < digit_panel_from) return 0;
-    const Panels* panels = layout.digit_panels();
-    if (panels == nullptr) return 0;
-    const Sliding& sliding = *layout.sliding();
-    std::vector<float> row_sums(layout.rows);
-    for (std::size_t i = 0; i < row_sums.size(); ++i) {
-        row_sums[sliding.row_order[i]] = sliding.sums[0][i];
-    }
-    const ActivationRange range_of = kernels(layout.isa).activation_range;
-    std::size_t first = 0;
-    while (batch - first >= digit_panel_from) {
-        const float* vectors = x + first * layout.cols;
-        const Outputs own = out.past(first);
-        std::array<Range, digit_lanes> ranges;
-        const std::size_t count = std::min(digit_lanes, batch - first);
-        for (std::size_t n = 0; n < count; ++n) {
-            ranges[n] = range_of(vectors + n * layout.cols, layout.cols);
-        }
-        multiply_digit_panels(layout, *panels, vectors, std::span(ranges).first(count), row_sums,
-                              own, threads);
-        for (std::size_t n = 0; n < count; ++n) {
-            if (fits_fixed_point(ranges[n])) continue;
-            multiply_gathering(layout, vectors + n * layout.cols, own.past(n), threads);
-        }
-        first += count;
-    }
-    return first;
+/// How many of the vectors, from the first one on, the panels of digits take.
+std::size_t vectors_in_digit_panels(std::size_t batch) noexcept {
+    const std::size_t rest = batch % digit_lanes;
+    return rest >= digit_panel_from ? batch : batch - rest;
 }
 
 /// Products of fp32 vectors.
@@ -121,8 +95,12 @@ void multiply_vectors(const PackedMatrix::Layout& layout, const float* x, std::s
             multiply_rows16(layout, x, in_panels, out, threads);
         }
     }
-    if (arithmetic == Arithmetic{1, 1, 0} && in_panels == 0) {
-        in_panels = multiply_in_digit_panels(layout, x, batch, out, threads);
+    const std::size_t in_digits = vectors_in_digit_panels(batch);
+    if (arithmetic == Arithmetic{1, 1, 0} && in_panels == 0 && in_digits > 0) {
+        if (const Panels* panels = layout.digit_panels()) {
+            multiply_digit_panels(layout, *panels, x, in_digits, out, threads);
+            in_panels = in_digits;
+        }
     }
     for (std::size_t first = in_panels; first < batch;) {
         const float* vectors = x + first * layout.cols;

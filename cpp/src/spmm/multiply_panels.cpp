@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <vector>
 
 #include "spmm/kernels.hpp"
 #include "spmm/not_finite.hpp"
@@ -30,6 +31,60 @@ void multiply_tile(const Kernels& kernel, const PanelTile& tile, std::size_t blo
         }
         for (std::size_t i = 0; i < size; ++i) totals[i] += sums[i];
     }
+}
+
+/// Up to `digit_lanes` vectors, whose ranges are given; `row_sums` are the sums of each row's
+/// weights as the digits have them. Vectors that do not fit fixed point are left to the caller.
+void multiply_digit_panel(const PackedMatrix::Layout& layout, const Panels& panels, const float* x,
+                          std::span<const Range> ranges, std::span<const float> row_sums,
+                          const Outputs& out, int threads) {
+    const Kernels& kernel = kernels(layout.isa);
+    const std::size_t rows = layout.rows;
+    const std::size_t cols = layout.cols;
+    const std::size_t stride = (cols + 63) / 64 * 64;
+    const Digits& weights = layout.sliding()->digits[0];
+    support::AlignedBuffer<std::uint8_t> digits(digit_lanes * stride);
+    std::array<float, digit_lanes> units{};
+    std::array<float, digit_lanes> lows{};
+    for (std::size_t n = 0; n < ranges.size(); ++n) {
+        const FixedScale scale = scale_of(ranges[n], 1, weights.bits);
+        kernel.split_activations(x + n * cols, cols, ranges[n].low, scale.factor, 1,
+                                 digits.data() + n * stride, stride);
+        units[n] = static_cast<float>(scale.unit * weights.unit);
+        lows[n] = ranges[n].low;
+    }
+    support::AlignedBuffer<std::uint8_t> panel(stride * digit_lanes, support::Fill::none);
+    kernel.interleave_digits(digits.data(), stride, stride, panel.data());
+
+    const std::size_t tiles = panels.tiles.size();
+    const std::size_t pieces = std::min(tiles, static_cast<std::size_t>(std::max(threads, 1)));
+    const std::size_t tile_size = std::min(rows, tile_rows) * digit_lanes;
+    support::AlignedBuffer<std::int32_t> sums(pieces * tile_size, support::Fill::none);
+    support::AlignedBuffer<float> totals(pieces * tile_size, support::Fill::none);
+    parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
+        std::int32_t* sum = sums.data() + begin * tile_size;
+        float* total = totals.data() + begin * tile_size;
+        for (std::size_t t = tiles * begin / pieces; t < tiles * end / pieces; ++t) {
+            const PanelTile& tile = panels.tiles[t];
+            const std::size_t first_row = t * tile_rows;
+            const std::size_t count = std::min(tile_rows, rows - first_row);
+            std::fill_n(sum, count * digit_lanes, 0);
+            for (std::size_t b = 0; b + 1 < tile.block_starts.size(); ++b) {
+                kernel.multiply_digit_block(tile.stream.data() + tile.block_starts[b],
+                                            tile.stream.data() + tile.block_starts[b + 1],
+                                            panel.data() + b * panels.block_width * digit_lanes,
+                                            sum);
+            }
+            kernel.scale_digit_sums(
+                sum, count, units.data(), lows.data(), row_sums.data() + first_row,
+                out.bias.empty() ? nullptr : out.bias.data() + first_row, total);
+            kernel.transpose(total, digit_lanes, count, ranges.size(), out.products + first_row,
+                             rows);
+            for (std::size_t n = 0; n < ranges.size(); ++n) {
+                if (fits_fixed_point(ranges[n])) out.finish(n, first_row, first_row + count);
+            }
+        }
+    });
 }
 
 }  // namespace
@@ -79,55 +134,28 @@ void multiply_panels(const PackedMatrix::Layout& layout, const Panels& panels, c
 }
 
 void multiply_digit_panels(const PackedMatrix::Layout& layout, const Panels& panels, const float* x,
-                           std::span<const Range> ranges, std::span<const float> row_sums,
-                           const Outputs& out, int threads) {
-    const Kernels& kernel = kernels(layout.isa);
-    const std::size_t rows = layout.rows;
-    const std::size_t cols = layout.cols;
-    const std::size_t stride = (cols + 63) / 64 * 64;
-    const Digits& weights = layout.sliding()->digits[0];
-    support::AlignedBuffer<std::uint8_t> digits(digit_lanes * stride);
-    std::array<float, digit_lanes> units{};
-    std::array<float, digit_lanes> lows{};
-    for (std::size_t n = 0; n < ranges.size(); ++n) {
-        const FixedScale scale = scale_of(ranges[n], 1, weights.bits);
-        kernel.split_activations(x + n * cols, cols, ranges[n].low, scale.factor, 1,
-                                 digits.data() + n * stride, stride);
-        units[n] = static_cast<float>(scale.unit * weights.unit);
-        lows[n] = ranges[n].low;
+                           std::size_t batch, const Outputs& out, int threads) {
+    const Sliding& sliding = *layout.sliding();
+    std::vector<float> row_sums(layout.rows);
+    for (std::size_t i = 0; i < row_sums.size(); ++i) {
+        row_sums[sliding.row_order[i]] = sliding.sums[0][i];
     }
-    support::AlignedBuffer<std::uint8_t> panel(stride * digit_lanes, support::Fill::none);
-    kernel.interleave_digits(digits.data(), stride, stride, panel.data());
-
-    const std::size_t tiles = panels.tiles.size();
-    const std::size_t pieces = std::min(tiles, static_cast<std::size_t>(std::max(threads, 1)));
-    const std::size_t tile_size = std::min(rows, tile_rows) * digit_lanes;
-    support::AlignedBuffer<std::int32_t> sums(pieces * tile_size, support::Fill::none);
-    support::AlignedBuffer<float> totals(pieces * tile_size, support::Fill::none);
-    parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
-        std::int32_t* sum = sums.data() + begin * tile_size;
-        float* total = totals.data() + begin * tile_size;
-        for (std::size_t t = tiles * begin / pieces; t < tiles * end / pieces; ++t) {
-            const PanelTile& tile = panels.tiles[t];
-            const std::size_t first_row = t * tile_rows;
-            const std::size_t count = std::min(tile_rows, rows - first_row);
-            std::fill_n(sum, count * digit_lanes, 0);
-            for (std::size_t b = 0; b + 1 < tile.block_starts.size(); ++b) {
-                kernel.multiply_digit_block(tile.stream.data() + tile.block_starts[b],
-                                            tile.stream.data() + tile.block_starts[b + 1],
-                                            panel.data() + b * panels.block_width * digit_lanes,
-                                            sum);
-            }
-            kernel.scale_digit_sums(
-                sum, count, units.data(), lows.data(), row_sums.data() + first_row,
-                out.bias.empty() ? nullptr : out.bias.data() + first_row, total);
-            kernel.transpose(total, digit_lanes, count, ranges.size(), out.products + first_row,
-                             rows);
-            for (std::size_t n = 0; n < ranges.size(); ++n) {
-                if (fits_fixed_point(ranges[n])) out.finish(n, first_row, first_row + count);
-            }
+    const ActivationRange range_of = kernels(layout.isa).activation_range;
+    for (std::size_t first = 0; first < batch; first += digit_lanes) {
+        const float* vectors = x + first * layout.cols;
+        const Outputs own = out.past(first);
+        std::array<Range, digit_lanes> ranges;
+        const std::size_t count = std::min(digit_lanes, batch - first);
+        for (std::size_t n = 0; n < count; ++n) {
+            ranges[n] = range_of(vectors + n * layout.cols, layout.cols);
         }
-    });
+        multiply_digit_panel(layout, panels, vectors, std::span(ranges).first(count), row_sums, own,
+                             threads);
+        for (std::size_t n = 0; n < count; ++n) {
+            if (fits_fixed_point(ranges[n])) continue;
+            multiply_gathering(layout, vectors + n * layout.cols, own.past(n), threads);
+        }
+    }
 }
 
 }  // namespace tersor::spmm

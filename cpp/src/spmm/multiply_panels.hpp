@@ -13,11 +13,9 @@ namespace tersor::spmm {
 void multiply_panels(const PackedMatrix::Layout& layout, const Panels& panels, const float* x,
                      std::size_t batch, const Outputs& out, int threads);
 
-/// The same in digits of 8 bits for up to `digit_lanes` vectors, whose ranges are given; `row_sums`
-/// are the sums of each row's weights as the digits have them. Vectors that do not fit fixed point
-/// are left to the caller.
+/// The same in digits of 8 bits, `digit_lanes` vectors at a time; vectors that do not fit fixed
+/// point are gathered. The matrix has a sliding layout.
 void multiply_digit_panels(const PackedMatrix::Layout& layout, const Panels& panels, const float* x,
-                           std::span<const Range> ranges, std::span<const float> row_sums,
-                           const Outputs& out, int threads);
+                           std::size_t batch, const Outputs& out, int threads);
 
 }  // namespace tersor::spmm
