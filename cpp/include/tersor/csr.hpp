@@ -52,7 +52,7 @@ struct EntryCount {
 /// Checks every rule of the form; `count` is the number of non-zeros when ok and otherwise the
 /// index of the faulty entry (the faulty row for size_mismatch). Everything else here and every
 /// `pack` may be handed any bytes: they call this first.
-[[nodiscard]] Result validate(const RelativeCsr& csr) noexcept;
+[[nodiscard]] Result validate(const RelativeCsr& csr);
 
 /// The elements of the dense matrix as `count`. A few entries can announce a matrix of any size:
 /// one of more than 2^28 elements is too_large unless its entries and rows, each taken for as many

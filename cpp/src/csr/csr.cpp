@@ -106,44 +106,7 @@ EntryCount count_entries(std::span<const std::uint8_t> codes, std::uint32_t rows
     return count;
 }
 
-namespace {
-
-/// Whether a sequence obeys the rules, and its non-zeros: without the place of a fault, so that the
-/// compiler may look at many entries at once.
-struct Glance {
-    bool good = false;
-    std::size_t nonzeros = 0;
-};
-
-Glance glance(const std::uint8_t* codes, const std::uint8_t* gaps, std::size_t size, int index_bits,
-              std::uint64_t sequence_length) noexcept {
-    if (size == 0) return {true, 0};
-    const auto filler_gap = static_cast<std::uint8_t>((1 << index_bits) - 1);
-    Glance result;
-    std::uint64_t advance = size;
-    std::uint8_t faults = 0;
-    constexpr std::size_t block = 255;  // as many bytes as a byte can count
-    for (std::size_t at = 0; at < size; at += block) {
-        const std::size_t end = std::min(at + block, size);
-        std::uint8_t nonzeros = 0;
-        std::uint32_t gap_sum = 0;
-        for (std::size_t i = at; i < end; ++i) {
-            const auto filler = static_cast<std::uint8_t>(codes[i] == 0);
-            nonzeros = static_cast<std::uint8_t>(nonzeros + 1 - filler);
-            gap_sum += gaps[i];
-            faults |= static_cast<std::uint8_t>(gaps[i] > filler_gap);
-            faults |= static_cast<std::uint8_t>(filler & (gaps[i] != filler_gap));
-        }
-        result.nonzeros += nonzeros;
-        advance += gap_sum;
-    }
-    result.good = faults == 0 && codes[size - 1] != 0 && advance <= sequence_length;
-    return result;
-}
-
-}  // namespace
-
-Result validate(const RelativeCsr& csr) noexcept {
+Result validate(const RelativeCsr& csr) {
     const std::size_t entries = csr.codes.size();
     if (csr.index_bits < min_index_bits || csr.index_bits > max_index_bits) {
         return {Status::bad_header, 0};
@@ -155,6 +118,7 @@ Result validate(const RelativeCsr& csr) noexcept {
     const std::uint64_t sequence_length =
         csr.flat ? std::uint64_t{csr.rows} * csr.cols : std::uint64_t{csr.cols};
     const std::size_t sequences = csr.flat ? 1 : csr.rows;
+    const GlanceAt glance = kernels().glance;
     std::size_t nonzeros = 0;
     std::size_t at = 0;
     for (std::size_t s = 0; s < sequences; ++s) {

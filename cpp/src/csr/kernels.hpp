@@ -11,6 +11,15 @@ namespace tersor::csr {
 /// Sets bit i % 64 of bits[i / 64] when codes[i] != 0; writes ceil(size / 64) words.
 using Bitmap = void (*)(const std::uint8_t* codes, std::size_t size, std::uint64_t* bits) noexcept;
 
+/// Whether a sequence obeys the rules, and its non-zeros: without the place of a fault, so that
+/// many entries can be looked at together.
+struct Glance {
+    bool good = false;
+    std::size_t nonzeros = 0;
+};
+using GlanceAt = Glance (*)(const std::uint8_t* codes, const std::uint8_t* gaps, std::size_t size,
+                            int index_bits, std::uint64_t sequence_length) noexcept;
+
 struct Kernels {
 #define TERSOR_KERNEL(name, type) type name = nullptr;
 #include "csr/kernels.def"

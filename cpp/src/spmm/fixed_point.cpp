@@ -64,17 +64,16 @@ std::array<double, 256> dropped_products(const Digits& digits, Arithmetic arithm
 }
 
 std::array<double, 256> product_errors(std::span<const float> codebook, const Digits& digits,
-                                       Arithmetic arithmetic, double range) {
-    // x is rounded to an integer, and three times in fp32 on the way
-    // there; the sums of weights are fp32, and so is the result.
-    constexpr double half_ulp = 0x1p-24;
+                                       Arithmetic arithmetic) {
+    constexpr double range = 2.0;  // of x, in max|x|
     const double x_unit = range / full_scale(arithmetic.x_digits, digits.bits);
-    const double x_error = 0.5 * x_unit + 3.0 * half_ulp * range + 3.0 * half_ulp;
+    // x is rounded to an integer, and three times in fp32 on the way there.
+    const double x_error = 0.5 * x_unit + range * fixed_roundings + fixed_roundings;
     const std::array<double, 256> dropped = dropped_products(digits, arithmetic);
     std::array<double, 256> errors{};
     for (std::size_t code = 0; code < codebook.size(); ++code) {
-        const double value = digits.value(code);
-        errors[code] = std::abs(double{codebook[code]} - value) + std::abs(value) * x_error +
+        const double weight{codebook[code]};
+        errors[code] = range * std::abs(weight - digits.value(code)) + std::abs(weight) * x_error +
                        dropped[code] * x_unit * digits.unit;
     }
     return errors;

@@ -67,11 +67,21 @@ struct Digits {
 /// For each code, the largest sum of dropped products of digits, in units of x and w.
 [[nodiscard]] std::array<double, 256> dropped_products(const Digits& digits, Arithmetic arithmetic);
 
+/// Three roundings in fp32: of an activation on its way to an integer, and again of the sum of the
+/// weights, of its product with the origin of x, and of the result.
+inline constexpr double fixed_roundings = 3.0 * 0x1p-24;
+
 /// For each code, how far the product of its weight and an activation may be off, per unit of
-/// max|x|: rounding of the weight, rounding of x, dropped products. x spans `range` * max|x|.
+/// max|x|: rounding of the weight (times what x is above its origin, up to 2 max|x|), rounding of
+/// x, dropped products.
 [[nodiscard]] std::array<double, 256> product_errors(std::span<const float> codebook,
-                                                     const Digits& digits, Arithmetic arithmetic,
-                                                     double range);
+                                                     const Digits& digits, Arithmetic arithmetic);
+
+/// The same part of sum |w| where x has no negative elements: its range is half as wide, and all
+/// but the last roundings goes with the range.
+[[nodiscard]] constexpr double error_of_positive(double error) noexcept {
+    return 0.5 * (error + fixed_roundings);
+}
 
 /// The largest integer that an activation is scaled to.
 [[nodiscard]] constexpr double full_scale(int x_digits, int bits) noexcept {

@@ -52,7 +52,7 @@ HighestRows make_highest_rows(const Sliding& layout, std::span<const float> code
         rows[row].error += errors.absolute[code];
         rows[row].nonzeros += 1.0;
     });
-    const std::vector<float>& sums = layout.sums[max_digits - 1];
+    const std::vector<float>& sums = layout.sums;
     HighestRows facts{std::vector<float>(sums.size()), std::vector<float>(sums.size())};
     for (std::size_t i = 0; i < rows.size(); ++i) {
         const Row& row = rows[layout.row_order[i]];

@@ -6,12 +6,19 @@ namespace tersor::spmm {
 
 const Kernels& kernels(Isa isa) {
     static const dispatch::KernelTable<Kernels> table{
-        {Isa::scalar, install_scalar},        {Isa::scalar, install_panels_scalar},
-        {Isa::scalar, install_finish_scalar}, {Isa::avx2, install_avx2},
-        {Isa::avx2, install_panels_avx2},     {Isa::avx2, install_sliding_avx2},
-        {Isa::avx2, install_finish_avx2},     {Isa::avx512, install_avx512},
-        {Isa::avx512, install_finish_avx512}, {Isa::avx512, install_sliding_avx512},
+        {Isa::scalar, install_scalar},
+        {Isa::scalar, install_filling_scalar},
+        {Isa::scalar, install_panels_scalar},
+        {Isa::scalar, install_finish_scalar},
+        {Isa::avx2, install_avx2},
+        {Isa::avx2, install_panels_avx2},
+        {Isa::avx2, install_sliding_avx2},
+        {Isa::avx2, install_finish_avx2},
+        {Isa::avx512, install_avx512},
+        {Isa::avx512, install_filling_avx512},
+        {Isa::avx512, install_sliding_avx512},
         {Isa::avx512, install_panels_avx512},
+        {Isa::avx512, install_finish_avx512},
     };
     return table[isa];
 }

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "spmm/filling.hpp"
 #include "spmm/rows16.hpp"
 #include "spmm/sliding.hpp"
 #include "tersor/epilogue.hpp"
@@ -17,9 +18,6 @@ inline constexpr std::size_t panel_lanes = 32;
 /// Terms that `multiply_panel` sums in fp32 before they are folded into a second sum: it keeps the
 /// rounding error of a long row near that of a short one.
 inline constexpr std::uint64_t fold_terms = 256;
-
-/// Elements that a decoded row may overwrite past its end.
-inline constexpr std::size_t read_slack = 16;
 
 /// y[r] += sum of w * x[column], for r in [row_begin, row_end).
 using MultiplyVector = void (*)(const BlockView& block, const float* x, float* y,
@@ -97,18 +95,27 @@ using MultiplySliding = void (*)(const Sliding& layout, const Digits& weights,
                                  std::size_t items, const float* bias, float* y,
                                  std::size_t slice_begin, std::size_t slice_end) noexcept;
 
-/// Columns and codes of the entries that are no fillers; returns their number. `column` is the
-/// column before the first gap. Up to `read_slack` elements past them are overwritten.
+/// The entries that are no fillers; returns their number. `column` is the column before the first
+/// gap. Up to `read_slack` entries past them are overwritten.
 using DecodeEntries = std::size_t (*)(const std::uint8_t* gaps, const std::uint8_t* codes,
                                       std::size_t size, std::uint32_t column,
-                                      std::uint32_t* columns, std::uint8_t* out_codes) noexcept;
+                                      Entry* entries) noexcept;
 
-/// Moves into one step up to four entries of each of 16 rows, as far as they lie in the window of
-/// `width` columns that begins at column `first`. next[r] is the place of row r's next entry in
-/// `columns` and `codes`. Returns the smallest column that is left.
-using TakeStep = std::uint32_t (*)(const std::uint32_t* columns, const std::uint8_t* codes,
-                                   std::uint32_t* next, std::uint32_t first, std::uint32_t width,
-                                   std::uint8_t* step_columns, std::uint8_t* step_codes) noexcept;
+/// counts[c] = how often code c occurs, for the codes from 1 to `values` - 1, which are all there
+/// are beside 0; `counts` has room for 256.
+using CountCodes = void (*)(const std::uint8_t* codes, std::size_t size, std::size_t values,
+                            std::uint32_t* counts) noexcept;
+
+/// How a row's non-zeros lie, from its gaps and codes; `column` as above.
+using SurveyRow = RowFacts (*)(const std::uint8_t* gaps, const std::uint8_t* codes,
+                               std::size_t size, std::uint32_t column, std::uint32_t cols) noexcept;
+
+/// Moves the rows of a slice into pairs of steps, as many as there is room for, and returns the
+/// number of pairs made: fewer than `room` when nothing is left. A step takes up to four entries
+/// of each row, as far as they lie in its window, which begins at the first column that is left.
+using FillPairs = std::size_t (*)(SliceCursor& slice, const SlidingShape& shape, bool nibbles,
+                                  std::size_t room, std::uint8_t* pairs,
+                                  std::uint8_t* advances) noexcept;
 
 /// y = activation(products + residual), of which `residual` may be nullptr, rounded to y's type.
 using Finish = void (*)(const float* products, std::size_t size, Activation activation,
@@ -122,6 +129,8 @@ struct Kernels {
 };
 
 void install_scalar(Kernels& kernels) noexcept;
+void install_filling_scalar(Kernels& kernels) noexcept;
+void install_filling_avx512(Kernels& kernels) noexcept;
 void install_avx2(Kernels& kernels) noexcept;
 void install_avx512(Kernels& kernels) noexcept;
 void install_finish_scalar(Kernels& kernels) noexcept;

@@ -16,13 +16,12 @@ public:
                std::size_t first_row, std::size_t rows)
         : entries_(entries), width_(block_width), next_(rows), end_(rows) {
         std::size_t size = 0;
-        for (std::size_t r = 0; r < rows; ++r) size += source.facts(first_row + r).nonzeros;
-        columns_.resize(size + read_slack);
-        codes_.resize(size + read_slack);
+        for (std::size_t r = 0; r < rows; ++r) size += source.nonzeros(first_row + r);
+        rows_.resize(size + read_slack);
         std::size_t at = 0;
         for (std::size_t r = 0; r < rows; ++r) {
             next_[r] = at;
-            at += source.read(first_row + r, columns_.data() + at, codes_.data() + at);
+            at += source.read(first_row + r, rows_.data() + at);
             end_[r] = at;
         }
         stream_.reserve(size + size / 4);
@@ -33,7 +32,7 @@ public:
         std::array<std::vector<std::uint16_t>, max_block_width + 1> rows_by_count;
         for (std::size_t r = 0; r < next_.size(); ++r) {
             std::size_t at = next_[r];
-            while (at < end_[r] && columns_[at] < first + width_) ++at;
+            while (at < end_[r] && column(at) < first + width_) ++at;
             const std::size_t count = at - next_[r];
             const std::size_t filled =
                 (count + entries_.multiple - 1) / entries_.multiple * entries_.multiple;
@@ -49,11 +48,11 @@ public:
                 stream_.push_back(r);
                 for (std::size_t i = 0; i < count; ++i) {
                     const std::size_t at = next_[r];
-                    const bool filler = at == end_[r] || columns_[at] >= first + width_;
-                    stream_.push_back(
-                        filler ? std::uint16_t{0}
-                               : static_cast<std::uint16_t>((columns_[at] - first) << 8 |
-                                                            entries_.byte_of_code[codes_[at]]));
+                    const bool filler = at == end_[r] || column(at) >= first + width_;
+                    stream_.push_back(filler ? std::uint16_t{0}
+                                             : static_cast<std::uint16_t>(
+                                                   (column(at) - first) << 8 |
+                                                   entries_.byte_of_code[rows_[at] & 255]));
                     next_[r] += filler ? 0 : 1;
                 }
             }
@@ -64,10 +63,11 @@ public:
     [[nodiscard]] std::size_t largest_count() const noexcept { return largest_count_; }
 
 private:
+    [[nodiscard]] std::size_t column(std::size_t at) const noexcept { return rows_[at] >> 8; }
+
     const PanelEntries& entries_;
     std::size_t width_;
-    std::vector<std::uint32_t> columns_;
-    std::vector<std::uint8_t> codes_;
+    std::vector<Entry> rows_;
     std::vector<std::size_t> next_;
     std::vector<std::size_t> end_;
     std::vector<std::uint16_t> stream_;
@@ -114,9 +114,9 @@ std::size_t Panels::depth(std::size_t cols) const noexcept {
 
 Panels make_panels(const Rows16& rows16, std::uint32_t rows, std::uint32_t cols,
                    const PanelEntries& entries, int threads) {
-    const Rows16Rows source(rows16);
+    const Rows16Rows source(rows16, cols, Isa::scalar);
     std::size_t nonzeros = 0;
-    for (std::size_t r = 0; r < rows; ++r) nonzeros += source.facts(r).nonzeros;
+    for (std::size_t r = 0; r < rows; ++r) nonzeros += source.nonzeros(r);
     Panels layout;
     layout.block_width =
         entries.block_width != 0 ? entries.block_width : width_for(rows, cols, nonzeros);

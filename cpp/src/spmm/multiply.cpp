@@ -48,7 +48,7 @@ std::optional<Arithmetic> choose_arithmetic(const Sliding* layout, Precision pre
         return layout->shape.digit_bits == 8 ? std::optional(finest_arithmetic) : std::nullopt;
     }
     for (std::size_t a = 0; a < arithmetics.size(); ++a) {
-        const double error = positive ? layout->positive_errors[a] : layout->errors[a];
+        const double error = positive ? error_of_positive(layout->errors[a]) : layout->errors[a];
         if (error <= error_limit(precision)) return arithmetics[a];
     }
     return std::nullopt;

@@ -138,7 +138,7 @@ void multiply_digit_panels(const PackedMatrix::Layout& layout, const Panels& pan
     const Sliding& sliding = *layout.sliding();
     std::vector<float> row_sums(layout.rows);
     for (std::size_t i = 0; i < row_sums.size(); ++i) {
-        row_sums[sliding.row_order[i]] = sliding.sums[0][i];
+        row_sums[sliding.row_order[i]] = sliding.sums[i];
     }
     const ActivationRange range_of = kernels(layout.isa).activation_range;
     for (std::size_t first = 0; first < batch; first += digit_lanes) {

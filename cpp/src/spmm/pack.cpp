@@ -73,7 +73,7 @@ const spmm::Rows16& PackedMatrix::Layout::rows16() const {
 const spmm::Sliding* PackedMatrix::Layout::sliding() const {
     if (!fits_sliding()) return nullptr;
     return &sliding_made.get([&] {
-        return spmm::make_sliding(spmm::Rows16Rows(*rows16_made.peek()), rows, cols,
+        return spmm::make_sliding(spmm::Rows16Rows(*rows16_made.peek(), cols, isa), rows,
                                   std::span(codebook.data(), codebook_size), isa, 1);
     });
 }
@@ -111,43 +111,26 @@ spmm::Panels PackedMatrix::Layout::make_panels_of(const spmm::PanelEntries& entr
 namespace spmm {
 namespace {
 
-/// Lays the rows out; `store(block, position, row entries)` is told of each run of entries that
-/// lie in one block: `codes` are theirs, and `first` is the number of non-zeros before them.
+/// Lays the rows out; `store(block, place, code)` is told of each non-zero, in order.
 template <class Store>
 Rows16 lay_out(const RelativeCsr& csr, Isa isa, bool shared, const Store& store) {
     const CsrRows source(csr, isa);
     Rows16 layout = empty_rows16(csr.rows, csr.cols);
-    std::vector<std::uint32_t> columns(std::size_t{csr.cols} + read_slack);
-    std::vector<std::uint8_t> codes(std::size_t{csr.cols} + read_slack);
-    // Calls `visit(block, row, begin, end)` for the entries of a row that lie in one block.
-    const auto for_each_run = [&](const auto& visit) {
-        for (std::size_t r = 0; r < csr.rows; ++r) {
-            const std::size_t size = source.read(r, columns.data(), codes.data());
-            std::size_t begin = 0;
-            for (std::size_t b = 0; begin < size; ++b) {
-                const std::uint64_t limit = (b + 1) * block_columns;
-                const auto end = static_cast<std::size_t>(
-                    std::lower_bound(columns.begin() + static_cast<std::ptrdiff_t>(begin),
-                                     columns.begin() + static_cast<std::ptrdiff_t>(size), limit) -
-                    columns.begin());
-                visit(layout.blocks[b], r, begin, end);
-                begin = end;
-            }
-        }
-    };
-    for_each_run([](Block& block, std::size_t r, std::size_t begin, std::size_t end) {
-        block.row_starts[r + 1] = end - begin;
-    });
+    for (std::size_t r = 0; r < csr.rows; ++r) {
+        source.for_each_entry(r, [&](std::uint32_t column, std::uint8_t) {
+            ++layout.blocks[column / block_columns].row_starts[r + 1];
+        });
+    }
     allocate_entries(layout, csr.rows, shared);
-    std::size_t before = 0;
-    for_each_run([&](Block& block, std::size_t r, std::size_t begin, std::size_t end) {
-        const auto to = static_cast<std::size_t>(block.row_starts[r]);
-        for (std::size_t i = begin; i < end; ++i) {
-            block.columns[to + i - begin] = static_cast<std::uint16_t>(columns[i] % block_columns);
-        }
-        store(block, to, std::span(codes).subspan(begin, end - begin), before);
-        before += end - begin;
-    });
+    std::vector<std::uint64_t> next(layout.blocks.size());
+    for (std::size_t r = 0; r < csr.rows; ++r) {
+        source.for_each_entry(r, [&](std::uint32_t column, std::uint8_t code) {
+            const auto b = static_cast<std::size_t>(column / block_columns);
+            const auto to = static_cast<std::size_t>(next[b]++);
+            layout.blocks[b].columns[to] = static_cast<std::uint16_t>(column % block_columns);
+            store(layout.blocks[b], to, code);
+        });
+    }
     return layout;
 }
 
@@ -184,14 +167,12 @@ Result pack(const RelativeCsr& csr, std::span<const float> codebook, PackedMatri
     layout->codebook_size = codebook.size();
     std::copy(codebook.begin(), codebook.end(), layout->codebook.data());
     if (regime == Regime::vector && layout->fits_sliding()) {
-        layout->sliding_made.put(make_sliding(CsrRows(csr, layout->isa), csr.rows, csr.cols,
-                                              codebook, layout->isa, threads));
+        layout->sliding_made.put(
+            make_sliding(CsrRows(csr, layout->isa), csr.rows, codebook, layout->isa, threads));
     } else {
         layout->rows16_made.put(lay_out(
             csr, layout->isa, true,
-            [](Block& block, std::size_t to, std::span<const std::uint8_t> codes, std::size_t) {
-                std::copy(codes.begin(), codes.end(), block.codes.data() + to);
-            }));
+            [](Block& block, std::size_t to, std::uint8_t code) { block.codes[to] = code; }));
     }
     packed = PackedMatrix(std::move(layout));
     return valid;
@@ -205,12 +186,10 @@ Result pack_values(const RelativeCsr& csr, std::span<const float> values, Packed
         if (!std::isfinite(values[i])) return {Status::not_finite, i};
     }
     auto layout = empty_layout(csr, valid.count);
-    layout->rows16_made.put(lay_out(
-        csr, layout->isa, false,
-        [&](Block& block, std::size_t to, std::span<const std::uint8_t> codes, std::size_t first) {
-            std::copy_n(values.begin() + static_cast<std::ptrdiff_t>(first), codes.size(),
-                        block.values.data() + to);
-        }));
+    const float* value = values.data();
+    layout->rows16_made.put(
+        lay_out(csr, layout->isa, false,
+                [&](Block& block, std::size_t to, std::uint8_t) { block.values[to] = *value++; }));
     packed = PackedMatrix(std::move(layout));
     return valid;
 }

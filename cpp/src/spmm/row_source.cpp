@@ -1,12 +1,13 @@
 #include "spmm/row_source.hpp"
 
 #include <algorithm>
+#include <array>
 #include <numeric>
 
 namespace tersor::spmm {
 
 CsrRows::CsrRows(const RelativeCsr& csr, Isa isa)
-    : csr_(csr), decode_(kernels(isa).decode_entries), starts_(std::size_t{csr.rows} + 1, 0) {
+    : csr_(csr), kernels_(kernels(isa)), starts_(std::size_t{csr.rows} + 1, 0) {
     if (!csr.flat) {
         std::inclusive_scan(csr.row_lengths.begin(), csr.row_lengths.end(), starts_.begin() + 1,
                             std::plus<>(), std::size_t{0});
@@ -28,48 +29,63 @@ CsrRows::CsrRows(const RelativeCsr& csr, Isa isa)
     std::fill(starts_.begin() + static_cast<std::ptrdiff_t>(row), starts_.end(), csr.codes.size());
 }
 
-RowFacts CsrRows::facts(std::size_t row) const noexcept {
-    const std::uint8_t* codes = csr_.codes.data() + starts_[row];
-    const std::uint8_t* gaps = csr_.gaps.data() + starts_[row];
-    const std::size_t entries = starts_[row + 1] - starts_[row];
-    RowFacts facts;
-    for (std::size_t i = 0; i < entries; ++i) facts.nonzeros += codes[i] != 0 ? 1U : 0U;
-    for (std::size_t i = 0; i < entries / 2; ++i) facts.middle_column += gaps[i] + 1U;
-    return facts;
+std::size_t Rows16Rows::nonzeros(std::size_t row) const noexcept {
+    std::size_t nonzeros = 0;
+    for (const Block& block : layout_.blocks) {
+        nonzeros += static_cast<std::size_t>(block.row_starts[row + 1] - block.row_starts[row]);
+    }
+    return nonzeros;
 }
 
 RowFacts Rows16Rows::facts(std::size_t row) const noexcept {
     RowFacts facts;
-    for (const Block& block : layout_.blocks) {
-        facts.nonzeros +=
-            static_cast<std::uint32_t>(block.row_starts[row + 1] - block.row_starts[row]);
-    }
-    std::uint64_t rest = facts.nonzeros / 2;
+    std::size_t passed = 0;
+    std::size_t mark = 0;
     for (std::size_t b = 0; b < layout_.blocks.size(); ++b) {
         const Block& block = layout_.blocks[b];
-        const std::uint64_t size = block.row_starts[row + 1] - block.row_starts[row];
-        if (rest < size) {
-            facts.middle_column = static_cast<std::uint32_t>(
-                b * block_columns + block.columns[block.row_starts[row] + rest]);
-            break;
+        const std::uint16_t* begin = block.columns.data() + block.row_starts[row];
+        const std::uint16_t* end = block.columns.data() + block.row_starts[row + 1];
+        for (; mark < RowFacts::marks; ++mark) {
+            const std::uint64_t column = mark_column(mark, cols_) - b * block_columns;
+            if (column > block_columns) break;
+            const std::uint16_t* at = std::lower_bound(begin, end, column);
+            facts.passed[mark] = static_cast<float>(passed + static_cast<std::size_t>(at - begin));
         }
-        rest -= size;
+        passed += static_cast<std::size_t>(end - begin);
     }
     return facts;
 }
 
-std::size_t Rows16Rows::read(std::size_t row, std::uint32_t* columns,
-                             std::uint8_t* codes) const noexcept {
-    std::size_t at = 0;
+void Rows16Rows::count_codes(std::size_t row, std::span<std::uint32_t> counts) const noexcept {
+    std::fill(counts.begin(), counts.end(), 0U);
+    std::array<std::uint32_t, 256> some;
+    for (const Block& block : layout_.blocks) {
+        const std::uint64_t begin = block.row_starts[row];
+        const auto size = static_cast<std::size_t>(block.row_starts[row + 1] - begin);
+        kernels_.count_codes(block.codes.data() + begin, size, counts.size(), some.data());
+        for (std::size_t c = 0; c < counts.size(); ++c) counts[c] += some[c];
+    }
+}
+
+void Rows16Rows::prefetch(std::size_t row) const noexcept {
+    for (const Block& block : layout_.blocks) {
+        const std::uint64_t begin = block.row_starts[row];
+        const auto size = static_cast<std::size_t>(block.row_starts[row + 1] - begin);
+        support::prefetch(block.columns.data() + begin, size * sizeof(std::uint16_t));
+        support::prefetch(block.codes.data() + begin, size);
+    }
+}
+
+std::size_t Rows16Rows::read(std::size_t row, Entry* entries) const noexcept {
+    Entry* to = entries;
     for (std::size_t b = 0; b < layout_.blocks.size(); ++b) {
         const Block& block = layout_.blocks[b];
         const auto first = static_cast<std::uint32_t>(b * block_columns);
-        for (std::uint64_t i = block.row_starts[row]; i < block.row_starts[row + 1]; ++i, ++at) {
-            columns[at] = first + block.columns[i];
-            codes[at] = block.codes[i];
+        for (std::uint64_t i = block.row_starts[row]; i < block.row_starts[row + 1]; ++i) {
+            *to++ = (first + block.columns[i]) << 8 | block.codes[i];
         }
     }
-    return at;
+    return static_cast<std::size_t>(to - entries);
 }
 
 }  // namespace tersor::spmm

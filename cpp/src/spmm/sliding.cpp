@@ -3,10 +3,8 @@
 namespace tersor::spmm {
 
 std::size_t Sliding::nbytes() const noexcept {
-    std::size_t bytes = entries.nbytes() + windows.nbytes() + sizeof(digits) +
-                        4 * (slice_starts.size() + row_order.size());
-    for (const auto& sum : sums) bytes += sizeof(float) * sum.size();
-    return bytes;
+    return entries.nbytes() + advances.nbytes() + sizeof(digits) +
+           4 * (slice_starts.size() + row_order.size() + sums.size());
 }
 
 Rows16 make_rows16(const Sliding& source, std::uint32_t rows, std::uint32_t cols) {

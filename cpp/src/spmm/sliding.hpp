@@ -5,7 +5,8 @@
 // Step: 64 slots, slot 4r + k belongs to row r of the slice.
 // Pair of steps: 64 + 64 bytes of columns (relative to the window of their step), then the codes:
 // 64 bytes, the first step's in the low and the second's in the high halves, or 64 + 64 bytes where
-// the codebook has more than 16 values. Unused slots hold code 0, whose weight is 0.
+// the codebook has more than 16 values. Unused slots hold code 0, whose weight is 0. A byte for
+// each step says how far its window moves.
 #pragma once
 
 #include <array>
@@ -40,8 +41,12 @@ inline constexpr SlidingShape sliding_avx512{128, 32, 8, 256};
     return isa == Isa::avx512 ? sliding_avx512 : isa == Isa::avx2 ? sliding_avx2 : no_sliding;
 }
 
-/// Columns for which a 16-bit number names the window.
-inline constexpr std::uint64_t max_sliding_columns = std::uint64_t{65536} * 16;
+/// How far a window moves in one step, in grains: a row without entries for longer than that takes
+/// empty steps.
+inline constexpr std::uint32_t max_advance = 255;
+
+/// Columns that an `Entry` can name, and a window behind each.
+inline constexpr std::uint64_t max_sliding_columns = (std::uint64_t{1} << 24) - 512;
 
 [[nodiscard]] constexpr std::size_t pair_bytes(bool nibbles) noexcept {
     return nibbles ? 3 * step_slots : 4 * step_slots;
@@ -57,14 +62,11 @@ struct Sliding {
     SlidingShape shape = no_sliding;
     std::size_t codes = 0;                            // values in the codebook
     support::AlignedBuffer<std::uint8_t> entries;     // [pairs * pair_bytes]
-    support::AlignedBuffer<std::uint16_t> windows;    // [2 * pairs], in units of window_grain
+    support::AlignedBuffer<std::uint8_t> advances;    // [2 * pairs], in units of window_grain
     std::vector<std::uint32_t> slice_starts;          // [slices + 1], in pairs
     std::vector<std::uint32_t> row_order;             // [rows]: row r % 16 of slice r / 16
-    std::array<std::vector<float>, max_digits> sums;  // [digits - 1][16 * slices], in row order
-    // The worst row's, per max|x| * sum |w|: for any x, and for one without negative elements,
-    // whose range is half as wide. Fine arithmetics have the first alone.
-    std::array<double, arithmetics.size()> errors{};
-    std::array<double, arithmetics.size()> positive_errors{};
+    std::vector<float> sums;                          // [16 * slices] of the weights, in row order
+    std::array<double, arithmetics.size()> errors{};  // the worst row's, per max|x| * sum |w|
 
     [[nodiscard]] bool nibbles() const noexcept { return codes <= 16; }
     [[nodiscard]] std::size_t slices() const noexcept { return slice_starts.size() - 1; }
@@ -81,12 +83,12 @@ void for_each_entry_of(const Sliding& layout, std::size_t place, const Visit& vi
     const bool nibbles = layout.nibbles();
     const std::size_t s = place / slice_rows;
     const std::size_t first_slot = place % slice_rows * row_slots;
+    std::size_t window = 0;
     for (std::size_t p = layout.slice_starts[s]; p < layout.slice_starts[s + 1]; ++p) {
         const std::uint8_t* pair = layout.entries.data() + p * pair_bytes(nibbles);
         const std::uint8_t* codes = pair + 2 * step_slots;
         for (std::size_t step = 0; step < 2; ++step) {
-            const std::size_t window =
-                std::size_t{layout.windows[2 * p + step]} * layout.shape.window_grain;
+            window += std::size_t{layout.advances[2 * p + step]} * layout.shape.window_grain;
             for (std::size_t slot = first_slot; slot < first_slot + row_slots; ++slot) {
                 const int code = nibbles ? codes[slot] >> (4 * step) & 15
                                          : static_cast<int>(codes[step * step_slots + slot]);

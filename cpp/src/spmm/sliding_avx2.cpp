@@ -171,23 +171,24 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations&
         const std::size_t first_row = s * slice_rows;
         const std::size_t row_count = std::min(slice_rows, rows - first_row);
         alignas(32) double totals[slice_rows] = {};
+        const std::uint8_t* window = x.digits;
         std::size_t pair = layout.slice_starts[s];
         for (const std::size_t end = layout.slice_starts[s + 1]; pair < end;) {
             const std::uint8_t* entries = layout.entries.data() + pair * pair_bytes(true);
-            const std::uint16_t* window = layout.windows.data() + 2 * pair;
+            const std::uint8_t* advance = layout.advances.data() + 2 * pair;
             const std::size_t stop = std::min(end, pair + pairs_per_fold);
             LevelSums<x_digits, w_digits, lowest> sums[2];
             for (auto& sum : sums) sum.clear();
-            for (; pair < stop; ++pair, entries += pair_bytes(true), window += 2) {
+            for (; pair < stop; ++pair, entries += pair_bytes(true), advance += 2) {
                 for (std::size_t line = 0; line < pair_bytes(true); line += 64) {
                     _mm_prefetch(reinterpret_cast<const char*>(entries + prefetch_distance + line),
                                  _MM_HINT_T1);
                 }
                 for (int step = 0; step < 2; ++step) {
-                    const std::uint8_t* planes =
-                        x.digits + std::size_t{window[step]} * sliding_avx2.window_grain;
+                    window += std::size_t{advance[step]} * sliding_avx2.window_grain;
                     for (std::size_t half = 0; half < 2; ++half) {
                         // Load the window again: sixteen registers cannot keep it.
+                        const std::uint8_t* planes = window;
                         __asm__("" : "+r"(planes));
                         const std::size_t slot = half_slots * half;
                         const __m256i index =
@@ -211,7 +212,7 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations&
                 sums[half].fold(x.unit * digits.unit, totals + half_rows * half);
             }
         }
-        const float* row_sums = layout.sums[w_digits - 1].data();  // none yet while they are made
+        const float* row_sums = layout.sums.data();
         const std::uint32_t* row = layout.row_order.data() + first_row;
         for (std::size_t r = 0; r < row_count; ++r) {
             const double total =

@@ -100,55 +100,6 @@ void split_activations(const float* x, std::size_t size, float low, float scale,
     if (count == 4) split_4(x, size, low, scale, digits, stride);
 }
 
-std::size_t decode_entries(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t size,
-                           std::uint32_t column, std::uint32_t* columns,
-                           std::uint8_t* out_codes) noexcept {
-    static_assert(read_slack >= 16);
-    const __m512i zero = _mm512_setzero_si512();
-    const __m512i ramp = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    std::size_t at = 0;
-    for (std::size_t i = 0; i < size; i += 16) {
-        const auto valid = static_cast<__mmask16>(size - i < 16 ? (1U << (size - i)) - 1 : 0xffff);
-        // Running sums of the gaps: four additions of the register shifted by 1, 2, 4, 8 elements.
-        __m512i sum = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(valid, gaps + i));
-        sum = _mm512_add_epi32(sum, _mm512_alignr_epi32(sum, zero, 15));
-        sum = _mm512_add_epi32(sum, _mm512_alignr_epi32(sum, zero, 14));
-        sum = _mm512_add_epi32(sum, _mm512_alignr_epi32(sum, zero, 12));
-        sum = _mm512_add_epi32(sum, _mm512_alignr_epi32(sum, zero, 8));
-        const __m512i place = _mm512_add_epi32(_mm512_add_epi32(sum, ramp),
-                                               _mm512_set1_epi32(static_cast<int>(column)));
-        const __m128i code = _mm_maskz_loadu_epi8(valid, codes + i);
-        const __mmask16 kept = _mm_test_epi8_mask(code, code);
-        _mm512_storeu_si512(columns + at, _mm512_maskz_compress_epi32(kept, place));
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(out_codes + at),
-                         _mm_maskz_compress_epi8(kept, code));
-        at += static_cast<std::size_t>(_mm_popcnt_u32(kept));
-        column += 16 + static_cast<std::uint32_t>(
-                           _mm_extract_epi32(_mm512_extracti32x4_epi32(sum, 3), 3));
-    }
-    return at;
-}
-
-std::uint32_t take_step(const std::uint32_t* columns, const std::uint8_t* codes,
-                        std::uint32_t* next, std::uint32_t first, std::uint32_t width,
-                        std::uint8_t* step_columns, std::uint8_t* step_codes) noexcept {
-    std::uint32_t left = UINT32_MAX;
-    for (std::size_t r = 0; r < slice_rows; ++r) {
-        const std::uint32_t from = next[r];
-        const __m128i place =
-            _mm_sub_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(columns + from)),
-                          _mm_set1_epi32(static_cast<int>(first)));
-        const __mmask8 inside =
-            _mm_cmplt_epu32_mask(place, _mm_set1_epi32(static_cast<int>(width)));
-        const __m128i code = _mm_maskz_mov_epi8(inside, _mm_loadu_si32(codes + from));
-        _mm_storeu_si32(step_columns + row_slots * r, _mm_maskz_cvtepi32_epi8(inside, place));
-        _mm_storeu_si32(step_codes + row_slots * r, code);
-        next[r] = from + static_cast<std::uint32_t>(_mm_popcnt_u32(inside));
-        left = std::min(left, columns[next[r]]);
-    }
-    return left;
-}
-
 /// The digits of a codebook of up to `size` values (64, 128 or 256) in registers.
 template <int size>
 class CodeTable {
@@ -247,7 +198,6 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations*
     using Table = CodeTable<table_size>;
     Table tables[] = {Table(digits.table[0].data()), Table(digits.table[1].data()),
                       Table(digits.table[2].data())};
-    const std::uint8_t* planes = x->digits;
     const std::size_t stride = x->stride;
     const std::size_t rows = layout.row_order.size();
     const bool ahead = x_digits > 1 || layout.entries.size() > prefetch_low_from;
@@ -256,14 +206,15 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations*
         const std::size_t row_count = std::min(slice_rows, rows - first_row);
         __m512d totals[items][2];
         for (auto& total : totals) total[0] = total[1] = _mm512_setzero_pd();
+        const std::uint8_t* window = x->digits;
         std::size_t pair = layout.slice_starts[s];
         for (const std::size_t end = layout.slice_starts[s + 1]; pair < end;) {
             const std::uint8_t* entries = layout.entries.data() + pair * pair_bytes(nibbles);
-            const std::uint16_t* window = layout.windows.data() + 2 * pair;
+            const std::uint8_t* advance = layout.advances.data() + 2 * pair;
             const std::size_t stop = std::min(end, pair + pairs_per_fold);
             Products<x_digits, w_digits, lowest, items> products[items];
             for (auto& product : products) product.clear();
-            for (; pair < stop; ++pair, entries += pair_bytes(nibbles), window += 2) {
+            for (; pair < stop; ++pair, entries += pair_bytes(nibbles), advance += 2) {
                 if (ahead) {
                     for (std::size_t line = 0; line < pair_bytes(nibbles); line += 64) {
                         const std::uint8_t* next = entries + prefetch_distance + line;
@@ -283,8 +234,8 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations*
                     }
                     __m512i w_digit[w_digits];
                     for (int q = 0; q < w_digits; ++q) w_digit[q] = tables[q][codes];
-                    const std::uint8_t* from =
-                        planes + std::size_t{window[step]} * sliding_avx512.window_grain;
+                    window += std::size_t{advance[step]} * sliding_avx512.window_grain;
+                    const std::uint8_t* from = window;
 #if defined(__GNUC__)
 #pragma GCC unroll 8
 #endif
@@ -302,7 +253,7 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations*
                 products[item].fold(x[item].unit * digits.unit, totals[item]);
             }
         }
-        const float* sums = layout.sums[w_digits - 1].data();  // none yet while they are made
+        const float* sums = layout.sums.data();
         const std::uint32_t* row = layout.row_order.data() + first_row;
         for (int item = 0; item < items; ++item) {
             const __m512d low = _mm512_set1_pd(x[item].low);
@@ -374,8 +325,6 @@ void install_sliding_avx512(Kernels& kernels) noexcept {
     kernels.activation_range = activation_range;
     kernels.split_activations = split_activations;
     kernels.multiply_sliding = multiply_sliding;
-    kernels.decode_entries = decode_entries;
-    kernels.take_step = take_step;
 }
 
 }  // namespace tersor::spmm

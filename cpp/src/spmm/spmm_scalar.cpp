@@ -57,36 +57,6 @@ Range activation_range(const float* x, std::size_t size) noexcept {
     return range;
 }
 
-std::size_t decode_entries(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t size,
-                           std::uint32_t column, std::uint32_t* columns,
-                           std::uint8_t* out_codes) noexcept {
-    std::size_t at = 0;
-    for (std::size_t i = 0; i < size; ++i) {
-        column += gaps[i];
-        columns[at] = column++;
-        out_codes[at] = codes[i];
-        at += codes[i] != 0 ? 1U : 0U;
-    }
-    return at;
-}
-
-std::uint32_t take_step(const std::uint32_t* columns, const std::uint8_t* codes,
-                        std::uint32_t* next, std::uint32_t first, std::uint32_t width,
-                        std::uint8_t* step_columns, std::uint8_t* step_codes) noexcept {
-    std::uint32_t left = UINT32_MAX;
-    for (std::size_t r = 0; r < slice_rows; ++r) {
-        for (std::size_t slot = r * row_slots; slot < (r + 1) * row_slots; ++slot) {
-            const std::uint32_t place = columns[next[r]] - first;
-            const bool inside = place < width;
-            step_columns[slot] = inside ? static_cast<std::uint8_t>(place) : std::uint8_t{0};
-            step_codes[slot] = inside ? codes[next[r]] : std::uint8_t{0};
-            next[r] += inside ? 1U : 0U;
-        }
-        left = std::min(left, columns[next[r]]);
-    }
-    return left;
-}
-
 }  // namespace
 
 void install_scalar(Kernels& kernels) noexcept {
@@ -94,8 +64,6 @@ void install_scalar(Kernels& kernels) noexcept {
     kernels.multiply_panel = multiply_panel;
     kernels.sum_by_code = sum_by_code;
     kernels.activation_range = activation_range;
-    kernels.decode_entries = decode_entries;
-    kernels.take_step = take_step;
 }
 
 }  // namespace tersor::spmm

@@ -7,6 +7,7 @@
 #include <new>
 #include <span>
 #include <type_traits>
+#include <utility>
 
 #if defined(__linux__)
 #include <sys/mman.h>
@@ -32,7 +33,7 @@ public:
     AlignedBuffer() noexcept = default;
     explicit AlignedBuffer(std::size_t size, Fill fill = Fill::zeros) : size_(size) {
         if (size > (SIZE_MAX - 2 * cache_line) / sizeof(T)) throw std::bad_alloc();
-        bytes_ = (size * sizeof(T) + 2 * cache_line - 1) / cache_line * cache_line;
+        bytes_ = padded(size);
         data_ = Pointer(static_cast<T*>(::operator new(bytes_, alignment())), Free{alignment()});
 #if defined(__linux__)
         // Fewer misses in the address translation while a large layout streams through. A wish:
@@ -42,6 +43,28 @@ public:
         }
 #endif
         if (fill == Fill::zeros) std::memset(static_cast<void*>(data_.get()), 0, bytes_);
+    }
+
+    /// Another size; what was there stays, and what comes to it is not filled. Growing moves all.
+    /// Shrinking moves nothing and gives whole pages behind the end back.
+    void resize(std::size_t size) {
+        if (size > size_ || data_ == nullptr) {
+            AlignedBuffer larger(size, Fill::none);
+            if (size_ > 0) std::memcpy(larger.data(), data(), size_ * sizeof(T));
+            *this = std::move(larger);
+            return;
+        }
+        const std::size_t bytes = padded(size);
+#if defined(__linux__)
+        constexpr std::size_t page = 4096;
+        const std::size_t first = (bytes + page - 1) / page * page;
+        if (bytes_ >= huge_page && first + page <= bytes_) {
+            madvise(reinterpret_cast<char*>(data_.get()) + first, (bytes_ - first) / page * page,
+                    MADV_DONTNEED);
+        }
+#endif
+        size_ = size;
+        bytes_ = bytes;
     }
 
     [[nodiscard]] T* data() noexcept { return data_.get(); }
@@ -60,6 +83,10 @@ private:
         void operator()(T* p) const noexcept { ::operator delete(p, alignment); }
     };
     using Pointer = std::unique_ptr<T, Free>;
+
+    [[nodiscard]] static std::size_t padded(std::size_t size) noexcept {
+        return (size * sizeof(T) + 2 * cache_line - 1) / cache_line * cache_line;
+    }
 
     [[nodiscard]] std::align_val_t alignment() const noexcept {
         return std::align_val_t{bytes_ >= huge_page ? huge_page : cache_line};

@@ -1,0 +1,45 @@
+// What rows pass through on their way from the canonical form into a layout.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include "spmm/sliding.hpp"
+
+namespace tersor::spmm {
+
+/// A non-zero: column * 256 + code, so that entries of a row in order are numbers in order.
+using Entry = std::uint32_t;
+
+/// Behind the last entry of a row: past every window.
+inline constexpr Entry past_end = UINT32_MAX;
+
+/// Entries that a decoded row may overwrite past its end.
+inline constexpr std::size_t read_slack = 16;
+
+/// How a row's non-zeros lie: what the order of the rows goes by.
+struct RowFacts {
+    static constexpr std::size_t marks = 8;
+
+    /// About how many of them are passed at each eighth of the columns; at the last, exactly all.
+    std::array<float, marks> passed{};
+
+    [[nodiscard]] std::size_t nonzeros() const noexcept {
+        return static_cast<std::size_t>(passed[marks - 1]);
+    }
+};
+
+/// The column of a mark.
+[[nodiscard]] constexpr std::uint32_t mark_column(std::size_t mark, std::uint32_t cols) noexcept {
+    return static_cast<std::uint32_t>((mark + 1) * std::uint64_t{cols} / RowFacts::marks);
+}
+
+/// The rows of a slice, and how far each has been taken.
+struct SliceCursor {
+    alignas(64) std::array<std::uint32_t, slice_rows> next{};  // places in `entries`
+    const Entry* entries = nullptr;  // of all rows, each followed by row_slots times `past_end`
+    std::uint32_t window = 0;        // the last step's, in grains
+};
+
+}  // namespace tersor::spmm

@@ -1,0 +1,96 @@
+// Portable kernels that decode rows and fill layouts.
+#include <algorithm>
+
+#include "spmm/kernels.hpp"
+
+namespace tersor::spmm {
+namespace {
+
+std::size_t decode_entries(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t size,
+                           std::uint32_t column, Entry* entries) noexcept {
+    std::size_t at = 0;
+    for (std::size_t i = 0; i < size; ++i) {
+        column += gaps[i];
+        entries[at] = column++ << 8 | codes[i];
+        at += codes[i] != 0 ? 1U : 0U;
+    }
+    return at;
+}
+
+void count_codes(const std::uint8_t* codes, std::size_t size, std::size_t values,
+                 std::uint32_t* counts) noexcept {
+    std::fill_n(counts, values, 0U);
+    // Equal codes in a row wait for each other less in two tables.
+    std::array<std::uint32_t, 256> odd{};
+    std::size_t i = 0;
+    for (; i + 2 <= size; i += 2) {
+        ++counts[codes[i]];
+        ++odd[codes[i + 1]];
+    }
+    if (i < size) ++counts[codes[i]];
+    for (std::size_t c = 0; c < values; ++c) counts[c] += odd[c];
+}
+
+RowFacts survey_row(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t size,
+                    std::uint32_t column, std::uint32_t cols) noexcept {
+    RowFacts facts;
+    std::size_t nonzeros = 0;
+    std::size_t mark = 0;
+    for (std::size_t i = 0; i < size; ++i) {
+        column += gaps[i];
+        // A column before the row's first, of a filler, is a large number.
+        for (; mark + 1 < RowFacts::marks && column < cols && column >= mark_column(mark, cols);
+             ++mark) {
+            facts.passed[mark] = static_cast<float>(nonzeros);
+        }
+        ++column;
+        nonzeros += codes[i] != 0 ? 1U : 0U;
+    }
+    for (; mark < RowFacts::marks; ++mark) facts.passed[mark] = static_cast<float>(nonzeros);
+    return facts;
+}
+
+std::size_t fill_pairs(SliceCursor& slice, const SlidingShape& shape, bool nibbles,
+                       std::size_t room, std::uint8_t* pairs, std::uint8_t* advances) noexcept {
+    std::size_t made = 0;
+    for (; made < room; ++made, pairs += pair_bytes(nibbles)) {
+        std::uint8_t* codes = pairs + 2 * step_slots;
+        for (std::size_t step = 0; step < 2; ++step) {
+            Entry left = past_end;
+            for (const std::uint32_t at : slice.next) left = std::min(left, slice.entries[at]);
+            if (left == past_end && step == 0) return made;
+            const std::uint32_t wanted =
+                left == past_end ? slice.window : (left >> 8) / shape.window_grain;
+            const std::uint32_t advance = std::min(wanted - slice.window, max_advance);
+            slice.window += advance;
+            advances[2 * made + step] = static_cast<std::uint8_t>(advance);
+            const Entry first = slice.window * shape.window_grain << 8;
+            for (std::size_t slot = 0; slot < step_slots; ++slot) {
+                std::uint32_t& at = slice.next[slot / row_slots];
+                const Entry place = slice.entries[at] - first;
+                const bool inside = place < shape.window_columns << 8;
+                pairs[step * step_slots + slot] =
+                    inside ? static_cast<std::uint8_t>(place >> 8) : std::uint8_t{0};
+                const auto code = static_cast<std::uint8_t>(inside ? place : 0);
+                if (nibbles && step == 1) {
+                    codes[slot] = static_cast<std::uint8_t>(codes[slot] | code << 4);
+                } else {
+                    codes[step * step_slots + slot] = code;
+                }
+                at += inside ? 1U : 0U;
+            }
+        }
+    }
+    return made;
+}
+
+}  // namespace
+
+void install_filling_scalar(Kernels& kernels) noexcept {
+    kernels.decode_entries = decode_entries;
+    kernels.count_codes = count_codes;
+    kernels.survey_row = survey_row;
+    kernels.fill_pairs = fill_pairs;
+}
+
+}  // namespace tersor::spmm

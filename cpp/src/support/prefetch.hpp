@@ -1,0 +1,20 @@
+// Asking for memory before it is needed.
+#pragma once
+
+#include <cstddef>
+
+#include "support/aligned_buffer.hpp"
+
+namespace tersor::support {
+
+/// Starts to load `size` bytes into the caches, where the compiler knows how.
+inline void prefetch([[maybe_unused]] const void* begin,
+                     [[maybe_unused]] std::size_t size) noexcept {
+#if defined(__GNUC__)
+    for (std::size_t at = 0; at < size; at += cache_line) {
+        __builtin_prefetch(static_cast<const char*>(begin) + at);
+    }
+#endif
+}
+
+}  // namespace tersor::support
