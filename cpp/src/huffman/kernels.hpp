@@ -46,8 +46,8 @@ inline constexpr Lanes all_lanes = {~0ULL, ~0ULL, ~0ULL, ~0ULL, ~0ULL, ~0ULL, ~0
 
 /// How far the streams beside the planes have been read or written.
 struct PlaneCursor {
-    std::uint64_t level_bits = 0;  // of each level
-    std::size_t tail = 0;          // symbols
+    std::array<std::uint64_t, max_levels> level_bits{};
+    std::size_t tail = 0;  // symbols
 };
 
 /// How decoded symbols are stored.

@@ -38,6 +38,10 @@ constexpr std::size_t planes_size(const Stage& stage, std::size_t symbols) noexc
            (symbols / superblock_symbols * plane_bytes + rest_bytes(symbols));
 }
 
+constexpr std::size_t bytes_of(std::uint64_t bits) noexcept {
+    return static_cast<std::size_t>((bits + 7) / 8);
+}
+
 /// The lanes of the first `symbols` of a superblock.
 Lanes first_lanes(std::size_t symbols) noexcept {
     Lanes lanes{};
@@ -53,7 +57,7 @@ Lanes first_lanes(std::size_t symbols) noexcept {
 /// Where the parts of a stage of a block are.
 struct StageParts {
     std::size_t symbols = 0;
-    std::uint64_t level_bits = 0;
+    std::array<std::uint64_t, max_levels> level_bits{};
     const std::uint8_t* planes = nullptr;
     std::array<const std::uint8_t*, max_levels> levels{};
 };
@@ -120,7 +124,7 @@ bool decode_stage(const Kernels& kernels, const Stage& stage, const StageParts& 
         }
     }
     for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l) {
-        if (!padding_is_zero(parts.levels[l], parts.level_bits)) return false;
+        if (!padding_is_zero(parts.levels[l], parts.level_bits[l])) return false;
     }
     return cursor.level_bits == end.level_bits && cursor.tail == end.tail;
 }
@@ -130,8 +134,9 @@ std::span<const std::uint8_t> encode_symbols(const Kernels& kernels, const Plane
                                              Scratch& scratch) {
     const std::size_t n = symbols.size();
     // The head, whose size is known last, ends where the body begins.
-    constexpr std::size_t head_room = rounded_up(
-        checksum_bytes + 2 * max_stages * support::max_varint_bytes, support::cache_line);
+    constexpr std::size_t head_room =
+        rounded_up(checksum_bytes + (1 + max_levels) * max_stages * support::max_varint_bytes,
+                   support::cache_line);
     std::size_t body_room = level_slack;
     for (const Stage& stage : code.stages) {
         body_room += planes_size(stage, n) + static_cast<std::size_t>(stage.levels) * (n / 8 + 1);
@@ -176,10 +181,11 @@ std::span<const std::uint8_t> encode_symbols(const Kernels& kernels, const Plane
             }
         }
         if (s > 0) support::append_varint(left, head);
-        if (stage.levels > 0) support::append_varint(cursor.level_bits, head);
-        const auto level_size = static_cast<std::size_t>((cursor.level_bits + 7) / 8);
-        for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l, to += level_size) {
-            if (l > 0) std::memcpy(to, levels[l], level_size);
+        for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l) {
+            if (!stage.like_the_level_before(l)) support::append_varint(cursor.level_bits[l], head);
+            const std::size_t size = bytes_of(cursor.level_bits[l]);
+            if (l > 0) std::memcpy(to, levels[l], size);
+            to += size;
         }
         from = tail;
         left = cursor.tail;
@@ -255,10 +261,16 @@ Result decode_block(const Kernels& kernels, const BlockCode& code,
     for (std::size_t s = 0; s < stages; ++s) {
         const std::uint64_t count = s == 0 ? words : cursor.varint();
         const std::uint64_t most = s == 0 ? count : parts[s - 1].symbols;
-        if (code.planes.stages[s].levels > 0) parts[s].level_bits = cursor.varint();
         if (!cursor.ok()) return cursor.result();
-        if (count > most || parts[s].level_bits > count) {
-            return {Status::size_mismatch, cursor.position()};
+        if (count > most) return {Status::size_mismatch, cursor.position()};
+        const Stage& stage = code.planes.stages[s];
+        for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l) {
+            auto& level_bits = parts[s].level_bits;
+            level_bits[l] = stage.like_the_level_before(l) ? level_bits[l - 1] : cursor.varint();
+            if (!cursor.ok()) return cursor.result();
+            if (level_bits[l] > (l == 0 ? count : level_bits[l - 1])) {
+                return {Status::size_mismatch, cursor.position()};
+            }
         }
         parts[s].symbols = static_cast<std::size_t>(count);
         if (s > 0) needed += rounded_up(parts[s].symbols + tail_slack, support::cache_line);
@@ -268,10 +280,10 @@ Result decode_block(const Kernels& kernels, const BlockCode& code,
     for (std::size_t s = 0; s < stages; ++s) {
         const Stage& stage = code.planes.stages[s];
         parts[s].planes = cursor.take(planes_size(stage, parts[s].symbols)).data();
-        const std::uint64_t level_size = (parts[s].level_bits + 7) / 8;
         for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l) {
-            parts[s].levels[l] = cursor.take(level_size).data();
-            if (cursor.remaining() + readable < level_slack) copied += level_size + level_slack;
+            const std::size_t size = bytes_of(parts[s].level_bits[l]);
+            parts[s].levels[l] = cursor.take(size).data();
+            if (cursor.remaining() + readable < level_slack) copied += size + level_slack;
         }
         if (!cursor.ok()) return cursor.result();
     }
@@ -283,13 +295,13 @@ Result decode_block(const Kernels& kernels, const BlockCode& code,
     std::size_t tail_symbols = 0;
     for (std::size_t s = stages; s-- > 0;) {
         const Stage& stage = code.planes.stages[s];
-        const auto level_size = static_cast<std::size_t>((parts[s].level_bits + 7) / 8);
         for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l) {
-            const auto after = static_cast<std::size_t>(limit - (parts[s].levels[l] + level_size));
+            const std::size_t size = bytes_of(parts[s].level_bits[l]);
+            const auto after = static_cast<std::size_t>(limit - (parts[s].levels[l] + size));
             if (after >= level_slack) continue;
-            std::memcpy(memory, parts[s].levels[l], level_size);
+            std::memcpy(memory, parts[s].levels[l], size);
             parts[s].levels[l] = memory;
-            memory += level_size + level_slack;
+            memory += size + level_slack;
         }
         const bool first = s == 0;
         const std::span<std::uint8_t> to = first ? symbols : std::span(memory, parts[s].symbols);

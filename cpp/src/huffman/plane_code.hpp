@@ -17,32 +17,53 @@ inline constexpr int max_stage_bits = 8;
 inline constexpr int max_levels = 3;
 inline constexpr std::size_t max_stages = 16;
 
-/// One stage of a code. Its roots are the numbers of `planes` bits. The first `short_roots` of them
-/// are words. Those after are continued by `levels` more bits. The last root, all ones, stands for
-/// every symbol of the later stages where there is a later one.
-struct Stage {
-    int planes = 1;                  // 1 to 8
-    unsigned short_roots = 0;        // 0 to 2^planes
-    int levels = 0;                  // 0 to 3; 0 if and only if no root is continued
-    bool tail = false;               // whether a later stage follows
-    std::uint8_t last_symbol = 255;  // of the code
-    /// Index = root * 2^levels + level bits; the symbol with that word.
-    std::array<std::uint8_t, std::size_t{1} << max_stage_bits> symbols{};
-    /// The inverse; symbols of later stages have the index of the tail's root.
-    std::array<std::uint8_t, alphabet_size> indices{};
+/// The word lengths of a stage. Its roots are the numbers of `planes` bits. The last of them, all
+/// ones, stands for every symbol of the later stages where there is a later one. Each other root is
+/// continued by one more bit for each level that begins at it or before it, so that lengths rise
+/// with the roots.
+struct Shape {
+    int planes = 1;     // 1 to 8
+    int levels = 0;     // 0 to 3
+    bool tail = false;  // whether a later stage follows
+    /// The first root that has a bit in each level; ascending, and below `ending_roots()`.
+    std::array<std::uint16_t, max_levels> level_roots{};
 
     [[nodiscard]] int bits() const noexcept { return planes + levels; }
     [[nodiscard]] unsigned roots() const noexcept { return 1U << planes; }
-    [[nodiscard]] unsigned long_roots() const noexcept {
-        return roots() - short_roots - (tail ? 1U : 0U);
+    /// Roots of words that end in this stage.
+    [[nodiscard]] unsigned ending_roots() const noexcept { return roots() - (tail ? 1U : 0U); }
+    /// Where the roots with more than `extra` level bits begin.
+    [[nodiscard]] unsigned first_root_above(int extra) const noexcept {
+        return extra < levels ? level_roots[static_cast<std::size_t>(extra)] : ending_roots();
+    }
+    /// How many words the shape has with exactly `extra` level bits.
+    [[nodiscard]] unsigned capacity(int extra) const noexcept {
+        const unsigned first = extra == 0 ? 0 : first_root_above(extra - 1);
+        return (first_root_above(extra) - first) << extra;
     }
     /// Words that the shape has room for; the code uses all of them but in its last stage.
     [[nodiscard]] unsigned capacity() const noexcept {
-        return short_roots + (long_roots() << levels);
+        unsigned words = 0;
+        for (int extra = 0; extra <= levels; ++extra) words += capacity(extra);
+        return words;
+    }
+    /// Whether a level takes the bits of the same symbols as the one before.
+    [[nodiscard]] bool like_the_level_before(std::size_t level) const noexcept {
+        return level > 0 && level_roots[level] == level_roots[level - 1];
     }
     [[nodiscard]] std::uint8_t tail_index() const noexcept {
         return static_cast<std::uint8_t>((roots() - 1) << levels);
     }
+};
+
+/// One stage of a code: a shape, and whose its words are.
+struct Stage : Shape {
+    std::uint8_t last_symbol = 255;  // of the code
+    /// Index = root * 2^levels + level bits, the first in the highest place, zeros for those that a
+    /// root does not have; the symbol with that word.
+    std::array<std::uint8_t, std::size_t{1} << max_stage_bits> symbols{};
+    /// The inverse; symbols of later stages have the index of the tail's root.
+    std::array<std::uint8_t, alphabet_size> indices{};
 };
 
 /// The stages, and the largest symbol that has a word.
@@ -51,10 +72,15 @@ struct PlaneCode {
     std::uint8_t last_symbol = 0;
 };
 
-/// The code that costs least, where bits are priced 1 and cycles as plane_code.cpp says. The
+/// The code that costs least, where bits are priced 1 and cycles as build_plane_code.cpp says. The
 /// histogram needs two symbols that occur. Found by dynamic programming over the symbols in order
 /// of frequency: a stage takes the most frequent ones that are left.
 [[nodiscard]] PlaneCode build_plane_code(const Histogram& histogram);
+
+/// Gives the words of a stage, shortest first, to the symbols that end in it; `later` are those of
+/// the later stages.
+void assign_words(Stage& stage, std::span<const std::uint8_t> ending,
+                  std::span<const std::uint8_t> later, std::uint8_t last_symbol) noexcept;
 
 /// Bits that the words of all symbols take together, without padding.
 [[nodiscard]] std::uint64_t coded_bits(const PlaneCode& code, const Histogram& histogram) noexcept;

@@ -42,7 +42,11 @@ struct BitAppender {
             filled = sum % 8;
         }
     }
-    void flush() const noexcept { std::memcpy(to, &pending, 8); }
+    /// The bits that the level has now.
+    [[nodiscard]] std::uint64_t finish(const std::uint8_t* level) const noexcept {
+        std::memcpy(to, &pending, 8);
+        return static_cast<std::uint64_t>(to - level) * 8 + filled;
+    }
 };
 
 template <int planes, class Function>

@@ -108,8 +108,8 @@ inline __m256i merge_tail(__m256i found, __m256i later, const std::uint8_t*& nex
     }
 }
 
-/// Which lanes of a half of a superblock have a root of at least `short_roots`, but not the last
-/// one where that is the tail's. `clear_digits[d]` is all ones where the number has a zero.
+/// Which lanes of a half of a superblock have a root of at least a number, but not the last one
+/// where that is the tail's. `clear_digits[d]` is all ones where the number has a zero.
 template <bool has_tail>
 inline __m256i at_least_root(int planes, const std::uint8_t* plane,
                              const __m256i* clear_digits) noexcept {
@@ -126,9 +126,10 @@ inline __m256i at_least_root(int planes, const std::uint8_t* plane,
     return has_tail ? _mm256_andnot_si256(ones, result) : result;
 }
 
-inline void clear_digits_of(const Stage& stage, __m256i* clear_digits) noexcept {
+/// The digits of the first root of a level.
+inline void clear_digits_of(const Stage& stage, std::size_t level, __m256i* clear_digits) noexcept {
     for (int d = 0; d < stage.planes; ++d) {
-        const bool one = (stage.short_roots >> (stage.planes - 1 - d) & 1U) != 0;
+        const bool one = (stage.level_roots[level] >> (stage.planes - 1 - d) & 1U) != 0;
         clear_digits[d] = _mm256_set1_epi64x(one ? 0 : -1);
     }
 }
@@ -136,17 +137,24 @@ inline void clear_digits_of(const Stage& stage, __m256i* clear_digits) noexcept 
 /// Three steps, each behind the one before: see the AVX-512 kernel.
 template <int planes, int levels, bool has_tail>
 bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t superblocks,
-                  const Lanes& lanes, const std::array<const std::uint8_t*, max_levels>& level,
+                  const Lanes& lanes,
+                  const std::array<const std::uint8_t*, max_levels>& level_bytes,
                   const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
                   std::uint8_t* symbols, Output output) noexcept {
     constexpr int bits = planes + levels;
     constexpr std::size_t delay = levels > 0 ? lag_of_levels + lag : 0;
-    alignas(64) std::uint64_t alive_ring[ring_size][8];
-    alignas(64) std::uint64_t level_ring[levels > 0 ? levels : 1][ring_size][8];
-    __m256i clear_digits[planes];
-    clear_digits_of(stage, clear_digits);
+    constexpr std::size_t rings = levels > 0 ? levels : 1;
+    alignas(64) std::uint64_t alive_ring[rings][ring_size][8];
+    alignas(64) std::uint64_t level_ring[rings][ring_size][8];
+    __m256i clear_digits[rings][planes];
+    std::uint64_t at[rings];  // the next bit of each level
+    const std::uint8_t* level[rings];
+    for (std::size_t l = 0; l < levels; ++l) {
+        clear_digits_of(stage, l, clear_digits[l]);
+        at[l] = cursor.level_bits[l];
+        level[l] = level_bytes[l];
+    }
     const __m256i tail_index = _mm256_set1_epi8(static_cast<char>(stage.tail_index()));
-    std::uint64_t at = cursor.level_bits;
     const std::uint8_t* next = tail + cursor.tail;
     const std::uint8_t* const tail_end = tail + end.tail;
     const std::uint8_t* front = bytes;
@@ -155,26 +163,33 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
     const auto find = [&](std::size_t slot) noexcept {
 #pragma GCC unroll 2
         for (int half = 0; half < 2; ++half) {
-            __m256i goes_on = at_least_root<has_tail>(planes, front + 32 * half, clear_digits);
-            goes_on = _mm256_and_si256(goes_on, load(lanes.data() + 4 * half));
-            store(alive_ring[slot] + 4 * half, goes_on);
+            __m256i goes_on = load(lanes.data() + 4 * half);
+#pragma GCC unroll 3
+            for (std::size_t l = 0; l < levels; ++l) {
+                if (!stage.like_the_level_before(l)) {
+                    goes_on = _mm256_and_si256(
+                        goes_on,
+                        at_least_root<has_tail>(planes, front + 32 * half, clear_digits[l]));
+                }
+                store(alive_ring[l][slot] + 4 * half, goes_on);
+            }
         }
         front += plane_bytes * planes;
     };
     const auto spread = [&](std::size_t slot) noexcept {
 #pragma GCC unroll 8
         for (int g = 0; g < 8; ++g) {
-            const std::uint64_t alive = alive_ring[slot][g];
-            const auto shift = static_cast<unsigned>(at % 8);
 #pragma GCC unroll 3
-            for (int l = 0; l < levels; ++l) {
-                const std::uint8_t* p = level[static_cast<std::size_t>(l)] + at / 8;
+            for (std::size_t l = 0; l < levels; ++l) {
+                const std::uint64_t alive = alive_ring[l][slot][g];
+                const auto shift = static_cast<unsigned>(at[l] % 8);
+                const std::uint8_t* p = level[l] + at[l] / 8;
                 std::uint64_t window;
                 std::memcpy(&window, p, 8);
                 window = (window >> shift) | (std::uint64_t{p[8]} << 1) << (63 - shift);
                 level_ring[l][slot][g] = _pdep_u64(window, alive);
+                at[l] += static_cast<unsigned>(__builtin_popcountll(alive));
             }
-            at += static_cast<unsigned>(__builtin_popcountll(alive));
         }
     };
     const bool past_caches = output.streaming && !output.pairs;
@@ -237,7 +252,9 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
             if (s < superblocks) find(s % ring_size);
             if (s >= lag_of_levels && s < superblocks + lag_of_levels) {
                 spread((s - lag_of_levels) % ring_size);
-                if (at > end.level_bits) return false;
+                bool past_end = false;
+                for (std::size_t l = 0; l < levels; ++l) past_end |= at[l] > end.level_bits[l];
+                if (past_end) return false;
             }
         }
         if (s >= delay) {
@@ -246,7 +263,8 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
         }
     }
     if (output.streaming) _mm_sfence();  // streamed stores are not ordered by what joins threads
-    cursor = {at, static_cast<std::size_t>(next - tail)};
+    for (std::size_t l = 0; l < levels; ++l) cursor.level_bits[l] = at[l];
+    cursor.tail = static_cast<std::size_t>(next - tail);
     return true;
 }
 
@@ -316,14 +334,17 @@ void encode_stage(const Stage& stage, const std::uint8_t* symbols, std::size_t s
     const __m256i tail_index = _mm256_set1_epi8(static_cast<char>(stage.tail_index()));
     const __m128i to_top = _mm_cvtsi32_si128(8 - stage.bits());
     const auto planes = static_cast<std::size_t>(stage.planes);
-    __m256i clear_digits[max_stage_bits];
-    clear_digits_of(stage, clear_digits);
+    constexpr std::size_t rings = levels > 0 ? levels : 1;
+    __m256i clear_digits[rings][max_stage_bits];
     std::array<BitAppender, levels> out;
-    for (std::size_t l = 0; l < levels; ++l) out[l] = {level[l], cursor.level_bits};
+    for (std::size_t l = 0; l < levels; ++l) {
+        clear_digits_of(stage, l, clear_digits[l]);
+        out[l] = {level[l], cursor.level_bits[l]};
+    }
     std::uint8_t* next = tail + cursor.tail;
     alignas(64) std::uint8_t in_blocks[max_stage_bits][plane_bytes];
-    alignas(64) std::uint64_t rows[levels > 0 ? levels : 1][superblock_groups];
-    alignas(64) std::uint64_t going_on[superblock_groups];
+    alignas(64) std::uint64_t rows[rings][superblock_groups];
+    alignas(64) std::uint64_t going_on[rings][superblock_groups];
     for (std::size_t s = 0; s < superblocks; ++s, symbols += superblock_symbols) {
         for (std::size_t v = 0; v < plane_bytes / 4; ++v) {
             const __m256i symbol = load(symbols + 32 * v);
@@ -349,33 +370,31 @@ void encode_stage(const Stage& stage, const std::uint8_t* symbols, std::size_t s
             store_in_places(in_blocks[d], bytes + plane_bytes * d);
         }
         if constexpr (levels > 0) {
-#pragma GCC unroll 2
-            for (int half = 0; half < 2; ++half) {
-                const __m256i goes_on =
-                    at_least_root<has_tail>(stage.planes, bytes + 32 * half, clear_digits);
-                store(going_on + 4 * half,
-                      _mm256_and_si256(goes_on, load(lanes.data() + 4 * half)));
-            }
             for (std::size_t l = 0; l < levels; ++l) {
+#pragma GCC unroll 2
+                for (int half = 0; half < 2; ++half) {
+                    const __m256i goes_on =
+                        at_least_root<has_tail>(stage.planes, bytes + 32 * half, clear_digits[l]);
+                    store(going_on[l] + 4 * half,
+                          _mm256_and_si256(goes_on, load(lanes.data() + 4 * half)));
+                }
                 store_in_places(in_blocks[planes + l], reinterpret_cast<std::uint8_t*>(rows[l]));
             }
             std::array<BitAppender, levels> appenders = out;
 #pragma GCC unroll 8
             for (std::size_t g = 0; g < superblock_groups; ++g) {
-                const auto count = static_cast<unsigned>(__builtin_popcountll(going_on[g]));
 #pragma GCC unroll 3
                 for (std::size_t l = 0; l < levels; ++l) {
-                    appenders[l].append(_pext_u64(rows[l][g], going_on[g]), count);
+                    const std::uint64_t alive = going_on[l][g];
+                    appenders[l].append(_pext_u64(rows[l][g], alive),
+                                        static_cast<unsigned>(__builtin_popcountll(alive)));
                 }
             }
             out = appenders;
         }
         bytes += plane_bytes * planes;
     }
-    if constexpr (levels > 0) {
-        for (const BitAppender& appender : out) appender.flush();
-        cursor.level_bits = static_cast<std::uint64_t>(out[0].to - level[0]) * 8 + out[0].filled;
-    }
+    for (std::size_t l = 0; l < levels; ++l) cursor.level_bits[l] = out[l].finish(level[l]);
     cursor.tail = static_cast<std::size_t>(next - tail);
 }
 

@@ -30,8 +30,8 @@ inline __m512i transposed(__m512i rows) noexcept {
 /// Byte b of the result is the place of block b: it brings places into the order of symbols.
 inline __m512i places_in_order() noexcept { return _mm512_load_si512(places.data()); }
 
-/// Which lanes have a root of at least `short_roots`; `digits[d]` is all ones where the number has
-/// a one in the place of plane d.
+/// Which lanes have a root of at least a number; `digits[d]` is all ones where the number has a one
+/// in the place of plane d.
 template <int planes>
 inline __m512i at_least(const __m512i* plane, const __m512i* digits) noexcept {
     __m512i result = _mm512_set1_epi64(-1);
@@ -51,9 +51,10 @@ inline __m512i all_ones(const __m512i* plane) noexcept {
     return result;
 }
 
-inline void load_digits(const Stage& stage, __m512i* digits) noexcept {
+/// The digits of the first root of a level.
+inline void load_digits(const Stage& stage, std::size_t level, __m512i* digits) noexcept {
     for (int d = 0; d < stage.planes; ++d) {
-        const bool one = (stage.short_roots >> (stage.planes - 1 - d) & 1U) != 0;
+        const bool one = (stage.level_roots[level] >> (stage.planes - 1 - d) & 1U) != 0;
         digits[d] = _mm512_set1_epi64(one ? -1 : 0);
     }
 }
@@ -129,6 +130,10 @@ inline void gather_indices(const __m512i* rows, __m512i* indices) noexcept {
     }
 }
 
+inline unsigned count_of(std::uint64_t bits) noexcept {
+    return static_cast<unsigned>(__builtin_popcountll(bits));
+}
+
 /// Pairs to two symbols each.
 inline __m512i split(__m256i pairs) noexcept {
     const __m512i words = _mm512_cvtepu8_epi16(pairs);
@@ -146,6 +151,12 @@ inline void fetch(const std::uint8_t* bytes) noexcept {
     _mm_prefetch(reinterpret_cast<const char*>(bytes), _MM_HINT_T0);
 }
 
+/// A value kept in a register: GCC would rather load it for each of its uses, which is slower.
+inline std::uint64_t loaded_once(std::uint64_t value) noexcept {
+    __asm__("" : "+r"(value));
+    return value;
+}
+
 /// `pairs` is a template's parameter as a branch at each store would cost all others a twentieth of
 /// their speed. Three steps, each behind the one before, so that what one leaves in memory has
 /// reached the cache when the next loads it: which words go on; their level bits, `lag_of_levels`
@@ -158,16 +169,21 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
     constexpr int bits = planes + levels;
     constexpr std::size_t delay = levels > 0 ? lag_of_levels + lag : 0;
     static_assert(delay < ring_size);
-    alignas(64) std::uint64_t alive_ring[ring_size][8];
+    constexpr std::size_t rings = levels > 0 ? levels : 1;
+    alignas(64) std::uint64_t alive_ring[rings][ring_size][8];
     bool wide_ring[ring_size];  // whether a group has more going on than eight bytes surely hold
-    alignas(64) std::uint64_t level_ring[levels > 0 ? levels : 1][ring_size][8];
+    alignas(64) std::uint64_t level_ring[rings][ring_size][8];
     alignas(64) std::uint64_t tail_ring[ring_size][8];
-    __m512i digits[planes];
-    load_digits(stage, digits);
+    __m512i digits[rings][planes];
+    bool alike = true;  // all levels have bits of the same symbols: `at` is kept of the first alone
+    std::array<std::uint64_t, max_levels> at = cursor.level_bits;
+    for (std::size_t l = 0; l < levels; ++l) {
+        load_digits(stage, l, digits[l]);
+        alike = alike && (l == 0 || stage.like_the_level_before(l));
+    }
     const __m512i valid = _mm512_loadu_si512(lanes.data());
     const __m512i order = places_in_order();
     const Lookup<bits> lookup(stage.symbols.data());
-    std::uint64_t at = cursor.level_bits;
     const std::uint8_t* next = tail + cursor.tail;
     const std::uint8_t* const tail_end = tail + end.tail;
     const std::uint8_t* front = bytes;
@@ -187,37 +203,49 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
             _mm512_store_si512(tail_ring[slot], _mm512_permutexvar_epi8(order, later));
             goes_on = _mm512_andnot_si512(later, valid);
         }
-        if constexpr (levels > 0) {
-            goes_on = _mm512_and_si512(at_least<planes>(plane, digits), goes_on);
-            _mm512_store_si512(alive_ring[slot], goes_on);
+#pragma GCC unroll 3
+        for (std::size_t l = 0; l < levels; ++l) {
+            if (!stage.like_the_level_before(l)) {
+                goes_on = _mm512_and_si512(at_least<planes>(plane, digits[l]), goes_on);
+            }
+            _mm512_store_si512(alive_ring[l][slot], goes_on);
+            if (l > 0) continue;
             wide_ring[slot] =
                 _mm512_cmpgt_epu64_mask(_mm512_popcnt_epi64(goes_on), _mm512_set1_epi64(57)) != 0;
         }
     };
-    const auto spread_group = [&]<bool wide>(std::size_t slot, int g) noexcept {
-        const std::uint64_t alive = alive_ring[slot][g];
-        const auto shift = static_cast<unsigned>(at % 8);
+    const auto spread_group = [&]<bool wide, bool same>(std::size_t slot, int g) noexcept {
 #pragma GCC unroll 3
         for (int l = 0; l < levels; ++l) {
-            const std::uint8_t* p = level[static_cast<std::size_t>(l)] + at / 8;
+            std::uint64_t& own = at[same ? 0 : static_cast<std::size_t>(l)];
+            const std::uint64_t alive = loaded_once(alive_ring[same ? 0 : l][slot][g]);
+            const auto shift = static_cast<unsigned>(own % 8);
+            const std::uint8_t* p = level[static_cast<std::size_t>(l)] + own / 8;
             std::uint64_t window;
             std::memcpy(&window, p, 8);
             window >>= shift;
             if constexpr (wide) window |= (std::uint64_t{p[8]} << 1) << (63 - shift);
             level_ring[l][slot][g] = _pdep_u64(window, alive);
+            if (!same || l + 1 == levels) {
+                own += static_cast<unsigned>(__builtin_popcountll(alive));
+            }
         }
-        at += static_cast<unsigned>(__builtin_popcountll(alive));
     };
-    const auto spread = [&](std::size_t slot) noexcept {
-        for (std::size_t l = 0; l < levels; ++l) fetch(level[l] + at / 8 + levels_ahead);
+    const auto spread = [&]<bool same>(std::size_t slot) noexcept {
+        for (std::size_t l = 0; l < rings; ++l)
+            fetch(level[l] + at[same ? 0 : l] / 8 + levels_ahead);
         if (wide_ring[slot]) {
 // Unrolled too, this rare branch would make GCC 12 spill the registers of the other.
 #pragma GCC unroll 1
-            for (int g = 0; g < 8; ++g) spread_group.template operator()<true>(slot, g);
+            for (int g = 0; g < 8; ++g) spread_group.template operator()<true, same>(slot, g);
         } else {
 #pragma GCC unroll 8
-            for (int g = 0; g < 8; ++g) spread_group.template operator()<false>(slot, g);
+            for (int g = 0; g < 8; ++g) spread_group.template operator()<false, same>(slot, g);
         }
+        bool enough = true;
+#pragma GCC unroll 3
+        for (std::size_t l = 0; l < (same ? 1 : rings); ++l) enough &= at[l] <= end.level_bits[l];
+        return enough;
     };
     const auto put = [&](std::uint8_t* to, __m512i found) noexcept {
         if (streaming) {
@@ -241,7 +269,7 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
         for (int v = 0; v < 8; ++v) {
             __m512i found = lookup(indices[v]);
             if constexpr (has_tail) {
-                const std::uint64_t later = tail_ring[slot][v];
+                const std::uint64_t later = loaded_once(tail_ring[slot][v]);
                 found =
                     _mm512_mask_expand_epi8(found, _cvtu64_mask64(later), _mm512_loadu_si512(next));
                 next += __builtin_popcountll(later);
@@ -259,8 +287,10 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
         if (s < superblocks) find(s % ring_size);
         if constexpr (levels > 0) {
             if (s >= lag_of_levels && s < superblocks + lag_of_levels) {
-                spread((s - lag_of_levels) % ring_size);
-                if (at > end.level_bits) return false;
+                const std::size_t slot = (s - lag_of_levels) % ring_size;
+                const bool enough = levels == 1 || alike ? spread.template operator()<true>(slot)
+                                                         : spread.template operator()<false>(slot);
+                if (!enough) return false;
             }
         }
         if (s >= delay) {
@@ -269,7 +299,8 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
         }
     }
     if (streaming) _mm_sfence();  // streamed stores are not ordered by what joins threads
-    cursor = {at, static_cast<std::size_t>(next - tail)};
+    for (std::size_t l = 0; l < levels; ++l) cursor.level_bits[l] = at[alike ? 0 : l];
+    cursor.tail = static_cast<std::size_t>(next - tail);
     return true;
 }
 
@@ -344,23 +375,26 @@ void encode_stage(const Stage& stage, const std::uint8_t* symbols, std::size_t s
     alignas(64) std::uint64_t present[8];  // in the order of the symbols
     _mm512_store_si512(present, _mm512_permutexvar_epi8(places_in_order(), valid));
     const __m512i tail_index = _mm512_set1_epi8(static_cast<char>(stage.tail_index()));
-    alignas(64) std::uint64_t alive_ring[2][8];
-    alignas(64) std::uint64_t level_ring[levels > 0 ? levels : 1][2][8];
-    __m512i digits[max_stage_bits];
-    load_digits(stage, digits);
+    constexpr std::size_t rings = levels > 0 ? levels : 1;
+    alignas(64) std::uint64_t alive_ring[rings][2][8];
+    alignas(64) std::uint64_t level_ring[rings][2][8];
+    __m512i digits[rings][max_stage_bits];
     std::array<BitAppender, levels> out;
-    for (std::size_t l = 0; l < levels; ++l) out[l] = {level[l], cursor.level_bits};
+    for (std::size_t l = 0; l < levels; ++l) {
+        load_digits(stage, l, digits[l]);
+        out[l] = {level[l], cursor.level_bits[l]};
+    }
     std::uint8_t* next = tail + cursor.tail;
 
     const auto append_levels = [&](std::size_t slot) noexcept {
         std::array<BitAppender, levels> appenders = out;  // which compilers keep in registers
 #pragma GCC unroll 8
         for (int g = 0; g < 8; ++g) {
-            const std::uint64_t alive = alive_ring[slot][g];
-            const auto count = static_cast<unsigned>(__builtin_popcountll(alive));
 #pragma GCC unroll 3
             for (std::size_t l = 0; l < levels; ++l) {
-                appenders[l].append(_pext_u64(level_ring[l][slot][g], alive), count);
+                const std::uint64_t alive = alive_ring[l][slot][g];
+                appenders[l].append(_pext_u64(level_ring[l][slot][g], alive),
+                                    static_cast<unsigned>(__builtin_popcountll(alive)));
             }
         }
         out = appenders;
@@ -380,35 +414,36 @@ void encode_stage(const Stage& stage, const std::uint8_t* symbols, std::size_t s
         }
         __m512i rows[most];
         scatter_indices<wide>(indices, rows);
-        __m512i at_least_short = _mm512_set1_epi64(-1);
-        __m512i ones = at_least_short;
+        __m512i going_on[rings];
+        for (__m512i& lanes_of_level : going_on) lanes_of_level = valid;
+        __m512i ones = _mm512_set1_epi64(-1);
 #pragma GCC unroll 8
         for (int b = 0; b < most - levels; ++b) {
             if (b >= stage.planes) break;
             const int d = stage.planes - 1 - b;
             const __m512i row = rows[levels + b];
             _mm512_storeu_si512(bytes + 64 * d, row);
-            at_least_short = _mm512_ternarylogic_epi64(at_least_short, row, digits[d], 0xd4);
+#pragma GCC unroll 3
+            for (std::size_t l = 0; l < levels; ++l) {
+                going_on[l] = _mm512_ternarylogic_epi64(going_on[l], row, digits[l][d], 0xd4);
+            }
             ones = _mm512_and_si512(ones, row);
         }
         bytes += plane_bytes * static_cast<std::size_t>(stage.planes);
         if constexpr (levels > 0) {
             const std::size_t slot = s % 2;
-            __m512i alive = _mm512_and_si512(at_least_short, valid);
-            if constexpr (has_tail) alive = _mm512_andnot_si512(ones, alive);
-            _mm512_store_si512(alive_ring[slot], alive);
 #pragma GCC unroll 3
-            for (int l = 0; l < levels; ++l) {
+            for (std::size_t l = 0; l < levels; ++l) {
+                __m512i alive = _mm512_and_si512(going_on[l], valid);
+                if constexpr (has_tail) alive = _mm512_andnot_si512(ones, alive);
+                _mm512_store_si512(alive_ring[l][slot], alive);
                 _mm512_store_si512(level_ring[l][slot], rows[levels - 1 - l]);
             }
             if (s > 0) append_levels(1 - slot);
         }
     }
     if (levels > 0 && superblocks > 0) append_levels((superblocks - 1) % 2);
-    if constexpr (levels > 0) {
-        for (const BitAppender& appender : out) appender.flush();
-        cursor.level_bits = static_cast<std::uint64_t>(out[0].to - level[0]) * 8 + out[0].filled;
-    }
+    for (std::size_t l = 0; l < levels; ++l) cursor.level_bits[l] = out[l].finish(level[l]);
     cursor.tail = static_cast<std::size_t>(next - tail);
 }
 

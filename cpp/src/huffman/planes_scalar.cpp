@@ -77,25 +77,29 @@ using Bytes = std::array<std::uint8_t, plane_bytes>;
 using Planes = std::array<Bytes, max_stage_bits>;
 
 struct Masks {
-    Bytes alive;  // lanes whose word goes on in the levels
-    Bytes tail;   // lanes of later stages
+    std::array<Bytes, max_levels> alive;  // lanes whose word has a bit in each level
+    Bytes tail;                           // lanes of later stages
 };
 
 Masks masks_of(const Stage& stage, const Planes& planes, const Lanes& lanes) noexcept {
     Masks masks;
     for (std::size_t g = 0; g < superblock_groups; ++g) {
-        std::uint64_t at_least = ~std::uint64_t{0};  // root >= short_roots, from the lowest bit up
-        std::uint64_t ones = ~std::uint64_t{0};
-        for (int bit = 0; bit < stage.planes; ++bit) {
-            const auto plane = load_little_endian<std::uint64_t>(
+        const auto plane_of_bit = [&](int bit) noexcept {
+            return load_little_endian<std::uint64_t>(
                 planes[static_cast<std::size_t>(stage.planes - 1 - bit)].data() + 8 * g);
-            at_least = (stage.short_roots >> bit & 1U) != 0 ? at_least & plane : at_least | plane;
-            ones &= plane;
-        }
-        const std::uint64_t tail = stage.tail ? ones & lanes[g] : 0;
-        const std::uint64_t alive = stage.levels > 0 ? at_least & lanes[g] & ~tail : 0;
+        };
+        std::uint64_t tail = stage.tail ? lanes[g] : 0;
+        for (int bit = 0; bit < stage.planes; ++bit) tail &= plane_of_bit(bit);
         store_little_endian(tail, masks.tail.data() + 8 * g);
-        store_little_endian(alive, masks.alive.data() + 8 * g);
+        for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l) {
+            std::uint64_t at_least = ~std::uint64_t{0};  // root >= level root, from the lowest bit
+            for (int bit = 0; bit < stage.planes; ++bit) {
+                const std::uint64_t plane = plane_of_bit(bit);
+                const bool one = (stage.level_roots[l] >> bit & 1U) != 0;
+                at_least = one ? at_least & plane : at_least | plane;
+            }
+            store_little_endian(at_least & lanes[g] & ~tail, masks.alive[l].data() + 8 * g);
+        }
     }
     return masks;
 }
@@ -163,11 +167,12 @@ bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t su
             std::copy_n(bytes, plane_bytes, planes[d].begin());
         }
         const Masks masks = masks_of(stage, planes, lanes);
-        std::uint64_t at = cursor.level_bits;
+        bool past_end = false;
         for (std::size_t l = 0; roots + l < all; ++l) {
-            at = deposit_level(levels[l], cursor.level_bits, masks.alive, planes[roots + l]);
+            std::uint64_t& at = cursor.level_bits[l];
+            at = deposit_level(levels[l], at, masks.alive[l], planes[roots + l]);
+            past_end |= at > end.level_bits[l];
         }
-        cursor.level_bits = at;
         look_ups[all - 1](stage, pairs, planes, symbols);
         for (std::size_t block = 0; stage.tail && block < plane_bytes; block += 8) {
             std::uint64_t later = 0;
@@ -179,7 +184,7 @@ bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t su
                     tail[cursor.tail++];
             }
         }
-        if (cursor.level_bits > end.level_bits || cursor.tail > end.tail) return false;
+        if (past_end || cursor.tail > end.tail) return false;
         if (output.pairs) {
             for (const std::uint8_t pair : joined) {
                 *to++ = pair & 15;
@@ -250,11 +255,10 @@ void encode_planes(const Stage& stage, const std::uint8_t* symbols, std::size_t 
         }
         if (stage.levels == 0) continue;
         const Masks masks = masks_of(stage, planes, lanes);
-        std::uint64_t at = cursor.level_bits;
         for (std::size_t l = 0; roots + l < all; ++l) {
-            at = extract_level(planes[roots + l], masks.alive, levels[l], cursor.level_bits);
+            std::uint64_t& at = cursor.level_bits[l];
+            at = extract_level(planes[roots + l], masks.alive[l], levels[l], at);
         }
-        cursor.level_bits = at;
     }
 }
 

@@ -1,0 +1,169 @@
+// The stages of the code that costs least, by dynamic programming.
+#include <algorithm>
+#include <limits>
+
+#include "huffman/plane_code.hpp"
+
+namespace tersor::huffman {
+namespace {
+
+// The price of decoding: cycles for 64 symbols that reach a stage, as measured on AVX-512, and what
+// a cycle is worth in bits per symbol. It keeps the code from spending a stage on a hundredth of a
+// bit; the size it gives away is below 0.1 % of the streams of pruned layers.
+constexpr double base_cycles = 2.2;
+constexpr double plane_cycles = 0.3;
+constexpr double level_cycles = 1.6;
+constexpr double tail_cycles = 1.6;
+constexpr double wide_cycles = 1.5;  // more than four bits: a byte for each index, not half of one
+constexpr double nested_cycles = 0.4;  // a level of fewer symbols than the one before
+constexpr double bits_per_cycle = 0.005;
+/// A stage's own bytes in each block, as bits per symbol of a block of 64K.
+constexpr double stage_bits = 80.0 / 65536;
+
+/// Where a level begins relative to the one before is tried in steps of a sixteenth of the roots,
+/// and not at all for stages that fewer symbols reach.
+constexpr unsigned nested_steps = 16;
+constexpr double nested_share = 1.0 / 512;
+
+/// What a chain costs from one symbol on, and the stage that it begins with.
+struct Choice {
+    double cost = std::numeric_limits<double>::infinity();
+    Shape shape;
+    std::size_t words = 0;
+    std::size_t depth = 0;
+};
+
+std::vector<std::uint8_t> by_frequency(const Histogram& histogram) {
+    std::vector<std::uint8_t> order;
+    for (std::size_t s = 0; s < alphabet_size; ++s) {
+        if (histogram[s] != 0) order.push_back(static_cast<std::uint8_t>(s));
+    }
+    std::stable_sort(order.begin(), order.end(),
+                     [&](auto a, auto b) { return histogram[a] > histogram[b]; });
+    return order;
+}
+
+/// But for levels that are not like the one before.
+double cycles_of(const Shape& shape) noexcept {
+    double cycles = base_cycles + plane_cycles * shape.planes + level_cycles * shape.levels;
+    if (shape.tail) cycles += tail_cycles;
+    if (shape.bits() > 4) cycles += wide_cycles;
+    return cycles;
+}
+
+/// The best chain for the symbols from one on, given those for all later ones.
+class Search {
+public:
+    /// `share_before[i]` is the share of the symbols before the i-th from here on, of all; it goes
+    /// on with ones after the last of `left` symbols. `later[i]` is the choice from the i-th on.
+    Search(const double* share_before, std::size_t left, const Choice* later) noexcept
+        : share_before_(share_before),
+          left_(left),
+          later_(later),
+          share_(1.0 - share_before[0]),
+          nested_(share_ >= nested_share) {}
+
+    [[nodiscard]] Choice run() noexcept {
+        for (int planes = 1; planes <= max_stage_bits; ++planes) {
+            if (planes > 1 && std::size_t{1} << (planes - 1) >= left_) break;  // one less would do
+            for (const bool tail : {false, true}) {
+                for (int levels = 0; levels <= std::min(max_levels, max_stage_bits - planes);
+                     ++levels) {
+                    shape_.planes = planes;
+                    shape_.levels = levels;
+                    shape_.tail = tail;
+                    shape_.level_roots = {};
+                    const double cycles = cycles_of(shape_);
+                    choose_roots(0, 0, 0, share_ * (planes + cycles * bits_per_cycle) + stage_bits);
+                }
+            }
+        }
+        return best_;
+    }
+
+private:
+    /// Tries the roots of all levels from `level` on; the roots before `root` have words already,
+    /// `words` in all. `cost` is what is known of the shape's cost: planes, cycles, and less the
+    /// share of the words before each level.
+    void choose_roots(int level, unsigned root, std::size_t words, double cost) noexcept {
+        if (level == shape_.levels) {
+            finish(words + (std::size_t{shape_.ending_roots() - root} << level), cost);
+            return;
+        }
+        const bool fixed = level > 0 && !nested_;
+        const unsigned end = fixed ? root + 1 : shape_.ending_roots();
+        const unsigned step = level > 0 ? std::max(1U, shape_.roots() / nested_steps) : 1;
+        for (unsigned first = root; first < end; first += step) {
+            const std::size_t before = words + (std::size_t{first - root} << level);
+            shape_.level_roots[static_cast<std::size_t>(level)] = static_cast<std::uint16_t>(first);
+            const double less = share_before_[std::min(before, left_)];
+            // Whatever has no word yet takes a bit at least.
+            if (level == 0 && cost + 1.0 - less >= best_.cost) continue;
+            const double nested = level > 0 && first > root ? nested_price() : 0.0;
+            choose_roots(level + 1, first, before, cost - less + nested);
+        }
+    }
+    void finish(std::size_t words, double cost) noexcept {
+        if (shape_.tail ? words >= left_ : words < left_) return;
+        cost += shape_.levels * share_before_[std::min(words, left_)];
+        if (cost >= best_.cost) return;
+        const Choice later = shape_.tail ? later_[words] : Choice{.cost = 0.0, .shape = {}};
+        if (cost + later.cost >= best_.cost || later.depth == max_stages) return;
+        best_ = {cost + later.cost, shape_, words, later.depth + 1};
+    }
+    [[nodiscard]] double nested_price() const noexcept {
+        return share_ * nested_cycles * bits_per_cycle;
+    }
+
+    const double* share_before_;
+    std::size_t left_;
+    const Choice* later_;
+    double share_;
+    bool nested_;
+    Shape shape_;
+    Choice best_;
+};
+
+/// Each length in the order of the symbols: what a header can tell by naming the class of each
+/// symbol alone.
+void sort_lengths(const Shape& shape, std::span<std::uint8_t> ending) {
+    for (int extra = 0; extra <= shape.levels; ++extra) {
+        const std::size_t size = std::min<std::size_t>(shape.capacity(extra), ending.size());
+        std::sort(ending.begin(), ending.begin() + static_cast<std::ptrdiff_t>(size));
+        ending = ending.subspan(size);
+    }
+}
+
+}  // namespace
+
+PlaneCode build_plane_code(const Histogram& histogram) {
+    std::vector<std::uint8_t> order = by_frequency(histogram);
+    const std::size_t n = order.size();
+    double total = 0.0;
+    for (const std::uint8_t s : order) total += static_cast<double>(histogram[s]);
+    // Share of the symbols before each one; and after the last, as a shape may have words to spare.
+    std::vector<double> below(n + alphabet_size + 1, 1.0);
+    below[0] = 0.0;
+    for (std::size_t i = 1; i < n; ++i) {
+        below[i] = below[i - 1] + static_cast<double>(histogram[order[i - 1]]) / total;
+    }
+    // best[k]: the chain for the symbols from k on.
+    std::vector<Choice> best(n + 1);
+    for (std::size_t k = n; k-- > 0;) {
+        best[k] = Search(below.data() + k, n - k, best.data() + k).run();
+    }
+    PlaneCode code;
+    code.last_symbol = *std::max_element(order.begin(), order.end());
+    for (std::size_t k = 0; k < n;) {
+        Stage stage{best[k].shape};
+        const std::size_t words = std::min(best[k].words, n - k);
+        const auto rest = std::span(order).subspan(k);
+        sort_lengths(stage, rest.first(words));
+        assign_words(stage, rest.first(words), rest.subspan(words), code.last_symbol);
+        code.stages.push_back(stage);
+        k += words;
+    }
+    return code;
+}
+
+}  // namespace tersor::huffman
