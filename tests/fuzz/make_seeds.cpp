@@ -50,7 +50,8 @@ void write_seeds(const std::string& folder) {
         }
     }
     for (const unsigned clusters : {1U, 5U, 15U, 200U}) {
-        for (const std::size_t size : {std::size_t{1}, std::size_t{300}, std::size_t{9000}}) {
+        for (const std::size_t size :
+             {std::size_t{1}, std::size_t{300}, std::size_t{9000}, std::size_t{17000}}) {
             const std::string name = std::to_string(clusters) + "_" + std::to_string(size);
             write(folder + "/huffman/" + name,
                   tersor::huffman::encode(random_codes(size, clusters, 2)));
