@@ -17,7 +17,7 @@ from tersor.container import open
 from tersor.isa import show_config
 
 if TYPE_CHECKING:
-    from tersor import hessian, nn, ops, prune, quantize, share, units
+    from tersor import budget, hessian, nn, obs, ops, prune, quantize, share, units
     from tersor.checkpoint import load, save
     from tersor.compress import compress_, decompress_, estimate
     from tersor.fuse import fuse_
@@ -28,6 +28,7 @@ __all__ = [
     "Config",
     "FormatError",
     "LayerConfig",
+    "budget",
     "compress_",
     "config",
     "container",
@@ -44,6 +45,7 @@ __all__ = [
     "load",
     "methods",
     "nn",
+    "obs",
     "open",
     "ops",
     "prune",
@@ -63,7 +65,9 @@ _LAZY = {
     "fuse_": ("tersor.fuse", "fuse_"),
     "load": ("tersor.checkpoint", "load"),
     "save": ("tersor.checkpoint", "save"),
+    "budget": ("tersor.budget", ""),
     "hessian": ("tersor.hessian", ""),
+    "obs": ("tersor.obs", ""),
     "nn": ("tersor.nn", ""),
     "units": ("tersor.units", ""),
     "ops": ("tersor.ops", ""),

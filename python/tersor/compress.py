@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import glob
 from collections.abc import Callable, Iterator, Mapping
@@ -11,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from tersor import budget
+from tersor import budget, obs
 from tersor.config import Config, LayerConfig
 from tersor.layer import LayerInfo, decode_layer, encode_layer, inspect_layer
 from tersor.nn import Compressed, CompressedConv2d, CompressedLinear
@@ -183,6 +184,35 @@ def compress_(
             the message names the layer, and the model is as it was. Or no choice meets the target.
     """
     config = _settled(model, config, filter_fn, importance)
+    if config.calibration is None:
+        return _swap_(model, config, filter_fn, importance)
+    taken = [module for _, module, _, _ in _taken(model, config, filter_fn, importance)]
+    before = [(p, p.detach().clone()) for module in taken for p in module.parameters()]
+    try:
+        _compensate_(model, config, filter_fn)
+        return _swap_(model, config, filter_fn, importance)
+    except BaseException:
+        with torch.no_grad():
+            for parameter, value in before:
+                parameter.copy_(value)
+        raise
+
+
+def _compensate_(model: nn.Module, config: Config, filter_fn: FilterFunction | None) -> None:
+    """Settles the weights of the layers by the calibration inputs."""
+    assert config.calibration is not None
+    taken = _taken(model, config, filter_fn, None)
+    named = {module: (name, settings) for name, module, settings, _ in taken}
+    obs.compensate_(model, config.calibration, named)
+
+
+def _swap_(
+    model: nn.Module,
+    config: Config,
+    filter_fn: FilterFunction | None,
+    importance: Mapping[str, Any] | None,
+) -> nn.Module:
+    """Compresses each layer by its settings and puts it in the place of the dense one."""
     compressed: dict[nn.Module, Compressed] = {}
     blobs: dict[tuple[object, ...], Compressed] = {}
     for name, module, settings, matters in _taken(model, config, filter_fn, importance):
@@ -238,6 +268,9 @@ def estimate(
     layers: dict[str, LayerInfo] = {}
     saved = 0
     config = _settled(model, config, filter_fn, importance)
+    if config.calibration is not None:
+        model = copy.deepcopy(model)
+        _compensate_(model, config, filter_fn)
     for name, module, settings, matters in _taken(model, config, filter_fn, importance):
         weight: Any = module.weight
         blob = encode_layer(compress_weight(weight, settings, name, matters))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
@@ -90,6 +90,8 @@ class Config:
         target_ratio: the same as a ratio, the model's bytes by those of the file; or
         max_drop: how much less than now ``evaluate`` may give, for the smallest file.
         evaluate: of a model: its accuracy, or whatever is better the higher it is.
+        calibration: inputs of the model, batch by batch, some 128 in all and without labels: layers
+            are pruned and shared one after another, and errors compensated (:mod:`tersor.obs`).
     """
 
     linear: LayerConfig = field(default_factory=LayerConfig)
@@ -100,6 +102,7 @@ class Config:
     target_ratio: float | None = None
     max_drop: float | None = None
     evaluate: Callable[[Any], float] | None = None
+    calibration: Sequence[Any] | None = None
 
     def __post_init__(self) -> None:
         targets = (self.target_bytes, self.target_ratio, self.max_drop)
@@ -113,6 +116,8 @@ class Config:
             raise ValueError(f"max_drop cannot be negative, not {self.max_drop}")
         if (self.max_drop is None) != (self.evaluate is None):
             raise ValueError("max_drop and evaluate belong together")
+        if self.searches and self.calibration is not None:
+            raise ValueError("a target and calibration cannot be combined")
 
     @property
     def searches(self) -> bool:

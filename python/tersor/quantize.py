@@ -52,10 +52,14 @@ def prune_weight(weight: npt.NDArray[np.float32], settings: LayerConfig) -> npt.
     return np.where(_kept(weight, settings.density), weight, np.float32(0))
 
 
-def _share(
+def share_weight(
     weight: npt.NDArray[np.float32], settings: LayerConfig, name: str, importance: Any
 ) -> Sharing:
-    """Codes and shared values of a pruned weight."""
+    """Codes and shared values of a pruned weight, by the method of the settings.
+
+    Raises:
+        ValueError: as :func:`compress_weight`.
+    """
     limit = settings.values or (15 if weight.ndim <= 2 else 255)
     weights = {name: weight}
     matters = None if importance is None else {name: as_float32(importance, f"{name}: importance")}
@@ -131,7 +135,7 @@ def compress_weight(
         raise ValueError(f"{name}: a weight is too large for fp16")
     pruned = prune_weight(dense, settings)
     if settings.kind.startswith("shared"):
-        shared = _share(pruned, settings, name, importance)
+        shared = share_weight(pruned, settings, name, importance)
         codes, values = shared.codes, shared.values
     else:
         kept = pruned != 0

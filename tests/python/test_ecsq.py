@@ -109,5 +109,5 @@ def test_zero_among_the_values_beats_pruning_first() -> None:
 @pytest.mark.parametrize("penalty", [1e-4, 3e-4, 6e-4])
 def test_zero_keeps_its_members_where_weights_lean_to_one_side(penalty: float) -> None:
     x = np.random.default_rng(0).normal(-0.02, 0.05, 8000).astype(np.float32)
-    got = share_ecsq({"w": x}, 24, penalty=penalty, prune=True)["w"]
+    got = share_ecsq({"w": x}, 48, penalty=penalty, prune=True)["w"]
     assert (got.codes == 0).mean() > 0.15
