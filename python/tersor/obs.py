@@ -30,9 +30,9 @@ MAX_INPUTS = 4096
 """Layers with more inputs are settled in blocks of so many, as if the blocks had no correlation."""
 
 _BLOCK = 128  # columns whose updates of later ones are gathered
-# Of the mean diagonal, added to the diagonal: with 128 inputs the moments of hundreds of entries are
-# rough, and ten times GPTQ's 0.01 (2048 tokens in each of its inputs) takes LeNet-300-100 at a
-# density of 0.2 from 5.3 to 3.3 % error.
+# Of the mean diagonal, added to the diagonal. With 128 inputs the moments of hundreds of entries
+# are rough, and ten times GPTQ's 0.01 (each of its inputs has 2048 tokens) takes LeNet-300-100 at
+# a density of 0.2 from 5.3 to 3.3 % error.
 _DAMPING = 0.1
 
 
