@@ -4,6 +4,7 @@
 # make dev     .venv with everything, editable
 # make bench-spmm  sparse products against torch, into build/bench/spmm.json
 # make bench-huffman  prefix coding against huff0 and Python packages, into build/bench/huffman.json
+# make bench-nncodec  bytes at equal accuracy against NNCodec, into docs/nncodec.json
 # make results  every method on the two LeNets, three seeds each (hours; resumes); results-check
 #              evaluates the files of docs/results.json again
 # make tables  the paper's tables layer by layer from drawn weights, into docs/tables.json
@@ -21,7 +22,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 CXX_SOURCES = $(shell git ls-files 'benchmarks/*.cpp' 'cpp/*.[ch]pp' 'examples/*.cpp' 'tests/*.[ch]pp')
 NATIVE_SOURCES = $(shell find cpp CMakeLists.txt cmake pyproject.toml -type f)
 
-.PHONY: demo results results-check tables test test-cpp test-python check format dev bench-spmm bench-huffman arm asan fuzz fuzz-seeds mutations tsan arm32 s390x stubs clean
+.PHONY: demo results results-check tables test test-cpp test-python check format dev bench-spmm bench-huffman bench-nncodec arm asan fuzz fuzz-seeds mutations tsan arm32 s390x stubs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/tersor demo --output build/demo.json
@@ -70,6 +71,16 @@ bench-huffman: $(VENV)/.installed $(VENV)/.tools build/.zstd build/bench/data/f.
 	taskset -c 0 build/bench/cpp/bench_huffman build/bench/data build/bench/huffman.json
 	$(PIP) -r benchmarks/requirements.txt
 	taskset -c 0 $(BIN)/python benchmarks/bench_huffman_python.py build/bench/data/a.bin
+
+bench-nncodec: $(VENV)/.installed build/nncodec/.installed
+	$(BIN)/python benchmarks/peers/compare_nncodec.py build/nncodec/venv/bin/python
+
+# In an environment of its own: it pins old dependencies.
+build/nncodec/.installed: benchmarks/peers/requirements.txt constraints.txt
+	$(PYTHON) -m venv build/nncodec/venv
+	build/nncodec/venv/bin/python -m pip install --quiet --disable-pip-version-check \
+	  -c constraints.txt -r benchmarks/peers/requirements.txt
+	@touch $@
 
 build/bench/data/f.bin: benchmarks/huffman_data.py | $(VENV)/.installed
 	$(BIN)/python benchmarks/huffman_data.py build/bench/data

@@ -1,6 +1,6 @@
 """The recipe of the demo: prune gradually while retraining, then share values and fine-tune them.
 
-The dense network teaches (distillation). Weights go by the score |w| * v^(1/4), v = Adam's second
+A dense network teaches (distillation). Weights go by the score |w| * v^(1/4), v = Adam's second
 moment, over all layers together. Nothing is chosen on the test set: the last state is kept.
 """
 
@@ -37,6 +37,9 @@ class Recipe:
         bias_values: the same for each bias; None leaves biases as they are.
         layerwise: a set of values for each layer instead of one for all.
         initial_density: the gradual descent starts there.
+        redraw: epochs between new augmented copies of the images.
+        bfloat16: products in bfloat16 while training, some twice as fast.
+        teacher: the dense network that teaches; None = the one that is compressed.
         temperature, teacher_weight: of the distillation.
         plain: share of images left without augmentation.
     """
@@ -49,8 +52,11 @@ class Recipe:
     bias_values: int | None = None
     layerwise: bool = True
     initial_density: float = 1.0
+    redraw: int = 1
+    bfloat16: bool = False
     learning_rate: float = 2e-3
     batch: int = 256
+    teacher: str | None = None
     temperature: float = 3.0
     teacher_weight: float = 0.7
     plain: float = 0.3
@@ -83,6 +89,11 @@ class Progress:
         )
 
 
+def _input(images: torch.Tensor) -> torch.Tensor:
+    """What the network reads, in the order of channels that torch convolves fastest."""
+    return to_input(images).view(-1, 28, 28, 1).permute(0, 3, 1, 2)
+
+
 def _loss(
     scores: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor, recipe: Recipe
 ) -> torch.Tensor:
@@ -111,21 +122,41 @@ class Training:
         recipe: see :class:`Recipe`.
         seed: of the order and augmentation of the images.
         progress: called after each epoch.
+        data: images uint8 and labels, in place of the whole training set.
     """
 
     def __init__(
-        self, net: str, recipe: Recipe, seed: int, progress: Callable[[Progress], None] | None
+        self,
+        net: str,
+        recipe: Recipe,
+        seed: int,
+        progress: Callable[[Progress], None] | None,
+        data: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> None:
         self.recipe = recipe
         self.seed = seed
         self.progress = progress
-        self.images, self.labels = load_train()
-        self.model, self.teacher = dense_model(net), dense_model(net)
+        self.images, self.labels = data or load_train()
+        self.model, self.teacher = dense_model(net), dense_model(recipe.teacher or net)
         parameters = dict(self.model.named_parameters())
         self.weights = {n: p for n, p in parameters.items() if n.endswith("weight")}
         self.biases = {n: p for n, p in parameters.items() if n.endswith("bias")}
         self.masks = Masks(self.weights)
         self.steps_per_epoch = math.ceil(len(self.images) / recipe.batch)
+        self.drawn: tuple[torch.Tensor, torch.Tensor] | None = None
+
+    def _draw(self, generator: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+        """A new copy of the images, most of them moved, and the teacher's scores of it."""
+        moved = augment(self.images, generator)
+        keep = torch.rand(len(moved), generator=generator) < self.recipe.plain
+        moved[keep] = self.images[keep]
+        with torch.no_grad():
+            return moved, torch.cat([self._forward(self.teacher, x) for x in moved.split(1000)])
+
+    def _forward(self, model: nn.Module, images: torch.Tensor) -> torch.Tensor:
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bfloat16):
+            scores: torch.Tensor = model(_input(images))
+        return scores.float()
 
     def _epochs(
         self,
@@ -141,19 +172,17 @@ class Training:
         step = first * self.steps_per_epoch
         for epoch in range(first, first + count):
             generator = torch.Generator().manual_seed(1000 * self.seed + epoch)
-            moved = augment(self.images, generator)
-            keep = torch.rand(len(moved), generator=generator) < recipe.plain
-            moved[keep] = self.images[keep]
+            if self.drawn is None or epoch % recipe.redraw == 0:
+                self.drawn = self._draw(generator)
+            moved, targets = self.drawn
             total, right = 0.0, 0
             for index in torch.randperm(len(moved), generator=generator).split(recipe.batch):
                 rate = recipe.learning_rate * min(1.0, (step + 1) / (0.05 * steps))
                 for group in optimizer.param_groups:
                     group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
-                x, y = to_input(moved[index]), self.labels[index]
-                with torch.no_grad():
-                    target = self.teacher(x)
-                scores = self.model(x)
-                loss = _loss(scores, target, y, recipe)
+                y = self.labels[index]
+                scores = self._forward(self.model, moved[index])
+                loss = _loss(scores, targets[index], y, recipe)
                 self.model.zero_grad(set_to_none=True)
                 loss.backward()
                 if before_step is not None:

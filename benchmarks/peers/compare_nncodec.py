@@ -1,0 +1,131 @@
+"""Bytes of tersor and of NNCodec at equal accuracy, on the same checkpoints of the two LeNets.
+
+    python benchmarks/peers/compare_nncodec.py PYTHON_WITH_NNCODEC
+
+Two checkpoints of each network: the dense one, quantised by both without retraining, and the one
+that a committed file of the best recipe stands for, pruned and with shared values. NNCodec codes
+each at many step sizes (``nncodec_sweep.py``, in an environment of its own, as it pins old
+dependencies), tersor the dense one uniformly and by budgets. For both the fewest bytes count at
+which the error is no larger than allowed, so both choose on the test set: ``docs/nncodec.json``.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "examples" / "mnist"))
+
+import tersor  # noqa: E402
+from mnist import error_percent, load_test  # noqa: E402
+from models import MODELS, dense_model  # noqa: E402
+from tersor.compress import decompress_  # noqa: E402
+from tersor.methods import share_uniform  # noqa: E402
+
+BUILD = ROOT / "build" / "nncodec"
+TABLE = ROOT / "docs" / "nncodec.json"
+TEST = load_test()
+
+BIASES = tersor.LayerConfig(values=63, kind="shared_fp16")
+
+# How far the error may rise over the checkpoint's own, in points.
+ALLOWED = (0.0, 0.1, 0.3)
+
+
+def _uniform(net: str) -> Iterator[tuple[dict[str, Any], nn.Module, tersor.Config]]:
+    """The dense network with uniform values, one step for all layers, from coarse to fine."""
+    dense = dict(dense_model(net).named_parameters())
+    weights = {n: p.detach().numpy() for n, p in dense.items() if n.endswith("weight")}
+    largest = max(float(abs(weight).max()) for weight in weights.values())
+    kept = tersor.LayerConfig(values=255, kind="shared_fp16")
+    step = 0.25
+    while largest < 127 * step:  # values fit a byte
+        step /= 2**0.25
+        shared = share_uniform(weights, step=step, together=True)
+        model = dense_model(net)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if name in shared:
+                    parameter.copy_(torch.from_numpy(shared[name].dense()))
+        yield {"method": "uniform", "step": step}, model, tersor.Config(kept, kept, BIASES)
+
+
+def _budget(net: str) -> Iterator[tuple[dict[str, Any], nn.Module, tersor.Config]]:
+    """The dense network at ever larger sizes: density, values and codes are chosen by rate."""
+    free = tersor.LayerConfig(kind="shared_fp16")
+    size = 25_000
+    while size < 300_000:
+        size = round(size * 1.12)
+        config = tersor.Config(free, free, BIASES, target_bytes=size)
+        yield {"method": "budget", "target": size}, dense_model(net), config
+
+
+def _sweep(net: str, wanted: float) -> list[dict[str, Any]]:
+    results: list[dict[str, Any]] = []
+    path = BUILD / "sweep.safetensors"
+    for method in (_uniform, _budget):
+        for settings, model, config in method(net):
+            tersor.compress_(model, config)
+            tersor.save(model, path)
+            error = error_percent(decompress_(model).eval(), *TEST)
+            results.append({"bytes": path.stat().st_size, "error": error, **settings})
+            print(net, results[-1], flush=True)
+            if error <= wanted:
+                break
+    return results
+
+
+def _fewest(results: list[dict[str, Any]], limit: float) -> dict[str, Any]:
+    fitting = [r for r in results if r["error"] <= limit + 1e-9]
+    return min(fitting, key=lambda r: (r["bytes"], r["error"]), default={"bytes": math.nan})
+
+
+def main() -> None:
+    """Command line."""
+    python = sys.argv[1]
+    BUILD.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for net in sorted(MODELS):
+        best = ROOT / "examples" / "mnist" / "compressed" / f"{net}-best-0.safetensors"
+        loaded: nn.Module = MODELS[net]()
+        tersor.load(best, loaded)
+        for name, model in (("dense", dense_model(net)), ("best", decompress_(loaded))):
+            weights = BUILD / f"{net}-{name}.safetensors"
+            output = weights.with_suffix(".json")
+            save_file({n: t.contiguous() for n, t in model.state_dict().items()}, weights)
+            error = error_percent(model.eval(), *TEST)
+            if not output.exists():
+                command = [python, Path(__file__).with_name("nncodec_sweep.py")]
+                subprocess.run([*command, net, weights, str(error), output], check=True)
+            theirs = json.loads(output.read_text())
+            if name == "best":
+                ours = [{"bytes": best.stat().st_size, "error": error}]
+            else:
+                ours = _sweep(net, error)
+            for allowed in ALLOWED:
+                limit = round(error + allowed, 2)
+                row = {
+                    "network": net,
+                    "checkpoint": name,
+                    "error_of_checkpoint": error,
+                    "error_allowed": limit,
+                    "tersor": _fewest(ours, limit),
+                    "nncodec": _fewest(theirs, limit),
+                }
+                rows.append(row)
+                print(row, flush=True)
+    TABLE.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
