@@ -2,6 +2,7 @@
 
     python benchmarks/paper_tables.py           every layer beside its printed row: docs/tables.json
     python benchmarks/paper_tables.py --net alexnet     one network, printed alone
+    python benchmarks/paper_tables.py --table           the lines of docs/results.md
 
 Trained weights of AlexNet and VGG-16 are not at hand. Codes are drawn instead: of the published
 shape, density and widths, and so that an optimal prefix code takes the printed bits for each code
@@ -16,7 +17,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -409,12 +410,37 @@ def line(layer: LayerResult) -> str:
     )
 
 
+def markdown() -> Iterator[str]:
+    """The tables of docs/results.md, from docs/tables.json."""
+    results = json.loads(TABLE.read_text())
+    for result in results:
+        for row in result["layers"] if not result["network"].startswith("lenet") else ():
+            yield (
+                f"| {result['network']} {row['name']} | {row['density']:.1f} % | "
+                f"{row['code_bits_h']:.2f} + {row['index_bits_h']:.2f} | "
+                f"{row['rate']:.2f} / {row['rate_printed']:.1f} | "
+                f"{row['rate_h']:.2f} / {row['rate_h_printed']:.2f} | "
+                f"{row['rate_blob']:.2f} | {row['rate_cheapest']:.2f} |"
+            )
+    for result in results:
+        yield (
+            f"| {result['network']} | {result['ratio_printed']}× | "
+            f"{result['ratio_of_rows']:.1f}× | {result['ratio_paper']:.1f}× | "
+            f"{result['ratio_file']:.1f}× ({result['file_bytes']:,}) | "
+            f"{result['ratio_file_cheapest']:.1f}× ({result['file_bytes_cheapest']:,}) |"
+        )
+
+
 def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--net", choices=sorted(NETWORKS), action="append")
     parser.add_argument("--output", type=Path, default=ROOT / "build" / "tables")
+    parser.add_argument("--table", action="store_true")
     arguments = parser.parse_args()
+    if arguments.table:
+        print("\n".join(markdown()))
+        return
     results = []
     for name in arguments.net or NETWORKS:
         print(name)
