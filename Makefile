@@ -3,6 +3,7 @@
 # make check   formatters, linters, type checker
 # make dev     .venv with everything, editable
 # make bench-spmm  sparse products against torch, into build/bench/spmm.json
+# make bench-quantise  AlexNet's weights by each method, into build/bench/quantise.json
 # make bench-huffman  prefix coding against huff0 and Python packages, into build/bench/huffman.json
 # make bench-nncodec  bytes at equal accuracy against NNCodec, into docs/nncodec.json
 # make results  every method on the two LeNets, three seeds each (hours; resumes); results-check
@@ -22,7 +23,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 CXX_SOURCES = $(shell git ls-files 'benchmarks/*.cpp' 'cpp/*.[ch]pp' 'examples/*.cpp' 'tests/*.[ch]pp')
 NATIVE_SOURCES = $(shell find cpp CMakeLists.txt cmake pyproject.toml -type f)
 
-.PHONY: demo results results-check tables test test-cpp test-python check format dev bench-spmm bench-huffman bench-nncodec arm asan fuzz fuzz-seeds mutations tsan arm32 s390x stubs clean
+.PHONY: demo results results-check tables test test-cpp test-python check format dev bench-spmm bench-quantise bench-huffman bench-nncodec arm asan fuzz fuzz-seeds mutations tsan arm32 s390x stubs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/tersor demo --output build/demo.json
@@ -64,6 +65,9 @@ dev: $(VENV)/.tools
 
 bench-spmm: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_spmm.py
+
+bench-quantise: $(VENV)/.installed
+	$(BIN)/python benchmarks/bench_quantise.py
 
 bench-huffman: $(VENV)/.installed $(VENV)/.tools build/.zstd build/bench/data/f.bin
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/bench/cpp -G Ninja -DTERSOR_BENCHMARKS=ON

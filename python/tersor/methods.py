@@ -10,7 +10,7 @@ k-means section 3.3, all layers together 3.6, uniform 4.1, iterative ECSQ 4.2.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,9 +21,12 @@ from tersor.checks import check_finite
 
 MAX_VALUES = 255
 
+_CHUNK = 1 << 20  # numbers looked at together
+
 Floats = npt.NDArray[np.float32]
 Bytes = npt.NDArray[np.uint8]
 Arrays = Mapping[str, Floats]
+Masks = Mapping[str, npt.NDArray[np.bool_]]
 # Weights that are not pruned, their importance and the number of those that are to codes 0 (pruned)
 # to k, and the k values.
 Solver = Callable[[Floats, Floats | None, int], tuple[Bytes, Floats]]
@@ -93,14 +96,14 @@ def _values_taken(codes: Bytes, values: Floats) -> tuple[Bytes, Floats]:
 
 
 def _solve(
-    weights: Arrays, importance: Arrays | None, together: bool, solver: Solver
+    weights: Arrays, importance: Arrays | None, masks: Masks | None, together: bool, solver: Solver
 ) -> dict[str, Sharing]:
     """Runs a solver on the weights that are not pruned, of each layer or of all as one."""
     check(weights, importance)
     groups = [list(weights)] if together else [[name] for name in weights]
     shared: dict[str, Sharing] = {}
     for names in groups:
-        kept = [weights[name] != 0 for name in names]
+        kept = [(weights[name] != 0 if masks is None else masks[name]) for name in names]
         x = np.concatenate([weights[name][k] for name, k in zip(names, kept, strict=True)])
         h = None
         if importance is not None:
@@ -125,6 +128,7 @@ def share_kmeans(
     values: int,
     *,
     importance: Arrays | None = None,
+    kept: Masks | None = None,
     together: bool = False,
     mode: str = "exact",
     initialization: str = "linear",
@@ -136,6 +140,7 @@ def share_kmeans(
         weights: float32 by name.
         values: at most so many beside zero, 1 to 255.
         importance: as the weights; Hessian-weighted k-means with the Hessian's diagonal.
+        kept: bool, as the weights: which are not pruned; None = those that are not zero.
         together: one problem for all layers.
         mode: ``exact`` or ``lloyd``.
         initialization: of ``lloyd``: ``linear``, ``density`` or ``random``.
@@ -151,28 +156,40 @@ def share_kmeans(
         )
         return found.codes, found.values
 
-    return _solve(weights, importance, together, solver)
+    return _solve(weights, importance, kept, together, solver)
+
+
+def _parts(n: int) -> Iterator[slice]:
+    """Chunks of so many numbers: what is made of each in between then takes little memory."""
+    for start in range(0, n, _CHUNK):
+        yield slice(start, start + _CHUNK)
 
 
 def _centres(codes: Bytes, x: Floats, h: Floats | None, count: int) -> Floats:
     """Weighted mean of each value's members; the plain mean where no member matters."""
-    weight = np.ones_like(x) if h is None else h
-    total = np.bincount(codes, weight, count + 1)[1:]
-    weighted = np.bincount(codes, weight * x.astype(np.float64), count + 1)[1:]
-    plain = np.bincount(codes, x, count + 1)[1:]
-    members = np.maximum(1, np.bincount(codes, minlength=count + 1)[1:])
-    means = np.where(total > 0, weighted / np.where(total > 0, total, 1.0), plain / members)
-    return means.astype(np.float32)
+    total, weighted, plain, members = np.zeros((4, count + 1))
+    for part in _parts(len(x)):
+        weight = np.ones_like(x[part]) if h is None else h[part]
+        total += np.bincount(codes[part], weight, count + 1)
+        weighted += np.bincount(codes[part], weight * x[part].astype(np.float64), count + 1)
+        plain += np.bincount(codes[part], x[part], count + 1)
+        members += np.bincount(codes[part], minlength=count + 1)
+    means = np.where(
+        total > 0, weighted / np.where(total > 0, total, 1.0), plain / np.maximum(1, members)
+    )
+    return means[1:].astype(np.float32)
 
 
 def _uniform(x: Floats, h: Floats | None, step: float) -> tuple[Bytes, Floats]:
-    bins = np.rint(x / step)
-    kept = bins != 0
-    distinct, number = np.unique(bins[kept], return_inverse=True)
+    parts = [x[part] for part in _parts(len(x))]
+    bins = np.unique(np.concatenate([np.unique(np.rint(part / step)) for part in parts]))
+    distinct = bins[bins != 0]
     if len(distinct) > MAX_VALUES:
         raise ValueError(f"step {step:g} makes {len(distinct)} values, more than {MAX_VALUES}")
-    codes = np.zeros(len(x), np.uint8)
-    codes[kept] = number + 1
+    code = np.zeros(len(bins), np.uint8)
+    code[bins != 0] = np.arange(1, len(distinct) + 1)
+    found = [code[np.searchsorted(bins, np.rint(part / step))] for part in parts]
+    codes = np.concatenate(found)
     return codes, _centres(codes, x, h, len(distinct))
 
 
@@ -182,6 +199,7 @@ def share_uniform(
     *,
     step: float | None = None,
     importance: Arrays | None = None,
+    kept: Masks | None = None,
     together: bool = False,
 ) -> dict[str, Sharing]:
     """Evenly spaced thresholds; the value of a bin is the (weighted) mean of its members.
@@ -193,6 +211,7 @@ def share_uniform(
         values: at most so many beside zero, 1 to 255: makes the step; or
         step: width of a bin.
         importance: as the weights.
+        kept: as for :func:`share_kmeans`.
         together: one step, and one set of values, for all layers.
 
     Raises:
@@ -218,7 +237,7 @@ def share_uniform(
         # Bins 1 to values / 2 on each side.
         return _uniform(x, h, float(np.abs(x).max()) / (values // 2 + 0.499))
 
-    return _solve(weights, importance, together, solver)
+    return _solve(weights, importance, kept, together, solver)
 
 
 def share_ecsq(
@@ -229,6 +248,7 @@ def share_ecsq(
     bits: float | None = None,
     prune: bool = False,
     importance: Arrays | None = None,
+    kept: Masks | None = None,
     together: bool = False,
     iterations: int = 50,
 ) -> dict[str, Sharing]:
@@ -243,6 +263,7 @@ def share_ecsq(
             entropy is then that of a code for each weight, pruned or not, which is about what
             codes and gaps take together.
         importance: as the weights.
+        kept: as for :func:`share_kmeans`.
         together: one problem for all layers.
         iterations: at most so many, for each lambda.
 
@@ -268,4 +289,4 @@ def share_ecsq(
         code = (np.cumsum(own) * own).astype(np.uint8)
         return code[problem.codes(found)], found.values[own].astype(np.float32)
 
-    return _solve(weights, importance, together, solver)
+    return _solve(weights, importance, kept, together, solver)

@@ -215,9 +215,9 @@ def compensate(
         piece.of(pruned).copy_(prune_sweep(piece.of(weight), piece, piece.of(wanted)))
     if not settings.kind.startswith("shared") or count == 0:
         return pruned
-    values = torch.from_numpy(
-        share_weight(pruned.numpy(), settings, name, importance.numpy()).values
-    )
+    mask = (pruned != 0).numpy()
+    sharing = share_weight(pruned.numpy(), mask, settings, name, importance.numpy())
+    values = torch.from_numpy(sharing.values)
     bounds = (values[1:] + values[:-1]) / 2
     shared = torch.empty_like(weight)
     for piece in pieces:

@@ -30,49 +30,94 @@ def as_float32(weight: Any, name: str) -> npt.NDArray[np.float32]:
     return array
 
 
-def _kept(weight: npt.NDArray[np.float32], density: float | None) -> npt.NDArray[np.bool_]:
-    """Which weights stay: the largest ones, the first of equal ones, and never one that is zero."""
-    kept: npt.NDArray[np.bool_] = weight != 0
+_CHUNK = 1 << 20  # weights looked at together
+
+
+def _size_of_rank(weight: npt.NDArray[np.float32], count: int) -> np.float32:
+    """The absolute value of the ``count``-th largest weight, without a copy of the weight.
+
+    The bits of a float ascend with it: a histogram of the upper ones finds those of the value, a
+    second one, of what begins with these, the lower ones.
+    """
+    bits = weight.reshape(-1).view(np.uint32)
+    prefix = np.uint32(0)
+    for shift in (15, 0):
+        counts = np.zeros(1 << 16, np.int64)
+        for start in range(0, bits.size, _CHUNK):
+            size = bits[start : start + _CHUNK] & np.uint32(0x7FFFFFFF)
+            if shift == 0:
+                size = size[size >> np.uint32(15) == prefix] & np.uint32(0x7FFF)
+            counts += np.bincount(size >> np.uint32(shift), minlength=1 << 16)
+        larger = np.cumsum(counts[::-1])[::-1]  # so many are as large as the bin's least
+        found = int(np.flatnonzero(larger >= count)[-1])
+        count -= int(larger[found] - counts[found])
+        prefix = np.uint32(found) if shift else prefix << np.uint32(15) | np.uint32(found)
+    value: np.float32 = np.array([prefix], np.uint32).view(np.float32)[0]
+    return value
+
+
+def kept_weights(weight: npt.NDArray[np.float32], density: float | None) -> npt.NDArray[np.bool_]:
+    """Which weights stay: the largest ones, the first of equal ones, and never one that is zero.
+
+    Args:
+        weight: contiguous float32 of any shape.
+        density: share of the weights kept, 0 to 1; None = all but the zeros.
+    """
+    nonzero: npt.NDArray[np.bool_] = weight != 0
     count = weight.size if density is None else round(density * weight.size)
-    surplus = int(np.count_nonzero(kept)) - count
-    if surplus <= 0:
-        return kept
+    if int(np.count_nonzero(nonzero)) <= count:
+        return nonzero
     if count == 0:
-        return np.zeros_like(kept)
-    size = np.abs(weight)
-    threshold = np.partition(size, weight.size - count, axis=None)[weight.size - count]
-    kept = size > threshold
-    equal = np.flatnonzero(size == threshold)
+        return np.zeros_like(nonzero)
+    least = _size_of_rank(weight, count)
+    kept = weight > least
+    kept |= weight < -least
+    equal = np.flatnonzero((weight == least) | (weight == -least))
     kept.reshape(-1)[equal[: count - int(np.count_nonzero(kept))]] = True
     return kept
 
 
 def prune_weight(weight: npt.NDArray[np.float32], settings: LayerConfig) -> npt.NDArray[np.float32]:
     """The weight with the zeros that ``settings.density`` asks for."""
-    return np.where(_kept(weight, settings.density), weight, np.float32(0))
+    return np.where(kept_weights(weight, settings.density), weight, np.float32(0))
+
+
+def _shared_already(
+    x: npt.NDArray[np.float32], limit: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.intp]] | None:
+    """The distinct values, and which one each number is; None: more than ``limit``."""
+    if len(np.unique(x[:_CHUNK])) > limit:
+        return None
+    distinct, number = np.unique(x, return_inverse=True)
+    return (distinct, number) if len(distinct) <= limit else None
 
 
 def share_weight(
-    weight: npt.NDArray[np.float32], settings: LayerConfig, name: str, importance: Any
+    weight: npt.NDArray[np.float32],
+    kept: npt.NDArray[np.bool_],
+    settings: LayerConfig,
+    name: str,
+    importance: Any,
 ) -> Sharing:
-    """Codes and shared values of a pruned weight, by the method of the settings.
+    """Codes and shared values of a weight, by the method of the settings.
+
+    ``kept`` says which entries are not pruned.
 
     Raises:
         ValueError: as :func:`compress_weight`.
     """
     limit = settings.values or (15 if weight.ndim <= 2 else 255)
-    weights = {name: weight}
+    weights, masks = {name: weight}, {name: kept}
     matters = None if importance is None else {name: as_float32(importance, f"{name}: importance")}
-    kept = weight != 0
-    distinct, number = np.unique(weight[kept], return_inverse=True)
-    if len(distinct) <= limit and settings.penalty is None:
+    if settings.penalty is None and (already := _shared_already(weight[kept], limit)) is not None:
+        distinct, number = already
         # Shared already: keep exactly these values.
         check(weights, matters)
         codes = np.zeros(weight.shape, np.uint8)
         codes[kept] = number + 1
         return Sharing(codes, distinct)
     if settings.method == "uniform":
-        return share_uniform(weights, limit, importance=matters)[name]
+        return share_uniform(weights, limit, importance=matters, kept=masks)[name]
     if settings.method == "ecsq":
         bits = settings.bits
         if bits is None and settings.penalty is None:
@@ -84,17 +129,15 @@ def share_weight(
             penalty=settings.penalty,
             prune=settings.prune,
             importance=matters,
+            kept=masks,
         )[name]
-    return share_kmeans(weights, limit, mode=settings.mode, importance=matters)[name]
+    return share_kmeans(weights, limit, mode=settings.mode, importance=matters, kept=masks)[name]
 
 
-def _smallest(
-    codes: npt.NDArray[np.uint8],
-    shape: tuple[int, ...],
-    values: npt.NDArray[np.float32],
-    settings: LayerConfig,
-) -> Layer:
+def encode_shared(shared: Sharing, settings: LayerConfig) -> Layer:
     """The layer whose real blob is smallest among the allowed index widths and gap modes."""
+    shape = shared.codes.shape
+    codes = shared.codes.reshape(shape[0], math.prod(shape[1:]))
     widths = range(2, 9) if settings.index_bits is None else (settings.index_bits,)
     modes = (False, True) if settings.flat is None else (settings.flat,)
     best: Layer | None = None
@@ -104,7 +147,7 @@ def _smallest(
             matrix = csr.encode(codes, width, flat=flat)
             if best is not None and len(matrix.codes) > 4 * max(1, len(best.csr.codes)):
                 continue  # mostly fillers: it cannot win, and would be slow to encode
-            layer = Layer(shape, settings.kind, matrix, values)
+            layer = Layer(shape, settings.kind, matrix, shared.values)
             size = len(encode_layer(layer))
             if best is None or size < best_bytes:
                 best, best_bytes = layer, size
@@ -133,16 +176,12 @@ def compress_weight(
     dense = as_float32(weight, name)
     if settings.kind.endswith("fp16") and np.abs(dense).max(initial=0.0) > 65504:
         raise ValueError(f"{name}: a weight is too large for fp16")
-    pruned = prune_weight(dense, settings)
+    kept = kept_weights(dense, settings.density)
     if settings.kind.startswith("shared"):
-        shared = share_weight(pruned, settings, name, importance)
-        codes, values = shared.codes, shared.values
-    else:
-        kept = pruned != 0
-        codes, values = kept.astype(np.uint8), pruned[kept]
-    rows = dense.shape[0]
-    matrix = codes.reshape(rows, int(np.prod(dense.shape[1:])))
-    return _smallest(matrix, dense.shape, values, settings)
+        shared = share_weight(dense, kept, settings, name, importance)
+    else:  # of the plain kinds each weight is a value of its own
+        shared = Sharing(kept.astype(np.uint8), dense[kept])
+    return encode_shared(shared, settings)
 
 
 def decompress_layer(layer: Layer) -> npt.NDArray[np.float32]:

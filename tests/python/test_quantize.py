@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tersor import LayerConfig
-from tersor.quantize import compress_weight, decompress_layer
+from tersor.quantize import compress_weight, decompress_layer, kept_weights
 
 
 def test_default_config_keeps_zeros_and_shares_losslessly_what_is_shared() -> None:
@@ -61,6 +61,24 @@ def test_importance_moves_the_values_to_what_matters() -> None:
         compress_weight(weight, LayerConfig(values=6), "w", -importance)
     with pytest.raises(ValueError, match="w: importance has shape"):  # also if nothing is chosen
         compress_weight(np.ones((2, 3), np.float32), LayerConfig(), "w", importance)
+
+
+@pytest.mark.parametrize("density", [0.0, 0.001, 0.1, 0.5, 0.999, 1.0])
+def test_the_largest_weights_are_kept_to_the_exact_number(density: float) -> None:
+    rng = np.random.default_rng(0)
+    for weight in (
+        rng.normal(0, 1, (70, 90)).astype(np.float32),
+        rng.integers(-3, 4, (70, 90)).astype(np.float32),  # many are equal
+        (rng.normal(0, 1e-30, (70, 90)) * (rng.random((70, 90)) < 0.4)).astype(np.float32),
+    ):
+        kept = kept_weights(weight, density)
+        expected = min(round(density * weight.size), np.count_nonzero(weight))
+        assert np.count_nonzero(kept) == expected
+        size = np.abs(weight)
+        if 0 < expected < weight.size:
+            assert size[kept].min() >= size[~kept].max()
+            border = np.flatnonzero(size == size[kept].min())  # the first of equal ones stay
+            assert (np.diff(kept.reshape(-1)[border].astype(int)) <= 0).all()
 
 
 def test_bits_belong_to_ecsq() -> None:
