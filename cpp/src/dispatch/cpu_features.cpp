@@ -6,6 +6,8 @@
 
 #if TERSOR_X86
 #include <cpuid.h>
+#elif TERSOR_ARM64 && defined(__linux__)
+#include <sys/auxv.h>
 #endif
 
 namespace tersor::dispatch {
@@ -80,6 +82,17 @@ bool machine_has(Isa isa) noexcept {
     if (isa == Isa::neon) return true;  // Advanced SIMD is part of the architecture
 #endif
     return isa == Isa::scalar;
+}
+
+bool has_dot_product() noexcept {
+#if defined(__ARM_FEATURE_DOTPROD)
+    return true;
+#elif TERSOR_ARM64 && defined(__linux__)
+    constexpr unsigned long asimddp = 1UL << 20;  // HWCAP_ASIMDDP
+    return (getauxval(AT_HWCAP) & asimddp) != 0;
+#else
+    return false;
+#endif
 }
 
 bool slow_bit_deposit() noexcept {

@@ -9,6 +9,9 @@ namespace tersor::dispatch {
 /// operating system saves their registers.
 [[nodiscard]] bool machine_has(Isa isa) noexcept;
 
+/// Whether AArch64's dot product of bytes (Armv8.2) is there.
+[[nodiscard]] bool has_dot_product() noexcept;
+
 /// Whether `pdep` and `pext` are slow microcode: AMD before Zen 3.
 [[nodiscard]] bool slow_bit_deposit() noexcept;
 

@@ -35,11 +35,17 @@ struct RowFacts {
     return static_cast<std::uint32_t>((mark + 1) * std::uint64_t{cols} / RowFacts::marks);
 }
 
-/// The rows of a slice, and how far each has been taken.
+/// The rows of a slice, how far each has been taken, and where the pairs of steps go.
 struct SliceCursor {
     alignas(64) std::array<std::uint32_t, slice_rows> next{};  // places in `entries`
     const Entry* entries = nullptr;  // of all rows, each followed by row_slots times `past_end`
-    std::uint32_t window = 0;        // the last step's, in grains
+    std::uint8_t* pairs = nullptr;
+    std::uint8_t* advances = nullptr;
+    std::size_t room = 0;      // pairs that may still be made
+    std::uint32_t window = 0;  // the last step's, in grains
 };
+
+/// Slices that are filled side by side.
+inline constexpr std::size_t slices_together = 2;
 
 }  // namespace tersor::spmm

@@ -147,61 +147,69 @@ __m512i four_rows(const Entry* entries, const std::uint32_t* next) noexcept {
 struct Step {
     __m512i columns;  // 0 in slots that are not taken, as are the codes
     __m512i codes;
+    bool empty;  // nothing was left
 };
 
-std::size_t fill_pairs(SliceCursor& slice, const SlidingShape& shape, bool nibbles,
-                       std::size_t room, std::uint8_t* pairs, std::uint8_t* advances) noexcept {
-    const __m512i width = _mm512_set1_epi32(static_cast<int>(shape.window_columns << 8));
+Step take_step(SliceCursor& slice, const SlidingShape& shape, std::uint8_t& advance) noexcept {
     const __m512i low_byte = _mm512_set1_epi16(0xff);
     const __m512i one = _mm512_set1_epi8(1);
-    __m512i next = _mm512_load_si512(slice.next.data());
-    bool done = false;
-    const auto take = [&](std::uint8_t& advance, bool must_have_some) noexcept {
-        __m512i rows[4];
-        for (std::size_t i = 0; i < 4; ++i) {
-            rows[i] = four_rows(slice.entries, slice.next.data() + i);
-        }
-        const Entry left = _mm512_reduce_min_epu32(_mm512_min_epu32(
-            _mm512_min_epu32(rows[0], rows[1]), _mm512_min_epu32(rows[2], rows[3])));
-        done = must_have_some && left == past_end;
-        const std::uint32_t wanted =
-            left == past_end ? slice.window : (left >> 8) / shape.window_grain;
-        const std::uint32_t moved = std::min(wanted - slice.window, max_advance);
-        slice.window += moved;
-        advance = static_cast<std::uint8_t>(moved);
-        const __m512i first =
-            _mm512_set1_epi32(static_cast<int>(slice.window * shape.window_grain << 8));
-        for (__m512i& four : rows) {
-            const __m512i place = _mm512_sub_epi32(four, first);
-            four = _mm512_maskz_mov_epi32(_mm512_cmplt_epu32_mask(place, width), place);
-        }
-        // Packing goes lane by lane, which puts rows 0 to 3 into the first lane, and so on.
-        const __m512i even = _mm512_packus_epi32(rows[0], rows[1]);
-        const __m512i odd = _mm512_packus_epi32(rows[2], rows[3]);
-        const Step step{
-            _mm512_packus_epi16(_mm512_srli_epi16(even, 8), _mm512_srli_epi16(odd, 8)),
-            _mm512_packus_epi16(_mm512_and_si512(even, low_byte), _mm512_and_si512(odd, low_byte))};
-        // What is taken has a code that is not 0.
-        next = _mm512_dpbusd_epi32(next, _mm512_min_epu8(step.codes, one), one);
-        _mm512_store_si512(slice.next.data(), next);
-        return step;
-    };
-    std::size_t made = 0;
-    for (; made < room; ++made, pairs += pair_bytes(nibbles)) {
-        const Step first = take(advances[2 * made], true);
-        if (done) break;
-        const Step second = take(advances[2 * made + 1], false);
-        _mm512_storeu_si512(pairs, first.columns);
-        _mm512_storeu_si512(pairs + step_slots, second.columns);
-        if (nibbles) {
-            _mm512_storeu_si512(pairs + 2 * step_slots,
-                                _mm512_or_si512(first.codes, _mm512_slli_epi16(second.codes, 4)));
-        } else {
-            _mm512_storeu_si512(pairs + 2 * step_slots, first.codes);
-            _mm512_storeu_si512(pairs + 3 * step_slots, second.codes);
-        }
+    const __m512i width = _mm512_set1_epi32(static_cast<int>(shape.window_columns << 8));
+    __m512i rows[4];
+    for (std::size_t i = 0; i < 4; ++i) rows[i] = four_rows(slice.entries, slice.next.data() + i);
+    const Entry left = _mm512_reduce_min_epu32(
+        _mm512_min_epu32(_mm512_min_epu32(rows[0], rows[1]), _mm512_min_epu32(rows[2], rows[3])));
+    const std::uint32_t wanted = left == past_end ? slice.window : (left >> 8) / shape.window_grain;
+    const std::uint32_t moved = std::min(wanted - slice.window, max_advance);
+    slice.window += moved;
+    advance = static_cast<std::uint8_t>(moved);
+    const __m512i first =
+        _mm512_set1_epi32(static_cast<int>(slice.window * shape.window_grain << 8));
+    for (__m512i& four : rows) {
+        const __m512i place = _mm512_sub_epi32(four, first);
+        four = _mm512_maskz_mov_epi32(_mm512_cmplt_epu32_mask(place, width), place);
     }
-    return made;
+    // Packing goes lane by lane, which puts rows 0 to 3 into the first lane, and so on.
+    const __m512i even = _mm512_packus_epi32(rows[0], rows[1]);
+    const __m512i odd = _mm512_packus_epi32(rows[2], rows[3]);
+    const Step step{
+        _mm512_packus_epi16(_mm512_srli_epi16(even, 8), _mm512_srli_epi16(odd, 8)),
+        _mm512_packus_epi16(_mm512_and_si512(even, low_byte), _mm512_and_si512(odd, low_byte)),
+        left == past_end};
+    // What is taken has a code that is not 0.
+    const __m512i next = _mm512_load_si512(slice.next.data());
+    _mm512_store_si512(slice.next.data(),
+                       _mm512_dpbusd_epi32(next, _mm512_min_epu8(step.codes, one), one));
+    return step;
+}
+
+/// Makes a pair; false when nothing is left or there is no room.
+bool fill_pair(SliceCursor& slice, const SlidingShape& shape, bool nibbles) noexcept {
+    if (slice.room == 0) return false;
+    const Step first = take_step(slice, shape, slice.advances[0]);
+    if (first.empty) return false;
+    const Step second = take_step(slice, shape, slice.advances[1]);
+    std::uint8_t* codes = slice.pairs + 2 * step_slots;
+    _mm512_storeu_si512(slice.pairs, first.columns);
+    _mm512_storeu_si512(slice.pairs + step_slots, second.columns);
+    if (nibbles) {
+        const __m512i upper = _mm512_slli_epi16(second.codes, 4);
+        _mm512_storeu_si512(codes, _mm512_or_si512(first.codes, upper));
+    } else {
+        _mm512_storeu_si512(codes, first.codes);
+        _mm512_storeu_si512(codes + step_slots, second.codes);
+    }
+    slice.pairs += pair_bytes(nibbles);
+    slice.advances += 2;
+    --slice.room;
+    return true;
+}
+
+/// In turns: in each slice a step waits for the one before.
+void fill_pairs(std::span<SliceCursor> slices, const SlidingShape& shape, bool nibbles) noexcept {
+    for (bool more = true; more;) {
+        more = false;
+        for (SliceCursor& slice : slices) more |= fill_pair(slice, shape, nibbles);
+    }
 }
 
 }  // namespace

@@ -50,26 +50,24 @@ RowFacts survey_row(const std::uint8_t* gaps, const std::uint8_t* codes, std::si
     return facts;
 }
 
-std::size_t fill_pairs(SliceCursor& slice, const SlidingShape& shape, bool nibbles,
-                       std::size_t room, std::uint8_t* pairs, std::uint8_t* advances) noexcept {
-    std::size_t made = 0;
-    for (; made < room; ++made, pairs += pair_bytes(nibbles)) {
-        std::uint8_t* codes = pairs + 2 * step_slots;
+void fill_slice(SliceCursor& slice, const SlidingShape& shape, bool nibbles) noexcept {
+    for (; slice.room > 0; --slice.room) {
+        std::uint8_t* codes = slice.pairs + 2 * step_slots;
         for (std::size_t step = 0; step < 2; ++step) {
             Entry left = past_end;
             for (const std::uint32_t at : slice.next) left = std::min(left, slice.entries[at]);
-            if (left == past_end && step == 0) return made;
+            if (left == past_end && step == 0) return;
             const std::uint32_t wanted =
                 left == past_end ? slice.window : (left >> 8) / shape.window_grain;
             const std::uint32_t advance = std::min(wanted - slice.window, max_advance);
             slice.window += advance;
-            advances[2 * made + step] = static_cast<std::uint8_t>(advance);
+            slice.advances[step] = static_cast<std::uint8_t>(advance);
             const Entry first = slice.window * shape.window_grain << 8;
             for (std::size_t slot = 0; slot < step_slots; ++slot) {
                 std::uint32_t& at = slice.next[slot / row_slots];
                 const Entry place = slice.entries[at] - first;
                 const bool inside = place < shape.window_columns << 8;
-                pairs[step * step_slots + slot] =
+                slice.pairs[step * step_slots + slot] =
                     inside ? static_cast<std::uint8_t>(place >> 8) : std::uint8_t{0};
                 const auto code = static_cast<std::uint8_t>(inside ? place : 0);
                 if (nibbles && step == 1) {
@@ -80,8 +78,13 @@ std::size_t fill_pairs(SliceCursor& slice, const SlidingShape& shape, bool nibbl
                 at += inside ? 1U : 0U;
             }
         }
+        slice.pairs += pair_bytes(nibbles);
+        slice.advances += 2;
     }
-    return made;
+}
+
+void fill_pairs(std::span<SliceCursor> slices, const SlidingShape& shape, bool nibbles) noexcept {
+    for (SliceCursor& slice : slices) fill_slice(slice, shape, nibbles);
 }
 
 }  // namespace

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 
 #include "spmm/filling.hpp"
 #include "spmm/rows16.hpp"
@@ -110,12 +111,11 @@ using CountCodes = void (*)(const std::uint8_t* codes, std::size_t size, std::si
 using SurveyRow = RowFacts (*)(const std::uint8_t* gaps, const std::uint8_t* codes,
                                std::size_t size, std::uint32_t column, std::uint32_t cols) noexcept;
 
-/// Moves the rows of a slice into pairs of steps, as many as there is room for, and returns the
-/// number of pairs made: fewer than `room` when nothing is left. A step takes up to four entries
-/// of each row, as far as they lie in its window, which begins at the first column that is left.
-using FillPairs = std::size_t (*)(SliceCursor& slice, const SlidingShape& shape, bool nibbles,
-                                  std::size_t room, std::uint8_t* pairs,
-                                  std::uint8_t* advances) noexcept;
+/// Moves the rows of slices into pairs of steps, until nothing is left or there is no room. A step
+/// takes up to four entries of each row, as far as they lie in its window, which begins at the
+/// first column that is left.
+using FillPairs = void (*)(std::span<SliceCursor> slices, const SlidingShape& shape,
+                           bool nibbles) noexcept;
 
 /// y = activation(products + residual), of which `residual` may be nullptr, rounded to y's type.
 using Finish = void (*)(const float* products, std::size_t size, Activation activation,
@@ -133,11 +133,13 @@ void install_filling_scalar(Kernels& kernels) noexcept;
 void install_filling_avx512(Kernels& kernels) noexcept;
 void install_avx2(Kernels& kernels) noexcept;
 void install_avx512(Kernels& kernels) noexcept;
+void install_neon(Kernels& kernels) noexcept;
 void install_finish_scalar(Kernels& kernels) noexcept;
 void install_finish_avx2(Kernels& kernels) noexcept;
 void install_finish_avx512(Kernels& kernels) noexcept;
 void install_sliding_avx2(Kernels& kernels) noexcept;
 void install_sliding_avx512(Kernels& kernels) noexcept;
+void install_sliding_neon(Kernels& kernels) noexcept;
 void install_panels_scalar(Kernels& kernels) noexcept;
 void install_panels_avx2(Kernels& kernels) noexcept;
 void install_panels_avx512(Kernels& kernels) noexcept;

@@ -22,75 +22,120 @@ constexpr std::size_t nonzeros_at_once = std::size_t{1} << 16;
 /// How early a row is fetched.
 constexpr std::size_t rows_ahead = 2;
 
+/// Pairs of steps one behind the other.
+class PairBuffer {
+public:
+    explicit PairBuffer(bool nibbles) noexcept : pair_size_(pair_bytes(nibbles)) {}
+
+    void clear() noexcept { pairs_ = 0; }
+    [[nodiscard]] std::size_t pairs() const noexcept { return pairs_; }
+
+    /// Lets the cursor write at most `pairs` more, and `take` take in what it wrote.
+    void give(SliceCursor& slice, std::size_t pairs) {
+        if (pairs_ + pairs > room_) {
+            room_ = (pairs_ + pairs) * 3 / 2;
+            entries_.resize(room_ * pair_size_);
+            advances_.resize(2 * room_);
+        }
+        slice.pairs = entries_.data() + pairs_ * pair_size_;
+        slice.advances = advances_.data() + 2 * pairs_;
+        slice.room = pairs;
+    }
+    void take(const SliceCursor& slice) noexcept {
+        pairs_ = static_cast<std::size_t>(slice.advances - advances_.data()) / 2;
+    }
+
+    void append(const PairBuffer& other) {
+        SliceCursor end;
+        give(end, other.pairs_);
+        other.copy_to(end.pairs, end.advances);
+        pairs_ += other.pairs_;
+    }
+    void copy_to(std::uint8_t* entries, std::uint8_t* advances) const noexcept {
+        std::copy_n(entries_.data(), pairs_ * pair_size_, entries);
+        std::copy_n(advances_.data(), 2 * pairs_, advances);
+    }
+
+private:
+    std::size_t pair_size_;
+    std::size_t pairs_ = 0;
+    std::size_t room_ = 0;
+    support::AlignedBuffer<std::uint8_t> entries_;
+    support::AlignedBuffer<std::uint8_t> advances_;
+};
+
+/// The rows of a slice, and their number of non-zeros.
+struct SliceRows {
+    std::span<const std::uint32_t> rows;
+    std::size_t nonzeros;
+};
+
 /// Some slices on their way into the layout.
 template <class Source>
 class SliceWriter {
 public:
     SliceWriter(const Source& source, const Kernels& kernels, SlidingShape shape, bool nibbles)
-        : source_(source), fill_(kernels.fill_pairs), shape_(shape), nibbles_(nibbles) {}
+        : source_(source),
+          fill_(kernels.fill_pairs),
+          shape_(shape),
+          nibbles_(nibbles),
+          made_(nibbles),
+          beside_(nibbles) {}
 
-    void clear() noexcept { pairs_ = 0; }
+    void clear() noexcept { made_.clear(); }
 
-    /// `nonzeros` is the number of all entries of the rows.
-    void add_slice(std::span<const std::uint32_t> rows, std::size_t nonzeros) {
-        SliceCursor slice = read_rows(rows, nonzeros);
-        for (std::size_t made = 0, room = 0; made == room; pairs_ += made) {
-            room = nonzeros / step_slots + 1;
-            reserve(pairs_ + room);
-            made = fill_(slice, shape_, nibbles_, room, entries_.data() + pairs_ * pair_size(),
-                         advances_.data() + 2 * pairs_);
-        }
+    /// Adds a slice, or two that are filled side by side; returns the pairs of the first.
+    std::size_t add_slices(std::span<const SliceRows> slices) {
+        std::array<SliceCursor, slices_together> cursors;
+        const std::array<PairBuffer*, slices_together> to = {&made_, &beside_};
+        const std::size_t before = made_.pairs();
+        beside_.clear();
+        for (std::size_t i = 0; i < slices.size(); ++i)
+            cursors[i] = read_rows(slices[i], scratch_[i]);
+        const auto left = std::span(cursors).first(slices.size());
+        // Those that left room are finished.
+        const auto full = [](const SliceCursor& slice) { return slice.room == 0; };
+        do {
+            for (std::size_t i = 0; i < slices.size(); ++i) {
+                to[i]->give(cursors[i], slices[i].nonzeros / step_slots + 1);
+            }
+            fill_(left, shape_, nibbles_);
+            for (std::size_t i = 0; i < slices.size(); ++i) to[i]->take(cursors[i]);
+        } while (std::any_of(left.begin(), left.end(), full));
+        const std::size_t first = made_.pairs() - before;
+        made_.append(beside_);
+        return first;
     }
 
-    [[nodiscard]] std::size_t pairs() const noexcept { return pairs_; }
-
-    /// Copies all that was added since `clear`.
-    void copy_to(std::uint8_t* entries, std::uint8_t* advances) const noexcept {
-        std::copy_n(entries_.data(), pairs_ * pair_size(), entries);
-        std::copy_n(advances_.data(), 2 * pairs_, advances);
-    }
+    [[nodiscard]] const PairBuffer& made() const noexcept { return made_; }
 
 private:
-    [[nodiscard]] std::size_t pair_size() const noexcept { return pair_bytes(nibbles_); }
-
-    SliceCursor read_rows(std::span<const std::uint32_t> rows, std::size_t nonzeros) {
-        const std::size_t size = nonzeros + slice_rows * (row_slots + read_slack);
-        if (scratch_.size() < size) {
-            scratch_ = support::AlignedBuffer<Entry>(size + size / 4, support::Fill::none);
+    SliceCursor read_rows(const SliceRows& slice, support::AlignedBuffer<Entry>& scratch) {
+        const std::size_t size = slice.nonzeros + slice_rows * (row_slots + read_slack);
+        if (scratch.size() < size) {
+            scratch = support::AlignedBuffer<Entry>(size + size / 4, support::Fill::none);
         }
-        SliceCursor slice;
-        slice.entries = scratch_.data();
+        SliceCursor cursor;
+        cursor.entries = scratch.data();
         std::size_t at = 0;
         for (std::size_t r = 0; r < slice_rows; ++r) {
-            slice.next[r] = static_cast<std::uint32_t>(at);
+            cursor.next[r] = static_cast<std::uint32_t>(at);
+            const std::span<const std::uint32_t> rows = slice.rows;
             if (r + rows_ahead < rows.size()) source_.prefetch(rows[r + rows_ahead]);
-            if (r < rows.size()) at += source_.read(rows[r], scratch_.data() + at);
-            std::fill_n(scratch_.data() + at, row_slots, past_end);
+            if (r < rows.size()) at += source_.read(rows[r], scratch.data() + at);
+            std::fill_n(scratch.data() + at, row_slots, past_end);
             at += row_slots;
         }
-        return slice;
-    }
-
-    /// Room for so many pairs, without losing those that are there.
-    void reserve(std::size_t pairs) {
-        if (pairs <= room_) return;
-        room_ = pairs + pairs / 2;
-        support::AlignedBuffer<std::uint8_t> entries(room_ * pair_size(), support::Fill::none);
-        support::AlignedBuffer<std::uint8_t> advances(2 * room_, support::Fill::none);
-        copy_to(entries.data(), advances.data());
-        entries_ = std::move(entries);
-        advances_ = std::move(advances);
+        return cursor;
     }
 
     const Source& source_;
     FillPairs fill_;
     SlidingShape shape_;
     bool nibbles_;
-    std::size_t pairs_ = 0;
-    std::size_t room_ = 0;
-    support::AlignedBuffer<Entry> scratch_;
-    support::AlignedBuffer<std::uint8_t> entries_;
-    support::AlignedBuffer<std::uint8_t> advances_;
+    std::array<support::AlignedBuffer<Entry>, slices_together> scratch_;
+    PairBuffer made_;
+    PairBuffer beside_;
 };
 
 /// Fills entries, advances and slice starts; the order of the rows is known. Threads fill a few
@@ -128,9 +173,17 @@ void fill_slices(const Source& source, std::span<const RowFacts> facts, const Ke
         parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
             for (std::size_t p = begin; p < end; ++p) {
                 writers[p].clear();
-                for (std::size_t s = bounds[p]; s < bounds[p + 1]; ++s) {
-                    writers[p].add_slice(rows_of(s), before[s + 1] - before[s]);
-                    layout.slice_starts[s + 1] = static_cast<std::uint32_t>(writers[p].pairs());
+                for (std::size_t s = bounds[p]; s < bounds[p + 1];) {
+                    std::array<SliceRows, slices_together> some;
+                    const std::size_t count = std::min(slices_together, bounds[p + 1] - s);
+                    for (std::size_t i = 0; i < count; ++i) {
+                        some[i] = {rows_of(s + i), before[s + i + 1] - before[s + i]};
+                    }
+                    const std::size_t start = writers[p].made().pairs();
+                    const std::size_t first = writers[p].add_slices(std::span(some).first(count));
+                    layout.slice_starts[s + 1] = static_cast<std::uint32_t>(start + first);
+                    s += count;
+                    layout.slice_starts[s] = static_cast<std::uint32_t>(writers[p].made().pairs());
                 }
             }
         });
@@ -138,7 +191,7 @@ void fill_slices(const Source& source, std::span<const RowFacts> facts, const Ke
             for (std::size_t s = bounds[p]; s < bounds[p + 1]; ++s) {
                 layout.slice_starts[s + 1] += static_cast<std::uint32_t>(offsets[p]);
             }
-            offsets[p + 1] = offsets[p] + writers[p].pairs();
+            offsets[p + 1] = offsets[p] + writers[p].made().pairs();
         }
         // Room for the rest as well, if it is like what is there.
         const std::size_t made = offsets[pieces];
@@ -155,8 +208,8 @@ void fill_slices(const Source& source, std::span<const RowFacts> facts, const Ke
         }
         parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
             for (std::size_t p = begin; p < end; ++p) {
-                writers[p].copy_to(layout.entries.data() + offsets[p] * pair_size,
-                                   layout.advances.data() + offsets[p] * 2);
+                writers[p].made().copy_to(layout.entries.data() + offsets[p] * pair_size,
+                                          layout.advances.data() + offsets[p] * 2);
             }
         });
         bounds[0] = bounds[pieces];

@@ -23,7 +23,7 @@ constexpr std::size_t parallel_from = 1U << 15;
 /// gathers of fp32, or the fixed-point arithmetic of a class.
 constexpr std::size_t panel_from(Isa isa, std::optional<Arithmetic> arithmetic) noexcept {
     if (!arithmetic.has_value()) return 4;
-    if (isa == Isa::avx2) return 6;
+    if (isa == Isa::avx2 || isa == Isa::neon) return 6;
     if (arithmetic == Arithmetic{3, 3, 2}) return 12;
     if (arithmetic == finest_arithmetic) return 10;
     return SIZE_MAX;

@@ -17,14 +17,25 @@ CsrRows::CsrRows(const RelativeCsr& csr, Isa isa)
     offsets_.resize(csr.rows);
     std::size_t row = 0;
     std::uint64_t position = 0;
-    for (std::size_t i = 0; i < csr.codes.size(); ++i) {
-        const std::uint64_t before = position;
-        position += csr.gaps[i];
-        for (; row < csr.rows && row * csr.cols <= position; ++row) {
-            starts_[row] = i;
-            offsets_[row] = static_cast<std::uint32_t>(before - row * csr.cols);
+    constexpr std::size_t stride = 64;  // entries that are passed at once if no row begins there
+    for (std::size_t i = 0; i < csr.codes.size();) {
+        const std::size_t end = std::min(i + stride, csr.codes.size());
+        std::uint32_t advance = 0;
+        for (std::size_t k = i; k < end; ++k) advance += csr.gaps[k] + 1U;
+        if (row * csr.cols >= position + advance) {
+            position += advance;
+            i = end;
+            continue;
         }
-        ++position;
+        for (; i < end; ++i) {
+            const std::uint64_t before = position;
+            position += csr.gaps[i];
+            for (; row < csr.rows && row * csr.cols <= position; ++row) {
+                starts_[row] = i;
+                offsets_[row] = static_cast<std::uint32_t>(before - row * csr.cols);
+            }
+            ++position;
+        }
     }
     std::fill(starts_.begin() + static_cast<std::ptrdiff_t>(row), starts_.end(), csr.codes.size());
 }

@@ -1,6 +1,7 @@
 // The packed layout "sliding": 16 rows advance together through the columns. A step holds up to
-// four entries of each row, all within one window of 128 (AVX2: 64) columns, whose activations fit
-// into two (four) registers for each digit: so a look-up inside registers replaces the gather.
+// four entries of each row, all within one window of 128 (AVX2, NEON: 64) columns, whose
+// activations fit into two (four) registers for each digit: so a look-up inside registers replaces
+// the gather.
 //
 // Step: 64 slots, slot 4r + k belongs to row r of the slice.
 // Pair of steps: 64 + 64 bytes of columns (relative to the window of their step), then the codes:
@@ -36,9 +37,16 @@ struct SlidingShape {
 inline constexpr SlidingShape no_sliding{0, 1, 8, 0};
 inline constexpr SlidingShape sliding_avx2{64, 16, 7, 16};
 inline constexpr SlidingShape sliding_avx512{128, 32, 8, 256};
+inline constexpr SlidingShape sliding_neon{64, 16, 7, 64};
 
 [[nodiscard]] constexpr SlidingShape sliding_shape(Isa isa) noexcept {
-    return isa == Isa::avx512 ? sliding_avx512 : isa == Isa::avx2 ? sliding_avx2 : no_sliding;
+    switch (isa) {
+        case Isa::avx512: return sliding_avx512;
+        case Isa::avx2: return sliding_avx2;
+        case Isa::neon: return sliding_neon;
+        case Isa::scalar: break;
+    }
+    return no_sliding;
 }
 
 /// How far a window moves in one step, in grains: a row without entries for longer than that takes
