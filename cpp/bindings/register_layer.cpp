@@ -1,6 +1,7 @@
 #include "bindings.hpp"
 #include "csr_arrays.hpp"
 #include "tersor/layer.hpp"
+#include "tersor/pack_layer.hpp"
 
 namespace tersor::bindings {
 namespace {
@@ -77,6 +78,20 @@ void register_layer(py::module_& module) {
                                   from_csr(layer.csr), to_numpy(layer.values));
         },
         py::arg("blob").noconvert(), py::arg("max_bytes"));
+    module.def(
+        "layer_pack",
+        [](const Array<std::uint8_t>& blob, int threads) {
+            const auto bytes = view(blob);
+            PackedMatrix matrix;
+            Result result;
+            {
+                const py::gil_scoped_release release;
+                result = pack_layer(bytes, matrix, SIZE_MAX, threads);
+            }
+            throw_if_error(result, "layer blob");
+            return matrix;
+        },
+        py::arg("blob").noconvert(), py::arg("threads"));
     module.def(
         "layer_inspect",
         [](const Array<std::uint8_t>& blob, bool verify) {

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ConvGeometry', 'File', 'FormatError', 'PackedMatrix', 'compiled_isas', 'compiler', 'conv_convolve', 'csr_count_entries', 'csr_decode', 'csr_encode', 'csr_validate', 'huffman_code_lengths', 'huffman_decode', 'huffman_encode', 'huffman_entropy', 'huffman_histogram', 'huffman_inspect', 'is_layer', 'isa_available', 'isa_in_use', 'kmeans_cluster', 'layer_decode', 'layer_encode', 'layer_inspect', 'parallel_runner_name', 'spmm_kernel_list', 'spmm_multiply', 'spmm_multiply_by', 'spmm_pack', 'spmm_pack_values', 'spmm_sum_by_code', 'use_isa', 'version', 'write_file']
+__all__: list[str] = ['ConvGeometry', 'File', 'FormatError', 'PackedMatrix', 'compiled_isas', 'compiler', 'conv_convolve', 'csr_count_entries', 'csr_decode', 'csr_encode', 'csr_validate', 'huffman_code_lengths', 'huffman_decode', 'huffman_encode', 'huffman_entropy', 'huffman_histogram', 'huffman_inspect', 'is_layer', 'isa_available', 'isa_in_use', 'kmeans_cluster', 'layer_decode', 'layer_encode', 'layer_inspect', 'layer_pack', 'parallel_runner_name', 'spmm_kernel_list', 'spmm_multiply', 'spmm_multiply_by', 'spmm_pack', 'spmm_pack_values', 'spmm_sum_by_code', 'use_isa', 'version', 'write_file']
 class FormatError(ValueError):
     pass
 class PackedMatrix:
@@ -111,6 +111,8 @@ def layer_decode(blob: numpy.typing.NDArray[numpy.uint8], max_bytes: typing.Supp
 def layer_encode(shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], kind: str, rows: typing.SupportsInt | typing.SupportsIndex, cols: typing.SupportsInt | typing.SupportsIndex, index_bits: typing.SupportsInt | typing.SupportsIndex, flat: bool, codes: numpy.typing.NDArray[numpy.uint8], gaps: numpy.typing.NDArray[numpy.uint8], row_lengths: numpy.typing.NDArray[numpy.uint32], values: numpy.typing.NDArray[numpy.float32]) -> numpy.typing.NDArray[numpy.uint8]:
     ...
 def layer_inspect(blob: numpy.typing.NDArray[numpy.uint8], verify: bool) -> dict:
+    ...
+def layer_pack(blob: numpy.typing.NDArray[numpy.uint8], threads: typing.SupportsInt | typing.SupportsIndex) -> PackedMatrix:
     ...
 def parallel_runner_name() -> str:
     ...

@@ -121,14 +121,19 @@ def is_layer(blob: npt.ArrayLike | bytes) -> bool:
     return _core.is_layer(_as_blob(blob))
 
 
-def pack_layer(layer: Layer | npt.ArrayLike | bytes) -> spmm.PackedMatrix:
+def pack_layer(layer: Layer | npt.ArrayLike | bytes, *, threads: int = 1) -> spmm.PackedMatrix:
     """A layer, or its blob, ready to be multiplied with.
+
+    Args:
+        layer: decoded, or uint8 ``[n]``.
+        threads: at most this many.
 
     Raises:
         FormatError: the blob is malformed.
     """
-    decoded = layer if isinstance(layer, Layer) else decode_layer(layer)
-    if decoded.shared:
-        regime = "vector" if len(decoded.shape) == 2 else "batch"  # a convolution's filters
-        return spmm.pack(decoded.csr, decoded.codebook(), regime=regime)
-    return spmm.pack_values(decoded.csr, decoded.values)
+    if not isinstance(layer, Layer):
+        return _core.layer_pack(_as_blob(layer), threads)
+    if layer.shared:
+        regime = "vector" if len(layer.shape) == 2 else "batch"  # a convolution's filters
+        return spmm.pack(layer.csr, layer.codebook(), regime=regime, threads=threads)
+    return spmm.pack_values(layer.csr, layer.values)

@@ -71,7 +71,7 @@ def packed_of(blob: torch.Tensor, values: torch.Tensor | None = None) -> _core.P
     if entry is not None and entry[0]() is blob and entry[1] == _version(blob):
         packed = entry[2]
     else:
-        packed = pack_layer(blob.detach().cpu().numpy())
+        packed = pack_layer(blob.detach().cpu().numpy(), threads=torch.get_num_threads())
         reference = weakref.ref(blob, lambda _: _PACKED.pop(key, None))
         _PACKED[key] = (reference, _version(blob), packed)
     return packed if values is None else _revalued(packed, values)

@@ -65,7 +65,7 @@ struct LayerInfo {
 /// row length and each value. A blob that announces more is too_large, before any of that is
 /// allocated. What the Huffman decoder works with comes on top, in proportion to the blob's size.
 [[nodiscard]] Result decode_layer(std::span<const std::uint8_t> blob, Layer& layer,
-                                  std::size_t max_bytes = SIZE_MAX);
+                                  std::size_t max_bytes = SIZE_MAX, int threads = 1);
 
 /// Counts the bytes of a blob without decoding any; checks the hash, and that first, only when
 /// `verify`. The number of non-zeros is the announced one: `decode_layer` finds out whether it is

@@ -14,9 +14,9 @@ namespace tersor {
 /// the filters of a convolution, for many. Errors and `max_bytes` are those of `decode_layer`; the
 /// packed form comes on top, in proportion to the content.
 [[nodiscard]] Result pack_layer(std::span<const std::uint8_t> blob, PackedMatrix& packed,
-                                std::size_t max_bytes = SIZE_MAX);
+                                std::size_t max_bytes = SIZE_MAX, int threads = 1);
 
 /// The same from decoded content.
-[[nodiscard]] Result pack_layer(const Layer& layer, PackedMatrix& packed);
+[[nodiscard]] Result pack_layer(const Layer& layer, PackedMatrix& packed, int threads = 1);
 
 }  // namespace tersor

@@ -185,9 +185,9 @@ std::uint64_t decoded_bytes(const Parsed& parsed) noexcept {
 }
 
 Result decode_stream(std::span<const std::uint8_t> stream, std::span<const std::uint8_t> blob,
-                     std::vector<std::uint8_t>& symbols, std::uint64_t count) {
+                     std::vector<std::uint8_t>& symbols, std::uint64_t count, int threads) {
     symbols.resize(static_cast<std::size_t>(count));
-    Result result = huffman::decode(stream, symbols);
+    Result result = huffman::decode(stream, symbols, {.threads = threads});
     if (!result.ok()) result.count += offset_of(stream, blob);
     return result;
 }
@@ -196,7 +196,7 @@ Result decode_row_lengths(const Parsed& parsed, std::span<const std::uint8_t> bl
                           std::vector<std::uint32_t>& lengths) {
     std::vector<std::uint8_t> bytes;
     const Result result =
-        decode_stream(parsed.row_lengths, blob, bytes, parsed.row_length_info.symbols);
+        decode_stream(parsed.row_lengths, blob, bytes, parsed.row_length_info.symbols, 1);
     if (!result.ok()) return result;
     const Result fault{Status::size_mismatch, offset_of(parsed.row_lengths, blob)};
     Cursor cursor(bytes);
@@ -264,7 +264,8 @@ bool is_layer(std::span<const std::uint8_t> blob) noexcept {
     return blob.size() >= magic.size() && std::equal(magic.begin(), magic.end(), blob.begin());
 }
 
-Result decode_layer(std::span<const std::uint8_t> blob, Layer& layer, std::size_t max_bytes) {
+Result decode_layer(std::span<const std::uint8_t> blob, Layer& layer, std::size_t max_bytes,
+                    int threads) {
     Parsed parsed;
     if (const Result r = check_signature(blob); !r.ok()) return r;
     if (const Result r = check_hash(blob); !r.ok()) return r;
@@ -275,8 +276,10 @@ Result decode_layer(std::span<const std::uint8_t> blob, Layer& layer, std::size_
     layer = Layer{parsed.shape, parsed.kind, {}, {}};
     RelativeCsr& csr = layer.csr;
     csr = {parsed.matrix.rows, parsed.matrix.cols, parsed.index_bits, parsed.flat, {}, {}, {}};
-    if (const Result r = decode_stream(parsed.codes, blob, csr.codes, entries); !r.ok()) return r;
-    if (const Result r = decode_stream(parsed.gaps, blob, csr.gaps, entries); !r.ok()) return r;
+    if (const Result r = decode_stream(parsed.codes, blob, csr.codes, entries, threads); !r.ok())
+        return r;
+    if (const Result r = decode_stream(parsed.gaps, blob, csr.gaps, entries, threads); !r.ok())
+        return r;
     if (!parsed.flat) {
         if (const Result r = decode_row_lengths(parsed, blob, csr.row_lengths); !r.ok()) return r;
     }
@@ -284,7 +287,9 @@ Result decode_layer(std::span<const std::uint8_t> blob, Layer& layer, std::size_
     if (!valid.ok()) return {valid.status, offset_of(parsed.gaps, blob)};
 
     const std::uint64_t code_limit = is_shared(parsed.kind) ? parsed.value_count : 1;
-    if (std::any_of(csr.codes.begin(), csr.codes.end(), [&](auto c) { return c > code_limit; })) {
+    std::uint8_t largest_code = 0;  // in a loop that the compiler makes wide
+    for (const std::uint8_t code : csr.codes) largest_code = std::max(largest_code, code);
+    if (largest_code > code_limit) {
         return {Status::code_past_codebook, offset_of(parsed.codes, blob)};
     }
     if (valid.count != entries - parsed.fillers) {
