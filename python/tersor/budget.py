@@ -27,7 +27,7 @@ import numpy.typing as npt
 from tersor import ecsq
 from tersor.config import LayerConfig
 from tersor.layer import encode_layer
-from tersor.quantize import compress_weight, prune_weight
+from tersor.quantize import compress_weight, kept_by
 
 Blobs = dict[str, npt.NDArray[np.uint8]]
 
@@ -59,9 +59,8 @@ class _Layer:
     def __init__(self, name: str, item: Item) -> None:
         self.name, self.item = name, item
         self.best = len(_VALUES) // 2  # of _VALUES, at the last price
-        pruned = prune_weight(item.weight, item.settings)
-        kept = pruned != 0
-        x = pruned[kept]
+        kept = kept_by(item.weight, item.settings)
+        x = item.weight[kept]
         h = None if item.importance is None else item.importance[kept]
         if h is not None and not h.any():
             h = None

@@ -17,6 +17,7 @@ from tersor.config import Config, LayerConfig
 from tersor.layer import LayerInfo, decode_layer, encode_layer, inspect_layer
 from tersor.nn import Compressed, CompressedConv2d, CompressedLinear
 from tersor.nn.compressed import BLOB
+from tersor.prune import density_masks
 from tersor.quantize import as_float32, compress_weight, decompress_layer
 from tersor.state import state_bytes
 
@@ -76,6 +77,26 @@ def _share_bias(bias: torch.Tensor, settings: LayerConfig, name: str) -> torch.T
     return torch.from_numpy(shared).to(bias)
 
 
+def _spread(model: nn.Module, config: Config, filter_fn: FilterFunction | None) -> Config:
+    """The configuration with the density of all layers, if there is one, in each one's settings."""
+    if config.density is None:
+        return config
+    free: dict[str, LayerConfig] = {}
+    sizes: dict[str, torch.Tensor] = {}
+    for name, module, settings, _ in _taken(model, config, filter_fn, None):
+        if settings.density is None and settings.threshold is None:
+            weight: Any = module.weight
+            free[name], sizes[name] = settings, weight.detach().float().abs().cpu()
+    masks = density_masks(sizes, config.density) if sizes else {}
+    own = {
+        glob.escape(name): dataclasses.replace(
+            settings, density=int(masks[name].sum()) / max(1, masks[name].numel())
+        )
+        for name, settings in free.items()
+    }
+    return dataclasses.replace(config, overrides={**own, **config.overrides}, density=None)
+
+
 def fit(
     model: nn.Module,
     config: Config,
@@ -91,6 +112,7 @@ def fit(
     Raises:
         ValueError: no choice meets the target; or importance is given for some layers alone.
     """
+    config = _spread(model, config, filter_fn)
     items: dict[str, budget.Item] = {}
     names: dict[str, list[str]] = {}  # of the layers that share an item's weight
     first: dict[torch.Tensor, str] = {}
@@ -158,7 +180,9 @@ def _settled(
 ) -> Config:
     """The configuration, its target met."""
     config = config or Config()
-    return fit(model, config, filter_fn, importance) if config.searches else config
+    if config.searches:
+        return fit(model, config, filter_fn, importance)
+    return _spread(model, config, filter_fn)
 
 
 def compress_(

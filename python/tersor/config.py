@@ -22,6 +22,8 @@ class LayerConfig:
         kind: ``shared_fp32`` or ``shared_fp16`` (a codebook), ``plain_fp32`` or ``plain_fp16``
             (pruned, not shared).
         density: share of weights kept, the largest ones, 0 to 1; None = the zeros a weight has.
+        threshold: instead of a density: weights are kept that are larger than so many standard
+            deviations of their layer.
         index_bits: width of a gap, 2 to 8; None = what costs the fewest bytes.
         flat: gaps over the whole tensor, or by rows; None = what costs the fewest bytes.
         method: that chooses the shared values: ``kmeans``, ``uniform`` or ``ecsq``
@@ -38,6 +40,7 @@ class LayerConfig:
     values: int | None = None
     kind: str = "shared_fp32"
     density: float | None = None
+    threshold: float | None = None
     index_bits: int | None = None
     flat: bool | None = None
     method: str = "kmeans"
@@ -70,6 +73,10 @@ class LayerConfig:
             raise ValueError(f"precision '{self.precision}' is none of {', '.join(PRECISIONS)}")
         if self.density is not None and not 0.0 <= self.density <= 1.0:
             raise ValueError(f"density must be 0 to 1, not {self.density}")
+        if self.threshold is not None and not self.threshold >= 0.0:
+            raise ValueError(f"threshold cannot be negative, not {self.threshold}")
+        if self.threshold is not None and self.density is not None:
+            raise ValueError("give either density or threshold")
         if self.index_bits is not None and not 2 <= self.index_bits <= 8:
             raise ValueError(f"index_bits must be 2 to 8, not {self.index_bits}")
 
@@ -85,6 +92,8 @@ class Config:
             (``values`` and ``mode`` count); None leaves them as they are.
         overrides: settings by name pattern (as :mod:`fnmatch`), the first match wins; None leaves
             the layer as it is.
+        density: share of the weights kept over all layers together, the largest ones, of those that
+            have neither a density nor a threshold of their own.
         target_bytes: the most bytes of the saved file; density, values and code of each layer are
             then chosen (:mod:`tersor.budget`), within what its settings allow; or
         target_ratio: the same as a ratio, the model's bytes by those of the file; or
@@ -98,6 +107,7 @@ class Config:
     conv: LayerConfig = field(default_factory=LayerConfig)
     biases: LayerConfig | None = None
     overrides: Mapping[str, LayerConfig | None] = field(default_factory=dict)
+    density: float | None = None
     target_bytes: int | None = None
     target_ratio: float | None = None
     max_drop: float | None = None
@@ -105,6 +115,8 @@ class Config:
     calibration: Sequence[Any] | None = None
 
     def __post_init__(self) -> None:
+        if self.density is not None and not 0.0 <= self.density <= 1.0:
+            raise ValueError(f"density must be 0 to 1, not {self.density}")
         targets = (self.target_bytes, self.target_ratio, self.max_drop)
         if sum(target is not None for target in targets) > 1:
             raise ValueError("give one of target_bytes, target_ratio and max_drop")

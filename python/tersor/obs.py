@@ -24,7 +24,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tersor.config import LayerConfig
-from tersor.quantize import share_weight
+from tersor.quantize import kept_by, share_weight
 
 MAX_INPUTS = 4096
 """Layers with more inputs are settled in blocks of so many, as if the blocks had no correlation."""
@@ -192,8 +192,8 @@ def compensate(
     Args:
         weight: float32 ``[rows, inputs]``.
         pieces: that make up the weight.
-        settings: ``density`` and what chooses the shared values count; the plain kinds are pruned
-            alone.
+        settings: density or threshold, and what chooses the shared values, count; the plain kinds
+            are pruned alone.
         name: for messages.
 
     Returns:
@@ -204,9 +204,7 @@ def compensate(
         piece.of(importance).copy_(1.0 / piece.certainty())
     # How many weights each part keeps goes by what pruning them alone would cost.
     cost = torch.where(weight != 0, weight**2 * importance, -1.0)
-    count = int((weight != 0).sum())
-    if settings.density is not None:
-        count = min(count, round(settings.density * weight.numel()))
+    count = int(kept_by(weight.numpy(), settings).sum())
     wanted = torch.zeros(weight.numel(), dtype=torch.bool)
     wanted[torch.topk(cost.flatten(), count, sorted=False).indices] = True
     wanted = wanted.view_as(weight)

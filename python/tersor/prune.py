@@ -1,12 +1,16 @@
 """Pruning while training: masks, schedules, and an optimizer that keeps pruned weights at zero.
 
+Under ``torchrun`` nothing more is needed: what masks and shared values are made of, weights,
+averaged gradients and the optimizer's moments, is the same on every rank.
+
 Sources: Han et al. 2015 (arXiv 1506.02626), section 3; Zhu and Gupta 2017 (arXiv 1710.01878), the
 gradual schedule.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,19 +30,28 @@ def threshold_mask(weight: torch.Tensor, s: float, name: str = "weight") -> torc
     return weight.detach().abs() > s * weight.detach().std(correction=0)
 
 
-def density_masks(scores: Mapping[str, torch.Tensor], density: float) -> dict[str, torch.Tensor]:
-    """Keeps the share ``density`` of all weights with the highest scores, over all layers together.
+def density_masks(
+    scores: Mapping[str, torch.Tensor], density: float | Mapping[str, float]
+) -> dict[str, torch.Tensor]:
+    """Keeps the share ``density`` of the weights, those with the highest scores.
 
     Args:
-        scores: non-negative importance by name; one entry prunes that layer alone.
-        density: 0 to 1.
+        scores: non-negative importance by name.
+        density: 0 to 1, of all layers together; or by name, of each layer alone.
 
     Returns:
         bool masks of the scores' shapes; exactly ``round(density * total)`` ones.
 
     Raises:
-        ValueError: the density is out of range, or a score is NaN or infinite.
+        ValueError: a density is out of range or lacks, or a score is NaN or infinite.
     """
+    if not isinstance(density, (int, float)):
+        if lacking := sorted(scores.keys() - density.keys()):
+            raise ValueError(f"no density is given for {lacking}")
+        return {
+            name: density_masks({name: score}, density[name])[name]
+            for name, score in scores.items()
+        }
     if not 0.0 <= density <= 1.0:
         raise ValueError(f"density must be 0 to 1, not {density}")
     for name, score in scores.items():
@@ -75,6 +88,66 @@ class CubicSchedule:
             return self.final
         progress = max(0, step - self.begin) / (self.end - self.begin)
         return self.final + (self.initial - self.final) * (1.0 - progress) ** 3
+
+
+@dataclass(frozen=True)
+class RoundSchedule:
+    """The density at each step of iterative pruning: prune, retrain for a round, prune again.
+
+    Each round keeps the same share of what the last one kept.
+
+    Attributes:
+        final: density of the last round.
+        rounds: how often pruning happens.
+        steps: of retraining in each round.
+    """
+
+    final: float
+    rounds: int
+    steps: int
+
+    def density(self, step: int) -> float:
+        """The density at a step."""
+        done = min(self.rounds, step // self.steps + 1)
+        return float(self.final ** (done / self.rounds))
+
+
+@dataclass(frozen=True)
+class Retraining:
+    """The paper's settings of retraining (Han et al. 2015, sections 3.2 to 3.4).
+
+    L2 regularisation with retraining prunes best (section 3.2).
+
+    Attributes:
+        learning_rate: of the dense training.
+        factor: of it that retraining takes: a tenth for the LeNets, a hundredth for AlexNet.
+        dropout: rate of the dense training.
+        weight_decay: L2.
+    """
+
+    learning_rate: float
+    factor: float = 0.1
+    dropout: float = 0.5
+    weight_decay: float = 5e-4
+
+    def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
+        """Gradient descent with momentum 0.9 by these settings."""
+        return torch.optim.SGD(
+            parameters,
+            lr=self.learning_rate * self.factor,
+            momentum=0.9,
+            weight_decay=self.weight_decay,
+        )
+
+    def dropout_rate(self, density: float) -> float:
+        """Do sqrt(Cr / Co): a layer of so many connections left overfits less.
+
+        Raises:
+            ValueError: the density is not 0 to 1.
+        """
+        if not 0.0 <= density <= 1.0:
+            raise ValueError(f"density must be 0 to 1, not {density}")
+        return self.dropout * math.sqrt(density)
 
 
 class Masks:

@@ -77,9 +77,21 @@ def kept_weights(weight: npt.NDArray[np.float32], density: float | None) -> npt.
     return kept
 
 
-def prune_weight(weight: npt.NDArray[np.float32], settings: LayerConfig) -> npt.NDArray[np.float32]:
-    """The weight with the zeros that ``settings.density`` asks for."""
-    return np.where(kept_weights(weight, settings.density), weight, np.float32(0))
+def kept_by(weight: npt.NDArray[np.float32], settings: LayerConfig) -> npt.NDArray[np.bool_]:
+    """Which weights stay by the settings' density or threshold."""
+    if settings.threshold is None:
+        return kept_weights(weight, settings.density)
+    flat = weight.reshape(-1)
+    total = squares = 0.0
+    for start in range(0, flat.size, _CHUNK):
+        part = flat[start : start + _CHUNK].astype(np.float64)
+        total += float(part.sum())
+        squares += float(part @ part)
+    mean = total / max(1, flat.size)
+    deviation = math.sqrt(max(0.0, squares / max(1, flat.size) - mean**2))
+    limit = np.float32(settings.threshold * deviation)
+    kept: npt.NDArray[np.bool_] = (weight > limit) | (weight < -limit)
+    return kept
 
 
 def _shared_already(
@@ -176,7 +188,7 @@ def compress_weight(
     dense = as_float32(weight, name)
     if settings.kind.endswith("fp16") and np.abs(dense).max(initial=0.0) > 65504:
         raise ValueError(f"{name}: a weight is too large for fp16")
-    kept = kept_weights(dense, settings.density)
+    kept = kept_by(dense, settings)
     if settings.kind.startswith("shared"):
         shared = share_weight(dense, kept, settings, name, importance)
     else:  # of the plain kinds each weight is a value of its own

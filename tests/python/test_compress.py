@@ -11,6 +11,7 @@ from torch import nn
 
 import tersor
 from tersor import Config, LayerConfig
+from tersor.prune import threshold_mask
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
@@ -101,3 +102,30 @@ def test_importance_counts_in_the_estimate_as_in_the_model() -> None:
     errors = [(m[0].dense_weight() - model[0].weight)[matters].std() for m in (plain, made)]
     assert errors[1] < 0.7 * errors[0]
     assert torch.equal(plain[2].weight_blob, made[2].weight_blob)
+
+
+def test_a_density_of_all_layers_keeps_the_largest_of_all() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 20), nn.Linear(20, 5))
+    with torch.no_grad():
+        model[2].weight.mul_(3)
+    own = LayerConfig(density=0.5)
+    dense = [model[i].weight.detach() for i in (0, 2)]
+    tersor.compress_(model, Config(density=0.25, overrides={"3": own}))
+    kept = [model[i].dense_weight() != 0 for i in (0, 2)]
+    assert sum(int(k.sum()) for k in kept) == round(0.25 * 1800)
+    assert min(float(w.abs()[k].min()) for w, k in zip(dense, kept, strict=True)) >= max(
+        float(w.abs()[~k].max()) for w, k in zip(dense, kept, strict=True)
+    )
+    assert model[3].info.nonzeros == 50
+
+
+def test_a_threshold_counts_in_deviations_of_the_layer() -> None:
+    model = nn.Sequential(nn.Linear(40, 30))
+    mask = threshold_mask(model[0].weight, 1.2)
+    tersor.compress_(model, Config(linear=LayerConfig(threshold=1.2)))
+    assert torch.equal(model[0].dense_weight() != 0, mask)
+    with pytest.raises(ValueError, match="either density or threshold"):
+        LayerConfig(threshold=1.0, density=0.5)
+    with pytest.raises(ValueError, match="density must be 0 to 1"):
+        Config(density=1.5)
