@@ -95,8 +95,9 @@ class Printed:
 
 @dataclass(frozen=True)
 class Network:
-    """A table: its rows and the printed ratio of the whole."""
+    """A table: its title, its rows and the printed ratio of the whole."""
 
+    title: str
     rows: tuple[Printed, ...]
     ratio: float
 
@@ -109,6 +110,7 @@ class Network:
 
 NETWORKS = {
     "lenet-300-100": Network(
+        "LeNet-300-100",
         (
             Printed("ip1", (300, 784), 8, 6, 4.4, 5, 3.7, 3.1, 2.32),
             Printed("ip2", (100, 300), 9, 6, 4.4, 5, 4.3, 3.8, 3.04),
@@ -117,6 +119,7 @@ NETWORKS = {
         40,
     ),
     "lenet-5": Network(
+        "LeNet-5",
         (
             Printed("conv1", (20, 1, 5, 5), 66, 8, 7.2, 5, 1.5, 78.5, 67.45, "rate_h"),
             Printed("conv2", (50, 20, 5, 5), 12, 8, 7.2, 5, 3.9, 6.0, 5.28),
@@ -126,6 +129,7 @@ NETWORKS = {
         39,
     ),
     "alexnet": Network(
+        "AlexNet",
         (
             Printed("conv1", (96, 3, 11, 11), 84, 8, 6.3, 4, 1.2, 32.6, 20.53),
             Printed("conv2", (256, 48, 5, 5), 38, 8, 5.5, 4, 2.3, 14.5, 9.43),
@@ -139,6 +143,7 @@ NETWORKS = {
         35,
     ),
     "vgg-16": Network(
+        "VGG-16",
         (
             Printed("conv1_1", (64, 3, 3, 3), 58, 8, 6.8, 5, 1.7, 40.0, 29.97, "rate"),
             Printed("conv1_2", (64, 64, 3, 3), 22, 8, 6.5, 5, 2.6, 9.8, 6.99),
@@ -416,7 +421,7 @@ def markdown() -> Iterator[str]:
     for result in results:
         for row in result["layers"] if not result["network"].startswith("lenet") else ():
             yield (
-                f"| {result['network']} {row['name']} | {row['density']:.1f} % | "
+                f"| {NETWORKS[result['network']].title} {row['name']} | {row['density']:.1f} % | "
                 f"{row['code_bits_h']:.2f} + {row['index_bits_h']:.2f} | "
                 f"{row['rate']:.2f} / {row['rate_printed']:.1f} | "
                 f"{row['rate_h']:.2f} / {row['rate_h_printed']:.2f} | "
@@ -424,7 +429,7 @@ def markdown() -> Iterator[str]:
             )
     for result in results:
         yield (
-            f"| {result['network']} | {result['ratio_printed']}× | "
+            f"| {NETWORKS[result['network']].title} | {result['ratio_printed']}× | "
             f"{result['ratio_of_rows']:.1f}× | {result['ratio_paper']:.1f}× | "
             f"{result['ratio_file']:.1f}× ({result['file_bytes']:,}) | "
             f"{result['ratio_file_cheapest']:.1f}× ({result['file_bytes_cheapest']:,}) |"

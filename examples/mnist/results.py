@@ -188,14 +188,19 @@ def markdown() -> Iterator[str]:
         by_method.setdefault((row.network, row.method), []).append(row)
     for (net, method), rows in by_method.items():
         ratios, errors = [r.ratio_file for r in rows], [r.error for r in rows]
-        size = statistics.mean(r.file_bytes for r in rows)
+        with tersor.open(ROOT / rows[0].file) as file:
+            kept = report(file).totals.density
+        several = len(rows) > 1
         cells = [
-            net,
+            net.replace("lenet", "LeNet"),
             method if len(rows) in (1, len(SEEDS)) else f"{method}, {len(rows)} seeds",
-            f"{statistics.mean(ratios):.1f}× ({min(ratios):.1f}×)",
+            f"{100 * kept:.1f} %",
+            f"{statistics.mean(ratios):.1f}×" + (f" ({min(ratios):.1f}×)" if several else ""),
             f"{statistics.mean(r.ratio_paper for r in rows):.1f}×",
-            f"{size:,.0f}",
-            f"{rows[0].error_dense:.2f} → {statistics.mean(errors):.2f} ({max(errors):.2f}) %",
+            f"{statistics.mean(r.file_bytes for r in rows):,.0f}",
+            f"{rows[0].error_dense:.2f} → {statistics.mean(errors):.2f}"
+            + (f" ({max(errors):.2f})" if several else "")
+            + " %",
         ]
         yield f"| {' | '.join(cells)} |"
 

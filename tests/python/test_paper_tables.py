@@ -57,6 +57,13 @@ def test_the_committed_table_is_what_the_small_networks_give(tmp_path: Path) -> 
         ]
 
 
+def test_the_documented_tables_are_the_committed_ones() -> None:
+    documented = (TABLE.parent / "results.md").read_text().splitlines()
+    lines = list(paper_tables.markdown())
+    assert len(lines) == 8 + 16 + len(NETWORKS)
+    assert not [line for line in lines if line not in documented]
+
+
 def test_counts_add_up_and_lie_next_to_their_shares() -> None:
     counts = paper_tables.shares_to_counts(np.array([1.0, 2.0, 4.0]), 10)
     assert counts.sum() == 10

@@ -25,3 +25,14 @@ def test_every_committed_file_has_its_row() -> None:
     rows = json.loads((ROOT / "docs" / "results.json").read_text())
     files = {str(p.relative_to(ROOT)) for p in SCRIPT.parent.glob("compressed/*.safetensors")}
     assert files == {row["file"] for row in rows}
+
+
+def test_the_documented_table_is_that_of_the_rows() -> None:
+    documented = (ROOT / "docs" / "results.md").read_text().splitlines()
+    done = subprocess.run(
+        [sys.executable, SCRIPT, "--table"], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert len(lines) >= 12
+    assert not [line for line in lines if line not in documented]
