@@ -88,6 +88,7 @@ def run(method: str, together: bool, path: Path) -> dict[str, object]:
         pruned = time.perf_counter()
         importance = None if matters is None else {name: matters[name] for name in names}
         shared = share(method, part, kept, importance, together)
+        kept.clear()
         chosen = time.perf_counter()
         for name in names:
             blob = encode_layer(encode_shared(shared.pop(name), LayerConfig()))
