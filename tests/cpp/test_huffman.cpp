@@ -159,6 +159,21 @@ TEST_P(HuffmanStreams, StoreAlignedStreamsPastTheCaches) {
     EXPECT_TRUE(std::equal(back.begin(), back.end(), symbols.begin()));
 }
 
+TEST_P(HuffmanStreams, HistogramsCountEverySymbol) {
+    // Alphabets of every width one after the other, so that counting changes its way in between.
+    Bytes symbols;
+    for (const unsigned alphabet : {16U, 32U, 16U, 256U, 2U, 33U, 16U}) {
+        const Bytes part = flat_symbols(70000 + alphabet, alphabet, alphabet);
+        symbols.insert(symbols.end(), part.begin(), part.end());
+    }
+    for (const std::size_t size :
+         {std::size_t{0}, std::size_t{1}, std::size_t{511}, std::size_t{70016}, symbols.size()}) {
+        huffman::Histogram expected{};
+        for (std::size_t i = 0; i < size; ++i) ++expected[symbols[i]];
+        EXPECT_EQ(huffman::histogram(std::span(symbols).first(size)), expected) << size;
+    }
+}
+
 TEST_P(HuffmanStreams, DecodeInPart) {
     for (const Bytes& symbols :
          {random_symbols(300000, 0.2, 1), peaked_symbols(300001, 2), random_symbols(900, 0.2, 3)}) {

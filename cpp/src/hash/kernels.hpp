@@ -30,6 +30,7 @@ struct Kernels {
 void install_scalar(Kernels& kernels) noexcept;
 void install_avx2(Kernels& kernels) noexcept;
 void install_avx512(Kernels& kernels) noexcept;
+void install_neon(Kernels& kernels) noexcept;
 
 /// The kernels of the level in use.
 [[nodiscard]] const Kernels& kernels();

@@ -9,6 +9,7 @@ const Kernels& kernels(Isa isa) {
         {Isa::scalar, install_scalar},
         {Isa::avx2, install_avx2},
         {Isa::avx512, install_avx512},
+        {Isa::neon, install_neon},
     };
     return table[isa];
 }

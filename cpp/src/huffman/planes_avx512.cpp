@@ -13,6 +13,7 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "dispatch/target_avx512.hpp"
@@ -491,12 +492,78 @@ void join_pairs(const std::uint8_t* symbols, std::size_t count, std::uint8_t* pa
     }
 }
 
+/// Adds to sums[m] how many indices have all the bits of m, by their planes.
+template <int bits>
+inline void count_bit_sets(const __m512i* rows, __m512i* sums) noexcept {
+    __m512i both[1 << bits];
+#pragma GCC unroll 32
+    for (unsigned m = 1; m < 1U << bits; ++m) {
+        const unsigned others = m & (m - 1);
+        const __m512i& row = rows[__builtin_ctz(m)];
+        both[m] = others == 0 ? row : _mm512_and_si512(both[others], row);
+        sums[m] = _mm512_add_epi64(sums[m], _mm512_popcnt_epi64(both[m]));
+    }
+}
+
+/// Counts by planes while all symbols are below 2^bits; returns how many symbols it counted, a
+/// multiple of a superblock.
+template <int bits>
+std::size_t count_narrow(const std::uint8_t* symbols, std::size_t count,
+                         std::uint64_t* histogram) noexcept {
+    const __m512i above = _mm512_set1_epi8(static_cast<char>(0xff << bits));
+    __m512i sums[1 << bits];
+    for (__m512i& sum : sums) sum = _mm512_setzero_si512();
+    std::size_t done = 0;
+    for (; done + superblock_symbols <= count; done += superblock_symbols) {
+        __m512i symbol[8];
+        __m512i all = _mm512_setzero_si512();
+#pragma GCC unroll 8
+        for (int v = 0; v < 8; ++v) {
+            symbol[v] = _mm512_loadu_si512(symbols + done + 64 * v);
+            all = _mm512_or_si512(all, symbol[v]);
+        }
+        if (_mm512_test_epi8_mask(all, above) != 0) break;
+        __m512i rows[bits > 4 ? 8 : 4];
+        scatter_indices<(bits > 4)>(symbol, rows);
+        count_bit_sets<bits>(rows, sums);
+    }
+    std::array<std::uint64_t, 1 << bits> supersets{};
+    supersets[0] = done;
+    for (std::size_t m = 1; m < supersets.size(); ++m) {
+        supersets[m] = static_cast<std::uint64_t>(_mm512_reduce_add_epi64(sums[m]));
+    }
+    // Those with a bit, taken from those with or without it, leave those without.
+    for (std::size_t bit = 1; bit < supersets.size(); bit *= 2) {
+        for (std::size_t m = 0; m < supersets.size(); ++m) {
+            if ((m & bit) == 0) supersets[m] -= supersets[m | bit];
+        }
+    }
+    for (std::size_t m = 0; m < supersets.size(); ++m) histogram[m] += supersets[m];
+    return done;
+}
+
+void count_symbols(const std::uint8_t* symbols, std::size_t count,
+                   std::uint64_t* histogram) noexcept {
+    constexpr std::size_t chunk = std::size_t{1} << 16;
+    while (count > 0) {
+        std::size_t done = count_narrow<4>(symbols, count, histogram);
+        if (done == 0) done = count_narrow<5>(symbols, count, histogram);
+        if (done == 0) {
+            done = std::min(count, chunk);
+            kernels(Isa::scalar).count_symbols(symbols, done, histogram);
+        }
+        symbols += done;
+        count -= done;
+    }
+}
+
 }  // namespace
 
 void install_avx512(Kernels& kernels) noexcept {
     kernels.decode_planes = decode_planes;
     kernels.encode_planes = encode_planes;
     kernels.join_pairs = join_pairs;
+    kernels.count_symbols = count_symbols;
 }
 
 }  // namespace tersor::huffman

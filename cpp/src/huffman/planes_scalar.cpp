@@ -4,6 +4,7 @@
 #include <bit>
 
 #include "huffman/kernels.hpp"
+#include "huffman/plane_bytes.hpp"
 #include "support/little_endian.hpp"
 
 namespace tersor::huffman {
@@ -53,56 +54,6 @@ constexpr Deposits make_deposits() {
     return table;
 }
 constexpr Deposits deposits = make_deposits();
-
-/// extract_nibble[m * 16 + x]: the bits of x where m has ones, moved together.
-constexpr std::array<std::uint8_t, 256> make_extract() {
-    std::array<std::uint8_t, 256> table{};
-    for (unsigned m = 0; m < 16; ++m) {
-        for (unsigned x = 0; x < 16; ++x) {
-            unsigned to = 0;
-            for (unsigned b = 0; b < 4; ++b) {
-                if ((m >> b & 1U) == 0) continue;
-                table[m * 16 + x] |= static_cast<std::uint8_t>((x >> b & 1U) << to++);
-            }
-        }
-    }
-    return table;
-}
-constexpr std::array<std::uint8_t, 256> extract_nibble = make_extract();
-
-/// A plane of a superblock as it is stored: byte p has the eight symbols of the block of place p.
-using Bytes = std::array<std::uint8_t, plane_bytes>;
-
-/// Bit planes of indices, most significant first: those of the roots, then the levels'.
-using Planes = std::array<Bytes, max_stage_bits>;
-
-struct Masks {
-    std::array<Bytes, max_levels> alive;  // lanes whose word has a bit in each level
-    Bytes tail;                           // lanes of later stages
-};
-
-Masks masks_of(const Stage& stage, const Planes& planes, const Lanes& lanes) noexcept {
-    Masks masks;
-    for (std::size_t g = 0; g < superblock_groups; ++g) {
-        const auto plane_of_bit = [&](int bit) noexcept {
-            return load_little_endian<std::uint64_t>(
-                planes[static_cast<std::size_t>(stage.planes - 1 - bit)].data() + 8 * g);
-        };
-        std::uint64_t tail = stage.tail ? lanes[g] : 0;
-        for (int bit = 0; bit < stage.planes; ++bit) tail &= plane_of_bit(bit);
-        store_little_endian(tail, masks.tail.data() + 8 * g);
-        for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l) {
-            std::uint64_t at_least = ~std::uint64_t{0};  // root >= level root, from the lowest bit
-            for (int bit = 0; bit < stage.planes; ++bit) {
-                const std::uint64_t plane = plane_of_bit(bit);
-                const bool one = (stage.level_roots[l] >> bit & 1U) != 0;
-                at_least = one ? at_least & plane : at_least | plane;
-            }
-            store_little_endian(at_least & lanes[g] & ~tail, masks.alive[l].data() + 8 * g);
-        }
-    }
-    return masks;
-}
 
 /// The bits of a level, given out to the lanes of `alive`; returns where they end.
 std::uint64_t deposit_level(const std::uint8_t* level, std::uint64_t at, const Bytes& alive,
@@ -195,30 +146,6 @@ bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t su
         }
     }
     return true;
-}
-
-/// The bits of a plane where `alive` has ones, to a level; returns where they end.
-std::uint64_t extract_level(const Bytes& plane, const Bytes& alive, std::uint8_t* level,
-                            std::uint64_t at) noexcept {
-    std::uint8_t* to = level + at / 8;
-    auto filled = static_cast<unsigned>(at % 8);
-    unsigned pending = filled == 0 ? 0U : *to & ((1U << filled) - 1);
-    for (std::size_t p = 0; p < plane_bytes; ++p) {
-        for (unsigned half = 0; half < 8; half += 4) {
-            const unsigned mask = (alive[p] >> half) & 15U;
-            const unsigned bits = extract_nibble[mask * 16 + ((plane[p] >> half) & 15U)];
-            pending |= bits << filled;
-            const unsigned count = deposits.masks[mask].count;
-            filled += count;
-            at += count;
-            *to = static_cast<std::uint8_t>(pending);
-            to += filled / 8;
-            pending >>= filled & ~7U;
-            filled %= 8;
-        }
-    }
-    *to = static_cast<std::uint8_t>(pending);
-    return at;
 }
 
 void encode_planes(const Stage& stage, const std::uint8_t* symbols, std::size_t superblocks,
