@@ -2,7 +2,8 @@
 # make test    the whole test suite, C++ and Python
 # make check   formatters, linters, type checker
 # make dev     .venv with everything, editable
-# make bench-spmm  sparse products against torch, into build/bench/spmm.json
+# make bench-spmm  sparse products against torch and others, into build/bench/spmm.json with plots; goes on
+#              where it ended (BENCH="--again --docs docs/results.md": anew, and into the page)
 # make bench-quantise  AlexNet's weights by each method, into build/bench/quantise.json
 # make bench-huffman  prefix coding against huff0 and Python packages, into build/bench/huffman.json
 # make bench-nncodec  bytes at equal accuracy against NNCodec, into docs/nncodec.json
@@ -64,7 +65,8 @@ dev: $(VENV)/.tools
 	@touch $(VENV)/.installed
 
 bench-spmm: $(VENV)/.installed
-	$(BIN)/python benchmarks/bench_spmm.py
+	$(PIP) -r benchmarks/requirements.txt
+	$(BIN)/python benchmarks/bench_spmm.py $(BENCH)
 
 bench-quantise: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_quantise.py

@@ -1,122 +1,63 @@
-"""Sparse products against torch on the layers of EIE: ``make bench-spmm``.
+"""Sparse products against torch and others: ``make bench-spmm``.
 
 Everything runs in this process on one thread of one processor. The contenders alternate: each
 round times every one of them once, so that a slow moment of the machine strikes all alike. *Hot*
-calls follow a call of the same contender; before *cold* ones the caches are overwritten. Answers
+calls follow calls of the same contender; before *cold* ones the caches are overwritten. Answers
 are checked against float64 before anything is timed.
 
-Layers: Han et al., EIE (arXiv 1602.01528), table III, and 4096 -> 11008 at 10, 30 and 50 %.
+The work is cut into parts, each of which leaves a file: a run goes on where another ended.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import statistics
+import tempfile
 import time
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from tersor import _core, csr, isa
-from tersor.layer import Layer, encode_layer, pack_layer
+from spmm_layers import ALEXNET, EIE, SHAPES, Shape, make_inputs, make_layer
+from spmm_peers import peers
+from spmm_report import report
+from tersor import _core, container, isa, layer, spmm
 from tersor.nn import CompressedLinear
 
 PRECISIONS = ["highest", "high", "medium", "low"]
-ERROR_LIMITS = {"high": 2.0**-18, "medium": 2.0**-13, "low": 2.0**-6}
+ERROR_LIMITS = {"highest": 2.0**-18, "high": 2.0**-18, "medium": 2.0**-13, "low": 2.0**-6}
 CACHE_BYTES = 128 << 20  # more than any cache holds
-
-
-@dataclass(frozen=True)
-class Shape:
-    """A layer: its size, the part of the weights kept, the part of the inputs that is not zero."""
-
-    name: str
-    inputs: int
-    outputs: int
-    density: float
-    active: float
-
-
-EIE = [
-    Shape("Alex-6", 9216, 4096, 0.09, 0.351),
-    Shape("Alex-7", 4096, 4096, 0.09, 0.353),
-    Shape("Alex-8", 4096, 1000, 0.25, 0.375),
-    Shape("VGG-6", 25088, 4096, 0.04, 0.183),
-    Shape("VGG-7", 4096, 4096, 0.04, 0.375),
-    Shape("VGG-8", 4096, 1000, 0.23, 0.411),
-    Shape("NT-We", 4096, 600, 0.10, 1.0),
-    Shape("NT-Wd", 600, 8791, 0.11, 1.0),
-    Shape("NT-LSTM", 1201, 2400, 0.10, 1.0),
-]
-SHAPES = EIE + [Shape(f"TF-{density}", 4096, 11008, density / 100, 1.0) for density in (10, 30, 50)]
+ROUNDS = {1: 9, 8: 5, 64: 3, 256: 3}
+MOST_WEIGHTS_AT_256 = 50_000_000  # dense contenders take most of a second beyond
+CROSSOVER_DENSITIES = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0]
+CODEBOOKS = [2, 4, 8, 16, 32, 64, 128, 256]  # values, the zero included
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to compute the product: ``call`` leaves it in ``result()``."""
+    """One way to compute the product: ``call`` returns it, ``[batch, rows]``."""
 
     name: str
-    call: Callable[[], torch.Tensor]
+    call: Callable[[], Any]
 
 
-def make_layer(shape: Shape, seed: int) -> tuple[Layer, np.ndarray]:
-    """A pruned layer with 15 shared weights beside 0, and its dense float32 matrix."""
-    generator = np.random.default_rng(seed)
-    size = (shape.outputs, shape.inputs)
-    kept = generator.random(size, dtype=np.float32) < shape.density
-    codes = generator.integers(1, 16, size, dtype=np.uint8)
-    codes *= kept
-    # What is left of a normal distribution once the small weights are pruned.
-    values = np.sort(np.concatenate([-np.linspace(0.5, 2, 8), np.linspace(0.5, 2.1, 7)]))
-    layer = Layer(size, "shared_fp32", csr.encode(codes, 4), values.astype(np.float32))
-    return layer, layer.codebook()[codes]
-
-
-def make_inputs(shape: Shape, batch: int, seed: int) -> torch.Tensor:
-    generator = np.random.default_rng(seed)
-    x = generator.normal(size=(batch, shape.inputs)).astype(np.float32)
-    if shape.active < 1:  # after a ReLU
-        x = np.abs(x) * (generator.random(x.shape) < shape.active).astype(np.float32)
-    return torch.from_numpy(x)
-
-
-def raw_call(
-    packed: _core.PackedMatrix, x: torch.Tensor, precision: str
-) -> Callable[[], torch.Tensor]:
+def raw_call(packed: spmm.PackedMatrix, x: torch.Tensor, precision: str, threads: int = 1) -> Any:
     """The product with no more around it than the crossing from Python to C++."""
     out = torch.empty((x.shape[0], packed.rows))
     source, batch, target = x.data_ptr(), x.shape[0], out.data_ptr()
 
     def call() -> torch.Tensor:
-        _core.spmm_multiply_ptr(packed, source, batch, 0, target, precision, 1)
+        _core.spmm_multiply(packed, source, batch, 0, 0, target, 0, "none", precision, threads)
         return out
 
     return call
-
-
-def peers(dense: nn.Linear, x: torch.Tensor, weight: np.ndarray) -> list[Contender]:
-    """What torch offers besides dense float32."""
-    found = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        matrix = torch.from_numpy(weight).to_sparse_csr()
-        columns = x.t().contiguous()
-        found.append(Contender("torch_csr", lambda: (matrix @ columns).t()))
-        int8 = torch.ao.quantization.quantize_dynamic(nn.Sequential(dense), {nn.Linear})
-        found.append(Contender("torch_int8_dynamic", lambda: int8(x)))
-        half = nn.Linear(dense.in_features, dense.out_features, bias=False, dtype=torch.bfloat16)
-        half.weight = nn.Parameter(dense.weight.to(torch.bfloat16), requires_grad=False)
-        x_half = x.to(torch.bfloat16)
-        found.append(Contender("torch_bf16", lambda: half(x_half)))
-    return found
 
 
 def reference(weight: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -131,25 +72,40 @@ def reference(weight: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray
     return result, magnitudes
 
 
-def check(
-    y: torch.Tensor, expected: np.ndarray, magnitudes: np.ndarray, x: np.ndarray, precision: str
-) -> float:
-    """The relative error of the answer; raises AssertionError where its class is not met."""
-    error = np.abs(y.numpy().astype(np.float64) - expected)
-    largest = np.abs(x).max(1, keepdims=True)
-    limit = ERROR_LIMITS.get(precision, 2.0**-18)
-    assert (error <= limit * largest * magnitudes).all(), f"{precision}: the bound is not met"
-    return float(np.linalg.norm(error) / np.linalg.norm(expected))
+class Answer:
+    """The true product, which answers are held against."""
+
+    def __init__(self, weight: np.ndarray, x: np.ndarray) -> None:
+        self.expected, magnitudes = reference(weight, x)
+        self.scale = np.abs(x).max(1, keepdims=True) * magnitudes
+        self.norm = float(np.linalg.norm(self.expected))
+
+    def relative_error(self, y: Any) -> tuple[np.ndarray, float]:
+        """The error of each element, and that of the whole relative to the product."""
+        wide = y.double().numpy() if isinstance(y, torch.Tensor) else np.asarray(y, np.float64)
+        error = np.abs(wide - self.expected)
+        return error, float(np.linalg.norm(error)) / self.norm
+
+    def check(self, y: Any, precision: str) -> float:
+        """The relative error; raises AssertionError where the class is not met."""
+        error, relative = self.relative_error(y)
+        assert (error <= ERROR_LIMITS[precision] * self.scale).all(), f"{precision} is not met"
+        return relative
+
+    def check_peer(self, name: str, y: Any, limit: float) -> None:
+        """Raises AssertionError where a peer's answer is not the product."""
+        _, relative = self.relative_error(y)
+        assert relative <= limit, f"{name}: relative error {relative}, more than {limit}"
 
 
-def time_hot(call: Callable[[], torch.Tensor], target: float = 3e-3) -> float:
+def time_hot(call: Callable[[], Any], target: float = 3e-3) -> float:
     """Seconds a call, over as many calls as take `target` seconds, after as many untimed ones.
 
     One call is not enough to warm up: a cache that holds what others evicted fills over several.
     """
     begin = time.perf_counter()
     calls = 0
-    while calls < 2 or time.perf_counter() - begin < target:
+    while calls < 1 or time.perf_counter() - begin < target:
         call()
         calls += 1
     begin = time.perf_counter()
@@ -158,7 +114,7 @@ def time_hot(call: Callable[[], torch.Tensor], target: float = 3e-3) -> float:
     return (time.perf_counter() - begin) / calls
 
 
-def time_cold(call: Callable[[], torch.Tensor], flush: torch.Tensor) -> float:
+def time_cold(call: Callable[[], Any], flush: torch.Tensor) -> float:
     """Seconds of one call after the caches were overwritten."""
     flush.add_(1)
     begin = time.perf_counter()
@@ -166,52 +122,79 @@ def time_cold(call: Callable[[], torch.Tensor], flush: torch.Tensor) -> float:
     return time.perf_counter() - begin
 
 
-def bench_layer(shape: Shape, batches: list[int], rounds: int) -> list[dict[str, object]]:
-    layer, weight = make_layer(shape, 1)
-    packed = pack_layer(layer)
-    dense = nn.Linear(shape.inputs, shape.outputs, bias=False)
-    dense.weight = nn.Parameter(torch.from_numpy(weight), requires_grad=False)
+def medians(
+    contenders: list[Contender], rounds: int, flush: torch.Tensor | None = None
+) -> dict[str, float]:
+    """Microseconds of each, which take turns; cold where there is something to flush with."""
+    seconds: dict[str, list[float]] = {c.name: [] for c in contenders}
+    for _ in range(rounds):
+        for c in contenders:
+            taken = time_hot(c.call) if flush is None else time_cold(c.call, flush)
+            seconds[c.name].append(taken)
+    return {name: statistics.median(s) * 1e6 for name, s in seconds.items()}
+
+
+def modules_of(blob: np.ndarray) -> dict[str, CompressedLinear]:
+    """One layer in each class; all have one packed matrix."""
     # The packed form of a buffer that was made in inference mode cannot be kept.
     with torch.inference_mode(False):
-        module = CompressedLinear(encode_layer(layer), None, "high").eval()
+        made = {p: CompressedLinear(blob, None, p).eval() for p in PRECISIONS}
+    for module in made.values():
+        module.weight_blob = made["high"].weight_blob
+    return made
+
+
+def bench_product(
+    shape: Shape,
+    batches: list[int],
+    *,
+    temperatures: tuple[str, ...] = ("hot", "cold"),
+    through: tuple[str, ...] = ("kernel", "module"),
+    precisions: list[str] = PRECISIONS,
+    with_peers: bool = True,
+    rounds: dict[int, int] = ROUNDS,
+) -> list[dict[str, Any]]:
+    """The rows of one layer."""
+    size = (shape.outputs, shape.inputs)
+    made, weight = make_layer(size, shape.density, shape.values, 1)
+    packed = layer.pack_layer(made)
+    bytes_per_nonzero = packed.nbytes / max(1, packed.nonzeros)
+    modules = modules_of(layer.encode_layer(made)) if "module" in through else {}
+    dense = nn.Linear(shape.inputs, shape.outputs, bias=False)
+    dense.weight = nn.Parameter(torch.from_numpy(weight), requires_grad=False)
+    others = peers(weight) if with_peers else []
     flush = torch.zeros(CACHE_BYTES // 4)
-    bytes_per_nonzero = packed.nbytes / packed.nonzeros
-    rows: list[dict[str, object]] = []
+    rows: list[dict[str, Any]] = []
     for batch in batches:
-        x = make_inputs(shape, batch, 2)
-        expected, magnitudes = reference(weight, x.numpy())
-        ours = [Contender(f"kernel:{p}", raw_call(packed, x, p)) for p in PRECISIONS]
-        ours.append(Contender("module:high", lambda x=x: module(x)))
-        errors = {
-            c.name: check(c.call(), expected, magnitudes, x.numpy(), c.name.split(":")[1])
-            for c in ours
-        }
-        contenders = [Contender("dense", lambda x=x: dense(x)), *ours, *peers(dense, x, weight)]
-        for temperature in ["hot", "cold"]:
-            seconds: dict[str, list[float]] = {c.name: [] for c in contenders}
-            for _ in range(rounds):
-                for c in contenders:
-                    taken = time_hot(c.call) if temperature == "hot" else time_cold(c.call, flush)
-                    seconds[c.name].append(taken)
-            median = {name: statistics.median(s) * 1e6 for name, s in seconds.items()}
-            least = {name: min(s) * 1e6 for name, s in seconds.items()}
-            names = {c.name for c in ours} | {"dense"}
+        inputs = make_inputs(shape, batch, 2)
+        answer = Answer(weight, inputs)
+        x = torch.from_numpy(inputs)
+        ours = [Contender(f"kernel:{p}", raw_call(packed, x, p)) for p in precisions]
+        if modules:
+            ours += [Contender(f"module:{p}", lambda m=modules[p], x=x: m(x)) for p in precisions]
+        errors = {c.name: answer.check(c.call(), c.name.split(":")[1]) for c in ours}
+        contenders = [Contender("dense", lambda x=x: dense(x)), *ours]
+        for other in others:
+            call = other.prepare(inputs)
+            answer.check_peer(other.name, call(), other.error)
+            contenders.append(Contender(other.name, call))
+        for temperature in temperatures:
+            us = medians(contenders, rounds[batch], flush if temperature == "cold" else None)
             for c in ours:
-                through, precision = c.name.split(":")
+                way, precision = c.name.split(":")
                 rows.append(
                     {
                         "layer": shape.name,
                         "density": shape.density,
                         "batch": batch,
                         "precision": precision,
-                        "isa": isa.in_use(),
+                        "isa": packed.isa,
                         "temperature": temperature,
-                        "through": through,
-                        "ours_us": median[c.name],
-                        "dense_us": median["dense"],
-                        "ratio_dense": median["dense"] / median[c.name],
-                        "ratio_dense_of_minima": least["dense"] / least[c.name],
-                        "peers": {n: us for n, us in median.items() if n not in names},
+                        "through": way,
+                        "ours_us": us[c.name],
+                        "dense_us": us["dense"],
+                        "ratio_dense": us["dense"] / us[c.name],
+                        "peers": {o.name: us[o.name] for o in others},
                         "relative_error": errors[c.name],
                         "bytes_per_nonzero": bytes_per_nonzero,
                     }
@@ -219,57 +202,182 @@ def bench_layer(shape: Shape, batches: list[int], rounds: int) -> list[dict[str,
     return rows
 
 
-def print_table(rows: list[dict[str, object]]) -> None:
-    """Speed-ups over dense, a line a layer, and the geometric mean of the nine layers of EIE."""
-    columns = [("kernel", p) for p in PRECISIONS] + [("module", "high")]
-    eie = {shape.name for shape in EIE}
-    for batch in sorted({int(str(row["batch"])) for row in rows}):
-        for temperature in ["hot", "cold"]:
-            print(f"\nbatch {batch}, {temperature}: speed-up over torch dense fp32 (median)")
-            header = [p if through == "kernel" else "forward" for through, p in columns]
-            print(f"{'layer':10}{'dense us':>10}" + "".join(f"{h:>10}" for h in header))
-            means: dict[tuple[str, str], list[float]] = {c: [] for c in columns}
-            for name in dict.fromkeys(str(row["layer"]) for row in rows):
-                line = ""
-                for row in rows:
-                    key = (str(row["through"]), str(row["precision"]))
-                    if (row["layer"], row["batch"], row["temperature"]) != (
-                        name,
-                        batch,
-                        temperature,
-                    ):
-                        continue
-                    if not line:
-                        line = f"{name:10}{row['dense_us']:10.0f}"
-                    line += f"{row['ratio_dense']:10.1f}"
-                    if name in eie:
-                        means[key].append(math.log(float(str(row["ratio_dense"]))))
-                print(line)
-            if all(means.values()):
-                line = "".join(f"{math.exp(statistics.mean(means[c])):10.1f}" for c in columns)
-                print(f"{'mean':20}{line}")
+def bench_layer(shape: Shape) -> dict[str, Any]:
+    """A layer of EIE or a large one, at every batch."""
+    batches = [1, 8, 64]
+    if shape.inputs * shape.outputs <= MOST_WEIGHTS_AT_256:
+        batches.append(256)
+    return {"rows": bench_product(shape, batches)}
+
+
+def bench_avx2() -> dict[str, Any]:
+    """The nine layers with our kernels of the AVX2 level; torch has what the machine has."""
+    rows = []
+    with isa.use("avx2"):
+        for shape in EIE:
+            rows += bench_product(
+                shape, [1], temperatures=("hot",), through=("kernel",), with_peers=False
+            )
+    return {"rows": rows}
+
+
+def bench_crossover() -> dict[str, Any]:
+    """4096 -> 4096 at high densities."""
+    rows = []
+    for density in CROSSOVER_DENSITIES:
+        shape = Shape("4096x4096", 4096, 4096, density)
+        rows += bench_product(
+            shape,
+            [1, 64],
+            temperatures=("hot",),
+            through=("kernel",),
+            precisions=["high"],
+            with_peers=False,
+            rounds={1: 7, 64: 5},
+        )
+    return {"rows": rows}
+
+
+def bench_codebooks() -> dict[str, Any]:
+    """4096 -> 4096 at 9 % with codebooks of every size, which take turns."""
+    packed = {}
+    for size in CODEBOOKS:
+        made, _ = make_layer((4096, 4096), 0.09, size - 1, 1)
+        packed[size] = layer.pack_layer(made)
+    found = []
+    for batch in (1, 64):
+        x = torch.from_numpy(make_inputs(Shape("", 4096, 4096, 0.09), batch, 2))
+        for precision in PRECISIONS:
+            calls = [Contender(str(k), raw_call(p, x, precision)) for k, p in packed.items()]
+            us = medians(calls, 9 if batch == 1 else 3)
+            found += [
+                {"values": int(k), "batch": batch, "precision": precision, "ours_us": taken}
+                for k, taken in us.items()
+            ]
+    return {"codebooks": found}
+
+
+def bench_threads() -> dict[str, Any]:
+    """Alex-6 with one and with two threads, on whatever processors there are."""
+    shape = EIE[0]
+    made, _ = make_layer((shape.outputs, shape.inputs), shape.density, shape.values, 1)
+    packed = layer.pack_layer(made)
+    x = torch.from_numpy(make_inputs(shape, 1, 2))
+    pinned = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    torch.set_num_threads(2)
+    try:
+        calls = [Contender(str(n), raw_call(packed, x, "high", n)) for n in (1, 2)]
+        us = medians(calls, 15)
+    finally:
+        torch.set_num_threads(1)
+        os.sched_setaffinity(0, pinned)
+    return {"threads": {"layer": shape.name, "one_us": us["1"], "two_us": us["2"]}}
+
+
+def bench_loading() -> dict[str, Any]:
+    """A file of AlexNet's shapes into packed layers, against torch's loading of the dense one."""
+    with tempfile.TemporaryDirectory() as folder:
+        ours, theirs = Path(folder) / "alexnet.safetensors", Path(folder) / "alexnet.pt"
+        tensors, state = {}, {}
+        for seed, (name, shape, density, values) in enumerate(ALEXNET):
+            made, weight = make_layer(shape, density, values, seed)
+            blob = layer.encode_layer(made)
+            tensors[f"{name}.weight_blob"] = container.Tensor("U8", blob.shape, blob.tobytes())
+            state[f"{name}.weight"] = torch.from_numpy(weight)
+        container.write_file(ours, tensors, {})
+        torch.save(state, theirs)
+
+        def load() -> list[spmm.PackedMatrix]:
+            with container.open(ours) as file:
+                file.verify()
+                return [layer.pack_layer(view.bytes()) for view in file.tensors.values()]
+
+        def read() -> None:
+            with container.open(ours) as file:
+                file.verify()
+
+        def decode() -> None:
+            with container.open(ours) as file:
+                file.verify()
+                for view in file.tensors.values():
+                    layer.decode_layer(view.bytes())
+
+        calls = [
+            Contender("dense", lambda: torch.load(theirs, mmap=False)),
+            Contender("ours", load),
+            Contender("read", read),
+            Contender("read_and_decode", decode),
+        ]
+        us = medians(calls, 5)
+        sizes = {"ours_bytes": ours.stat().st_size, "dense_bytes": theirs.stat().st_size}
+    return {"loading": {f"{name}_us": taken for name, taken in us.items()} | sizes}
+
+
+def bench_machine() -> dict[str, Any]:
+    """What the roofline plot is drawn against: GFLOP/s of dense fp32, GB/s of reading memory."""
+    a = torch.randn(1024, 1024)
+    large = torch.ones(64 << 20)
+    seconds = min(time_hot(lambda: a @ a) for _ in range(5))
+    reading = min(time_hot(lambda: large.sum()) for _ in range(5))
+    return {
+        "machine": {
+            "peak_gflops": 2 * 1024**3 / seconds / 1e9,
+            "read_gb_per_s": large.numel() * 4 / reading / 1e9,
+        }
+    }
+
+
+def parts() -> dict[str, Callable[[], dict[str, Any]]]:
+    """What can be run by name; each takes less than three minutes on an idle machine."""
+    found: dict[str, Callable[[], dict[str, Any]]] = {
+        shape.name: lambda shape=shape: bench_layer(shape)  # type: ignore[misc]
+        for shape in SHAPES
+    }
+    return found | {
+        "avx2": bench_avx2,
+        "crossover": bench_crossover,
+        "codebooks": bench_codebooks,
+        "threads": bench_threads,
+        "loading": bench_loading,
+        "machine": bench_machine,
+    }
 
 
 def main() -> None:
+    """Runs the parts that have no file yet, then makes tables and plots of all there are."""
+    known = parts()
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
-    parser.add_argument("--layers", nargs="*", default=[shape.name for shape in SHAPES])
-    parser.add_argument("--batches", nargs="*", type=int, default=[1, 8, 64])
-    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--parts", nargs="*", default=list(known), choices=list(known))
+    parser.add_argument("--again", action="store_true", help="run parts that have a file, too")
     parser.add_argument("--cpu", type=int, help="the processor to run on; the last one if missing")
-    parser.add_argument("--output", type=Path, default=Path("build/bench/spmm.json"))
+    parser.add_argument("--folder", type=Path, default=Path("build/bench"))
+    parser.add_argument("--docs", type=Path, help="a page whose tables are to be replaced")
     options = parser.parse_args()
     torch.set_num_threads(1)
     if hasattr(os, "sched_setaffinity"):
         cpu = options.cpu if options.cpu is not None else max(os.sched_getaffinity(0))
         os.sched_setaffinity(0, {cpu})
-    rows: list[dict[str, object]] = []
-    with torch.inference_mode():
-        for shape in SHAPES:
-            if shape.name in options.layers:
-                rows += bench_layer(shape, options.batches, options.rounds)
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(rows, indent=1) + "\n")
-    print_table(rows)
+    folder = options.folder / "spmm"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in options.parts:
+        path = folder / f"{name}.json"
+        if path.exists() and not options.again:
+            continue
+        begin = time.perf_counter()
+        with torch.inference_mode():
+            found = known[name]()
+        path.write_text(json.dumps(found, indent=1) + "\n")
+        print(f"{name}: {time.perf_counter() - begin:.0f} s", flush=True)
+    gathered = [
+        json.loads((folder / f"{n}.json").read_text())
+        for n in known
+        if (folder / f"{n}.json").exists()
+    ]
+    rows = [row for part in gathered for row in part.get("rows", [])]
+    facts = {key: value for part in gathered for key, value in part.items() if key != "rows"}
+    (options.folder / "spmm.json").write_text(json.dumps(rows, indent=1) + "\n")
+    report(rows, facts, options.folder, options.docs)
 
 
 if __name__ == "__main__":
