@@ -65,19 +65,23 @@ void register_spmm(py::module_& module) {
         [](std::uint32_t rows, std::uint32_t cols, int index_bits, bool flat,
            const Array<std::uint8_t>& codes, const Array<std::uint8_t>& gaps,
            const Array<std::uint32_t>& row_lengths, const Array<float>& values,
-           const std::string& regime, int threads) {
-            const Regime wanted = parse_regime(regime);
-            const auto pack = [wanted, threads](const RelativeCsr& csr,
-                                                std::span<const float> codebook,
-                                                PackedMatrix& matrix) {
-                return spmm::pack(csr, codebook, matrix, wanted, threads);
+           const std::optional<std::string>& regime, std::size_t batch,
+           const std::string& precision, int threads) {
+            const auto wanted =
+                regime.has_value() ? std::optional(parse_regime(*regime)) : std::nullopt;
+            const spmm::Use use{batch, parse_precision(precision)};
+            const auto pack = [=](const RelativeCsr& csr, std::span<const float> codebook,
+                                  PackedMatrix& matrix) {
+                const Regime chosen =
+                    wanted.has_value() ? *wanted : spmm::regime_for(csr, codebook.size(), use);
+                return spmm::pack(csr, codebook, matrix, chosen, threads);
             };
             return packed(pack, rows, cols, index_bits, flat, codes, gaps, row_lengths, values);
         },
         py::arg("rows"), py::arg("cols"), py::arg("index_bits"), py::arg("flat"),
         py::arg("codes").noconvert(), py::arg("gaps").noconvert(),
         py::arg("row_lengths").noconvert(), py::arg("values").noconvert(), py::arg("regime"),
-        py::arg("threads"));
+        py::arg("batch"), py::arg("precision"), py::arg("threads"));
     module.def(
         "spmm_pack_values",
         [](std::uint32_t rows, std::uint32_t cols, int index_bits, bool flat,

@@ -134,6 +134,6 @@ def pack_layer(layer: Layer | npt.ArrayLike | bytes, *, threads: int = 1) -> spm
     if not isinstance(layer, Layer):
         return _core.layer_pack(_as_blob(layer), threads)
     if layer.shared:
-        regime = "vector" if len(layer.shape) == 2 else "batch"  # a convolution's filters
+        regime = None if len(layer.shape) == 2 else "batch"  # a convolution's filters
         return spmm.pack(layer.csr, layer.codebook(), regime=regime, threads=threads)
     return spmm.pack_values(layer.csr, layer.values)

@@ -15,7 +15,13 @@ __all__ = ["Kernel", "PackedMatrix", "kernels", "multiply", "pack", "pack_values
 
 
 def pack(
-    csr: RelativeCsr, codebook: npt.ArrayLike, *, regime: str = "vector", threads: int = 1
+    csr: RelativeCsr,
+    codebook: npt.ArrayLike,
+    *,
+    regime: str | None = None,
+    batch: int = 1,
+    precision: str = "high",
+    threads: int = 1,
 ) -> PackedMatrix:
     """Lays a matrix out for the kernels of the instruction set in use.
 
@@ -23,17 +29,19 @@ def pack(
         csr: the codes.
         codebook: float32 ``[k + 1]``, the value of each code; ``codebook[0]`` is 0.
         regime: what to lay out for first: ``vector`` (products with one to a few vectors) or
-            ``batch`` (many vectors, convolutions). The matrix serves both: a second layout is made
-            when a product needs it.
+            ``batch`` (many vectors, convolutions); None = what is best for ``batch`` and
+            ``precision`` by the rule of docs/kernels.md. The matrix serves every use: a second
+            layout is made when a product needs it.
+        batch, precision: of most products.
         threads: at most this many.
 
     Raises:
         FormatError: the entries are malformed, a code has no value, or a value is not finite.
-        ValueError: the codebook is longer than 256 or does not start with 0, or the regime is
-            unknown.
+        ValueError: the codebook is longer than 256 or does not start with 0, or the regime or the
+            precision is unknown.
     """
     values = np.ascontiguousarray(codebook, dtype=np.float32)
-    return _core.spmm_pack(*csr.parts(), values, regime, threads)
+    return _core.spmm_pack(*csr.parts(), values, regime, batch, precision, threads)
 
 
 def pack_values(csr: RelativeCsr, values: npt.ArrayLike) -> PackedMatrix:

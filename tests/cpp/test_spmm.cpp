@@ -101,6 +101,40 @@ TEST_P(SpmmTest, MeetsTheContractForEveryKindOfActivation) {
     }
 }
 
+// The documented rule: what the first layout is for, by batch, class, density and codebook.
+TEST_P(SpmmTest, TheRegimeFollowsTheUse) {
+    const bool fixed = GetParam() != Isa::scalar;
+    const auto of = [](const Problem& p, std::size_t batch, Precision precision) {
+        return spmm::regime_for(p.csr, p.codebook.size(), {batch, precision});
+    };
+    const Problem p = make_problem(64, 256, 0.1, 15, 1);
+    for (const Precision precision : {Precision::high, Precision::medium, Precision::low}) {
+        EXPECT_EQ(of(p, 1, precision), fixed ? Regime::vector : Regime::batch);
+    }
+    EXPECT_EQ(of(p, 64, Precision::high), Regime::batch);
+    EXPECT_EQ(of(p, 64, Precision::highest), Regime::batch);
+    EXPECT_EQ(of(p, 64, Precision::low), fixed ? Regime::vector : Regime::batch);
+    EXPECT_EQ(of(make_problem(64, 256, 0.001, 15, 1), 1, Precision::high), Regime::batch);
+    EXPECT_EQ(of(make_problem(64, 256, 0.1, 200, 1), 1, Precision::high),
+              GetParam() == Isa::avx512 ? Regime::vector : Regime::batch);
+}
+
+// A batch that panels take whole needs no other layout beside rows16.
+TEST_P(SpmmTest, BatchesMakeNoLayoutForVectors) {
+    const Problem p = make_problem(64, 256, 0.1, 15, 1);
+    PackedMatrix packed;
+    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, packed, Regime::batch).ok());
+    const auto x = random_x(64 * p.cols, 2);
+    std::vector<float> y(64 * p.rows);
+    spmm::multiply(packed, x, 64, {}, y, Precision::high);
+    const std::size_t before = packed.nbytes();
+    spmm::multiply(packed, x, 64, {}, y, Precision::highest);
+    EXPECT_EQ(packed.nbytes(), before);
+    spmm::multiply(packed, std::span(x).first(p.cols), 1, {}, std::span(y).first(p.rows),
+                   Precision::high);
+    EXPECT_EQ(packed.nbytes() > before, GetParam() != Isa::scalar);
+}
+
 TEST_P(SpmmTest, PlainValues) {
     const std::vector<std::uint8_t> codes = {1, 0, 0, 0, 0, 0, 1, 1, 0};
     const RelativeCsr matrix = csr::encode(codes, 3, 3, 2, true);

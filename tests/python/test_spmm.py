@@ -75,3 +75,18 @@ def test_fixed_point_refuses_what_is_not_finite(kernel: spmm.Kernel) -> None:
     x = np.full((1, 30), np.inf, np.float32)
     with pytest.raises(ValueError, match="does not fit fixed point"):
         kernel.run(packed, x)
+
+
+def test_the_caller_can_say_what_to_optimise_for(isa: str) -> None:
+    codes = np.tile(np.arange(4, dtype=np.uint8), (32, 64))
+    matrix, codebook = csr.encode(codes, 4), np.array([0, 1, -1, 0.5], np.float32)
+    for batch in (1, 64):
+        for precision in ("highest", "high", "medium", "low"):
+            packed = spmm.pack(matrix, codebook, batch=batch, precision=precision)
+            assert np.array_equal(packed.unpack(), codebook[codes])
+    vector = spmm.pack(matrix, codebook, regime="vector")
+    assert spmm.pack(matrix, codebook).nbytes == vector.nbytes
+    batch = spmm.pack(matrix, codebook, regime="batch")
+    assert spmm.pack(matrix, codebook, batch=64).nbytes == batch.nbytes
+    with pytest.raises(ValueError, match="none of vector, batch"):
+        spmm.pack(matrix, codebook, regime="best")

@@ -72,6 +72,16 @@ private:
 
 namespace spmm {
 
+/// What a matrix will be used for most.
+struct Use {
+    std::size_t batch = 1;
+    Precision precision = Precision::high;
+};
+
+/// The regime that serves a use best on the instruction set in use: docs/kernels.md has the rule,
+/// which goes by batch, class, density and the size of the codebook, and how it was measured.
+[[nodiscard]] Regime regime_for(const RelativeCsr& csr, std::size_t codebook_size, Use use);
+
 /// The only door from untrusted codes to a kernel: validates everything, drops fillers, and lays
 /// the matrix out for the instruction set in use. `codebook[code]` is the value of a code;
 /// `codebook[0]` must be 0. Errors: those of csr::validate, code_past_codebook, not_finite.

@@ -11,6 +11,7 @@
 #include "spmm/multiply_panels.hpp"
 #include "spmm/outputs.hpp"
 #include "spmm/products.hpp"
+#include "spmm/regime.hpp"
 #include "tersor/spmm.hpp"
 
 namespace tersor::spmm {
@@ -18,19 +19,6 @@ namespace {
 
 /// Work below which a second thread costs more than it brings, in non-zeros times activations.
 constexpr std::size_t parallel_from = 1U << 15;
-
-/// Vectors from which a panel, of which a part stays empty, is faster than what else there is: the
-/// gathers of fp32, or the fixed-point arithmetic of a class.
-constexpr std::size_t panel_from(Isa isa, std::optional<Arithmetic> arithmetic) noexcept {
-    if (!arithmetic.has_value()) return 4;
-    if (isa == Isa::avx2 || isa == Isa::neon) return 6;
-    if (arithmetic == Arithmetic{3, 3, 2}) return 12;
-    if (arithmetic == finest_arithmetic) return 10;
-    return SIZE_MAX;
-}
-
-/// Vectors from which a panel of digits, always 64 wide, beats the sliding kernel.
-constexpr std::size_t digit_panel_from = 36;
 
 /// Vectors that pass through fp32 together where x or y is of another type.
 constexpr std::size_t converted_vectors = 64;
@@ -75,6 +63,20 @@ std::size_t vectors_in_panels(const PackedMatrix::Layout& layout, std::size_t ba
     return batch - rest;
 }
 
+/// Whether panels take the whole batch whatever the rows are like: `high` and `highest` have one
+/// arithmetic each, so that the layout for fixed point need not be made to know it.
+bool panels_take_all(const PackedMatrix::Layout& layout, std::size_t batch, Precision precision) {
+    std::optional<Arithmetic> only;
+    if (precision == Precision::high) {
+        only = arithmetics.back();
+    } else if (precision != Precision::highest) {
+        return false;
+    } else if (sliding_shape(layout.isa).digit_bits == 8) {
+        only = finest_arithmetic;
+    }
+    return vectors_in_panels(layout, batch, precision, only) == batch;
+}
+
 /// How many of the vectors, from the first one on, the panels of digits take.
 std::size_t vectors_in_digit_panels(std::size_t batch) noexcept {
     const std::size_t rest = batch % digit_lanes;
@@ -85,9 +87,14 @@ std::size_t vectors_in_digit_panels(std::size_t batch) noexcept {
 void multiply_vectors(const PackedMatrix::Layout& layout, const float* x, std::size_t batch,
                       const Outputs& out, Precision precision, int threads) {
     const ActivationRange range_of = kernels(layout.isa).activation_range;
-    const Sliding* sliding = layout.sliding();
-    const std::optional<Arithmetic> arithmetic = choose_arithmetic(sliding, precision, false);
-    std::size_t in_panels = vectors_in_panels(layout, batch, precision, arithmetic);
+    const Sliding* sliding = nullptr;
+    std::optional<Arithmetic> arithmetic;
+    std::size_t in_panels = batch;
+    if (!panels_take_all(layout, batch, precision)) {
+        sliding = layout.sliding();
+        arithmetic = choose_arithmetic(sliding, precision, false);
+        in_panels = vectors_in_panels(layout, batch, precision, arithmetic);
+    }
     if (in_panels > 0) {
         if (layout.codebook_size > 0) {
             multiply_panels(layout, *layout.panels(), x, in_panels, out, threads);

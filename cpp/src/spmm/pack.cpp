@@ -8,6 +8,7 @@
 #include "spmm/kernels.hpp"
 #include "spmm/layout.hpp"
 #include "spmm/make_sliding.hpp"
+#include "spmm/regime.hpp"
 #include "spmm/row_source.hpp"
 #include "tersor/spmm.hpp"
 
@@ -62,7 +63,7 @@ void PackedMatrix::unpack(std::span<float> out) const {
 }
 
 bool PackedMatrix::Layout::fits_sliding() const noexcept {
-    return codebook_size > 1 && codebook_size <= spmm::sliding_shape(isa).max_codes && rows > 0 &&
+    return spmm::fits_sliding(isa, codebook_size, nonzeros, std::uint64_t{rows} * cols) &&
            cols <= spmm::max_sliding_columns;
 }
 
