@@ -56,6 +56,14 @@ void register_container(py::module_& module) {
              })
         .def_property_readonly("file_bytes", &File::file_bytes)
         .def_property_readonly("is_tersor", &File::is_tersor)
+        .def(
+            "release",
+            [](const File& file, const std::string& tensor_name) {
+                const TensorView* tensor = file.find(tensor_name);
+                if (tensor == nullptr) throw py::key_error(tensor_name);
+                file.release(*tensor);
+            },
+            py::arg("name"))
         .def("verify", [](const File& file) {
             const py::gil_scoped_release release;
             throw_if_error(file.verify(), "verify");

@@ -39,6 +39,21 @@ py::dict to_dict(const LayerInfo& info) {
     return dict;
 }
 
+/// What `decode` makes of a blob, without the interpreter's lock: shape, kind, matrix, values.
+template <class Decode>
+py::tuple decoded(const Decode& decode, const Array<std::uint8_t>& blob) {
+    const auto bytes = view(blob);
+    Layer layer;
+    Result result;
+    {
+        const py::gil_scoped_release release;
+        result = decode(bytes, layer);
+    }
+    throw_if_error(result, "layer blob");
+    return py::make_tuple(py::tuple(py::cast(layer.shape)), kind_name(layer.kind),
+                          from_csr(layer.csr), to_numpy(layer.values));
+}
+
 }  // namespace
 
 void register_layer(py::module_& module) {
@@ -65,19 +80,26 @@ void register_layer(py::module_& module) {
         py::arg("row_lengths").noconvert(), py::arg("values").noconvert());
     module.def(
         "layer_decode",
-        [](const Array<std::uint8_t>& blob, std::size_t max_bytes) {
-            const auto bytes = view(blob);
-            Layer layer;
-            Result result;
-            {
-                const py::gil_scoped_release release;
-                result = decode_layer(bytes, layer, max_bytes);
-            }
-            throw_if_error(result, "layer blob");
-            return py::make_tuple(py::tuple(py::cast(layer.shape)), kind_name(layer.kind),
-                                  from_csr(layer.csr), to_numpy(layer.values));
+        [](const Array<std::uint8_t>& blob, std::size_t max_bytes, int threads) {
+            return decoded(
+                [&](std::span<const std::uint8_t> bytes, Layer& layer) {
+                    return decode_layer(bytes, layer, max_bytes, threads);
+                },
+                blob);
         },
-        py::arg("blob").noconvert(), py::arg("max_bytes"));
+        py::arg("blob").noconvert(), py::arg("max_bytes"), py::arg("threads"));
+    module.def(
+        "layer_decode_rows",
+        [](const Array<std::uint8_t>& blob, std::size_t first, std::size_t count, bool verify,
+           std::size_t max_bytes, int threads) {
+            return decoded(
+                [&](std::span<const std::uint8_t> bytes, Layer& layer) {
+                    return decode_rows(bytes, first, count, layer, verify, max_bytes, threads);
+                },
+                blob);
+        },
+        py::arg("blob").noconvert(), py::arg("first"), py::arg("count"), py::arg("verify"),
+        py::arg("max_bytes"), py::arg("threads"));
     module.def(
         "layer_pack",
         [](const Array<std::uint8_t>& blob, int threads) {

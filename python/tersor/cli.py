@@ -11,10 +11,11 @@ import argparse
 import fnmatch
 import json
 import math
+import os
 import re
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -28,6 +29,7 @@ from tersor import container, isa
 from tersor._core import FormatError
 
 if TYPE_CHECKING:
+    from tersor.config import LayerConfig
     from tersor.report import Report
 
 # A tensor whose name has one of these words is an embedding or a norm, and is left as it is.
@@ -197,16 +199,27 @@ def compress(
     Raises:
         InputError, OSError: the message names what is wrong with which file.
     """
-    from tersor import layer
+    from tersor import budget, layer
+    from tersor.config import LayerConfig
+    from tersor.quantize import as_float32, compress_weight
     from tersor.report import report
 
+    if source.is_dir() or source.suffix == ".json":
+        if output is None or dry_run or target_bytes is not None or target_ratio is not None:
+            raise InputError("a checkpoint of several files needs -o OUT, and takes no target")
+        kinds = {2: LayerConfig(values=2**bits - 1, density=density, method=method)}
+        filters = LayerConfig(values=2**conv_bits - 1, density=density, method=method)
+        return _compress_shards(
+            source,
+            output,
+            lambda shape: kinds.get(len(shape), filters),
+            lambda view: choose(
+                view.name, view.dtype, view.shape, only=only, skip=skip, min_size=min_size
+            ),
+        )
     if output is None and not dry_run:
         raise InputError("say where to write with -o OUT, or --dry-run to learn the size alone")
     tensors, metadata = _read_model(source)
-    from tersor import budget
-    from tersor.config import LayerConfig
-    from tersor.quantize import as_float32, compress_weight
-
     if target_bytes is not None and target_ratio is not None:
         raise InputError("give either --target-bytes or --target-ratio")
     left: dict[str, container.Tensor] = {}
@@ -258,6 +271,63 @@ def compress(
         write(blobs, path)
         with container.open(path) as file:
             return report(file)
+
+
+def _compress_shards(
+    source: Path,
+    output: Path,
+    settings: Callable[[tuple[int, ...]], "LayerConfig"],
+    choice_of: Callable[[container.TensorView], Choice],
+) -> "Report":
+    """The same for a checkpoint of several files, which never stands in memory as a whole."""
+    from tersor import __version__, layer, shards
+    from tersor.quantize import as_float32, compress_weight
+    from tersor.report import report
+
+    with _about(source), container.open(source) as checkpoint:
+        if source.resolve() in (output.resolve(), output.resolve() / container.INDEX):
+            raise InputError(f"{output}: cannot be written while it is read")
+        choices = {name: choice_of(view) for name, view in checkpoint.tensors.items()}
+        for choice in choices.values():
+            print(choice)
+        if not any(choice.taken for choice in choices.values()):
+            raise InputError(f"{source}: no tensor to compress (see --only)")
+
+        def encode(view: container.TensorView) -> tuple[str, container.Tensor]:
+            if not choices[view.name].taken:
+                return view.name, container.Tensor(view.dtype, view.shape, view.bytes())
+            raw = _FLOAT_READERS[view.dtype](view.bytes()).reshape(view.shape)
+            weight = as_float32(raw, view.name)
+            blob = layer.encode_layer(compress_weight(weight, settings(view.shape), view.name))
+            return view.name + layer.SUFFIX, container.Tensor("U8", blob.shape, blob)
+
+        described = [(n, repr(settings(c.shape))) for n, c in choices.items() if c.taken]
+        with _progress(sum(view.nbytes for view in checkpoint.tensors.values())) as advance:
+            index = shards.write_shards(
+                checkpoint,
+                output,
+                encode,
+                f"{__version__} {described}",
+                threads=os.cpu_count() or 1,
+                progress=lambda view: advance(view.nbytes),
+            )
+    with container.open(index) as file:
+        return report(file)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on the terminal that counts bytes."""
+    if not sys.stderr.isatty() or find_spec("rich") is None:
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    columns = (BarColumn(), DownloadColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("compress", total=total)
+        yield lambda size: bar.advance(task, size)
 
 
 def decompress(source: Path, output: Path) -> int:
@@ -351,7 +421,13 @@ def _app() -> Any:
 
     @app.command("compress")
     def _compress(
-        source: Annotated[Path, typer.Argument(metavar="IN", help=".safetensors or .pt")],
+        source: Annotated[
+            Path,
+            typer.Argument(
+                metavar="IN",
+                help=".safetensors, .pt, or the index (or folder) of a sharded checkpoint",
+            ),
+        ],
         output: Annotated[Path | None, typer.Option("-o", "--output", metavar="OUT")] = None,
         bits: Annotated[int, typer.Option(min=1, max=8, help="code width of matrices")] = 4,
         conv_bits: Annotated[int, typer.Option(min=1, max=8, help="code width of filters")] = 8,

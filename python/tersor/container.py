@@ -5,7 +5,9 @@ docs/format.md has the bytes.
 
 from __future__ import annotations
 
+import json
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,14 @@ import numpy as np
 import numpy.typing as npt
 
 from tersor import _core
+from tersor._core import FormatError
+from tersor.layer import Layer, decode_layer, decode_rows
+
+INDEX = "model.safetensors.index.json"
+"""The usual name of the index of a checkpoint of several files."""
+
+_MAX_INDEX_BYTES = 100_000_000  # as a file's header
+_SHARD = re.compile(r"\w[\w.-]*\.safetensors", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -28,7 +38,7 @@ class Tensor:
 
 @dataclass(frozen=True)
 class TensorView:
-    """A tensor of an open file; nothing is decoded until :meth:`bytes` is read."""
+    """A tensor of an open file; nothing is decoded until it is asked for."""
 
     name: str
     dtype: str
@@ -36,10 +46,29 @@ class TensorView:
     nbytes: int
     compressed: bool
     _file: _core.File = field(repr=False, compare=False)
+    _max_bytes: int | None = field(default=None, repr=False, compare=False)
 
     def bytes(self) -> npt.NDArray[np.uint8]:
         """The stored bytes, uint8 ``[nbytes]``: a read-only view into the file."""
         return self._file.bytes(self.name)
+
+    def layer(self, *, threads: int = 1) -> Layer:
+        """Decodes a compressed tensor, within the ``max_bytes`` of :func:`open`.
+
+        Raises:
+            FormatError: the blob is malformed; the message names the byte.
+        """
+        return decode_layer(self.bytes(), max_bytes=self._max_bytes, threads=threads)
+
+    def rows(self, first: int, count: int, *, verify: bool = True, threads: int = 1) -> Layer:
+        """Decodes a range of rows alone: :func:`tersor.layer.decode_rows`."""
+        return decode_rows(
+            self.bytes(), first, count, verify=verify, max_bytes=self._max_bytes, threads=threads
+        )
+
+    def release(self) -> None:
+        """Lets the system take back the memory of the mapped bytes, until they are read again."""
+        self._file.release(self.name)
 
 
 class File:
@@ -52,13 +81,14 @@ class File:
         is_tersor: whether tersor wrote it.
     """
 
-    def __init__(self, path: str | os.PathLike[str]) -> None:
+    def __init__(self, path: str | os.PathLike[str], max_bytes: int | None = None) -> None:
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path}: no such file")
         self._file = _core.File.open(str(self.path))
         self.tensors = {
-            entry["name"]: TensorView(**entry, _file=self._file) for entry in self._file.tensors()
+            entry["name"]: TensorView(**entry, _file=self._file, _max_bytes=max_bytes)
+            for entry in self._file.tensors()
         }
         self.metadata: dict[str, str] = self._file.metadata()
         self.file_bytes: int = self._file.file_bytes
@@ -81,14 +111,89 @@ class File:
         """Nothing to do: the mapping is released with the last view into it."""
 
 
-def open(path: str | os.PathLike[str]) -> File:
-    """Opens a file and checks its structure.
+def read_index(path: Path) -> dict[str, str]:
+    """The shard of each tensor, by the names of tensors, as a checkpoint's index has them.
+
+    Raises:
+        FormatError: it is malformed, or names a file that does not stand beside it.
+    """
+    if path.stat().st_size > _MAX_INDEX_BYTES:
+        raise FormatError(f"{path}: an index has no more than {_MAX_INDEX_BYTES} bytes")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) < len(pairs):
+            raise FormatError(f"{path}: a name occurs twice")
+        return members
+
+    try:
+        content = json.loads(path.read_bytes(), object_pairs_hook=unique)
+    except FormatError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: {error}") from None
+    names = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(names, dict):
+        raise FormatError(f"{path}: not an index: it has no weight_map")
+    for shard in names.values():
+        if not isinstance(shard, str) or not _SHARD.fullmatch(shard):
+            raise FormatError(f"{path}: {shard!r} is not the name of a file beside it")
+    return names
+
+
+class Sharded(File):
+    """An open checkpoint of several files, used as one :class:`File`.
+
+    Attributes:
+        shards: the files by their names.
+        metadata: of the first shard.
+    """
+
+    def __init__(self, path: Path, max_bytes: int | None = None) -> None:
+        self.path = path
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        shard_of = read_index(path)
+        self.shards = {
+            name: File(path.parent / name, max_bytes) for name in sorted(set(shard_of.values()))
+        }
+        found = {
+            name: (view, shard)
+            for shard, file in self.shards.items()
+            for name, view in file.tensors.items()
+        }
+        held = sum(len(file.tensors) for file in self.shards.values())
+        if held > len(found) or {n: shard for n, (_, shard) in found.items()} != shard_of:
+            raise FormatError(f"{path}: the tensors of the shards are not those of the index")
+        self.tensors = {name: found[name][0] for name in sorted(found)}
+        files = self.shards.values()
+        self.metadata = next((file.metadata for file in files), {})
+        self.file_bytes = path.stat().st_size + sum(file.file_bytes for file in files)
+        self.is_tersor = all(file.is_tersor for file in files)
+
+    def verify(self) -> None:
+        """Checks every hash of every shard that opening has not checked."""
+        for file in self.shards.values():
+            file.verify()
+
+
+def open(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> File:
+    """Opens a file, or a checkpoint of several, and checks its structure; nothing is decoded.
+
+    Args:
+        path: a ``.safetensors`` file, the ``.json`` index of a checkpoint, or the folder that holds
+            one under its usual name.
+        max_bytes: what decoding a layer may allocate for its content
+            (:func:`tersor.layer.decode_layer`).
 
     Raises:
         FileNotFoundError: there is none.
         FormatError: it is malformed; the message names the byte.
     """
-    return File(path)
+    path = Path(path)
+    if path.is_dir() and (path / INDEX).is_file():
+        path /= INDEX
+    return Sharded(path, max_bytes) if path.suffix == ".json" else File(path, max_bytes)
 
 
 def write_file(

@@ -88,7 +88,9 @@ def encode_layer(layer: Layer) -> npt.NDArray[np.uint8]:
     return _core.layer_encode(list(layer.shape), layer.kind, *layer.csr.parts(), values)
 
 
-def decode_layer(blob: npt.ArrayLike | bytes, *, max_bytes: int | None = None) -> Layer:
+def decode_layer(
+    blob: npt.ArrayLike | bytes, *, max_bytes: int | None = None, threads: int = 1
+) -> Layer:
     """Decodes a blob and checks everything in it, its hash included.
 
     Args:
@@ -96,12 +98,45 @@ def decode_layer(blob: npt.ArrayLike | bytes, *, max_bytes: int | None = None) -
         max_bytes: refuse, before allocating, a blob whose content takes more while it is decoded:
             a byte for each code, gap and byte of the row lengths' stream, four for each row length
             and value.
+        threads: at most this many.
 
     Raises:
         FormatError: the blob is malformed; the message names the byte.
     """
     limit = _NO_LIMIT if max_bytes is None else max_bytes
-    shape, kind, csr, values = _core.layer_decode(_as_blob(blob), limit)
+    shape, kind, csr, values = _core.layer_decode(_as_blob(blob), limit, threads)
+    return Layer(shape, kind, RelativeCsr(*csr), values)
+
+
+def decode_rows(
+    blob: npt.ArrayLike | bytes,
+    first: int,
+    count: int,
+    *,
+    verify: bool = True,
+    max_bytes: int | None = None,
+    threads: int = 1,
+) -> Layer:
+    """Decodes ``count`` rows from ``first`` on, as a layer with so many rows.
+
+    Of a blob that is stored by rows only the blocks of its streams that hold them are decoded.
+
+    Args:
+        verify: check the hash over the whole blob first; without it the checksums of the blocks
+            alone tell damage.
+        max_bytes: as of :func:`decode_layer`.
+        threads: at most this many.
+
+    Raises:
+        FormatError: the blob is malformed; the message names the byte.
+        ValueError: the layer has no such rows.
+    """
+    if first < 0 or count < 0:
+        raise ValueError(f"first and count must not be negative, not {first} and {count}")
+    limit = _NO_LIMIT if max_bytes is None else max_bytes
+    shape, kind, csr, values = _core.layer_decode_rows(
+        _as_blob(blob), first, count, verify, limit, threads
+    )
     return Layer(shape, kind, RelativeCsr(*csr), values)
 
 

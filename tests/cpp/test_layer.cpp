@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <random>
 #include <stdexcept>
 
@@ -48,6 +49,54 @@ TEST_P(LayerTest, RoundTripsAndEveryByteIsCounted) {
     EXPECT_EQ(info.header_bytes + info.value_bytes + info.code_bytes + info.gap_bytes +
                   info.row_length_bytes,
               blob.size());
+}
+
+TEST_P(LayerTest, RowsAreThoseOfTheWhole) {
+    const auto blob = encode_layer(layer);
+    const std::size_t rows = layer.csr.rows, cols = layer.csr.cols;
+    std::vector<std::uint8_t> whole(rows * cols);
+    ASSERT_TRUE(csr::decode(layer.csr, whole).ok());
+    for (std::size_t first = 0; first <= rows; ++first) {
+        for (std::size_t count = 0; first + count <= rows; ++count) {
+            Layer part;
+            ASSERT_TRUE(decode_rows(blob, first, count, part).ok()) << first << ' ' << count;
+            EXPECT_EQ(part.shape[0], count);
+            std::vector<std::uint8_t> codes(count * cols);
+            ASSERT_TRUE(csr::decode(part.csr, codes).ok());
+            const auto expected = std::span(whole).subspan(first * cols, codes.size());
+            EXPECT_TRUE(std::ranges::equal(codes, expected)) << first << ' ' << count;
+            if (is_shared(layer.kind)) {
+                EXPECT_EQ(part.values, layer.values);
+                continue;
+            }
+            const auto before = std::ranges::count_if(std::span(whole).first(first * cols),
+                                                      [](auto code) { return code != 0; });
+            EXPECT_TRUE(std::ranges::equal(
+                part.values, std::span(layer.values)
+                                 .subspan(static_cast<std::size_t>(before), part.values.size())));
+        }
+    }
+    Layer part;
+    EXPECT_THROW((void)decode_rows(blob, 3, rows - 2, part), std::invalid_argument);
+    EXPECT_THROW((void)decode_rows(blob, rows + 1, 0, part), std::invalid_argument);
+    EXPECT_EQ(decode_rows(blob, 0, 1, part, true, 100).status, Status::too_large);
+}
+
+TEST_P(LayerTest, RowsOfADamagedBlobAreRefusedOrRows) {
+    const auto blob = encode_layer(layer);
+    for (std::size_t bit = 0; bit < blob.size() * 8; ++bit) {
+        auto damaged = blob;
+        damaged[bit / 8] = static_cast<std::uint8_t>(damaged[bit / 8] ^ (1U << (bit % 8)));
+        Layer part;
+        EXPECT_FALSE(decode_rows(damaged, 1, 2, part).ok()) << bit;
+        // Nothing tells damage where the hash is not asked; what comes is a matrix nevertheless.
+        try {
+            if (decode_rows(damaged, 1, 2, part, false).ok()) {
+                EXPECT_TRUE(csr::validate(part.csr).ok()) << bit;
+            }
+        } catch (const std::invalid_argument&) {  // of fewer rows
+        }
+    }
 }
 
 TEST_P(LayerTest, EveryTruncationAndEveryFlippedBitIsAnError) {

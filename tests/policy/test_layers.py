@@ -52,7 +52,7 @@ PYTHON_RANKS = [
         "container",
         "cmake",
     },
-    {"report"},
+    {"report", "shards"},
     {"budget", "hessian", "obs", "ops", "prune", "quantize", "share", "state", "units"},
     {"nn"},
     {"compress", "fuse"},

@@ -67,6 +67,9 @@ public:
     [[nodiscard]] Result verify() const;
     /// The same for one tensor.
     [[nodiscard]] Result verify(const TensorView& tensor) const;
+    /// Lets the system take back the memory that the mapped bytes of a tensor take, until they are
+    /// read again.
+    void release(const TensorView& tensor) const noexcept;
 
 private:
     struct Content;

@@ -67,6 +67,15 @@ struct LayerInfo {
 [[nodiscard]] Result decode_layer(std::span<const std::uint8_t> blob, Layer& layer,
                                   std::size_t max_bytes = SIZE_MAX, int threads = 1);
 
+/// Decodes `count` rows from `first` on, as a layer with so many rows. Of a blob that is stored by
+/// rows only the blocks of its streams that hold them are decoded; of one that is flat, or not
+/// shared, what stands before them as well. Without `verify` the hash over the whole blob is not
+/// checked: then the checksums of the blocks alone tell damage. Throws std::invalid_argument when
+/// the layer has no such rows.
+[[nodiscard]] Result decode_rows(std::span<const std::uint8_t> blob, std::size_t first,
+                                 std::size_t count, Layer& layer, bool verify = true,
+                                 std::size_t max_bytes = SIZE_MAX, int threads = 1);
+
 /// Counts the bytes of a blob without decoding any; checks the hash, and that first, only when
 /// `verify`. The number of non-zeros is the announced one: `decode_layer` finds out whether it is
 /// true.

@@ -5,6 +5,7 @@
 #include <array>
 #include <bit>
 #include <cmath>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 
@@ -105,6 +106,11 @@ Result check_hash(std::span<const std::uint8_t> blob) noexcept {
     return {Status::ok, blob.size()};
 }
 
+/// How many symbols a blob may announce: two for each bit, or what a constant stream may.
+std::uint64_t backed_symbols(std::span<const std::uint8_t> blob) noexcept {
+    return std::max<std::uint64_t>(16 * std::uint64_t{blob.size()}, max_unbacked_symbols);
+}
+
 /// Takes a blob with a good signature apart.
 Result parse(std::span<const std::uint8_t> blob, Parsed& parsed) {
     Cursor cursor(blob.first(blob.size() - hash_bytes));
@@ -154,7 +160,7 @@ Result parse(std::span<const std::uint8_t> blob, Parsed& parsed) {
     }
     // Every entry advances by a weight at least, and a row's length takes at most five bytes.
     const std::uint64_t weights = std::uint64_t{parsed.matrix.rows} * parsed.matrix.cols;
-    const std::uint64_t backed = std::max<std::uint64_t>(16 * blob.size(), max_unbacked_symbols);
+    const std::uint64_t backed = backed_symbols(blob);
     if (parsed.code_info.symbols > std::min(weights, backed)) {
         return {Status::too_large, offset_of(parsed.codes, blob)};
     }
@@ -184,19 +190,22 @@ std::uint64_t decoded_bytes(const Parsed& parsed) noexcept {
            sizeof(float) * parsed.value_count;
 }
 
+/// The symbols from `first` on.
 Result decode_stream(std::span<const std::uint8_t> stream, std::span<const std::uint8_t> blob,
-                     std::vector<std::uint8_t>& symbols, std::uint64_t count, int threads) {
+                     std::vector<std::uint8_t>& symbols, std::uint64_t first, std::uint64_t count,
+                     int threads) {
     symbols.resize(static_cast<std::size_t>(count));
-    Result result = huffman::decode(stream, symbols, {.threads = threads});
+    Result result = huffman::decode_range(stream, static_cast<std::size_t>(first), symbols,
+                                          {.threads = threads, .verify = true});
     if (!result.ok()) result.count += offset_of(stream, blob);
     return result;
 }
 
 Result decode_row_lengths(const Parsed& parsed, std::span<const std::uint8_t> blob,
-                          std::vector<std::uint32_t>& lengths) {
+                          std::vector<std::uint32_t>& lengths, int threads) {
     std::vector<std::uint8_t> bytes;
     const Result result =
-        decode_stream(parsed.row_lengths, blob, bytes, parsed.row_length_info.symbols, 1);
+        decode_stream(parsed.row_lengths, blob, bytes, 0, parsed.row_length_info.symbols, threads);
     if (!result.ok()) return result;
     const Result fault{Status::size_mismatch, offset_of(parsed.row_lengths, blob)};
     Cursor cursor(bytes);
@@ -207,6 +216,62 @@ Result decode_row_lengths(const Parsed& parsed, std::span<const std::uint8_t> bl
         length = static_cast<std::uint32_t>(value);
     }
     return cursor.remaining() == 0 ? result : fault;
+}
+
+/// Whether the entries make a matrix, with codes that have values; counts the non-zeros.
+Result check_entries(const Parsed& parsed, std::span<const std::uint8_t> blob,
+                     const RelativeCsr& csr, std::size_t& nonzeros) {
+    const Result valid = csr::validate(csr);
+    if (!valid.ok()) return {valid.status, offset_of(parsed.gaps, blob)};
+    nonzeros = valid.count;
+    const std::uint64_t limit = is_shared(parsed.kind) ? parsed.value_count : 1;
+    std::uint8_t largest = 0;  // in a loop that the compiler makes wide
+    for (const std::uint8_t code : csr.codes) largest = std::max(largest, code);
+    if (largest > limit) {
+        return {Status::code_past_codebook, offset_of(parsed.codes, blob)};
+    }
+    return {Status::ok, blob.size()};
+}
+
+Result read_values(const Parsed& parsed, std::span<const std::uint8_t> blob, std::uint64_t first,
+                   std::uint64_t count, std::vector<float>& values) {
+    const std::size_t width = value_width(parsed.kind);
+    const auto bytes = parsed.values.subspan(static_cast<std::size_t>(first) * width,
+                                             static_cast<std::size_t>(count) * width);
+    values.reserve(static_cast<std::size_t>(count));
+    for (std::size_t at = 0; at < bytes.size(); at += width) {
+        const float value = read_value(bytes.data() + at, parsed.kind);
+        if (!std::isfinite(value)) return {Status::not_finite, offset_of(bytes, blob) + at};
+        values.push_back(value);
+    }
+    return {Status::ok, blob.size()};
+}
+
+/// Leaves `count` rows of a flat layer, from `first` on.
+void cut_rows(std::size_t first, std::size_t count, Layer& layer) {
+    const RelativeCsr& whole = layer.csr;
+    const std::uint64_t begin = std::uint64_t{first} * whole.cols;
+    const std::uint64_t end = begin + std::uint64_t{count} * whole.cols;
+    std::vector<std::uint8_t> codes(static_cast<std::size_t>(end - begin));
+    std::size_t before = 0, inside = 0;  // non-zeros
+    std::uint64_t at = 0;
+    for (std::size_t i = 0; i < whole.codes.size(); ++i) {
+        at += whole.gaps[i];
+        if (whole.codes[i] != 0) {
+            before += at < begin ? 1 : 0;
+            if (at >= begin && at < end) {
+                codes[static_cast<std::size_t>(at - begin)] = whole.codes[i];
+                ++inside;
+            }
+        }
+        ++at;
+    }
+    layer.csr =
+        csr::encode(codes, static_cast<std::uint32_t>(count), whole.cols, whole.index_bits, true);
+    layer.shape[0] = count;
+    if (is_shared(layer.kind)) return;
+    const auto from = layer.values.begin() + static_cast<std::ptrdiff_t>(before);
+    layer.values = {from, from + static_cast<std::ptrdiff_t>(inside)};
 }
 
 }  // namespace
@@ -276,33 +341,90 @@ Result decode_layer(std::span<const std::uint8_t> blob, Layer& layer, std::size_
     layer = Layer{parsed.shape, parsed.kind, {}, {}};
     RelativeCsr& csr = layer.csr;
     csr = {parsed.matrix.rows, parsed.matrix.cols, parsed.index_bits, parsed.flat, {}, {}, {}};
-    if (const Result r = decode_stream(parsed.codes, blob, csr.codes, entries, threads); !r.ok())
+    if (const Result r = decode_stream(parsed.codes, blob, csr.codes, 0, entries, threads);
+        !r.ok()) {
         return r;
-    if (const Result r = decode_stream(parsed.gaps, blob, csr.gaps, entries, threads); !r.ok())
+    }
+    if (const Result r = decode_stream(parsed.gaps, blob, csr.gaps, 0, entries, threads); !r.ok()) {
         return r;
+    }
     if (!parsed.flat) {
-        if (const Result r = decode_row_lengths(parsed, blob, csr.row_lengths); !r.ok()) return r;
+        if (const Result r = decode_row_lengths(parsed, blob, csr.row_lengths, threads); !r.ok()) {
+            return r;
+        }
     }
-    const Result valid = csr::validate(csr);
-    if (!valid.ok()) return {valid.status, offset_of(parsed.gaps, blob)};
+    std::size_t nonzeros = 0;
+    if (const Result r = check_entries(parsed, blob, csr, nonzeros); !r.ok()) return r;
+    if (nonzeros != entries - parsed.fillers) return {Status::size_mismatch, parsed.fillers_offset};
+    return read_values(parsed, blob, 0, parsed.value_count, layer.values);
+}
 
-    const std::uint64_t code_limit = is_shared(parsed.kind) ? parsed.value_count : 1;
-    std::uint8_t largest_code = 0;  // in a loop that the compiler makes wide
-    for (const std::uint8_t code : csr.codes) largest_code = std::max(largest_code, code);
-    if (largest_code > code_limit) {
-        return {Status::code_past_codebook, offset_of(parsed.codes, blob)};
+Result decode_rows(std::span<const std::uint8_t> blob, std::size_t first, std::size_t count,
+                   Layer& layer, bool verify, std::size_t max_bytes, int threads) {
+    Parsed parsed;
+    if (const Result r = check_signature(blob); !r.ok()) return r;
+    if (verify) {
+        if (const Result r = check_hash(blob); !r.ok()) return r;
     }
-    if (valid.count != entries - parsed.fillers) {
+    if (const Result r = parse(blob, parsed); !r.ok()) return r;
+    check(first <= parsed.matrix.rows && count <= parsed.matrix.rows - first,
+          "it has no such rows");
+    if (decoded_bytes(parsed) > max_bytes)
+        return {Status::too_large, offset_of(parsed.codes, blob)};
+    if (parsed.flat) {
+        const std::uint64_t dense = std::uint64_t{count} * parsed.matrix.cols;
+        if (dense > std::min<std::uint64_t>(max_bytes, backed_symbols(blob))) {
+            return {Status::too_large, offset_of(parsed.codes, blob)};
+        }
+        const Result decoded = decode_layer(blob, layer, max_bytes, threads);
+        if (decoded.ok()) cut_rows(first, count, layer);
+        return decoded;
+    }
+    layer = Layer{parsed.shape, parsed.kind, {}, {}};
+    layer.shape[0] = count;
+    RelativeCsr& csr = layer.csr;
+    std::vector<std::uint32_t> lengths;
+    if (const Result r = decode_row_lengths(parsed, blob, lengths, threads); !r.ok()) return r;
+    const auto begin = lengths.begin() + static_cast<std::ptrdiff_t>(first);
+    const auto end = begin + static_cast<std::ptrdiff_t>(count);
+    const std::uint64_t before = std::accumulate(lengths.begin(), begin, std::uint64_t{0});
+    const std::uint64_t entries = std::accumulate(begin, end, std::uint64_t{0});
+    if (before + entries > parsed.code_info.symbols) {
+        return {Status::size_mismatch, offset_of(parsed.row_lengths, blob)};
+    }
+    csr = {static_cast<std::uint32_t>(count),
+           parsed.matrix.cols,
+           parsed.index_bits,
+           false,
+           {},
+           {},
+           {begin, end}};
+    // Where every non-zero has a value of its own, the codes before tell how many to pass over.
+    std::uint64_t values_before = 0;
+    if (!is_shared(parsed.kind)) {
+        std::vector<std::uint8_t> codes;
+        if (const Result r = decode_stream(parsed.codes, blob, codes, 0, before, threads);
+            !r.ok()) {
+            return r;
+        }
+        values_before = before - static_cast<std::uint64_t>(std::ranges::count(codes, 0));
+    }
+    if (const Result r = decode_stream(parsed.codes, blob, csr.codes, before, entries, threads);
+        !r.ok()) {
+        return r;
+    }
+    if (const Result r = decode_stream(parsed.gaps, blob, csr.gaps, before, entries, threads);
+        !r.ok()) {
+        return r;
+    }
+    std::size_t nonzeros = 0;
+    if (const Result r = check_entries(parsed, blob, csr, nonzeros); !r.ok()) return r;
+    if (is_shared(parsed.kind))
+        return read_values(parsed, blob, 0, parsed.value_count, layer.values);
+    if (values_before + nonzeros > parsed.value_count) {
         return {Status::size_mismatch, parsed.fillers_offset};
     }
-    layer.values.reserve(static_cast<std::size_t>(parsed.value_count));
-    const std::size_t width = value_width(parsed.kind);
-    for (std::size_t at = 0; at < parsed.values.size(); at += width) {
-        const float value = read_value(parsed.values.data() + at, parsed.kind);
-        if (!std::isfinite(value)) return {Status::not_finite, offset_of(parsed.values, blob) + at};
-        layer.values.push_back(value);
-    }
-    return {Status::ok, blob.size()};
+    return read_values(parsed, blob, values_before, nonzeros, layer.values);
 }
 
 Result inspect_layer(std::span<const std::uint8_t> blob, LayerInfo& info, bool verify) {

@@ -64,6 +64,19 @@ public:
 #endif
     }
 
+    /// Of these bytes, as far as they fill pages of the mapping; reading brings them back.
+    void release([[maybe_unused]] std::span<const std::uint8_t> bytes) const noexcept {
+#if TERSOR_MMAP
+        if (mapping_ == nullptr) return;
+        const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+        auto* const start = static_cast<std::uint8_t*>(mapping_);
+        const auto offset = static_cast<std::size_t>(bytes.data() - start);
+        const std::size_t first = (offset + page - 1) / page * page;
+        const std::size_t end = (offset + bytes.size()) / page * page;
+        if (first < end) madvise(start + first, end - first, MADV_DONTNEED);
+#endif
+    }
+
     [[nodiscard]] std::span<const std::uint8_t> bytes() const noexcept {
 #if TERSOR_MMAP
         return {static_cast<const std::uint8_t*>(mapping_), mapping_ != nullptr ? size_ : 0};
@@ -290,6 +303,10 @@ Result File::verify(const TensorView& tensor) const {
     Result result = inspect_layer(tensor.bytes, info, true);
     if (!result.ok()) result.count += tensor.offset;
     return result;
+}
+
+void File::release(const TensorView& tensor) const noexcept {
+    content_->file.release(tensor.bytes);
 }
 
 Result File::verify() const {

@@ -1,0 +1,231 @@
+// The committed files of every released version of the format: they load forever, to the same
+// contents on every instruction set, and what is written today is what was written then. After a
+// change of the version, TERSOR_WRITE_GOLDEN=FOLDER writes its files.
+#include <filesystem>
+#include <fstream>
+#include <functional>
+#include <iterator>
+
+#include "isa_test.hpp"
+#include "tersor/container.hpp"
+#include "tersor/huffman.hpp"
+
+namespace tersor {
+namespace {
+
+using Bytes = std::vector<std::uint8_t>;
+
+/// Numbers that are the same everywhere and always (Knuth, The Art of Computer Programming 3.3.4).
+class Numbers {
+public:
+    std::uint32_t next() noexcept {
+        state_ = state_ * 6364136223846793005U + 1442695040888963407U;
+        return static_cast<std::uint32_t>(state_ >> 33);
+    }
+
+private:
+    std::uint64_t state_ = 1;
+};
+
+/// `size` symbols: one in `one_in` is not zero, and small ones are more frequent.
+Bytes skewed(std::size_t size, unsigned one_in, unsigned largest) {
+    Numbers numbers;
+    Bytes symbols(size);
+    for (auto& symbol : symbols) {
+        if (numbers.next() % one_in != 0) continue;
+        const std::uint32_t bound = 1 + numbers.next() % largest;
+        symbol = static_cast<std::uint8_t>(1 + numbers.next() % bound);
+    }
+    return symbols;
+}
+
+// ---- Streams of each kind, by the kind's place in docs/format.md
+
+struct Stream {
+    const char* name;
+    std::uint8_t kind;
+    Bytes symbols;
+};
+
+std::vector<Stream> streams() {
+    Bytes all(512);
+    for (std::size_t i = 0; i < all.size(); ++i) all[i] = static_cast<std::uint8_t>(i * 7);
+    return {{"constant", 0, Bytes(1000, 7)},
+            {"stored", 1, all},
+            {"words", 2, skewed(5000, 2, 200)},
+            {"planes", 3, skewed(20000, 1, 15)},
+            {"planes, wide", 3, skewed(20001, 1, 250)},
+            {"planes, blocks", 3, skewed(140000, 4, 30)},
+            {"pairs", 4, skewed(140001, 12, 7)}};
+}
+
+// ---- Layers of each kind
+
+Layer layer(std::vector<std::uint64_t> shape, ValueKind kind, bool flat, unsigned largest) {
+    std::uint32_t cols = 1;
+    for (std::size_t d = 1; d < shape.size(); ++d) cols *= static_cast<std::uint32_t>(shape[d]);
+    const auto rows = static_cast<std::uint32_t>(shape[0]);
+    const Bytes codes = skewed(std::size_t{rows} * cols, 6, is_shared(kind) ? largest : 1);
+    Layer made{std::move(shape), kind, csr::encode(codes, rows, cols, 3, flat), {}};
+    const std::size_t count = is_shared(kind) ? largest : csr::validate(made.csr).count;
+    for (std::size_t i = 0; i < count; ++i) {
+        made.values.push_back((static_cast<float>(i) - 9.5F) / 8);
+    }
+    return made;
+}
+
+std::vector<std::pair<std::string, Layer>> layers() {
+    std::vector<std::pair<std::string, Layer>> all;
+    constexpr const char* kinds[] = {"shared fp32", "shared fp16", "plain fp32", "plain fp16"};
+    for (int kind = 0; kind < 4; ++kind) {
+        for (const bool flat : {false, true}) {
+            all.emplace_back(std::string(kinds[kind]) + (flat ? ", flat" : ", rows"),
+                             layer({12, 3, 5}, static_cast<ValueKind>(kind), flat, 9));
+        }
+    }
+    all.emplace_back("vector", layer({300}, ValueKind::shared_fp16, true, 20));
+    all.emplace_back("large", layer({500, 400}, ValueKind::shared_fp32, false, 15));
+    all.emplace_back("nothing", layer({0, 7}, ValueKind::shared_fp32, false, 0));
+    return all;
+}
+
+// ---- Files
+
+/// The files of a version: name, writer.
+using Writer = std::function<void(const std::string& path)>;
+
+void write_streams(const std::string& path) {
+    std::vector<Bytes> encoded;
+    for (const Stream& stream : streams()) encoded.push_back(huffman::encode(stream.symbols));
+    std::vector<TensorToWrite> tensors;
+    std::size_t i = 0;
+    for (const Stream& stream : streams()) {
+        tensors.push_back({stream.name, "U8", {encoded[i].size()}, encoded[i]});
+        ++i;
+    }
+    write_file(path, tensors);
+}
+
+void write_layers(const std::string& path) {
+    std::vector<Bytes> blobs;
+    std::vector<TensorToWrite> tensors;
+    const auto all = layers();
+    for (const auto& [name, content] : all) blobs.push_back(encode_layer(content));
+    for (std::size_t i = 0; i < all.size(); ++i) {
+        std::string name = all[i].first;
+        name += blob_suffix;
+        tensors.push_back({std::move(name), "U8", {blobs[i].size()}, blobs[i]});
+    }
+    write_file(path, tensors, {{"made by", "a test"}, {"\xc3\xbc", "\"\n"}});
+}
+
+struct Ordinary {
+    std::string dtype;
+    std::uint64_t width;
+};
+const Ordinary ordinary[] = {{"BOOL", 1}, {"U8", 1},     {"I8", 1},  {"F8_E4M3", 1}, {"F8_E5M2", 1},
+                             {"U16", 2},  {"I16", 2},    {"F16", 2}, {"BF16", 2},    {"U32", 4},
+                             {"I32", 4},  {"F32", 4},    {"U64", 8}, {"I64", 8},     {"F64", 8},
+                             {"C64", 8},  {"F8_E8M0", 1}};
+
+void write_ordinary(const std::string& path) {
+    const Bytes bytes = skewed(64000, 1, 255);
+    std::vector<TensorToWrite> tensors;
+    for (const auto& [dtype, width] : ordinary) {
+        tensors.push_back({"a." + dtype, dtype, {2, 3}, std::span(bytes).first(6 * width)});
+        tensors.push_back({"b." + dtype, dtype, {1, 600}, std::span(bytes).first(600 * width)});
+    }
+    tensors.push_back({"empty", "F32", {3, 0}, {}});
+    tensors.push_back({"scalar", "F64", {}, std::span(bytes).first(8)});
+    write_file(path, tensors);
+}
+
+const std::pair<const char*, Writer> files[] = {{"layers.safetensors", write_layers},
+                                                {"ordinary.safetensors", write_ordinary},
+                                                {"streams.safetensors", write_streams}};
+
+Bytes read(const std::filesystem::path& path) {
+    std::ifstream stream(path, std::ios::binary);
+    return {std::istreambuf_iterator<char>(stream), std::istreambuf_iterator<char>()};
+}
+
+const std::filesystem::path golden = std::filesystem::path(TERSOR_GOLDEN) / "v1";
+
+class Golden : public test::IsaTest {
+protected:
+    /// The committed file, opened and verified.
+    [[nodiscard]] static File open(const char* name) {
+        File file;
+        throw_if_error(File::open((golden / name).string(), file), name);
+        throw_if_error(file.verify(), name);
+        EXPECT_TRUE(file.is_tersor());
+        return file;
+    }
+};
+
+TEST_P(Golden, TheBytesWrittenAreThoseOfTheVersion) {
+    const char* target = std::getenv("TERSOR_WRITE_GOLDEN");
+    for (const auto& [name, write] : files) {
+        if (target != nullptr) write((std::filesystem::path(target) / name).string());
+        const auto path = std::filesystem::path(::testing::TempDir()) /
+                          ("golden_" + std::string(tersor::name(GetParam())) + name);
+        write(path.string());
+        EXPECT_TRUE(read(path) == read(golden / name))
+            << name << " is written in another way: that needs a new version of the format";
+        std::filesystem::remove(path);
+    }
+}
+
+TEST_P(Golden, StreamsOfEveryKindDecode) {
+    const File file = open("streams.safetensors");
+    ASSERT_EQ(file.tensors().size(), streams().size());
+    for (const Stream& stream : streams()) {
+        const TensorView* view = file.find(stream.name);
+        ASSERT_NE(view, nullptr) << stream.name;
+        std::size_t kind_at = 0;  // behind the number of symbols
+        while (view->bytes[kind_at++] >= 0x80) {
+        }
+        EXPECT_EQ(view->bytes[kind_at], stream.kind) << stream.name;
+        Bytes symbols(stream.symbols.size());
+        const Result result = huffman::decode(view->bytes, symbols);
+        EXPECT_TRUE(result.ok()) << stream.name << ": " << describe(result.status);
+        EXPECT_TRUE(symbols == stream.symbols) << stream.name;
+    }
+}
+
+TEST_P(Golden, LayersOfEveryKindDecode) {
+    const File file = open("layers.safetensors");
+    EXPECT_EQ(file.metadata(), (Metadata{{"made by", "a test"}, {"\xc3\xbc", "\"\n"}}));
+    ASSERT_EQ(file.tensors().size(), layers().size());
+    for (const auto& [name, expected] : layers()) {
+        const TensorView* view = file.find(name + std::string(blob_suffix));
+        ASSERT_NE(view, nullptr) << name;
+        EXPECT_TRUE(view->compressed) << name;
+        Layer decoded;
+        const Result result = decode_layer(view->bytes, decoded);
+        EXPECT_TRUE(result.ok()) << name << ": " << describe(result.status);
+        EXPECT_TRUE(decoded == expected) << name;
+    }
+}
+
+TEST_P(Golden, OrdinaryTensorsAreTheirBytes) {
+    const File file = open("ordinary.safetensors");
+    const Bytes bytes = skewed(64000, 1, 255);
+    ASSERT_EQ(file.tensors().size(), 2 * std::size(ordinary) + 2);
+    for (const auto& [dtype, width] : ordinary) {
+        for (const auto& [name, cols] : {std::pair{"a.", 3U}, {"b.", 600U}}) {
+            const TensorView* view = file.find(name + dtype);
+            ASSERT_NE(view, nullptr) << dtype;
+            EXPECT_EQ(view->dtype, dtype);
+            EXPECT_EQ(view->shape.back(), cols);
+            EXPECT_EQ(view->offset % width, 0U) << dtype;
+            EXPECT_TRUE(std::ranges::equal(view->bytes,
+                                           std::span(bytes).first(view->shape[0] * cols * width)));
+        }
+    }
+}
+
+TERSOR_ON_EVERY_ISA(Golden);
+
+}  // namespace
+}  // namespace tersor
