@@ -75,6 +75,7 @@ private:
 };
 
 std::size_t width_for(std::size_t rows, std::size_t cols, std::size_t nonzeros) noexcept {
+    if (2 * nonzeros > rows * cols) return dense_block_width;
     const std::size_t columns =
         block_row_entries * rows * cols / std::max<std::size_t>(nonzeros, 1);
     return std::clamp(columns / 32 * 32, min_block_width, max_block_width);

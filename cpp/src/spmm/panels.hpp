@@ -25,6 +25,9 @@ inline constexpr std::size_t tile_rows = 1024;  // their sums for a batch stay i
 /// Columns of a block: as many as hold about 16 entries of a row, for every row costs a reading and
 /// a writing of its sums, but no more than 8 bits can name and the first cache can hold.
 inline constexpr std::size_t min_block_width = 128;
+/// The same where more than half of the weights are kept: it halves the chains of additions, which
+/// would be too long for `high`.
+inline constexpr std::size_t dense_block_width = 64;
 inline constexpr std::size_t max_block_width = 256;
 inline constexpr std::size_t block_row_entries = 16;
 
