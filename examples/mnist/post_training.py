@@ -1,14 +1,18 @@
-"""Compression of the dense LeNets from 128 images without labels or retraining, beside plain.
+"""Compression of the dense LeNets from a few images without labels or retraining.
 
     python examples/mnist/post_training.py
 
-Plain prunes by magnitude and shares by k-means; compensated is ``Config(calibration=...)``.
+First at given densities and numbers of values: plain (magnitude and k-means) and with errors
+compensated from 128 images, ``Config(calibration=...)``. Then to given ratios,
+``Config(target_ratio=...)``, without and with the Hessian's diagonal from 1,000 images.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -16,20 +20,21 @@ import torch
 import tersor
 from mnist import error_percent, load_test, load_train, to_input
 from models import MODELS, dense_model
+from tersor.hessian import hessian_diagonal
 
 # Density and shared values of matrices and of filters.
 SETTINGS = ((1.0, 7, 1.0, 15), (0.5, 15, 0.5, 15), (0.3, 15, 0.5, 15), (0.2, 15, 0.5, 15))
 IMAGES = 128
+RATIOS = (10, 16, 24)
 
 
-def compress(net: str, settings: tuple[float, int, float, int], images: torch.Tensor | None) -> str:
+def compress(
+    net: str, config: tersor.Config, importance: Mapping[str, torch.Tensor] | None = None
+) -> str:
     """Bytes of the file, test error and seconds of one way to compress."""
     model = dense_model(net).eval()
-    linear = tersor.LayerConfig(density=settings[0], values=settings[1])
-    conv = tersor.LayerConfig(density=settings[2], values=settings[3])
     started = time.perf_counter()
-    calibration = None if images is None else [images]
-    tersor.compress_(model, tersor.Config(linear=linear, conv=conv, calibration=calibration))
+    tersor.compress_(model, config, importance=importance)
     seconds = time.perf_counter() - started
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
@@ -40,15 +45,28 @@ def compress(net: str, settings: tuple[float, int, float, int], images: torch.Te
 
 def main() -> None:
     """Prints a line for each network and setting."""
-    images = to_input(load_train()[0][:IMAGES])
+    images = to_input(load_train()[0][:1000])
     for net in sorted(MODELS):
         print(f"{net}: dense {error_percent(dense_model(net).eval(), *load_test()):.2f} %")
         for settings in SETTINGS:
             density, values, conv_density, conv_values = settings
+            plain = tersor.Config(
+                linear=tersor.LayerConfig(density=density, values=values),
+                conv=tersor.LayerConfig(density=conv_density, values=conv_values),
+            )
+            compensated = dataclasses.replace(plain, calibration=[images[:IMAGES]])
             print(
                 f"  matrices {density:.0%}, {values:2} values; filters {conv_density:.0%}, "
-                f"{conv_values}:  plain {compress(net, settings, None)};  "
-                f"compensated {compress(net, settings, images)}",
+                f"{conv_values}:  plain {compress(net, plain)};  "
+                f"compensated {compress(net, compensated)}",
+                flush=True,
+            )
+        hessian = hessian_diagonal(dense_model(net), images.split(250))
+        for ratio in RATIOS:
+            target = tersor.Config(target_ratio=ratio)
+            print(
+                f"  ratio {ratio}:  relative error {compress(net, target)};  "
+                f"Hessian {compress(net, target, hessian)}",
                 flush=True,
             )
 

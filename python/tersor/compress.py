@@ -18,7 +18,7 @@ from tersor.layer import LayerInfo, decode_layer, encode_layer, inspect_layer
 from tersor.nn import Compressed, CompressedConv2d, CompressedLinear
 from tersor.nn.compressed import BLOB
 from tersor.prune import density_masks
-from tersor.quantize import as_float32, compress_weight, decompress_layer
+from tersor.quantize import as_float32, compress_weight, decompress_layer, kept_by, share_by
 from tersor.state import state_bytes
 
 FilterFunction = Callable[[nn.Module, str], bool]
@@ -77,6 +77,13 @@ def _share_bias(bias: torch.Tensor, settings: LayerConfig, name: str) -> torch.T
     return torch.from_numpy(shared).to(bias)
 
 
+def _with_settings(config: Config, settings: Mapping[str, LayerConfig]) -> Config:
+    """The configuration with settings for single layers, by name, that come before all others."""
+    exact = {glob.escape(name): chosen for name, chosen in settings.items()}
+    others = {n: chosen for n, chosen in config.overrides.items() if n not in exact}
+    return dataclasses.replace(config, overrides={**exact, **others})
+
+
 def _spread(model: nn.Module, config: Config, filter_fn: FilterFunction | None) -> Config:
     """The configuration with the density of all layers, if there is one, in each one's settings."""
     if config.density is None:
@@ -89,12 +96,12 @@ def _spread(model: nn.Module, config: Config, filter_fn: FilterFunction | None) 
             free[name], sizes[name] = settings, weight.detach().float().abs().cpu()
     masks = density_masks(sizes, config.density) if sizes else {}
     own = {
-        glob.escape(name): dataclasses.replace(
+        name: dataclasses.replace(
             settings, density=int(masks[name].sum()) / max(1, masks[name].numel())
         )
         for name, settings in free.items()
     }
-    return dataclasses.replace(config, overrides={**own, **config.overrides}, density=None)
+    return dataclasses.replace(_with_settings(config, own), density=None)
 
 
 def fit(
@@ -161,10 +168,9 @@ def fit(
         if config.target_ratio is not None:
             limit = tensor_bytes(model) // config.target_ratio
     found = budget.fit(items, measure, limit, size=config.max_drop is None, progress=progress)
-    chosen = {glob.escape(n): found[key] for key, shared in names.items() for n in shared}
+    chosen = {n: found[key] for key, shared in names.items() for n in shared}
     return dataclasses.replace(
-        config,
-        overrides={**chosen, **config.overrides},
+        _with_settings(config, chosen),
         target_bytes=None,
         target_ratio=None,
         max_drop=None,
@@ -208,12 +214,12 @@ def compress_(
             the message names the layer, and the model is as it was. Or no choice meets the target.
     """
     config = _settled(model, config, filter_fn, importance)
-    if config.calibration is None:
+    if config.calibration is None and config.together is None:
         return _swap_(model, config, filter_fn, importance)
     taken = [module for _, module, _, _ in _taken(model, config, filter_fn, importance)]
     before = [(p, p.detach().clone()) for module in taken for p in module.parameters()]
     try:
-        _compensate_(model, config, filter_fn)
+        config = _settle_(model, config, filter_fn, importance)
         return _swap_(model, config, filter_fn, importance)
     except BaseException:
         with torch.no_grad():
@@ -222,12 +228,45 @@ def compress_(
         raise
 
 
-def _compensate_(model: nn.Module, config: Config, filter_fn: FilterFunction | None) -> None:
-    """Settles the weights of the layers by the calibration inputs."""
-    assert config.calibration is not None
-    taken = _taken(model, config, filter_fn, None)
-    named = {module: (name, settings) for name, module, settings, _ in taken}
-    obs.compensate_(model, config.calibration, named)
+def _settle_(
+    model: nn.Module,
+    config: Config,
+    filter_fn: FilterFunction | None,
+    importance: Mapping[str, Any] | None,
+) -> Config:
+    """Prunes and shares the weights in place, where that is no matter of single layers.
+
+    Returns the configuration that keeps exactly the values which the layers then have.
+    """
+    taken = list(_taken(model, config, filter_fn, importance))
+    if config.calibration is not None:
+        named = {module: (name, settings) for name, module, settings, _ in taken}
+        obs.compensate_(model, config.calibration, named)
+        return config
+    assert config.together is not None
+    weights, kept, matters = {}, {}, {}
+    for name, module, settings, own in taken:
+        weights[name] = as_float32(module.weight, name)
+        kept[name] = kept_by(weights[name], settings)
+        if own is not None:
+            matters[name] = as_float32(own, f"{name}: importance")
+    limit = config.together.values or 255
+    shared = share_by(
+        weights, kept, config.together, limit, matters if importance else None, together=True
+    )
+    exact: dict[str, LayerConfig] = {}
+    for name, module, settings, _ in taken:
+        weight: Any = module.weight
+        with torch.no_grad():
+            weight.copy_(torch.from_numpy(shared[name].dense()))
+        exact[name] = LayerConfig(
+            values=255,
+            kind=settings.kind,
+            index_bits=settings.index_bits,
+            flat=settings.flat,
+            precision=settings.precision,
+        )
+    return _with_settings(config, exact)
 
 
 def _swap_(
@@ -292,9 +331,9 @@ def estimate(
     layers: dict[str, LayerInfo] = {}
     saved = 0
     config = _settled(model, config, filter_fn, importance)
-    if config.calibration is not None:
+    if config.calibration is not None or config.together is not None:
         model = copy.deepcopy(model)
-        _compensate_(model, config, filter_fn)
+        config = _settle_(model, config, filter_fn, importance)
     for name, module, settings, matters in _taken(model, config, filter_fn, importance):
         weight: Any = module.weight
         blob = encode_layer(compress_weight(weight, settings, name, matters))

@@ -92,6 +92,8 @@ class Config:
             (``values`` and ``mode`` count); None leaves them as they are.
         overrides: settings by name pattern (as :mod:`fnmatch`), the first match wins; None leaves
             the layer as it is.
+        together: what chooses one set of shared values for all layers, as one problem: ``method``,
+            ``values`` and what belongs to them; None = each layer's own settings.
         density: share of the weights kept over all layers together, the largest ones, of those that
             have neither a density nor a threshold of their own.
         target_bytes: the most bytes of the saved file; density, values and code of each layer are
@@ -107,6 +109,7 @@ class Config:
     conv: LayerConfig = field(default_factory=LayerConfig)
     biases: LayerConfig | None = None
     overrides: Mapping[str, LayerConfig | None] = field(default_factory=dict)
+    together: LayerConfig | None = None
     density: float | None = None
     target_bytes: int | None = None
     target_ratio: float | None = None
@@ -128,8 +131,8 @@ class Config:
             raise ValueError(f"max_drop cannot be negative, not {self.max_drop}")
         if (self.max_drop is None) != (self.evaluate is None):
             raise ValueError("max_drop and evaluate belong together")
-        if self.searches and self.calibration is not None:
-            raise ValueError("a target and calibration cannot be combined")
+        if self.searches + (self.calibration is not None) + (self.together is not None) > 1:
+            raise ValueError("a target, calibration and together cannot be combined")
 
     @property
     def searches(self) -> bool:

@@ -12,7 +12,7 @@ from tersor import csr
 from tersor.checks import check_finite
 from tersor.config import LayerConfig
 from tersor.layer import Layer, encode_layer
-from tersor.methods import Sharing, check, share_ecsq, share_kmeans, share_uniform
+from tersor.methods import Arrays, Masks, Sharing, check, share_ecsq, share_kmeans, share_uniform
 
 
 def as_float32(weight: Any, name: str) -> npt.NDArray[np.float32]:
@@ -128,22 +128,33 @@ def share_weight(
         codes = np.zeros(weight.shape, np.uint8)
         codes[kept] = number + 1
         return Sharing(codes, distinct)
+    return share_by(weights, masks, settings, limit, matters)[name]
+
+
+def share_by(
+    weights: Arrays,
+    kept: Masks,
+    settings: LayerConfig,
+    limit: int,
+    importance: Arrays | None,
+    together: bool = False,
+) -> dict[str, Sharing]:
+    """Shared values by the method of the settings, at most ``limit``: of each weight, or of all.
+
+    Raises:
+        ValueError: as the methods of :mod:`tersor.methods`.
+    """
+    given: dict[str, Any] = {"importance": importance, "kept": kept, "together": together}
     if settings.method == "uniform":
-        return share_uniform(weights, limit, importance=matters, kept=masks)[name]
-    if settings.method == "ecsq":
-        bits = settings.bits
-        if bits is None and settings.penalty is None:
-            bits = max(0.0, math.log2(limit) - 1)
-        return share_ecsq(
-            weights,
-            limit,
-            bits=bits,
-            penalty=settings.penalty,
-            prune=settings.prune,
-            importance=matters,
-            kept=masks,
-        )[name]
-    return share_kmeans(weights, limit, mode=settings.mode, importance=matters, kept=masks)[name]
+        return share_uniform(weights, limit, **given)
+    if settings.method == "kmeans":
+        return share_kmeans(weights, limit, mode=settings.mode, **given)
+    bits = settings.bits
+    if bits is None and settings.penalty is None:
+        bits = max(0.0, math.log2(limit) - 1)
+    return share_ecsq(
+        weights, limit, bits=bits, penalty=settings.penalty, prune=settings.prune, **given
+    )
 
 
 def encode_shared(shared: Sharing, settings: LayerConfig) -> Layer:

@@ -11,6 +11,7 @@ from torch import nn
 
 import tersor
 from tersor import Config, LayerConfig
+from tersor.compress import tensor_bytes
 from tersor.prune import threshold_mask
 
 
@@ -129,3 +130,27 @@ def test_a_threshold_counts_in_deviations_of_the_layer() -> None:
         LayerConfig(threshold=1.0, density=0.5)
     with pytest.raises(ValueError, match="density must be 0 to 1"):
         Config(density=1.5)
+
+
+@pytest.mark.parametrize("method", ["kmeans", "uniform", "ecsq"])
+def test_all_layers_as_one_problem_share_one_set_of_values(method: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 20), nn.Linear(20, 5))
+    before = copy.deepcopy(model.state_dict())
+    one = LayerConfig(method=method, values=21, kind="shared_fp32")
+    config = Config(
+        together=one,
+        linear=LayerConfig(density=0.5),
+        overrides={"3": None, "0": LayerConfig(density=0.4)},
+    )
+    size = tersor.estimate(model, config).compressed_bytes
+    assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
+    tersor.compress_(model, config)
+    assert size == tensor_bytes(model)
+    values = [set(model[i].dense_weight().unique().tolist()) - {0.0} for i in (0, 2)]
+    assert len(values[0] | values[1]) <= 21
+    assert len(values[0] & values[1]) >= 0.5 * len(values[1])
+    assert model[0].info.nonzeros <= 480
+    assert type(model[3]) is nn.Linear
+    with pytest.raises(ValueError, match="cannot be combined"):
+        Config(together=one, target_bytes=1000)
