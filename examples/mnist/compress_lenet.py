@@ -9,19 +9,24 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import tersor
 from mnist import augment, load_train, to_input
 from models import dense_model
+from tersor.compress import decompress_
 from tersor.hessian import hessian_diagonal
 from tersor.methods import Sharing, code_entropy, share_ecsq, share_kmeans, share_uniform
 from tersor.prune import CubicSchedule, Masks, density_masks
 from tersor.share import SharedWeights
 from tersor.units import remove_dead_units_, sort_units_
+
+COMPRESSED = Path(__file__).parent / "compressed"
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,7 @@ class Recipe:
         bias_values: the same for each bias; None leaves biases as they are.
         layerwise: a set of values for each layer instead of one for all.
         initial_density: the gradual descent starts there.
+        start: a compressed file, ``{}`` in place of the seed, to prune further; None = dense.
         redraw: epochs between new augmented copies of the images.
         bfloat16: products in bfloat16 while training, some twice as fast.
         teacher: the dense network that teaches; None = the one that is compressed.
@@ -52,6 +58,7 @@ class Recipe:
     bias_values: int | None = None
     layerwise: bool = True
     initial_density: float = 1.0
+    start: str | None = None
     redraw: int = 1
     bfloat16: bool = False
     learning_rate: float = 2e-3
@@ -138,10 +145,17 @@ class Training:
         self.progress = progress
         self.images, self.labels = data or load_train()
         self.model, self.teacher = dense_model(net), dense_model(recipe.teacher or net)
+        if recipe.start is not None:
+            # A plain copy: the loaded model runs from its compressed form.
+            loaded = tersor.load(COMPRESSED / recipe.start.format(seed), dense_model(net))
+            assert isinstance(loaded, nn.Module)
+            self.model.load_state_dict(decompress_(loaded).state_dict())
         parameters = dict(self.model.named_parameters())
         self.weights = {n: p for n, p in parameters.items() if n.endswith("weight")}
         self.biases = {n: p for n, p in parameters.items() if n.endswith("bias")}
         self.masks = Masks(self.weights)
+        if recipe.start is not None:
+            self.masks.set({name: w != 0 for name, w in self.weights.items()})
         self.steps_per_epoch = math.ceil(len(self.images) / recipe.batch)
         self.drawn: tuple[torch.Tensor, torch.Tensor] | None = None
 
