@@ -169,25 +169,31 @@ struct Row {
     double bits = 0, entropy = 0, optimal = 0;
 };
 
-/// A stream cut into blocks, each coded by `encode`.
-template <class Encode>
-std::vector<Bytes> coded(std::span<const std::uint8_t> symbols, const Encode& encode) {
-    std::vector<Bytes> blocks;
-    Bytes buffer(2 * block_symbols);
-    for (std::size_t at = 0; at < symbols.size(); at += block_symbols) {
-        const auto part = symbols.subspan(at, std::min(block_symbols, symbols.size() - at));
-        const std::size_t size = encode(part, std::span<std::uint8_t>(buffer));
-        blocks.emplace_back(buffer.begin(), buffer.begin() + static_cast<std::ptrdiff_t>(size));
+using Block = std::span<const std::uint8_t>;
+
+/// A stream cut into blocks, each coded by `encode`, one after the other as in a file.
+struct Coded {
+    Memory memory;
+    std::vector<Block> blocks;
+
+    template <class Encode>
+    Coded(std::span<const std::uint8_t> symbols, const Encode& encode)
+        : memory(symbols.size() + symbols.size() / 4 + 2 * block_symbols) {
+        std::size_t end = 0;
+        for (std::size_t at = 0; at < symbols.size(); at += block_symbols) {
+            const auto part = symbols.subspan(at, std::min(block_symbols, symbols.size() - at));
+            const std::span<std::uint8_t> room(memory.data() + end, memory.size() - end);
+            blocks.push_back(room.first(encode(part, room)));
+            end += blocks.back().size();
+        }
     }
-    return blocks;
-}
+};
 
 template <class Decode>
-void decode_all(const std::vector<Bytes>& blocks, std::span<std::uint8_t> to,
-                const Decode& decode) {
-    for (std::size_t b = 0; b < blocks.size(); ++b) {
+void decode_all(const Coded& coded, std::span<std::uint8_t> to, const Decode& decode) {
+    for (std::size_t b = 0; b < coded.blocks.size(); ++b) {
         const std::size_t at = b * block_symbols;
-        decode(blocks[b], to.subspan(at, std::min(block_symbols, to.size() - at)));
+        decode(coded.blocks[b], to.subspan(at, std::min(block_symbols, to.size() - at)));
     }
 }
 
@@ -210,8 +216,8 @@ std::vector<Row> measure(const std::string& set, const Bytes& symbols, Isa isa) 
     Ours ours(symbols, isa);
     const auto encode_huff0 = [&](auto from, auto to) { return huff0.encode(from, to); };
     const auto encode_ours = [&](auto from, auto to) { return ours.encode(from, to); };
-    const std::vector<Bytes> theirs = coded(symbols, encode_huff0);
-    const std::vector<Bytes> mine = coded(symbols, encode_ours);
+    const Coded theirs(symbols, encode_huff0);
+    const Coded mine(symbols, encode_ours);
     // Round trips first: nothing is timed that is not right.
     Memory memory(symbols.size());
     const std::span<std::uint8_t> out(memory.data(), symbols.size());
@@ -221,12 +227,11 @@ std::vector<Row> measure(const std::string& set, const Bytes& symbols, Isa isa) 
         std::fill(out.begin(), out.end(), std::uint8_t{0});
     };
     for (const bool two : {false, true}) {
-        decode_all(theirs, out, [&](const Bytes& b, auto to) { huff0.decode(b, to, two); });
+        decode_all(theirs, out, [&](Block b, auto to) { huff0.decode(b, to, two); });
         check("huff0");
     }
     for (const bool streaming : {false, true}) {
-        decode_all(mine, out,
-                   [&](const Bytes& b, auto to) { ours.decode(b, to, true, streaming); });
+        decode_all(mine, out, [&](Block b, auto to) { ours.decode(b, to, true, streaming); });
         check("ours");
     }
 
@@ -252,8 +257,8 @@ std::vector<Row> measure(const std::string& set, const Bytes& symbols, Isa isa) 
     for (const bool checksum : {false, true}) {
         add("decode_l2", decoder, checksum, static_cast<double>(first.size()),
             in_turns(
-                times, [&] { ours.decode(mine[0], in_l2, checksum, false); },
-                [&] { huff0.decode(theirs[0], in_l2, two); }));
+                times, [&] { ours.decode(mine.blocks[0], in_l2, checksum, false); },
+                [&] { huff0.decode(theirs.blocks[0], in_l2, two); }));
     }
     Bytes buffer(2 * block_symbols);
     add("encode_l2", "huff0 4X", true, static_cast<double>(first.size()),
@@ -266,13 +271,11 @@ std::vector<Row> measure(const std::string& set, const Bytes& symbols, Isa isa) 
             in_turns(
                 1,
                 [&] {
-                    decode_all(mine, out, [&](const Bytes& b, auto to) {
-                        ours.decode(b, to, checksum, true);
-                    });
+                    decode_all(mine, out,
+                               [&](Block b, auto to) { ours.decode(b, to, checksum, true); });
                 },
                 [&] {
-                    decode_all(theirs, out,
-                               [&](const Bytes& b, auto to) { huff0.decode(b, to, two); });
+                    decode_all(theirs, out, [&](Block b, auto to) { huff0.decode(b, to, two); });
                 }));
     }
     Bytes all(symbols.size() + symbols.size() / 4 + buffer.size());
