@@ -6,12 +6,15 @@
 #include "hash/xxh3.hpp"
 #include "support/aligned_buffer.hpp"
 #include "support/little_endian.hpp"
+#include "support/prefetch.hpp"
 #include "support/varint.hpp"
 
 namespace tersor::huffman {
 namespace {
 
 constexpr std::size_t checksum_bytes = 4;
+/// Bytes of the stages after the first that are fetched before any is decoded.
+constexpr std::size_t later_stages_ahead = 8192;
 
 /// Pairs take half the planes but are split on their way out: they are taken where they save as
 /// much.
@@ -288,6 +291,13 @@ Result decode_block(const Kernels& kernels, const BlockCode& code,
         if (!cursor.ok()) return cursor.result();
     }
     if (cursor.remaining() != 0) return {Status::trailing_bytes, cursor.position()};
+
+    // The later stages are decoded first, each from where the processor does not expect it.
+    if (stages > 1) {
+        const std::uint8_t* const later = parts[1].planes;
+        const auto size = static_cast<std::size_t>(block.data() + block.size() - later);
+        support::prefetch(later, std::min(size, later_stages_ahead));
+    }
 
     std::uint8_t* memory = scratch.reserve(needed + copied + tail_slack);
     const std::uint8_t* const limit = block.data() + block.size() + readable;
