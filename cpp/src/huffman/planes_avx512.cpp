@@ -487,9 +487,7 @@ void join_pairs(const std::uint8_t* symbols, std::size_t count, std::uint8_t* pa
         const __m512i joined = _mm512_or_si512(two, _mm512_srli_epi16(two, 4));
         _mm256_storeu_si256(reinterpret_cast<__m256i*>(pairs + i), _mm512_cvtepi16_epi8(joined));
     }
-    for (; i < count; ++i) {
-        pairs[i] = static_cast<std::uint8_t>(symbols[2 * i] | symbols[2 * i + 1] << 4);
-    }
+    kernels(Isa::scalar).join_pairs(symbols + 2 * i, count - i, pairs + i);
 }
 
 /// Adds to sums[m] how many indices have all the bits of m, by their planes.

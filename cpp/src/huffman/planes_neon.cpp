@@ -270,9 +270,7 @@ void join_pairs(const std::uint8_t* symbols, std::size_t count, std::uint8_t* pa
         const uint8x16x2_t two = vld2q_u8(symbols + 2 * i);
         vst1q_u8(pairs + i, vsliq_n_u8(two.val[0], two.val[1], 4));
     }
-    for (; i < count; ++i) {
-        pairs[i] = static_cast<std::uint8_t>(symbols[2 * i] | symbols[2 * i + 1] << 4);
-    }
+    kernels(Isa::scalar).join_pairs(symbols + 2 * i, count - i, pairs + i);
 }
 
 }  // namespace
