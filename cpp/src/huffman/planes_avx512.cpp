@@ -131,10 +131,6 @@ inline void gather_indices(const __m512i* rows, __m512i* indices) noexcept {
     }
 }
 
-inline unsigned count_of(std::uint64_t bits) noexcept {
-    return static_cast<unsigned>(__builtin_popcountll(bits));
-}
-
 /// Pairs to two symbols each.
 inline __m512i split(__m256i pairs) noexcept {
     const __m512i words = _mm512_cvtepu8_epi16(pairs);
