@@ -112,7 +112,8 @@ private:
 class Ours {
 public:
     Ours(std::span<const std::uint8_t> symbols, Isa isa)
-        : kernels_(huffman::kernels(isa)),
+        : encoder_(huffman::encode_kernels(isa)),
+          decoder_(huffman::decode_kernels(isa)),
           code_(huffman::choose_block_code(symbols, huffman::histogram(symbols))) {}
     [[nodiscard]] std::size_t encode(std::span<const std::uint8_t> block,
                                      std::span<std::uint8_t> to) {
@@ -122,18 +123,19 @@ public:
     }
     [[nodiscard]] std::span<const std::uint8_t> encode_in_scratch(
         std::span<const std::uint8_t> block) {
-        return huffman::encode_block(kernels_, code_, block, scratch_);
+        return huffman::encode_block(encoder_, code_, block, scratch_);
     }
     void decode(std::span<const std::uint8_t> block, std::span<std::uint8_t> to, bool verify,
                 bool streaming) {
         const Result result =
-            huffman::decode_block(kernels_, code_, block, 0, to,
+            huffman::decode_block(decoder_, code_, block, 0, to,
                                   {.verify = verify, .streaming = streaming}, scratch_.parts);
         if (!result.ok()) fail("a block of ours does not decode");
     }
 
 private:
-    const huffman::Kernels& kernels_;
+    const huffman::EncodeKernels& encoder_;
+    const huffman::DecodeKernels& decoder_;
     huffman::BlockCode code_;
     huffman::BlockScratch scratch_;
 };

@@ -255,8 +255,9 @@ std::vector<std::vector<std::uint16_t>> choices_of_level_roots(unsigned ending_r
 }
 
 TEST_P(HuffmanStreams, EveryShapeOfStagesIsCodedAsThePortableKernelsDo) {
-    const huffman::Kernels& used = huffman::kernels(GetParam());
-    const huffman::Kernels& portable = huffman::kernels(Isa::scalar);
+    const huffman::EncodeKernels& encoder = huffman::encode_kernels(GetParam());
+    const huffman::EncodeKernels& portable = huffman::encode_kernels(Isa::scalar);
+    const huffman::DecodeKernels& decoder = huffman::decode_kernels(GetParam());
     huffman::BlockScratch scratch;
     int shapes = 0;
     for (int planes = 1; planes <= huffman::max_stage_bits; ++planes) {
@@ -271,13 +272,14 @@ TEST_P(HuffmanStreams, EveryShapeOfStagesIsCodedAsThePortableKernelsDo) {
                     flat_symbols(6000, code.planes.last_symbol + 1U, static_cast<unsigned>(shapes));
                 const auto view = huffman::encode_block(portable, code, symbols, scratch);
                 const Bytes expected(view.begin(), view.end());
-                const auto block = huffman::encode_block(used, code, symbols, scratch);
+                const auto block = huffman::encode_block(encoder, code, symbols, scratch);
                 ASSERT_TRUE(
                     std::equal(block.begin(), block.end(), expected.begin(), expected.end()))
                     << planes << " planes, levels from " << testing::PrintToString(roots);
                 Bytes back(symbols.size());
                 ASSERT_TRUE(
-                    huffman::decode_block(used, code, expected, 0, back, {}, scratch.parts).ok());
+                    huffman::decode_block(decoder, code, expected, 0, back, {}, scratch.parts)
+                        .ok());
                 ASSERT_EQ(back, symbols)
                     << planes << " planes, levels from " << testing::PrintToString(roots);
                 Bytes header;
@@ -292,7 +294,8 @@ TEST_P(HuffmanStreams, EveryShapeOfStagesIsCodedAsThePortableKernelsDo) {
 }
 
 TEST_P(HuffmanStreams, PairsAreSplitWhereverTheyEnd) {
-    const huffman::Kernels& used = huffman::kernels(GetParam());
+    const huffman::EncodeKernels& encoder = huffman::encode_kernels(GetParam());
+    const huffman::DecodeKernels& decoder = huffman::decode_kernels(GetParam());
     huffman::BlockScratch scratch;
     // Around the end of a superblock of pairs the last one of which may be but a half.
     for (const std::size_t size : {1022U, 1023U, 1024U, 1025U, 3071U, 3072U, 5000U, 5001U}) {
@@ -304,11 +307,11 @@ TEST_P(HuffmanStreams, PairsAreSplitWhereverTheyEnd) {
         }
         const huffman::BlockCode code{
             .planes = huffman::build_plane_code(huffman::histogram(pairs)), .pairs = true};
-        const auto block = huffman::encode_block(used, code, symbols, scratch);
+        const auto block = huffman::encode_block(encoder, code, symbols, scratch);
         Bytes back(size + 1, 99);  // nothing may be written past the symbols
         huffman::Scratch memory;
         ASSERT_TRUE(
-            huffman::decode_block(used, code, block, 0, std::span(back).first(size), {}, memory)
+            huffman::decode_block(decoder, code, block, 0, std::span(back).first(size), {}, memory)
                 .ok());
         EXPECT_TRUE(std::equal(symbols.begin(), symbols.end(), back.begin())) << size;
         EXPECT_EQ(back[size], 99);

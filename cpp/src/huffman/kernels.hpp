@@ -80,18 +80,32 @@ using JoinPairs = void (*)(const std::uint8_t* symbols, std::size_t count,
 using CountSymbols = void (*)(const std::uint8_t* symbols, std::size_t count,
                               std::uint64_t* histogram) noexcept;
 
-struct Kernels {
+/// What the reader of a file needs.
+struct DecodeKernels {
 #define TERSOR_KERNEL(name, type) type name = nullptr;
-#include "huffman/kernels.def"
+#include "huffman/decode_kernels.def"
 #undef TERSOR_KERNEL
 };
 
-void install_scalar(Kernels& kernels) noexcept;
-void install_avx2(Kernels& kernels) noexcept;
-void install_avx512(Kernels& kernels) noexcept;
-void install_neon(Kernels& kernels) noexcept;
+/// What only the writer needs: a runtime that reads is linked without them.
+struct EncodeKernels {
+#define TERSOR_KERNEL(name, type) type name = nullptr;
+#include "huffman/encode_kernels.def"
+#undef TERSOR_KERNEL
+};
+
+void install_scalar(DecodeKernels& kernels) noexcept;
+void install_avx2(DecodeKernels& kernels) noexcept;
+void install_avx512(DecodeKernels& kernels) noexcept;
+void install_neon(DecodeKernels& kernels) noexcept;
+
+void install_scalar(EncodeKernels& kernels) noexcept;
+void install_avx2(EncodeKernels& kernels) noexcept;
+void install_avx512(EncodeKernels& kernels) noexcept;
+void install_neon(EncodeKernels& kernels) noexcept;
 
 /// The kernels of a level.
-[[nodiscard]] const Kernels& kernels(Isa isa);
+[[nodiscard]] const DecodeKernels& decode_kernels(Isa isa);
+[[nodiscard]] const EncodeKernels& encode_kernels(Isa isa);
 
 }  // namespace tersor::huffman

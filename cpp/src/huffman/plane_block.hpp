@@ -41,7 +41,7 @@ struct BlockScratch {
 };
 
 /// The block of the symbols; it stands in `scratch` until that is used again.
-[[nodiscard]] std::span<const std::uint8_t> encode_block(const Kernels& kernels,
+[[nodiscard]] std::span<const std::uint8_t> encode_block(const EncodeKernels& kernels,
                                                          const BlockCode& code,
                                                          std::span<const std::uint8_t> symbols,
                                                          BlockScratch& scratch);
@@ -53,7 +53,7 @@ struct BlockOptions {
 
 /// Decodes a block of exactly `symbols.size()` symbols; `readable` is how many bytes may be read
 /// after it. `count` is the faulty byte.
-[[nodiscard]] Result decode_block(const Kernels& kernels, const BlockCode& code,
+[[nodiscard]] Result decode_block(const DecodeKernels& kernels, const BlockCode& code,
                                   std::span<const std::uint8_t> block, std::size_t readable,
                                   std::span<std::uint8_t> symbols, const BlockOptions& options,
                                   Scratch& scratch);

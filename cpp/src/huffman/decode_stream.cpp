@@ -1,9 +1,4 @@
-// The self-describing stream: number of symbols, kind, table, code words. docs/format.md has the
-// bytes.
 #include <algorithm>
-#include <array>
-#include <atomic>
-#include <bit>
 #include <new>
 
 #include "huffman/bits.hpp"
@@ -11,6 +6,7 @@
 #include "huffman/kernels.hpp"
 #include "huffman/plane_block.hpp"
 #include "huffman/plane_code.hpp"
+#include "huffman/stream.hpp"
 #include "huffman/words.hpp"
 #include "support/varint.hpp"
 #include "tersor/huffman.hpp"
@@ -19,85 +15,17 @@
 namespace tersor::huffman {
 namespace {
 
-using support::append_varint;
 using support::Cursor;
 
-enum class Kind : std::uint8_t {
-    constant,  // one symbol, repeated
-    stored,    // a fixed number of bits each
-    words,     // canonical words, one after the other
-    planes,    // blocks of the plane code
-    pairs,     // the same over pairs of symbols below 16
-};
-constexpr auto last_kind = Kind::pairs;
-
-/// From here on the plane code, whose speed is worth its headers, is taken.
-constexpr std::size_t planes_from = 16384;
-/// Symbols of a block, as a power of two: decoded, it stays in a second-level cache.
-constexpr int block_log2 = 17;
 constexpr int min_block_log2 = 10;
 constexpr int max_block_log2 = 24;
 /// Decoded streams of this size and more are stored past the caches.
 constexpr std::size_t streaming_from = std::size_t{1} << 22;
 
-int stored_width(std::uint8_t largest) noexcept {
-    return std::max(1, static_cast<int>(std::bit_width(largest)));
-}
-
-std::vector<std::uint8_t> stored_body(std::span<const std::uint8_t> symbols, int width) {
-    std::vector<std::uint8_t> body{static_cast<std::uint8_t>(Kind::stored),
-                                   static_cast<std::uint8_t>(width)};
-    append_fields(symbols, width, body);
-    return body;
-}
-
-std::vector<std::uint8_t> words_body(std::span<const std::uint8_t> symbols,
-                                     const Histogram& counts) {
-    const CodeLengths lengths = code_lengths(counts, max_stream_length);
-    std::vector<std::uint8_t> body{static_cast<std::uint8_t>(Kind::words)};
-    append_lengths(lengths, body);
-    append_words(symbols, lengths, body);
-    return body;
-}
-
-/// Blocks that are coded alike, beside each other.
-std::vector<std::uint8_t> blocks_body(const BlockCode& code, std::span<const std::uint8_t> symbols,
-                                      int threads) {
-    constexpr std::size_t per_block = std::size_t{1} << block_log2;
-    const Kernels& used = kernels(isa_in_use());
-    const std::size_t count = (symbols.size() + per_block - 1) / per_block;
-    std::vector<std::vector<std::uint8_t>> blocks(count);
-    std::atomic<bool> failed{false};
-    parallel_for(count, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
-        try {
-            BlockScratch scratch;
-            for (std::size_t b = begin; b < end; ++b) {
-                const std::size_t size = std::min(per_block, symbols.size() - b * per_block);
-                const auto block =
-                    encode_block(used, code, symbols.subspan(b * per_block, size), scratch);
-                blocks[b].assign(block.begin(), block.end());
-            }
-        } catch (const std::bad_alloc&) {
-            failed = true;
-        }
-    });
-    if (failed) throw std::bad_alloc();
-    const Kind kind = code.pairs ? Kind::pairs : Kind::planes;
-    std::vector<std::uint8_t> body{static_cast<std::uint8_t>(kind),
-                                   static_cast<std::uint8_t>(block_log2)};
-    append_plane_code(code.planes, body);
-    std::size_t total = body.size();
-    for (const auto& block : blocks) total += block.size() + 4;
-    body.reserve(total);
-    for (const auto& block : blocks) append_varint(block.size(), body);
-    for (const auto& block : blocks) body.insert(body.end(), block.begin(), block.end());
-    return body;
-}
-
 /// A stream taken apart, its sizes checked against its length.
 struct Parsed {
     StreamInfo info;
-    Kind kind = Kind::constant;
+    StreamKind kind = StreamKind::constant;
     std::uint8_t parameter = 0;  // the constant symbol, the stored width, or log2 of a block
     CodeLengths lengths{};
     BlockCode code;
@@ -142,32 +70,32 @@ Result parse(std::span<const std::uint8_t> stream, Parsed& parsed) {
     }
     const std::uint8_t kind = cursor.byte();
     if (!cursor.ok()) return cursor.result();
-    if (kind > static_cast<std::uint8_t>(last_kind)) {
+    if (kind > static_cast<std::uint8_t>(last_stream_kind)) {
         return {Status::bad_header, cursor.position() - 1};
     }
-    parsed.kind = static_cast<Kind>(kind);
-    if (parsed.kind != Kind::words) parsed.parameter = cursor.byte();
+    parsed.kind = static_cast<StreamKind>(kind);
+    if (parsed.kind != StreamKind::words) parsed.parameter = cursor.byte();
     if (!cursor.ok()) return cursor.result();
     std::uint64_t least_bits = symbols;  // no code word is shorter than a bit
     switch (parsed.kind) {
-        case Kind::constant: least_bits = 0; break;
-        case Kind::stored:
+        case StreamKind::constant: least_bits = 0; break;
+        case StreamKind::stored:
             if (parsed.parameter < 1 || parsed.parameter > 8) {
                 return {Status::bad_header, cursor.position() - 1};
             }
             least_bits = symbols > UINT64_MAX / 8 ? UINT64_MAX : symbols * parsed.parameter;
             break;
-        case Kind::words: {
+        case StreamKind::words: {
             const Result read = read_lengths(cursor.rest(), parsed.lengths);
             if (!read.ok()) return {read.status, cursor.position() + read.count};
             (void)cursor.take(read.count);
             break;
         }
-        case Kind::pairs:
+        case StreamKind::pairs:
             parsed.code.pairs = true;
             least_bits = symbols / 2;
             [[fallthrough]];
-        case Kind::planes:
+        case StreamKind::planes:
             if (parsed.parameter < min_block_log2 || parsed.parameter > max_block_log2) {
                 return {Status::bad_header, cursor.position() - 1};
             }
@@ -178,7 +106,7 @@ Result parse(std::span<const std::uint8_t> stream, Parsed& parsed) {
     parsed.payload = cursor.rest();
     if (parsed.payload.size() < least_bits / 8) return {Status::truncated, stream.size()};
     parsed.info.payload_bits = std::uint64_t{parsed.payload.size()} * 8;
-    if (parsed.kind == Kind::constant && !parsed.payload.empty()) {
+    if (parsed.kind == StreamKind::constant && !parsed.payload.empty()) {
         return {Status::trailing_bytes, cursor.position()};
     }
     return {Status::ok, 0};
@@ -187,7 +115,7 @@ Result parse(std::span<const std::uint8_t> stream, Parsed& parsed) {
 /// The symbols from `first` on of a stream of blocks; whole blocks go straight to their place.
 Result decode_blocks(const Parsed& parsed, std::size_t payload_offset, std::size_t first,
                      std::span<std::uint8_t> symbols, const DecodeOptions& options) {
-    const Kernels& used = kernels(isa_in_use());
+    const DecodeKernels& used = decode_kernels(isa_in_use());
     const std::size_t per_block = parsed.symbols_per_block();
     const auto total = static_cast<std::size_t>(parsed.info.symbols);
     const std::size_t first_block = first / per_block;
@@ -239,39 +167,6 @@ Result decode_blocks(const Parsed& parsed, std::size_t payload_offset, std::size
 
 }  // namespace
 
-Histogram histogram(std::span<const std::uint8_t> symbols) noexcept {
-    Histogram total{};
-    kernels(isa_in_use()).count_symbols(symbols.data(), symbols.size(), total.data());
-    return total;
-}
-
-std::vector<std::uint8_t> encode(std::span<const std::uint8_t> symbols, int threads) {
-    std::vector<std::uint8_t> stream;
-    append_varint(symbols.size(), stream);
-    if (symbols.empty()) return stream;
-    const Histogram counts = histogram(symbols);
-    std::size_t distinct = 0;
-    std::uint8_t largest = 0;
-    for (std::size_t s = 0; s < alphabet_size; ++s) {
-        if (counts[s] == 0) continue;
-        ++distinct;
-        largest = static_cast<std::uint8_t>(s);
-    }
-    std::vector<std::uint8_t> body;
-    if (distinct == 1) {
-        body = {static_cast<std::uint8_t>(Kind::constant), symbols[0]};
-    } else if (symbols.size() >= planes_from) {
-        body = blocks_body(choose_block_code(symbols, counts), symbols, threads);
-    } else {
-        body = words_body(symbols, counts);
-        const int width = stored_width(largest);
-        const std::uint64_t stored_bytes = 2 + fields_size(symbols.size(), width);
-        if (stored_bytes <= body.size()) body = stored_body(symbols, width);
-    }
-    stream.insert(stream.end(), body.begin(), body.end());
-    return stream;
-}
-
 Result inspect(std::span<const std::uint8_t> stream, StreamInfo& info) {
     Parsed parsed;
     const Result result = parse(stream, parsed);
@@ -289,11 +184,13 @@ Result decode_range(std::span<const std::uint8_t> stream, std::size_t first,
     if (symbols.empty()) return {Status::ok, 0};
     const std::size_t offset = parsed.info.header_bytes;
     switch (parsed.kind) {
-        case Kind::constant: std::fill(symbols.begin(), symbols.end(), parsed.parameter); break;
-        case Kind::planes:
-        case Kind::pairs: return decode_blocks(parsed, offset, first, symbols, options);
-        case Kind::stored:
-        case Kind::words: {
+        case StreamKind::constant:
+            std::fill(symbols.begin(), symbols.end(), parsed.parameter);
+            break;
+        case StreamKind::planes:
+        case StreamKind::pairs: return decode_blocks(parsed, offset, first, symbols, options);
+        case StreamKind::stored:
+        case StreamKind::words: {
             // These have one block: all of it.
             std::vector<std::uint8_t> whole;
             std::span<std::uint8_t> target = symbols;
@@ -302,7 +199,7 @@ Result decode_range(std::span<const std::uint8_t> stream, std::size_t first,
                 target = whole;
             }
             Result decoded;
-            if (parsed.kind == Kind::stored) {
+            if (parsed.kind == StreamKind::stored) {
                 decoded = read_fields(parsed.payload, parsed.parameter, target);
             } else {
                 DecodeTable table;

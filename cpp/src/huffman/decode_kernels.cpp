@@ -4,8 +4,8 @@
 
 namespace tersor::huffman {
 
-const Kernels& kernels(Isa isa) {
-    static const dispatch::KernelTable<Kernels> table{
+const DecodeKernels& decode_kernels(Isa isa) {
+    static const dispatch::KernelTable<DecodeKernels> table{
         {Isa::scalar, install_scalar},
         {Isa::avx2, install_avx2},
         {Isa::avx512, install_avx512},

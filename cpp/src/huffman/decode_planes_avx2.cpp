@@ -1,12 +1,8 @@
 // AVX2 and BMI2 kernels of the plane code: the AVX-512 ones with half the width, where two swaps of
 // bits transpose what the GF(2) product does there, and byte shuffles look up 16 symbols at a time.
-#include "dispatch/architecture.hpp"
-#include "huffman/kernels.hpp"
-#include "huffman/plane_stages.hpp"
+#include "huffman/planes_avx2.hpp"
 
 #if TERSOR_X86
-
-#include <immintrin.h>
 
 #include <cstring>
 
@@ -16,10 +12,6 @@
 namespace tersor::huffman {
 namespace {
 
-inline __m256i load(const void* p) noexcept {
-    return _mm256_loadu_si256(static_cast<const __m256i*>(p));
-}
-inline void store(void* p, __m256i v) noexcept { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
 /// Four rows of a block of eight in each doubleword, the top one first, to indices: bytes 0 to 3
 /// have those of symbols 0 to 3 in their low nibbles and of symbols 4 to 7 in their high ones.
 inline __m256i transposed(__m256i rows) noexcept {
@@ -56,25 +48,6 @@ inline void gather_nibbles(const __m256i* row, __m256i* even_odd) noexcept {
     even_odd[1] = _mm256_unpackhi_epi64(blocks_01, blocks_23);
 }
 
-/// table[indices] by shuffles of 16 bytes and a tree of blends, for indices of `bits` bits.
-template <int bits>
-inline __m256i look_up(const std::uint8_t* table, __m256i indices) noexcept {
-    if constexpr (bits <= 4) {
-        // A shuffle takes the low nibble of an index whose top bit is zero.
-        return _mm256_shuffle_epi8(
-            _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))),
-            indices);
-    } else {
-        // Only indices of eight bits have a top bit, which no shuffle must see.
-        const __m256i below =
-            bits == 8 ? _mm256_and_si256(indices, _mm256_set1_epi8(127)) : indices;
-        const __m256i low = look_up<bits - 1>(table, below);
-        const __m256i high = look_up<bits - 1>(table + (1 << (bits - 1)), below);
-        // A blend goes by the top bit of each byte.
-        return _mm256_blendv_epi8(low, high, _mm256_slli_epi16(indices, 8 - bits));
-    }
-}
-
 /// Puts the next symbols of the tail where `later` is all ones.
 inline __m256i merge_tail(__m256i found, __m256i later, const std::uint8_t*& next) noexcept {
     // Less the ones up to each byte of its half, whose complement is the rank of the byte.
@@ -105,32 +78,6 @@ inline __m256i merge_tail(__m256i found, __m256i later, const std::uint8_t*& nex
         } else {
             store(symbols + 2 * i, two);
         }
-    }
-}
-
-/// Which lanes of a half of a superblock have a root of at least a number, but not the last one
-/// where that is the tail's. `clear_digits[d]` is all ones where the number has a zero.
-template <bool has_tail>
-inline __m256i at_least_root(int planes, const std::uint8_t* plane,
-                             const __m256i* clear_digits) noexcept {
-    __m256i result = _mm256_set1_epi64x(-1);
-    __m256i ones = result;
-#pragma GCC unroll 8
-    for (int d = planes - 1; d >= 0; --d) {
-        const __m256i bits = load(plane + 64 * d);
-        ones = _mm256_and_si256(ones, bits);
-        // digit ? result & bits : result | bits
-        result = _mm256_or_si256(_mm256_and_si256(result, bits),
-                                 _mm256_and_si256(clear_digits[d], _mm256_or_si256(result, bits)));
-    }
-    return has_tail ? _mm256_andnot_si256(ones, result) : result;
-}
-
-/// The digits of the first root of a level.
-inline void clear_digits_of(const Stage& stage, std::size_t level, __m256i* clear_digits) noexcept {
-    for (int d = 0; d < stage.planes; ++d) {
-        const bool one = (stage.level_roots[level] >> (stage.planes - 1 - d) & 1U) != 0;
-        clear_digits[d] = _mm256_set1_epi64x(one ? 0 : -1);
     }
 }
 
@@ -278,163 +225,11 @@ bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t su
     return decode(stage, bytes, superblocks, lanes, levels, tail, end, cursor, symbols, output);
 }
 
-/// Brings the bytes of a plane from the order of blocks into that of places: a transposition of
-/// four rows of doublewords.
-inline void store_in_places(const std::uint8_t* blocks, std::uint8_t* plane) noexcept {
-    const __m128i join = _mm_setr_epi8(0, 8, 1, 9, 2, 10, 3, 11, 4, 12, 5, 13, 6, 14, 7, 15);
-    __m128i row[4];
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-        row[i] = _mm_shuffle_epi8(_mm_load_si128(reinterpret_cast<const __m128i*>(blocks + 16 * i)),
-                                  join);
-    }
-    const __m128i a = _mm_unpacklo_epi32(row[0], row[1]), b = _mm_unpackhi_epi32(row[0], row[1]);
-    const __m128i c = _mm_unpacklo_epi32(row[2], row[3]), d = _mm_unpackhi_epi32(row[2], row[3]);
-    auto* to = reinterpret_cast<__m128i*>(plane);
-    _mm_storeu_si128(to, _mm_unpacklo_epi64(a, c));
-    _mm_storeu_si128(to + 1, _mm_unpackhi_epi64(a, c));
-    _mm_storeu_si128(to + 2, _mm_unpacklo_epi64(b, d));
-    _mm_storeu_si128(to + 3, _mm_unpackhi_epi64(b, d));
-}
-
-/// All ones in the bytes of the 32 symbols that `bits` names.
-inline __m256i bytes_of_bits(std::uint32_t bits) noexcept {
-    const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2,
-                                            2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
-    const __m256i one = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201ULL));
-    const __m256i own = _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(bits)), spread);
-    return _mm256_cmpeq_epi8(_mm256_and_si256(own, one), one);
-}
-
-/// Appends the symbols whose bytes of `later` are all ones.
-inline std::uint8_t* append_tail(const std::uint8_t* symbols, __m256i later,
-                                 std::uint8_t* tail) noexcept {
-    alignas(32) std::uint64_t masks[4];
-    _mm256_store_si256(reinterpret_cast<__m256i*>(masks), later);
-#pragma GCC unroll 4
-    for (int i = 0; i < 4; ++i) {
-        std::uint64_t eight;
-        std::memcpy(&eight, symbols + 8 * i, 8);
-        eight = _pext_u64(eight, masks[i]);
-        std::memcpy(tail, &eight, 8);
-        tail += __builtin_popcountll(masks[i]) / 8;
-    }
-    return tail;
-}
-
-/// `table_bits`: symbols are below 2^table_bits. The bits of the indices leave by movemask, the
-/// highest first.
-template <int table_bits, int levels, bool has_tail>
-void encode_stage(const Stage& stage, const std::uint8_t* symbols, std::size_t superblocks,
-                  const Lanes& lanes, std::uint8_t* bytes,
-                  const std::array<std::uint8_t*, max_levels>& level, std::uint8_t* tail,
-                  PlaneCursor& cursor) noexcept {
-    const bool partial = lanes != all_lanes;
-    const auto* present = reinterpret_cast<const std::uint8_t*>(lanes.data());
-    const __m256i tail_index = _mm256_set1_epi8(static_cast<char>(stage.tail_index()));
-    const __m128i to_top = _mm_cvtsi32_si128(8 - stage.bits());
-    const auto planes = static_cast<std::size_t>(stage.planes);
-    constexpr std::size_t rings = levels > 0 ? levels : 1;
-    __m256i clear_digits[rings][max_stage_bits];
-    std::array<BitAppender, levels> out;
-    for (std::size_t l = 0; l < levels; ++l) {
-        clear_digits_of(stage, l, clear_digits[l]);
-        out[l] = {level[l], cursor.level_bits[l]};
-    }
-    std::uint8_t* next = tail + cursor.tail;
-    alignas(64) std::uint8_t in_blocks[max_stage_bits][plane_bytes];
-    alignas(64) std::uint64_t rows[rings][superblock_groups];
-    alignas(64) std::uint64_t going_on[rings][superblock_groups];
-    for (std::size_t s = 0; s < superblocks; ++s, symbols += superblock_symbols) {
-        for (std::size_t v = 0; v < plane_bytes / 4; ++v) {
-            const __m256i symbol = load(symbols + 32 * v);
-            __m256i index = look_up<table_bits>(stage.indices.data(), symbol);
-            if (partial) {
-                std::uint32_t here = 0;
-                for (std::size_t i = 0; i < 4; ++i) {
-                    here |= std::uint32_t{present[places[4 * v + i]]} << (8 * i);
-                }
-                index = _mm256_and_si256(index, bytes_of_bits(here));
-            }
-            if constexpr (has_tail) {
-                next = append_tail(symbols + 32 * v, _mm256_cmpeq_epi8(index, tail_index), next);
-            }
-            index = _mm256_sll_epi16(index, to_top);
-            for (std::size_t d = 0; d < planes + levels; ++d) {
-                const int bits = _mm256_movemask_epi8(index);
-                std::memcpy(in_blocks[d] + 4 * v, &bits, 4);
-                index = _mm256_add_epi8(index, index);
-            }
-        }
-        for (std::size_t d = 0; d < planes; ++d) {
-            store_in_places(in_blocks[d], bytes + plane_bytes * d);
-        }
-        if constexpr (levels > 0) {
-            for (std::size_t l = 0; l < levels; ++l) {
-#pragma GCC unroll 2
-                for (int half = 0; half < 2; ++half) {
-                    const __m256i goes_on =
-                        at_least_root<has_tail>(stage.planes, bytes + 32 * half, clear_digits[l]);
-                    store(going_on[l] + 4 * half,
-                          _mm256_and_si256(goes_on, load(lanes.data() + 4 * half)));
-                }
-                store_in_places(in_blocks[planes + l], reinterpret_cast<std::uint8_t*>(rows[l]));
-            }
-            std::array<BitAppender, levels> appenders = out;
-#pragma GCC unroll 8
-            for (std::size_t g = 0; g < superblock_groups; ++g) {
-#pragma GCC unroll 3
-                for (std::size_t l = 0; l < levels; ++l) {
-                    const std::uint64_t alive = going_on[l][g];
-                    appenders[l].append(_pext_u64(rows[l][g], alive),
-                                        static_cast<unsigned>(__builtin_popcountll(alive)));
-                }
-            }
-            out = appenders;
-        }
-        bytes += plane_bytes * planes;
-    }
-    for (std::size_t l = 0; l < levels; ++l) cursor.level_bits[l] = out[l].finish(level[l]);
-    cursor.tail = static_cast<std::size_t>(next - tail);
-}
-
-using EncodeStage = decltype(&encode_stage<4, 0, false>);
-
-template <int table_bits>
-EncodeStage encoder(const Stage& stage) noexcept {
-    switch (stage.levels) {
-        case 0:
-            return stage.tail ? encode_stage<table_bits, 0, true>
-                              : encode_stage<table_bits, 0, false>;
-        case 1:
-            return stage.tail ? encode_stage<table_bits, 1, true>
-                              : encode_stage<table_bits, 1, false>;
-        case 2:
-            return stage.tail ? encode_stage<table_bits, 2, true>
-                              : encode_stage<table_bits, 2, false>;
-        default:
-            return stage.tail ? encode_stage<table_bits, 3, true>
-                              : encode_stage<table_bits, 3, false>;
-    }
-}
-
-void encode_planes(const Stage& stage, const std::uint8_t* symbols, std::size_t superblocks,
-                   const Lanes& lanes, std::uint8_t* planes,
-                   const std::array<std::uint8_t*, max_levels>& levels, std::uint8_t* tail,
-                   PlaneCursor& cursor) noexcept {
-    const EncodeStage encode = stage.last_symbol < 16   ? encoder<4>(stage)
-                               : stage.last_symbol < 64 ? encoder<6>(stage)
-                                                        : encoder<8>(stage);
-    encode(stage, symbols, superblocks, lanes, planes, levels, tail, cursor);
-}
-
 }  // namespace
 
-void install_avx2(Kernels& kernels) noexcept {
-    // Where `pdep` and `pext` are microcode the portable kernels are faster.
-    if (dispatch::slow_bit_deposit()) return;
-    kernels.decode_planes = decode_planes;
-    kernels.encode_planes = encode_planes;
+void install_avx2(DecodeKernels& kernels) noexcept {
+    // Where `pdep` is microcode the portable kernel is faster.
+    if (!dispatch::slow_bit_deposit()) kernels.decode_planes = decode_planes;
 }
 
 }  // namespace tersor::huffman
@@ -444,7 +239,7 @@ void install_avx2(Kernels& kernels) noexcept {
 #else
 
 namespace tersor::huffman {
-void install_avx2(Kernels& /*kernels*/) noexcept {}
+void install_avx2(DecodeKernels& /*kernels*/) noexcept {}
 }  // namespace tersor::huffman
 
 #endif

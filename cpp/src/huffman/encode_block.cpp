@@ -1,0 +1,121 @@
+#include <algorithm>
+#include <cstring>
+
+#include "huffman/block_parts.hpp"
+#include "huffman/plane_block.hpp"
+#include "support/aligned_buffer.hpp"
+#include "support/little_endian.hpp"
+#include "support/varint.hpp"
+
+namespace tersor::huffman {
+namespace {
+
+/// Pairs take half the planes but are split on their way out: they are taken where they save as
+/// much.
+constexpr double pair_gain = 0.99;
+constexpr double pair_entropy = 2.0;  // bits; above, one bit lost on a symbol is no longer much
+constexpr std::uint8_t pair_alphabet = 16;
+
+std::span<const std::uint8_t> encode_symbols(const EncodeKernels& kernels, const PlaneCode& code,
+                                             std::span<const std::uint8_t> symbols,
+                                             Scratch& scratch) {
+    const std::size_t n = symbols.size();
+    // The head, whose size is known last, ends where the body begins.
+    constexpr std::size_t head_room =
+        rounded_up(checksum_bytes + (1 + max_levels) * max_stages * support::max_varint_bytes,
+                   support::cache_line);
+    std::size_t body_room = level_slack;
+    for (const Stage& stage : code.stages) {
+        body_room += planes_size(stage, n) + static_cast<std::size_t>(stage.levels) * (n / 8 + 1);
+    }
+    body_room = rounded_up(body_room, support::cache_line);
+    const std::size_t level_room = rounded_up(n / 8 + level_slack, support::cache_line);
+    const std::size_t tail_room = rounded_up(n + tail_slack, support::cache_line);
+    std::uint8_t* const memory =
+        scratch.reserve(head_room + body_room + (max_levels - 1) * level_room + 2 * tail_room);
+    std::uint8_t* const body = memory + head_room;
+    // The first level stands where it belongs; where the others begin depends on its length.
+    std::uint8_t* const later_levels = body + body_room;
+    std::uint8_t* const tail_memory = later_levels + (max_levels - 1) * level_room;
+    const std::array<std::uint8_t*, 2> tails = {tail_memory, tail_memory + tail_room};
+    std::vector<std::uint8_t> head(checksum_bytes);
+    std::uint8_t* to = body;
+    const std::uint8_t* from = symbols.data();
+    std::size_t left = n;
+    for (std::size_t s = 0; s < code.stages.size(); ++s) {
+        const Stage& stage = code.stages[s];
+        const auto depth = static_cast<std::size_t>(stage.planes);
+        const std::size_t full = left / superblock_symbols;
+        const std::size_t rest = left % superblock_symbols;
+        std::uint8_t* const tail = tails[s % 2];
+        std::uint8_t* planes = to;
+        to += planes_size(stage, left);
+        const std::array<std::uint8_t*, max_levels> levels = {to, later_levels,
+                                                              later_levels + level_room};
+        PlaneCursor cursor;
+        kernels.encode_planes(stage, from, full, all_lanes, planes, levels, tail, cursor);
+        if (rest > 0) {
+            std::array<std::uint8_t, superblock_symbols> last{};
+            std::memcpy(last.data(), from + full * superblock_symbols, rest);
+            std::array<std::uint8_t, max_stage_bits * plane_bytes> in_places;
+            kernels.encode_planes(stage, last.data(), 1, first_lanes(rest), in_places.data(),
+                                  levels, tail, cursor);
+            planes += full * depth * plane_bytes;
+            for (std::size_t d = 0; d < depth; ++d) {
+                for (std::size_t b = 0; b < rest_bytes(rest); ++b) {
+                    *planes++ = in_places[d * plane_bytes + places[b]];
+                }
+            }
+        }
+        if (s > 0) support::append_varint(left, head);
+        for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l) {
+            if (!stage.like_the_level_before(l)) support::append_varint(cursor.level_bits[l], head);
+            const std::size_t size = bytes_of(cursor.level_bits[l]);
+            if (l > 0) std::memcpy(to, levels[l], size);
+            to += size;
+        }
+        from = tail;
+        left = cursor.tail;
+    }
+    std::uint8_t* const block = body - head.size();
+    const std::span<const std::uint8_t> whole(block, to);
+    std::memcpy(block, head.data(), head.size());
+    support::store_little_endian(checksum(whole.subspan(checksum_bytes)), block);
+    return whole;
+}
+
+/// An odd last symbol is joined with a zero.
+void join_pairs(const EncodeKernels& kernels, std::span<const std::uint8_t> symbols,
+                std::span<std::uint8_t> pairs) noexcept {
+    kernels.join_pairs(symbols.data(), symbols.size() / 2, pairs.data());
+    if (symbols.size() % 2 != 0) pairs.back() = symbols.back();
+}
+
+}  // namespace
+
+BlockCode choose_block_code(std::span<const std::uint8_t> symbols, const Histogram& counts) {
+    BlockCode single{.planes = build_plane_code(counts)};
+    if (single.planes.last_symbol >= pair_alphabet || entropy(counts) >= pair_entropy) {
+        return single;
+    }
+    std::vector<std::uint8_t> pairs((symbols.size() + 1) / 2);
+    join_pairs(encode_kernels(isa_in_use()), symbols, pairs);
+    const Histogram pair_counts = histogram(pairs);
+    if (std::count(pair_counts.begin(), pair_counts.end(), 0U) == alphabet_size - 1) return single;
+    BlockCode paired{.planes = build_plane_code(pair_counts), .pairs = true};
+    const auto bits = static_cast<double>(coded_bits(paired.planes, pair_counts));
+    return bits < pair_gain * static_cast<double>(coded_bits(single.planes, counts)) ? paired
+                                                                                     : single;
+}
+
+std::span<const std::uint8_t> encode_block(const EncodeKernels& kernels, const BlockCode& code,
+                                           std::span<const std::uint8_t> symbols,
+                                           BlockScratch& scratch) {
+    if (!code.pairs) return encode_symbols(kernels, code.planes, symbols, scratch.parts);
+    const std::size_t count = (symbols.size() + 1) / 2;
+    const std::span<std::uint8_t> pairs(scratch.pairs.reserve(count), count);
+    join_pairs(kernels, symbols, pairs);
+    return encode_symbols(kernels, code.planes, pairs, scratch.parts);
+}
+
+}  // namespace tersor::huffman

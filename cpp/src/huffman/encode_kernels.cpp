@@ -1,0 +1,17 @@
+#include "huffman/kernels.hpp"
+
+#include "dispatch/kernel_table.hpp"
+
+namespace tersor::huffman {
+
+const EncodeKernels& encode_kernels(Isa isa) {
+    static const dispatch::KernelTable<EncodeKernels> table{
+        {Isa::scalar, install_scalar},
+        {Isa::avx2, install_avx2},
+        {Isa::avx512, install_avx512},
+        {Isa::neon, install_neon},
+    };
+    return table[isa];
+}
+
+}  // namespace tersor::huffman

@@ -1,0 +1,70 @@
+// What the AVX2 kernels of the plane code have in common.
+#pragma once
+
+#include "dispatch/architecture.hpp"
+#include "huffman/kernels.hpp"
+#include "huffman/plane_stages.hpp"
+
+#if TERSOR_X86
+
+#include <immintrin.h>
+
+#include "dispatch/target_avx2.hpp"
+
+namespace tersor::huffman {
+
+inline __m256i load(const void* p) noexcept {
+    return _mm256_loadu_si256(static_cast<const __m256i*>(p));
+}
+inline void store(void* p, __m256i v) noexcept { _mm256_storeu_si256(static_cast<__m256i*>(p), v); }
+
+/// table[indices] by shuffles of 16 bytes and a tree of blends, for indices of `bits` bits.
+template <int bits>
+inline __m256i look_up(const std::uint8_t* table, __m256i indices) noexcept {
+    if constexpr (bits <= 4) {
+        // A shuffle takes the low nibble of an index whose top bit is zero.
+        return _mm256_shuffle_epi8(
+            _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(table))),
+            indices);
+    } else {
+        // Only indices of eight bits have a top bit, which no shuffle must see.
+        const __m256i below =
+            bits == 8 ? _mm256_and_si256(indices, _mm256_set1_epi8(127)) : indices;
+        const __m256i low = look_up<bits - 1>(table, below);
+        const __m256i high = look_up<bits - 1>(table + (1 << (bits - 1)), below);
+        // A blend goes by the top bit of each byte.
+        return _mm256_blendv_epi8(low, high, _mm256_slli_epi16(indices, 8 - bits));
+    }
+}
+
+/// Which lanes of a half of a superblock have a root of at least a number, but not the last one
+/// where that is the tail's. `clear_digits[d]` is all ones where the number has a zero.
+template <bool has_tail>
+inline __m256i at_least_root(int planes, const std::uint8_t* plane,
+                             const __m256i* clear_digits) noexcept {
+    __m256i result = _mm256_set1_epi64x(-1);
+    __m256i ones = result;
+#pragma GCC unroll 8
+    for (int d = planes - 1; d >= 0; --d) {
+        const __m256i bits = load(plane + 64 * d);
+        ones = _mm256_and_si256(ones, bits);
+        // digit ? result & bits : result | bits
+        result = _mm256_or_si256(_mm256_and_si256(result, bits),
+                                 _mm256_and_si256(clear_digits[d], _mm256_or_si256(result, bits)));
+    }
+    return has_tail ? _mm256_andnot_si256(ones, result) : result;
+}
+
+/// The digits of the first root of a level.
+inline void clear_digits_of(const Stage& stage, std::size_t level, __m256i* clear_digits) noexcept {
+    for (int d = 0; d < stage.planes; ++d) {
+        const bool one = (stage.level_roots[level] >> (stage.planes - 1 - d) & 1U) != 0;
+        clear_digits[d] = _mm256_set1_epi64x(one ? 0 : -1);
+    }
+}
+
+}  // namespace tersor::huffman
+
+#include "dispatch/target_end.hpp"
+
+#endif
