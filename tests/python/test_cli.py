@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tersor import cli, container
+from tersor import container
 from tersor.config import METHODS
 
 pytest.importorskip("typer")
@@ -67,38 +67,6 @@ def small(dense: Path) -> Path:
     done = tersor("compress", dense, "-o", path, "--density", "0.5")
     assert done.returncode == 0, done.stderr
     return path
-
-
-@pytest.mark.parametrize(
-    ("name", "shape", "taken"),
-    [
-        ("fc.weight", (3, 4), True),
-        ("weight", (3, 4), True),
-        ("conv.weight", (3, 4, 5, 5), True),
-        ("member.weight", (3, 4), True),
-        ("abnormality.weight", (3, 4), True),
-        ("fc.bias", (3,), False),
-        ("norm.weight", (3,), False),
-        ("fc.running", (3, 4), False),
-        ("embedding.weight", (3, 4), False),
-        ("tok_embeddings.weight", (3, 4), False),
-        ("model.embed_tokens.weight", (3, 4), False),
-        ("transformer.wte.weight", (3, 4), False),
-        ("layer_norm.weight", (3, 4), False),
-        ("fc.weight", (0, 4), False),
-    ],
-)
-def test_choice_by_name_and_shape(name: str, shape: tuple[int, ...], taken: bool) -> None:
-    assert cli.choose(name, "F32", shape).taken is taken
-
-
-def test_choice_by_options() -> None:
-    assert not cli.choose("fc.weight", "I64", (3, 4)).taken
-    assert not cli.choose("fc.weight", "F32", (3, 4), min_size=13).taken
-    assert cli.choose("fc.weight", "F32", (3, 4), min_size=12).taken
-    assert cli.choose("wte.weight", "F32", (3, 4), only=["wte*"]).taken
-    assert not cli.choose("fc.weight", "F32", (3, 4), only=["wte*"]).taken
-    assert not cli.choose("fc.weight", "F32", (3, 4), only=["fc*"], skip=["*.weight"]).taken
 
 
 def test_compress_tells_what_it_takes_and_writes_it(dense: Path, small: Path) -> None:
