@@ -81,45 +81,119 @@ inline __m256i merge_tail(__m256i found, __m256i later, const std::uint8_t*& nex
     }
 }
 
-/// Three steps, each behind the one before: see the AVX-512 kernel.
-template <int planes, int levels, bool has_tail>
+/// The rows of bits of a superblock's indices, the lowest first; those that no index has are zero.
+using Rows = std::array<const std::uint8_t*, max_stage_bits>;
+
+/// The indices of a superblock from their rows, in the order of the symbols.
+template <bool wide>
+[[gnu::noinline]] void gather_indices(const Rows& rows, std::uint8_t* indices) noexcept {
+#pragma GCC unroll 1
+    for (std::size_t half = 0; half < 2; ++half) {
+        const auto row = [&](std::size_t b) noexcept { return load(rows[b] + 32 * half); };
+        const auto gather_part = [&]<int part>() noexcept {
+            const __m256i low[4] = {row(0), row(1), row(2), row(3)};
+            __m256i index[2];
+            gather_nibbles<part>(low, index);
+            if constexpr (wide) {
+                const __m256i high[4] = {row(4), row(5), row(6), row(7)};
+                __m256i above[2];
+                gather_nibbles<part>(high, above);
+                index[0] = _mm256_or_si256(index[0], _mm256_slli_epi16(above[0], 4));
+                index[1] = _mm256_or_si256(index[1], _mm256_slli_epi16(above[1], 4));
+            }
+            store(indices + 128 * part + 32 * half, index[0]);
+            store(indices + 128 * part + 32 * half + 64, index[1]);
+        };
+        gather_part.template operator()<0>();
+        gather_part.template operator()<1>();
+        gather_part.template operator()<2>();
+        gather_part.template operator()<3>();
+    }
+}
+
+/// The symbols of a superblock from their indices; returns where the tail goes on.
+template <int bits, bool has_tail>
+[[gnu::noinline]] const std::uint8_t* put_symbols(const Stage& stage, const std::uint8_t* indices,
+                                                  const std::uint8_t* next, std::uint8_t* symbols,
+                                                  bool streaming) noexcept {
+    const __m256i tail_index = _mm256_set1_epi8(static_cast<char>(stage.tail_index()));
+#pragma GCC unroll 2
+    for (std::size_t i = 0; i < superblock_symbols; i += 32) {
+        const __m256i index = load(indices + i);
+        __m256i found = look_up<bits>(stage.symbols.data(), index);
+        if constexpr (has_tail) {
+            found = merge_tail(found, _mm256_cmpeq_epi8(index, tail_index), next);
+        }
+        if (streaming) {
+            _mm256_stream_si256(reinterpret_cast<__m256i*>(symbols + i), found);
+        } else {
+            store(symbols + i, found);
+        }
+    }
+    return next;
+}
+
+template <bool has_tail>
+auto put_symbols_of(int bits) noexcept {
+    switch (bits) {
+        case 5: return put_symbols<5, has_tail>;
+        case 6: return put_symbols<6, has_tail>;
+        case 7: return put_symbols<7, has_tail>;
+        case 8: return put_symbols<8, has_tail>;
+        default: return put_symbols<4, has_tail>;
+    }
+}
+
+/// Three steps, each behind the one before: see the AVX-512 kernel. What depends on the planes is
+/// called, so that there is no copy of it for every shape: a superblock takes long enough here.
+template <int levels, bool has_tail>
 bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t superblocks,
                   const Lanes& lanes,
                   const std::array<const std::uint8_t*, max_levels>& level_bytes,
                   const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
                   std::uint8_t* symbols, Output output) noexcept {
-    constexpr int bits = planes + levels;
     constexpr std::size_t delay = levels > 0 ? lag_of_levels + lag : 0;
     constexpr std::size_t rings = levels > 0 ? levels : 1;
+    const auto planes = static_cast<std::size_t>(stage.planes);
+    const auto bits = static_cast<std::size_t>(stage.bits());
     alignas(64) std::uint64_t alive_ring[rings][ring_size][8];
     alignas(64) std::uint64_t level_ring[rings][ring_size][8];
-    __m256i clear_digits[rings][planes];
+    std::array<ClearDigits, rings> clear_digits;
+    bool alike = true;        // all levels have bits of the same symbols
     std::uint64_t at[rings];  // the next bit of each level
     const std::uint8_t* level[rings];
     for (std::size_t l = 0; l < levels; ++l) {
         clear_digits_of(stage, l, clear_digits[l]);
+        alike = alike && (l == 0 || stage.like_the_level_before(l));
         at[l] = cursor.level_bits[l];
         level[l] = level_bytes[l];
     }
-    const __m256i tail_index = _mm256_set1_epi8(static_cast<char>(stage.tail_index()));
+    const auto gather = bits > 4 ? gather_indices<true> : gather_indices<false>;
+    const auto put = put_symbols_of<has_tail>(stage.bits());
     const std::uint8_t* next = tail + cursor.tail;
     const std::uint8_t* const tail_end = tail + end.tail;
     const std::uint8_t* front = bytes;
     const std::uint8_t* back = bytes;
+    alignas(32) static constexpr std::array<std::uint8_t, plane_bytes> zeros{};
+    Rows rows;
+    rows.fill(zeros.data());
 
     const auto find = [&](std::size_t slot) noexcept {
-#pragma GCC unroll 2
+#pragma GCC unroll 1
         for (int half = 0; half < 2; ++half) {
-            __m256i goes_on = load(lanes.data() + 4 * half);
-#pragma GCC unroll 3
-            for (std::size_t l = 0; l < levels; ++l) {
-                if (!stage.like_the_level_before(l)) {
-                    goes_on = _mm256_and_si256(
-                        goes_on,
-                        at_least_root<has_tail>(planes, front + 32 * half, clear_digits[l]));
-                }
-                store(alive_ring[l][slot] + 4 * half, goes_on);
+            const std::uint8_t* plane = front + 32 * half;
+            const __m256i valid = load(lanes.data() + 4 * half);
+            __m256i going_on[rings];
+            if (alike) {
+                find_going_on<1, has_tail>(stage.planes, plane, valid, clear_digits.data(),
+                                           going_on);
+                for (std::size_t l = 1; l < levels; ++l) going_on[l] = going_on[0];
+            } else {
+                find_going_on<levels, has_tail>(stage.planes, plane, valid, clear_digits.data(),
+                                                going_on);
             }
+            for (std::size_t l = 0; l < levels; ++l)
+                store(alive_ring[l][slot] + 4 * half, going_on[l]);
         }
         front += plane_bytes * planes;
     };
@@ -140,54 +214,16 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
         }
     };
     const bool past_caches = output.streaming && !output.pairs;
+    alignas(32) std::uint8_t indices[superblock_symbols];
     alignas(32) std::uint8_t joined[superblock_symbols];
-    const auto finish_part = [&]<int part>(std::size_t slot) noexcept {
-        std::uint8_t* const to = output.pairs ? joined : symbols;
-        __m256i indices[2][2];
-#pragma GCC unroll 2
-        for (int half = 0; half < 2; ++half) {
-            const auto row = [&](int b) noexcept {
-                if (b >= bits) return _mm256_setzero_si256();
-                if (b < levels) return load(level_ring[levels - 1 - b][slot] + 4 * half);
-                return load(back + 64 * (bits - 1 - b) + 32 * half);
-            };
-            const __m256i low[4] = {row(0), row(1), row(2), row(3)};
-            gather_nibbles<part>(low, indices[half]);
-            if constexpr (bits > 4) {
-                const __m256i high[4] = {row(4), row(5), row(6), row(7)};
-                __m256i above[2];
-                gather_nibbles<part>(high, above);
-#pragma GCC unroll 2
-                for (int parity = 0; parity < 2; ++parity) {
-                    indices[half][parity] =
-                        _mm256_or_si256(indices[half][parity], _mm256_slli_epi16(above[parity], 4));
-                }
-            }
-        }
-#pragma GCC unroll 2
-        for (std::size_t parity = 0; parity < 2; ++parity) {
-#pragma GCC unroll 2
-            for (std::size_t half = 0; half < 2; ++half) {
-                const __m256i index = indices[half][parity];
-                __m256i found = look_up<bits>(stage.symbols.data(), index);
-                if constexpr (has_tail) {
-                    found = merge_tail(found, _mm256_cmpeq_epi8(index, tail_index), next);
-                }
-                std::uint8_t* const at_part = to + 128 * part + 64 * parity + 32 * half;
-                if (past_caches) {
-                    _mm256_stream_si256(reinterpret_cast<__m256i*>(at_part), found);
-                } else {
-                    store(at_part, found);
-                }
-            }
-        }
-    };
     const auto finish = [&](std::size_t slot) noexcept {
-        finish_part.template operator()<0>(slot);
-        finish_part.template operator()<1>(slot);
-        finish_part.template operator()<2>(slot);
-        finish_part.template operator()<3>(slot);
-        back += plane_bytes * planes;
+#pragma GCC unroll 3
+        for (std::size_t l = 0; l < levels; ++l) {
+            rows[levels - 1 - l] = reinterpret_cast<const std::uint8_t*>(level_ring[l][slot]);
+        }
+        for (std::size_t d = 0; d < planes; ++d, back += plane_bytes) rows[bits - 1 - d] = back;
+        gather(rows, indices);
+        next = put(stage, indices, next, output.pairs ? joined : symbols, past_caches);
         if (output.pairs) {
             split_superblock(joined, symbols, output.streaming);
             symbols += superblock_symbols;
@@ -215,13 +251,24 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
     return true;
 }
 
+using DecodeStage = decltype(&decode_stage<0, false>);
+
+template <bool has_tail>
+DecodeStage decoder(int levels) noexcept {
+    switch (levels) {
+        case 0: return decode_stage<0, has_tail>;
+        case 1: return decode_stage<1, has_tail>;
+        case 2: return decode_stage<2, has_tail>;
+        default: return decode_stage<3, has_tail>;
+    }
+}
+
 bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t superblocks,
                    const Lanes& lanes, const std::array<const std::uint8_t*, max_levels>& levels,
                    const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
                    std::uint8_t* symbols, Output output) noexcept {
-    const auto decode = with_shape(stage, [&]<int p, int l>() noexcept {
-        return stage.tail ? decode_stage<p, l, true> : decode_stage<p, l, false>;
-    });
+    const DecodeStage decode =
+        stage.tail ? decoder<true>(stage.levels) : decoder<false>(stage.levels);
     return decode(stage, bytes, superblocks, lanes, levels, tail, end, cursor, symbols, output);
 }
 

@@ -9,6 +9,7 @@
 
 #if TERSOR_X86
 
+#include <algorithm>
 #include <cstring>
 
 #include "dispatch/target_avx512.hpp"
@@ -250,16 +251,48 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
     return true;
 }
 
+/// Whether a shape has a kernel of its own: those that the codes of real data consist of. A tail
+/// begins after few planes or after levels, and pairs have few words that are frequent.
+constexpr bool has_kernel(int planes, int levels, bool tail, bool pairs) noexcept {
+    if (pairs) return planes <= 3 && levels <= std::min(planes, 4 - planes);
+    if (!tail) return true;
+    switch (planes) {
+        case 1: return levels <= 1;
+        case 2:
+        case 3: return true;
+        case 4:
+        case 5: return levels >= 1;
+        default: return planes == 6 && levels == 2;
+    }
+}
+
+using DecodeStage = decltype(&decode_stage<1, 0, false, false>);
+
+/// The kernel of a shape, or nullptr.
+template <int planes, int levels>
+DecodeStage kernel_of(bool tail, bool pairs) noexcept {
+    const auto choose = [&]<bool has_tail>() noexcept -> DecodeStage {
+        if constexpr (has_kernel(planes, levels, has_tail, true)) {
+            if (pairs) return decode_stage<planes, levels, has_tail, true>;
+        }
+        if constexpr (has_kernel(planes, levels, has_tail, false)) {
+            if (!pairs) return decode_stage<planes, levels, has_tail, false>;
+        }
+        return nullptr;
+    };
+    return tail ? choose.template operator()<true>() : choose.template operator()<false>();
+}
+
 bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t superblocks,
                    const Lanes& lanes, const std::array<const std::uint8_t*, max_levels>& levels,
                    const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
                    std::uint8_t* symbols, Output output) noexcept {
-    const auto decode = with_shape(stage, [&]<int p, int l>() noexcept {
-        if (output.pairs) {
-            return stage.tail ? decode_stage<p, l, true, true> : decode_stage<p, l, false, true>;
-        }
-        return stage.tail ? decode_stage<p, l, true, false> : decode_stage<p, l, false, false>;
-    });
+    const auto decode = with_shape(
+        stage, [&]<int p, int l>() noexcept { return kernel_of<p, l>(stage.tail, output.pairs); });
+    if (decode == nullptr) {
+        return decode_kernels(Isa::avx2).decode_planes(stage, bytes, superblocks, lanes, levels,
+                                                       tail, end, cursor, symbols, output);
+    }
     return decode(stage, bytes, superblocks, lanes, levels, tail, end, cursor, symbols,
                   output.streaming);
 }

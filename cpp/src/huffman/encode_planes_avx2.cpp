@@ -69,7 +69,7 @@ void encode_stage(const Stage& stage, const std::uint8_t* symbols, std::size_t s
     const __m128i to_top = _mm_cvtsi32_si128(8 - stage.bits());
     const auto planes = static_cast<std::size_t>(stage.planes);
     constexpr std::size_t rings = levels > 0 ? levels : 1;
-    __m256i clear_digits[rings][max_stage_bits];
+    std::array<ClearDigits, rings> clear_digits;
     std::array<BitAppender, levels> out;
     for (std::size_t l = 0; l < levels; ++l) {
         clear_digits_of(stage, l, clear_digits[l]);
@@ -104,14 +104,14 @@ void encode_stage(const Stage& stage, const std::uint8_t* symbols, std::size_t s
             store_in_places(in_blocks[d], bytes + plane_bytes * d);
         }
         if constexpr (levels > 0) {
+            for (int half = 0; half < 2; ++half) {
+                __m256i lanes_of[levels];
+                find_going_on<levels, has_tail>(stage.planes, bytes + 32 * half,
+                                                load(lanes.data() + 4 * half), clear_digits.data(),
+                                                lanes_of);
+                for (std::size_t l = 0; l < levels; ++l) store(going_on[l] + 4 * half, lanes_of[l]);
+            }
             for (std::size_t l = 0; l < levels; ++l) {
-#pragma GCC unroll 2
-                for (int half = 0; half < 2; ++half) {
-                    const __m256i goes_on =
-                        at_least_root<has_tail>(stage.planes, bytes + 32 * half, clear_digits[l]);
-                    store(going_on[l] + 4 * half,
-                          _mm256_and_si256(goes_on, load(lanes.data() + 4 * half)));
-                }
                 store_in_places(in_blocks[planes + l], reinterpret_cast<std::uint8_t*>(rows[l]));
             }
             std::array<BitAppender, levels> appenders = out;

@@ -37,30 +37,41 @@ inline __m256i look_up(const std::uint8_t* table, __m256i indices) noexcept {
     }
 }
 
-/// Which lanes of a half of a superblock have a root of at least a number, but not the last one
-/// where that is the tail's. `clear_digits[d]` is all ones where the number has a zero.
-template <bool has_tail>
-inline __m256i at_least_root(int planes, const std::uint8_t* plane,
-                             const __m256i* clear_digits) noexcept {
-    __m256i result = _mm256_set1_epi64x(-1);
-    __m256i ones = result;
-#pragma GCC unroll 8
-    for (int d = planes - 1; d >= 0; --d) {
-        const __m256i bits = load(plane + 64 * d);
-        ones = _mm256_and_si256(ones, bits);
-        // digit ? result & bits : result | bits
-        result = _mm256_or_si256(_mm256_and_si256(result, bits),
-                                 _mm256_and_si256(clear_digits[d], _mm256_or_si256(result, bits)));
-    }
-    return has_tail ? _mm256_andnot_si256(ones, result) : result;
-}
+/// Digits of the first root of a level, a vector for each plane: all ones where it has a zero.
+struct ClearDigits {
+    __m256i of_plane[max_stage_bits];
+};
 
-/// The digits of the first root of a level.
-inline void clear_digits_of(const Stage& stage, std::size_t level, __m256i* clear_digits) noexcept {
+inline void clear_digits_of(const Stage& stage, std::size_t level, ClearDigits& digits) noexcept {
     for (int d = 0; d < stage.planes; ++d) {
         const bool one = (stage.level_roots[level] >> (stage.planes - 1 - d) & 1U) != 0;
-        clear_digits[d] = _mm256_set1_epi64x(one ? 0 : -1);
+        digits.of_plane[d] = _mm256_set1_epi64x(one ? 0 : -1);
     }
+}
+
+/// Which lanes of a half of a superblock go on to the first `levels` levels: those whose root is at
+/// least the level's first one, but not the last root where that is the tail's.
+template <std::size_t levels, bool has_tail>
+inline void find_going_on(int planes, const std::uint8_t* plane, __m256i lanes,
+                          const ClearDigits* clear_digits, __m256i* going_on) noexcept {
+    __m256i ones = _mm256_set1_epi64x(-1);
+#pragma GCC unroll 3
+    for (std::size_t l = 0; l < levels; ++l) going_on[l] = ones;
+    for (auto d = static_cast<std::size_t>(planes); d-- > 0;) {
+        const __m256i bits = load(plane + plane_bytes * d);
+        ones = _mm256_and_si256(ones, bits);
+#pragma GCC unroll 3
+        for (std::size_t l = 0; l < levels; ++l) {
+            // digit ? at_least & bits : at_least | bits
+            const __m256i at_least = going_on[l];
+            going_on[l] = _mm256_or_si256(
+                _mm256_and_si256(at_least, bits),
+                _mm256_and_si256(clear_digits[l].of_plane[d], _mm256_or_si256(at_least, bits)));
+        }
+    }
+    if constexpr (has_tail) lanes = _mm256_andnot_si256(ones, lanes);
+#pragma GCC unroll 3
+    for (std::size_t l = 0; l < levels; ++l) going_on[l] = _mm256_and_si256(going_on[l], lanes);
 }
 
 }  // namespace tersor::huffman
