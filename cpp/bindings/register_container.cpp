@@ -14,6 +14,7 @@ py::dict tensor_dict(const TensorView& tensor) {
     dict["dtype"] = tensor.dtype;
     dict["shape"] = py::tuple(py::cast(tensor.shape));
     dict["nbytes"] = tensor.bytes.size();
+    dict["offset"] = tensor.offset;
     dict["compressed"] = tensor.compressed;
     return dict;
 }
@@ -24,12 +25,12 @@ void register_container(py::module_& module) {
     py::class_<File>(module, "File", "An open file; the bytes of its tensors live as long as it.")
         .def_static(
             "open",
-            [](const std::string& path) {
+            [](const std::string& path, std::size_t max_bytes) {
                 File file;
-                throw_if_error(File::open(path, file), path);
+                throw_if_error(File::open(path, file, max_bytes), path);
                 return file;
             },
-            py::arg("path"))
+            py::arg("path"), py::arg("max_bytes"))
         .def("tensors",
              [](const File& file) {
                  py::list list;

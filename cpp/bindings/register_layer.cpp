@@ -36,6 +36,7 @@ py::dict to_dict(const LayerInfo& info) {
     dict["gap_bits"] = info.gap_bits;
     dict["row_length_bytes"] = info.row_length_bytes;
     dict["total_bytes"] = info.total_bytes;
+    dict["decoded_bytes"] = info.decoded_bytes;
     return dict;
 }
 

@@ -54,7 +54,7 @@ class File:
     An open file; the bytes of its tensors live as long as it.
     """
     @staticmethod
-    def open(path: str) -> File:
+    def open(path: str, max_bytes: typing.SupportsInt | typing.SupportsIndex) -> File:
         ...
     def bytes(self, name: str) -> numpy.typing.NDArray[numpy.uint8]:
         ...

@@ -88,23 +88,44 @@ def _misfits(model: nn.Module, state: dict[str, torch.Tensor], blobs: set[str]) 
             yield f"{name}: has shape {shape}, the model {shapes[name]}"
 
 
-def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module | Checkpoint:
+def _check_size(file: container.File, max_bytes: int) -> None:
+    """Whether all that loading copies and decodes fits; refuses the first tensor that does not."""
+    total = 0
+    for name, view in file.tensors.items():
+        total += view.needed_bytes()
+        if total > max_bytes:
+            raise FormatError(
+                f"{file.path}: with '{name}', at byte {view.offset}, "
+                f"loading takes more than {max_bytes} bytes"
+            )
+
+
+def load(
+    path: str | os.PathLike[str],
+    model: nn.Module | None = None,
+    *,
+    max_bytes: int | None = None,
+) -> nn.Module | Checkpoint:
     """Loads a file, checking every hash.
 
     Args:
         path: a file that :func:`save`, or the command line, wrote.
         model: a module of the same architecture, dense or compressed: its layers are swapped for
             compressed ones where the file holds blobs, and its state is loaded.
+        max_bytes: refuse, before anything is decoded, a file whose tensors take more together: the
+            stored bytes of each, and what :func:`tersor.layer.decode_layer` holds of each layer.
 
     Returns:
         The model, or without one a :class:`Checkpoint`.
 
     Raises:
-        FormatError: the file is malformed or was altered.
+        FormatError: the file is malformed, was altered, or takes more than ``max_bytes``.
         ValueError: the file and the model do not fit; the message lists the names, and the model
             is as it was.
     """
-    with container.open(path) as file:
+    with container.open(path, max_bytes=max_bytes) as file:
+        if max_bytes is not None:
+            _check_size(file, max_bytes)
         file.verify()
         state: dict[str, torch.Tensor] = {}
         blobs: set[str] = set()

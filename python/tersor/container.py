@@ -18,13 +18,19 @@ import numpy.typing as npt
 
 from tersor import _core
 from tersor._core import FormatError
-from tersor.layer import Layer, decode_layer, decode_rows
+from tersor.layer import NO_LIMIT, Layer, decode_layer, decode_rows, inspect_layer
 
 INDEX = "model.safetensors.index.json"
 """The usual name of the index of a checkpoint of several files."""
 
 _MAX_INDEX_BYTES = 100_000_000  # as a file's header
+_LIST_ALLOWED = 1 << 20  # for the list of tensors, whatever the caller's limit
 _SHARD = re.compile(r"\w[\w.-]*\.safetensors", re.ASCII)
+
+
+def _list_limit(max_bytes: int | None) -> int:
+    """What listing the tensors of a file may take."""
+    return NO_LIMIT if max_bytes is None else max(max_bytes, _LIST_ALLOWED)
 
 
 @dataclass(frozen=True)
@@ -38,12 +44,17 @@ class Tensor:
 
 @dataclass(frozen=True)
 class TensorView:
-    """A tensor of an open file; nothing is decoded until it is asked for."""
+    """A tensor of an open file; nothing is decoded until it is asked for.
+
+    Attributes:
+        nbytes: its bytes in the file, of which the first is byte ``offset``.
+    """
 
     name: str
     dtype: str
     shape: tuple[int, ...]
     nbytes: int
+    offset: int
     compressed: bool
     _file: _core.File = field(repr=False, compare=False)
     _max_bytes: int | None = field(default=None, repr=False, compare=False)
@@ -66,6 +77,12 @@ class TensorView:
             self.bytes(), first, count, verify=verify, max_bytes=self._max_bytes, threads=threads
         )
 
+    def needed_bytes(self) -> int:
+        """What a copy of the stored bytes takes; of a compressed tensor, decoding it besides."""
+        if not self.compressed:
+            return self.nbytes
+        return self.nbytes + inspect_layer(self.bytes(), verify=False).decoded_bytes
+
     def release(self) -> None:
         """Lets the system take back the memory of the mapped bytes, until they are read again."""
         self._file.release(self.name)
@@ -85,7 +102,7 @@ class File:
         self.path = Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"{self.path}: no such file")
-        self._file = _core.File.open(str(self.path))
+        self._file = _core.File.open(str(self.path), _list_limit(max_bytes))
         self.tensors = {
             entry["name"]: TensorView(**entry, _file=self._file, _max_bytes=max_bytes)
             for entry in self._file.tensors()
@@ -111,14 +128,15 @@ class File:
         """Nothing to do: the mapping is released with the last view into it."""
 
 
-def read_index(path: Path) -> dict[str, str]:
+def read_index(path: Path, max_bytes: int | None = None) -> dict[str, str]:
     """The shard of each tensor, by the names of tensors, as a checkpoint's index has them.
 
     Raises:
         FormatError: it is malformed, or names a file that does not stand beside it.
     """
-    if path.stat().st_size > _MAX_INDEX_BYTES:
-        raise FormatError(f"{path}: an index has no more than {_MAX_INDEX_BYTES} bytes")
+    most = min(_list_limit(max_bytes), _MAX_INDEX_BYTES)
+    if path.stat().st_size > most:
+        raise FormatError(f"{path}: an index of more than {most} bytes, at byte {most}")
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         members = dict(pairs)
@@ -153,7 +171,7 @@ class Sharded(File):
         self.path = path
         if not path.is_file():
             raise FileNotFoundError(f"{path}: no such file")
-        shard_of = read_index(path)
+        shard_of = read_index(path, max_bytes)
         self.shards = {
             name: File(path.parent / name, max_bytes) for name in sorted(set(shard_of.values()))
         }
@@ -183,7 +201,8 @@ def open(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> File:
     Args:
         path: a ``.safetensors`` file, the ``.json`` index of a checkpoint, or the folder that holds
             one under its usual name.
-        max_bytes: what decoding a layer may allocate for its content
+        max_bytes: what each of these may allocate: the list of tensors while a file is opened, but
+            for the first megabyte, and decoding a layer for its content
             (:func:`tersor.layer.decode_layer`).
 
     Raises:

@@ -13,7 +13,8 @@ from tersor.csr import RelativeCsr
 SUFFIX = "_blob"
 """The blob of tensor ``fc.weight`` is stored under ``fc.weight_blob``."""
 
-_NO_LIMIT = (1 << 63) - 1
+NO_LIMIT = (1 << 63) - 1
+"""What the core takes for no ``max_bytes``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +63,7 @@ class LayerInfo:
     gap_bits: int
     row_length_bytes: int
     total_bytes: int
+    decoded_bytes: int = 0
 
     @property
     def is_vector(self) -> bool:
@@ -103,7 +105,7 @@ def decode_layer(
     Raises:
         FormatError: the blob is malformed; the message names the byte.
     """
-    limit = _NO_LIMIT if max_bytes is None else max_bytes
+    limit = NO_LIMIT if max_bytes is None else max_bytes
     shape, kind, csr, values = _core.layer_decode(_as_blob(blob), limit, threads)
     return Layer(shape, kind, RelativeCsr(*csr), values)
 
@@ -133,7 +135,7 @@ def decode_rows(
     """
     if first < 0 or count < 0:
         raise ValueError(f"first and count must not be negative, not {first} and {count}")
-    limit = _NO_LIMIT if max_bytes is None else max_bytes
+    limit = NO_LIMIT if max_bytes is None else max_bytes
     shape, kind, csr, values = _core.layer_decode_rows(
         _as_blob(blob), first, count, verify, limit, threads
     )

@@ -14,6 +14,7 @@
 #include "container/tensor_types.hpp"
 #include "hash/xxh3.hpp"
 #include "support/little_endian.hpp"
+#include "support/varint.hpp"
 
 namespace tersor {
 namespace {
@@ -280,6 +281,38 @@ TEST(FileParse, NamesWhatIsMalformed) {
     }
 }
 
+TEST(FileParse, AHeaderTakesNoMoreThanAMultipleOfItsBytes) {
+    std::string elements;
+    for (int i = 0; i < 100000; ++i) elements += "[],";
+    File file;
+    const Bytes bytes = file_of(R"({"a":[)" + elements + "[]]}");
+    const Result result = File::parse(bytes, file);
+    EXPECT_EQ(describe(result.status), describe(Status::too_large));
+    EXPECT_LT(result.count, bytes.size());
+}
+
+TEST(FileParse, MaxBytesBoundsWhatIsListed) {
+    std::string header = R"({"__metadata__":{"a":"b","c":"d"})";
+    for (int i = 0; i < 1000; ++i)
+        header += ",\"" + std::to_string(i) + "\":" + entry("[0]", "[0,0]");
+    const Bytes bytes = file_of(header + "}");
+    File file;
+    EXPECT_TRUE(File::parse(bytes, file).ok());
+    EXPECT_EQ(file.tensors().size(), 1000U);
+    const Result result = File::parse(bytes, file, 20000);
+    EXPECT_EQ(describe(result.status), describe(Status::too_large));
+    EXPECT_GT(result.count, 8U);
+    EXPECT_LT(result.count, 5000U);
+}
+
+TEST(FileParse, TheShortestMetadataIsNotTooMuch) {
+    std::string header = R"({"__metadata__":{"":"")";
+    for (int i = 0; i < 2000; ++i) header += ",\"" + std::to_string(i) + "\":\"\"";
+    File file;
+    const Result result = File::parse(file_of(header + "}}"), file);
+    EXPECT_TRUE(result.ok()) << describe(result.status) << " at " << result.count;
+}
+
 // ---- The index
 
 /// A file that starts with an index whose fields from the minor version on are `fields`; `outside`
@@ -349,6 +382,42 @@ TEST(FileIndex, NamesWhatIsMalformed) {
         EXPECT_EQ(describe(result.status), describe(m.status)) << m.what;
         EXPECT_LE(result.count, bytes.size()) << m.what;
     }
+}
+
+/// The fields of an index of `count` empty U8 tensors whose names share their first `length` bytes.
+Bytes fields_of_long_names(std::size_t length, std::size_t count) {
+    Bytes fields = {0, 0, 0};
+    support::append_varint(count + 1, fields);
+    fields.push_back(0);
+    support::append_varint(length, fields);
+    fields.insert(fields.end(), length, 'a');
+    fields.insert(fields.end(), {2, 1, 0});
+    for (std::size_t i = 0; i < count; ++i) {
+        const std::string rest = std::to_string(i);
+        support::append_varint(length, fields);
+        support::append_varint(rest.size(), fields);
+        fields.insert(fields.end(), rest.begin(), rest.end());
+        fields.insert(fields.end(), {2, 1, 0});
+    }
+    return fields;
+}
+
+TEST(FileIndex, NamesTakeNoMoreThanAMultipleOfItsBytes) {
+    File file;
+    const Bytes long_names = file_of_index(fields_of_long_names(60000, 300));
+    EXPECT_EQ(describe(File::parse(long_names, file).status), describe(Status::too_large));
+    const Bytes usual = file_of_index(fields_of_long_names(200, 3000));
+    EXPECT_TRUE(File::parse(usual, file).ok());
+    EXPECT_EQ(file.tensors().size(), 3001U);
+    EXPECT_EQ(describe(File::parse(usual, file, 100000).status), describe(Status::too_large));
+}
+
+TEST_F(FileTest, AWriterRefusesNamesThatAReaderWould) {
+    std::vector<TensorToWrite> tensors;
+    for (int i = 0; i < 300; ++i) {
+        tensors.push_back({std::string(60000, 'a') + std::to_string(i), "U8", {0}, {}});
+    }
+    EXPECT_THROW(write_file(path(), tensors), std::invalid_argument);
 }
 
 TEST(FileIndex, HoldsTensors) {

@@ -1,9 +1,13 @@
 // Writes the seeds of the fuzz targets: make_seeds FOLDER, which has a folder for each target.
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
 #include <random>
+#include <span>
 #include <string>
 
+#include "container/index.hpp"
+#include "hash/xxh3.hpp"
 #include "tersor/container.hpp"
 #include "tersor/huffman.hpp"
 #include "tersor/layer.hpp"
@@ -28,6 +32,19 @@ Bytes random_codes(std::size_t size, unsigned clusters, unsigned one_in) {
     return codes;
 }
 
+/// What fuzz_index takes: how many tensors of eight zeros stand beside the index, and the index.
+Bytes index_seed(std::span<const tersor::TensorToWrite> tensors, int outside) {
+    std::vector<const tersor::TensorToWrite*> members;
+    for (const auto& tensor : tensors) members.push_back(&tensor);
+    std::ranges::reverse(members);  // wide elements first
+    const std::vector<std::uint64_t> hashes(static_cast<std::size_t>(outside),
+                                            tersor::hash::xxh3_64(Bytes(8)));
+    const Bytes index = tersor::container::encode_index(members, hashes, 1);
+    Bytes seed = {static_cast<std::uint8_t>(outside)};
+    seed.insert(seed.end(), index.begin(), index.end() - 8);
+    return seed;
+}
+
 void write_seeds(const std::string& folder) {
     using tersor::ValueKind;
     for (int kind = 0; kind < 4; ++kind) {
@@ -47,6 +64,7 @@ void write_seeds(const std::string& folder) {
             const tersor::TensorToWrite tensors[] = {{"w_blob", "U8", {blob.size()}, blob},
                                                      {"b", "F16", {2, 2}, bias}};
             tersor::write_file(folder + "/container/" + name, tensors, {{"k", "\xc3\xbc\n"}});
+            write(folder + "/index/" + name, index_seed(tensors, kind));
         }
     }
     for (const unsigned clusters : {1U, 5U, 15U, 200U}) {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -43,7 +44,8 @@ def installed_prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not (build / "CMakeCache.txt").is_file():
         build = ROOT / "build" / "install"
         command("cmake", "-S", ROOT, "-B", build, "-DTERSOR_TESTS=OFF")
-    command("cmake", "--build", build, "--target", "tersor", "tersor_shared", "--parallel", "2")
+    libraries = ("tersor", "tersor_runtime", "tersor_shared")
+    command("cmake", "--build", build, "--target", *libraries, "--parallel", "2")
     prefix = tmp_path_factory.mktemp("prefix")
     command("cmake", "--install", build, "--prefix", prefix)
     return prefix
@@ -80,14 +82,15 @@ def check_consumer(program: Path, tmp_path: Path) -> None:
     np.testing.assert_array_equal(np.array(lines, np.float64).astype(np.float32), expected)
 
 
+@pytest.mark.parametrize("library", ["tersor", "runtime"])
 @pytest.mark.parametrize("prefix", ["installed_prefix", "wheel_prefix"])
 def test_consumer_multiplies_as_python_does(
-    prefix: str, request: pytest.FixtureRequest, tmp_path: Path
+    prefix: str, library: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     folder: Path = request.getfixturevalue(prefix)
     build = tmp_path / "build"
     command(
-        "cmake", "-S", CONSUMER, "-B", build,
+        "cmake", "-S", CONSUMER, "-B", build, f"-DTERSOR_LIBRARY=tersor::{library}",
         f"-DCMAKE_PREFIX_PATH={folder}", "-DCMAKE_BUILD_TYPE=Release",
     )  # fmt: skip
     command("cmake", "--build", build)
@@ -121,18 +124,20 @@ def test_the_example_classifies_mnist(
     assert int(found[2]) > 0
 
 
+@pytest.mark.parametrize("name", ["tersor", "tersor_runtime"])
 @pytest.mark.parametrize("prefix", ["installed_prefix", "wheel_prefix"])
 def test_a_c_program_finds_the_library_through_pkg_config(
-    prefix: str, request: pytest.FixtureRequest, tmp_path: Path
+    prefix: str, name: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     if shutil.which("pkg-config") is None:
         pytest.skip("needs pkg-config")
     folder: Path = request.getfixturevalue(prefix)
-    pc = next(folder.rglob("tersor.pc"))
+    pc = next(folder.rglob(f"{name}.pc"))
     flags = command("pkg-config", "--cflags", "--libs", pc).split()
     program = tmp_path / "consumer"
     source = Path(__file__).parent / "c_consumer" / "main.c"
-    library = [f"-Wl,-rpath,{pc.parents[1]}"] if prefix == "installed_prefix" else []
+    shared = prefix == "installed_prefix" and name == "tersor"
+    library = [f"-Wl,-rpath,{pc.parents[1]}"] if shared else []
     command("cc", "-std=c11", "-Wall", "-Werror", source, "-o", program, *flags, *library)
     check_consumer(program, tmp_path)
     if library:
@@ -145,3 +150,31 @@ def test_the_shared_library_shows_the_c_interface_alone(installed_prefix: Path) 
     names = {line.split()[-1] for line in listed}
     header = (ROOT / "cpp" / "include" / "tersor" / "c_api.h").read_text()
     assert names == set(re.findall(r"(?<=[ *])(tersor_\w+)\(", header.split('extern "C"')[1]))
+
+
+def code_and_data(archive: Path) -> int:
+    """Bytes that a program may take from an archive: neither symbols nor relocations."""
+    text, data = command("size", "--totals", archive).splitlines()[-1].split()[:2]
+    return int(text) + int(data)
+
+
+def test_the_runtime_has_nothing_that_only_a_writer_needs(installed_prefix: Path) -> None:
+    archive = next(installed_prefix.rglob("libtersor_runtime.a"))
+    names = command("nm", "--demangle", "--defined-only", archive)
+    assert "tersor::pack_layer" in names
+    assert "tersor_multiply" in names
+    for name in ("encode_planes", "encode_layer", "write_file", "kmeans", "sum_by_code"):
+        assert name not in names
+    if platform.machine() == "x86_64":
+        assert code_and_data(archive) < 600_000
+
+
+def test_the_runtime_takes_half_a_megabyte_without_avx512() -> None:
+    if platform.machine() != "x86_64" or platform.system() != "Linux":
+        pytest.skip("what takes so much is kernels for x86, and GNU ld makes one object of them")
+    build = ROOT / "build" / "runtime"
+    command("cmake", "-S", ROOT, "-B", build, "-DTERSOR_AVX512=OFF", "-DCMAKE_BUILD_TYPE=Release")
+    command("cmake", "--build", build, "--target", "tersor_runtime", "--parallel", "2")
+    archive = build / "libtersor_runtime.a"
+    command("strip", "--strip-unneeded", archive)
+    assert archive.stat().st_size < 500_000

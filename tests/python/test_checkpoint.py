@@ -46,6 +46,19 @@ def test_an_altered_file_is_refused(tmp_path: Path) -> None:
             tersor.load(path, net())
 
 
+def test_max_bytes_bounds_what_loading_takes(tmp_path: Path) -> None:
+    path = tmp_path / "m.safetensors"
+    tersor.save(tersor.compress_(net()), path)
+    with container.open(path) as file:
+        needed = sum(view.needed_bytes() for view in file.tensors.values())
+    target = net()
+    before = copy.deepcopy(target.state_dict())
+    with pytest.raises(tersor.FormatError, match=r"at byte \d+, loading takes more than"):
+        tersor.load(path, target, max_bytes=needed - 1)
+    assert all(torch.equal(before[name], value) for name, value in target.state_dict().items())
+    tersor.load(path, target, max_bytes=needed)
+
+
 def test_a_weight_that_two_layers_share_is_stored_once(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
     model[1].weight = model[0].weight

@@ -52,6 +52,15 @@ def test_the_stock_library_reads_it(tmp_path: Path) -> None:
         assert file.tensors["empty"].shape == (0, 4)
 
 
+def test_max_bytes_bounds_the_list_of_tensors(tmp_path: Path) -> None:
+    tensors = {f"tensor {i}": Tensor("U8", (0,), b"") for i in range(20_000)}
+    for plain in (False, True):
+        container.write_file(tmp_path / "f", tensors, plain=plain)
+        assert len(container.open(tmp_path / "f").tensors) == 20_000
+        with pytest.raises(tersor.FormatError, match=r"larger than allowed \(at byte \d+\)"):
+            container.open(tmp_path / "f", max_bytes=2_000_000)
+
+
 def test_a_plain_file_is_a_stock_one(tmp_path: Path) -> None:
     arrays = {"x": np.arange(6.0), "y": np.arange(3, dtype=np.int8)}
     tensors = {

@@ -47,10 +47,14 @@ public:
     File& operator=(File&&) noexcept;
     ~File();
 
-    /// Opens and checks the structure. `count` is the byte offset of a fault.
-    [[nodiscard]] static Result open(const std::string& path, File& file);
+    /// Opens and checks the structure. `count` is the byte offset of a fault. What the header and
+    /// the index list takes at most `max_bytes` each while they are read; more is too_large.
+    /// Without that bound it takes in proportion to their bytes.
+    [[nodiscard]] static Result open(const std::string& path, File& file,
+                                     std::size_t max_bytes = SIZE_MAX);
     /// The same from memory that must outlive the File.
-    [[nodiscard]] static Result parse(std::span<const std::uint8_t> bytes, File& file);
+    [[nodiscard]] static Result parse(std::span<const std::uint8_t> bytes, File& file,
+                                      std::size_t max_bytes = SIZE_MAX);
 
     /// In the order of their names.
     [[nodiscard]] const std::vector<TensorView>& tensors() const noexcept;

@@ -51,6 +51,7 @@ struct LayerInfo {
     std::uint64_t gap_bits = 0;
     std::uint64_t row_length_bytes = 0;
     std::uint64_t total_bytes = 0;
+    std::uint64_t decoded_bytes = 0;  // what decoding holds: see decode_layer
 };
 
 /// Throws std::invalid_argument for a layer that breaks the rules above.

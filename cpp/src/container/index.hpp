@@ -38,9 +38,9 @@ struct Index {
 /// Fills in the hash of the header, which names the size of the index, and that of the index.
 void seal_index(std::span<std::uint8_t> index, std::span<const std::uint8_t> header) noexcept;
 
-/// Checks the hash of the index and takes it apart; `outside` tensors stand beside it. `count` is
-/// the position of a fault.
+/// Checks the hash of the index and takes it apart; `outside` tensors stand beside it, and what it
+/// lists may take `max_bytes` of memory. `count` is the position of a fault.
 [[nodiscard]] Result parse_index(std::span<const std::uint8_t> index, std::size_t outside,
-                                 Index& parsed);
+                                 Index& parsed, std::size_t max_bytes = SIZE_MAX);
 
 }  // namespace tersor::container

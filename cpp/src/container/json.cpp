@@ -3,11 +3,14 @@
 #include <algorithm>
 #include <array>
 #include <limits>
-#include <unordered_set>
+#include <numeric>
 
 namespace tersor::container {
 namespace {
 
+/// How much more memory than its elements a vector that grows may hold.
+constexpr std::size_t growth = 2;
+constexpr std::size_t max_utf8_length = 4;
 constexpr int max_depth = 8;  // objects and arrays within each other
 
 /// Length of the UTF-8 sequence at `at`, or 0: over-long forms, surrogates and values past U+10FFFF
@@ -54,7 +57,7 @@ void append_utf8(std::uint32_t code_point, std::string& out) {
 
 class Parser {
 public:
-    explicit Parser(std::string_view text) noexcept : text_(text) {}
+    Parser(std::string_view text, std::size_t max_bytes) noexcept : text_(text), left_(max_bytes) {}
 
     Result parse(JsonValue& value) {
         if (parse_value(value, 0)) {
@@ -68,6 +71,14 @@ private:
     bool fail(Status status) noexcept {
         status_ = status;
         return false;
+    }
+    static bool is_digit(char c) noexcept { return c >= '0' && c <= '9'; }
+
+    /// Counts memory before it is taken.
+    bool spend(std::size_t bytes) noexcept {
+        if (bytes > left_) return fail(Status::too_large);
+        left_ -= bytes;
+        return true;
     }
     void skip_space() noexcept {
         at_ = std::min(text_.find_first_not_of(" \t\r\n", at_), text_.size());
@@ -86,39 +97,63 @@ private:
         const char first = text_[at_];
         if ((first == '{' || first == '[') && depth == max_depth) return fail(Status::bad_json);
         if (first == '{') return parse_object(value.value.emplace<JsonValue::Object>(), depth);
-        if (first == '[') return parse_array(value.value.emplace<JsonValue::Array>(), depth);
+        if (first == '[') return parse_array(value, depth);
         if (first == '"') return parse_string(value.value.emplace<std::string>());
         return parse_number(value.value.emplace<std::uint64_t>());
     }
 
     bool parse_object(JsonValue::Object& object, int depth) {
         if (!expect('{')) return false;
-        std::unordered_set<std::string> keys;
         skip_space();
         if (accept('}')) return true;
         for (;;) {
             skip_space();
-            const std::size_t start = at_;
+            if (!spend(growth * sizeof(JsonMember))) return false;
             auto& [key, value] = object.emplace_back();
             if (!parse_string(key)) return false;
-            if (!keys.insert(key).second) {
-                at_ = start;
-                return fail(Status::duplicate_name);
-            }
             skip_space();
             if (!expect(':') || !parse_value(value, depth + 1)) return false;
             skip_space();
-            if (accept('}')) return true;
+            if (accept('}')) return check_names(object);
             if (!expect(',')) return false;
         }
     }
 
-    bool parse_array(JsonValue::Array& array, int depth) {
+    /// Whether no two members have the same name.
+    bool check_names(const JsonValue::Object& object) {
+        if (!spend(object.size() * sizeof(std::size_t))) return false;
+        std::vector<std::size_t> order(object.size());
+        std::iota(order.begin(), order.end(), std::size_t{0});
+        const auto name = [&](std::size_t i) -> const std::string& { return object[i].name; };
+        std::ranges::sort(order, {}, name);
+        const auto twice = std::ranges::adjacent_find(order, {}, name);
+        if (twice == order.end()) return true;
+        at_ = object[std::max(twice[0], twice[1])].value.position;
+        return fail(Status::duplicate_name);
+    }
+
+    bool parse_array(JsonValue& value, int depth) {
         if (!expect('[')) return false;
         skip_space();
+        if (at_ < text_.size() && is_digit(text_[at_])) {
+            auto& numbers = value.value.emplace<JsonValue::Numbers>();
+            return parse_elements(numbers, [&](std::uint64_t& number) {
+                skip_space();
+                return parse_number(number);
+            });
+        }
+        auto& array = value.value.emplace<JsonValue::Array>();
         if (accept(']')) return true;
+        return parse_elements(array,
+                              [&](JsonValue& element) { return parse_value(element, depth + 1); });
+    }
+
+    /// One element or more, and the bracket behind them.
+    template <class Element, class Parse>
+    bool parse_elements(std::vector<Element>& elements, const Parse& parse_element) {
         for (;;) {
-            if (!parse_value(array.emplace_back(), depth + 1)) return false;
+            if (!spend(growth * sizeof(Element))) return false;
+            if (!parse_element(elements.emplace_back())) return false;
             skip_space();
             if (accept(']')) return true;
             if (!expect(',')) return false;
@@ -126,9 +161,7 @@ private:
     }
 
     bool parse_number(std::uint64_t& number) noexcept {
-        const auto digit = [&] {
-            return at_ < text_.size() && text_[at_] >= '0' && text_[at_] <= '9';
-        };
+        const auto digit = [&] { return at_ < text_.size() && is_digit(text_[at_]); };
         if (!digit()) return fail(Status::bad_json);
         if (text_[at_] == '0') {
             ++at_;
@@ -155,11 +188,12 @@ private:
             }
             if (c < 0x20) return fail(Status::bad_json);
             if (c == '\\') {
-                if (!parse_escape(string)) return false;
+                if (!spend(growth * max_utf8_length) || !parse_escape(string)) return false;
                 continue;
             }
             const std::size_t length = utf8_length(text_, at_);
             if (length == 0) return fail(Status::bad_json);
+            if (!spend(growth * length)) return false;
             string.append(text_, at_, length);
             at_ += length;
         }
@@ -205,6 +239,7 @@ private:
     }
 
     std::string_view text_;
+    std::size_t left_;  // of the memory that values may take
     std::size_t at_ = 0;
     Status status_ = Status::ok;
 };
@@ -220,7 +255,9 @@ const JsonValue* JsonValue::find(std::string_view key) const noexcept {
     return nullptr;
 }
 
-Result parse_json(std::string_view text, JsonValue& value) { return Parser(text).parse(value); }
+Result parse_json(std::string_view text, JsonValue& value, std::size_t max_bytes) {
+    return Parser(text, max_bytes).parse(value);
+}
 
 bool is_utf8(std::string_view text) noexcept {
     for (std::size_t at = 0; at < text.size();) {

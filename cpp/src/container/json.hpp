@@ -16,10 +16,11 @@ namespace tersor::container {
 struct JsonMember;
 
 struct JsonValue {
-    using Array = std::vector<JsonValue>;
-    using Object = std::vector<JsonMember>;  // in the order of the text
+    using Numbers = std::vector<std::uint64_t>;  // an array that begins with a number
+    using Array = std::vector<JsonValue>;        // any other
+    using Object = std::vector<JsonMember>;      // in the order of the text
 
-    std::variant<std::uint64_t, std::string, Array, Object> value;
+    std::variant<std::uint64_t, std::string, Numbers, Array, Object> value;
     std::size_t position = 0;  // of its first byte in the text
 
     template <class T>
@@ -37,9 +38,10 @@ struct JsonMember {
 };
 
 /// Parses one value and nothing after it but white space. Rejects duplicate keys, more than 8
-/// objects and arrays within each other, control characters and malformed UTF-8. `count` is the
-/// offset of a fault.
-[[nodiscard]] Result parse_json(std::string_view text, JsonValue& value);
+/// objects and arrays within each other, control characters, malformed UTF-8, and what would take
+/// more than `max_bytes` of memory. `count` is the offset of a fault.
+[[nodiscard]] Result parse_json(std::string_view text, JsonValue& value,
+                                std::size_t max_bytes = SIZE_MAX);
 
 /// Whether the text is well-formed UTF-8, which is all that the parser accepts in strings.
 [[nodiscard]] bool is_utf8(std::string_view text) noexcept;

@@ -1,15 +1,11 @@
-// The blob of one layer; docs/format.md has the bytes.
+// Reading the blob of one layer; docs/format.md has the bytes.
 #include "tersor/layer.hpp"
 
 #include <algorithm>
-#include <array>
-#include <bit>
 #include <cmath>
 #include <numeric>
-#include <stdexcept>
-#include <string>
 
-#include "container/half.hpp"
+#include "container/layer_parts.hpp"
 #include "hash/xxh3.hpp"
 #include "support/little_endian.hpp"
 #include "support/varint.hpp"
@@ -18,60 +14,14 @@
 namespace tersor {
 namespace {
 
+using namespace layer_parts;
 using hash::xxh3_64;
-using support::append_varint;
 using support::Cursor;
-
-constexpr std::array<std::uint8_t, 3> magic = {'T', 'S', 'R'};
-constexpr std::uint8_t format_version = 1;
-constexpr std::size_t hash_bytes = 8;
-constexpr std::size_t max_dimensions = 8;
-constexpr std::uint64_t max_clusters = 255;
 
 /// A constant stream announces any number of symbols in a few bytes. Other streams spend half a bit
 /// or more on each; what is more than that is believed up to here only, whatever the caller's own
 /// limit.
 constexpr std::uint64_t max_unbacked_symbols = std::uint64_t{1} << 28;
-
-std::size_t value_width(ValueKind kind) noexcept {
-    return kind == ValueKind::shared_fp32 || kind == ValueKind::plain_fp32 ? 4 : 2;
-}
-
-/// The tensor as a matrix: its first dimension by the product of the others.
-struct MatrixShape {
-    std::uint32_t rows = 0;
-    std::uint32_t cols = 0;
-};
-
-bool matrix_shape(std::span<const std::uint64_t> shape, MatrixShape& matrix) noexcept {
-    if (shape.empty() || shape.size() > max_dimensions || shape[0] > UINT32_MAX) return false;
-    std::uint64_t cols = 1;
-    for (const std::uint64_t dimension : shape.subspan(1)) {
-        if (dimension > UINT32_MAX) return false;
-        cols *= dimension;
-        if (cols > UINT32_MAX) return false;
-    }
-    matrix = {static_cast<std::uint32_t>(shape[0]), static_cast<std::uint32_t>(cols)};
-    return true;
-}
-
-void append_value(float value, ValueKind kind, std::vector<std::uint8_t>& out) {
-    if (value_width(kind) == 4) {
-        support::append_little_endian(std::bit_cast<std::uint32_t>(value), out);
-    } else {
-        support::append_little_endian(container::half_from_float(value), out);
-    }
-}
-
-float read_value(const std::uint8_t* bytes, ValueKind kind) noexcept {
-    return value_width(kind) == 4
-               ? std::bit_cast<float>(support::load_little_endian<std::uint32_t>(bytes))
-               : container::float_from_half(support::load_little_endian<std::uint16_t>(bytes));
-}
-
-void check(bool good, const char* message) {
-    if (!good) throw std::invalid_argument(std::string("layer: ") + message);
-}
 
 /// A blob taken apart; streams not decoded yet.
 struct Parsed {
@@ -276,55 +226,6 @@ void cut_rows(std::size_t first, std::size_t count, Layer& layer) {
 
 }  // namespace
 
-std::vector<std::uint8_t> encode_layer(const Layer& layer) {
-    MatrixShape matrix;
-    check(matrix_shape(layer.shape, matrix), "the shape has 1 to 8 dimensions and fits 32 bits");
-    check(layer.csr.rows == matrix.rows && layer.csr.cols == matrix.cols,
-          "the matrix and the shape disagree");
-    const Result valid = csr::validate(layer.csr);
-    check(valid.ok(), "the matrix breaks the rules of RelativeCsr");
-    const auto largest = std::max_element(layer.csr.codes.begin(), layer.csr.codes.end());
-    const std::size_t largest_code = largest == layer.csr.codes.end() ? 0 : *largest;
-    if (is_shared(layer.kind)) {
-        check(layer.values.size() <= max_clusters, "a codebook has at most 255 values beside zero");
-        check(largest_code <= layer.values.size(), "a code has no value in the codebook");
-    } else {
-        check(largest_code <= 1, "codes are 0 or 1 where values are not shared");
-        check(layer.values.size() == valid.count, "there must be one value for each non-zero");
-    }
-
-    std::vector<std::uint8_t> blob(magic.begin(), magic.end());
-    blob.push_back(format_version);
-    blob.push_back(
-        static_cast<std::uint8_t>(static_cast<unsigned>(layer.kind) | (layer.csr.flat ? 4U : 0U) |
-                                  (static_cast<unsigned>(layer.csr.index_bits - 1) << 3)));
-    append_varint(layer.shape.size(), blob);
-    for (const std::uint64_t dimension : layer.shape) append_varint(dimension, blob);
-
-    const std::vector<std::uint8_t> codes = huffman::encode(layer.csr.codes);
-    const std::vector<std::uint8_t> gaps = huffman::encode(layer.csr.gaps);
-    append_varint(layer.values.size(), blob);
-    append_varint(layer.csr.codes.size() - valid.count, blob);
-    append_varint(codes.size(), blob);
-    append_varint(gaps.size(), blob);
-    for (const float value : layer.values) {
-        append_value(value, layer.kind, blob);
-        check(std::isfinite(
-                  read_value(blob.data() + blob.size() - value_width(layer.kind), layer.kind)),
-              "a value is NaN, infinite, or too large for its type");
-    }
-    blob.insert(blob.end(), codes.begin(), codes.end());
-    blob.insert(blob.end(), gaps.begin(), gaps.end());
-    if (!layer.csr.flat) {
-        std::vector<std::uint8_t> bytes;
-        for (const std::uint32_t length : layer.csr.row_lengths) append_varint(length, bytes);
-        const std::vector<std::uint8_t> stream = huffman::encode(bytes);
-        blob.insert(blob.end(), stream.begin(), stream.end());
-    }
-    support::append_little_endian(xxh3_64(blob), blob);
-    return blob;
-}
-
 bool is_layer(std::span<const std::uint8_t> blob) noexcept {
     return blob.size() >= magic.size() && std::equal(magic.begin(), magic.end(), blob.begin());
 }
@@ -451,6 +352,7 @@ Result inspect_layer(std::span<const std::uint8_t> blob, LayerInfo& info, bool v
     info.total_bytes = blob.size();
     info.header_bytes = info.total_bytes - info.value_bytes - info.code_bytes - info.gap_bytes -
                         info.row_length_bytes;
+    info.decoded_bytes = decoded_bytes(parsed);
     info.nonzeros = info.entries - parsed.fillers;
     return {Status::ok, blob.size()};
 }

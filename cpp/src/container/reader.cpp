@@ -2,7 +2,9 @@
 #include <algorithm>
 #include <fstream>
 #include <iterator>
-#include <unordered_map>
+#include <numeric>
+#include <optional>
+#include <tuple>
 
 #include "container/index.hpp"
 #include "container/json.hpp"
@@ -27,6 +29,11 @@ namespace {
 using container::JsonValue;
 
 constexpr std::size_t length_bytes = 8;
+
+/// What the values of the header may take for each of its bytes, and besides: the shortest metadata
+/// that can be takes 22.
+constexpr std::size_t header_expansion = 24;
+constexpr std::size_t header_believed = 4096;
 
 /// The bytes of a file, mapped or read.
 class FileBytes {
@@ -100,14 +107,12 @@ Result fault(Status status, const JsonValue& value) noexcept {
 }
 
 bool read_numbers(const JsonValue& value, std::vector<std::uint64_t>& numbers) {
-    const auto* array = value.as<JsonValue::Array>();
-    if (array == nullptr) return false;
-    for (const JsonValue& element : *array) {
-        const auto* number = element.as<std::uint64_t>();
-        if (number == nullptr) return false;
-        numbers.push_back(*number);
+    if (const auto* listed = value.as<JsonValue::Numbers>()) {
+        numbers = *listed;
+        return true;
     }
-    return true;
+    const auto* empty = value.as<JsonValue::Array>();
+    return empty != nullptr && empty->empty();
 }
 
 /// One tensor's entry of the header; its bytes are `data` [begin, end).
@@ -146,11 +151,31 @@ Result read_tensor(const std::string& name, const JsonValue& entry,
     return {};
 }
 
+/// The numbers of tensors in the order of `key(i)`: what moves while they are sorted is a number
+/// and not a tensor.
+template <class Key>
+std::vector<std::size_t> sorted_by(const Key& key, std::size_t count) {
+    std::vector<std::size_t> order(count);
+    std::iota(order.begin(), order.end(), std::size_t{0});
+    std::ranges::sort(order, {}, key);
+    return order;
+}
+
+template <class T>
+void permute(std::vector<T>& elements, std::span<const std::size_t> order) {
+    std::vector<T> sorted;
+    sorted.reserve(order.size());
+    for (const std::size_t i : order) sorted.push_back(std::move(elements[i]));
+    elements = std::move(sorted);
+}
+
 /// Sorts tensors by their place; they must follow each other from 0 to `data_bytes` without holes.
 Result check_places(std::vector<TensorView>& tensors, std::size_t data_bytes) {
-    std::ranges::stable_sort(tensors, {}, [](const TensorView& tensor) {
-        return std::pair(tensor.offset + tensor.bytes.size(), tensor.offset);
-    });
+    const auto place = [&](std::size_t i) {
+        const TensorView& tensor = tensors[i];
+        return std::tuple(tensor.offset + tensor.bytes.size(), tensor.offset, i);
+    };
+    permute(tensors, sorted_by(place, tensors.size()));
     std::size_t covered = 0;
     for (const TensorView& tensor : tensors) {
         if (tensor.offset != covered) return {Status::overlapping_tensors, tensor.offset};
@@ -166,13 +191,15 @@ struct File::Content {
     std::span<const std::uint8_t> bytes;
     std::vector<TensorView> tensors;  // by name
     Metadata metadata;
-    std::unordered_map<std::string_view, std::size_t> places;  // of each name in `tensors`
-    std::unordered_map<std::string, std::uint64_t> hashes;     // of those outside the index
+    std::vector<std::optional<std::uint64_t>> hashes;  // of each; none of one inside the index
     bool is_tersor = false;
 
-    [[nodiscard]] Result parse();
+    [[nodiscard]] Result parse(std::size_t max_bytes);
     [[nodiscard]] Result read_metadata(const JsonValue& entry);
-    [[nodiscard]] Result open_index(std::size_t data_begin);
+    [[nodiscard]] Result open_index(std::size_t data_begin, std::size_t max_bytes);
+    [[nodiscard]] Result sort_by_name();
+    /// Its place in `tensors`, or their number.
+    [[nodiscard]] std::size_t find(std::string_view name) const noexcept;
 };
 
 Result File::Content::read_metadata(const JsonValue& entry) {
@@ -188,7 +215,7 @@ Result File::Content::read_metadata(const JsonValue& entry) {
 
 /// Where there is an index, puts its members among the tensors, which stand in the order of
 /// the file, and keeps the hashes of the others.
-Result File::Content::open_index(std::size_t data_begin) {
+Result File::Content::open_index(std::size_t data_begin, std::size_t max_bytes) {
     const auto named =
         std::ranges::find(tensors, container::index_name, [](const auto& t) { return t.name; });
     const bool has_index = container::starts_like_index(bytes.subspan(data_begin));
@@ -201,22 +228,20 @@ Result File::Content::open_index(std::size_t data_begin) {
     is_tersor = true;
     container::Index parsed;
     const std::span<const std::uint8_t> index_bytes = named->bytes;
-    Result result = container::parse_index(index_bytes, tensors.size() - 1, parsed);
+    Result result = container::parse_index(index_bytes, tensors.size() - 1, parsed, max_bytes);
     result.count += data_begin;
     if (!result.ok()) return result;
     if (parsed.header_hash != hash::xxh3_64(bytes.first(data_begin))) {
         return {Status::hash_mismatch, 0};
     }
     tensors.erase(named);
-    for (std::size_t i = 0; i < tensors.size(); ++i) {
-        hashes.emplace(tensors[i].name, parsed.hashes[i]);
-    }
+    hashes.assign(parsed.hashes.begin(), parsed.hashes.end());
     for (TensorView& member : parsed.members) member.offset += data_begin;
     std::ranges::move(parsed.members, std::back_inserter(tensors));
     return {};
 }
 
-Result File::Content::parse() {
+Result File::Content::parse(std::size_t max_bytes) {
     if (bytes.size() < length_bytes) return {Status::truncated, bytes.size()};
     const auto header_bytes = support::load_little_endian<std::uint64_t>(bytes.data());
     if (header_bytes > container::max_header_bytes) return {Status::too_large, 0};
@@ -227,8 +252,10 @@ Result File::Content::parse() {
     if (header.empty() || header[0] != '{') return {Status::bad_magic, length_bytes};
 
     JsonValue root;
+    const std::size_t believed = header_expansion * header.size() + header_believed;
     Result result =
-        container::parse_json({reinterpret_cast<const char*>(header.data()), header.size()}, root);
+        container::parse_json({reinterpret_cast<const char*>(header.data()), header.size()}, root,
+                              std::min(max_bytes, believed));
     result.count += length_bytes;
     if (!result.ok()) return result;
     for (const auto& [name, entry] : *root.as<JsonValue::Object>()) {
@@ -244,33 +271,47 @@ Result File::Content::parse() {
         tensor.compressed =
             container::is_blob(tensor.name, tensor.dtype, tensor.shape, tensor.bytes);
     }
-    result = open_index(data_begin);
+    result = open_index(data_begin, max_bytes);
     if (!result.ok()) return result;
-    std::ranges::sort(tensors, {}, &TensorView::name);
-    for (std::size_t i = 0; i < tensors.size(); ++i) {
-        const bool fresh = places.emplace(tensors[i].name, i).second;
-        if (!fresh) return {Status::duplicate_name, tensors[i].offset};
-    }
+    return sort_by_name();
+}
+
+Result File::Content::sort_by_name() {
+    const auto order =
+        sorted_by([&](std::size_t i) { return std::tuple(std::string_view(tensors[i].name), i); },
+                  tensors.size());
+    hashes.resize(tensors.size());
+    permute(tensors, order);
+    permute(hashes, order);
+    const auto twice = std::ranges::adjacent_find(tensors, {}, &TensorView::name);
+    if (twice != tensors.end()) return {Status::duplicate_name, std::next(twice)->offset};
     return {Status::ok, bytes.size()};
 }
+
+std::size_t File::Content::find(std::string_view name) const noexcept {
+    const auto place = std::ranges::lower_bound(tensors, name, {}, &TensorView::name);
+    const bool found = place != tensors.end() && place->name == name;
+    return static_cast<std::size_t>((found ? place : tensors.end()) - tensors.begin());
+}
+
 File::File() noexcept = default;
 File::File(File&&) noexcept = default;
 File& File::operator=(File&&) noexcept = default;
 File::~File() = default;
 
-Result File::open(const std::string& path, File& file) {
+Result File::open(const std::string& path, File& file, std::size_t max_bytes) {
     auto content = std::make_unique<Content>();
     if (!content->file.open(path)) return {Status::io_error, 0};
     content->bytes = content->file.bytes();
-    const Result result = content->parse();
+    const Result result = content->parse(max_bytes);
     if (result.ok()) file.content_ = std::move(content);
     return result;
 }
 
-Result File::parse(std::span<const std::uint8_t> bytes, File& file) {
+Result File::parse(std::span<const std::uint8_t> bytes, File& file, std::size_t max_bytes) {
     auto content = std::make_unique<Content>();
     content->bytes = bytes;
-    const Result result = content->parse();
+    const Result result = content->parse(max_bytes);
     if (result.ok()) file.content_ = std::move(content);
     return result;
 }
@@ -278,8 +319,8 @@ Result File::parse(std::span<const std::uint8_t> bytes, File& file) {
 const std::vector<TensorView>& File::tensors() const noexcept { return content_->tensors; }
 
 const TensorView* File::find(std::string_view name) const noexcept {
-    const auto found = content_->places.find(name);
-    return found != content_->places.end() ? &content_->tensors[found->second] : nullptr;
+    const std::size_t place = content_->find(name);
+    return place < content_->tensors.size() ? &content_->tensors[place] : nullptr;
 }
 
 const Metadata& File::metadata() const noexcept { return content_->metadata; }
@@ -291,10 +332,10 @@ bool File::is_tersor() const noexcept { return content_->is_tersor; }
 Result File::verify(const TensorView& tensor) const {
     const Result good{Status::ok, tensor.offset};
     if (is_tersor()) {
-        const auto stored = content_->hashes.find(tensor.name);
+        const std::size_t place = content_->find(tensor.name);
         // What stands inside the index was verified with it.
-        if (stored == content_->hashes.end()) return good;
-        const bool same = stored->second == hash::xxh3_64(tensor.bytes);
+        if (place == content_->hashes.size() || !content_->hashes[place].has_value()) return good;
+        const bool same = content_->hashes[place] == hash::xxh3_64(tensor.bytes);
         return same ? good : Result{Status::hash_mismatch, tensor.offset};
     }
     // A file of another writer has no hashes but those that its blobs end with.

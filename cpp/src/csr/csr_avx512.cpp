@@ -1,7 +1,7 @@
 #include "csr/kernels.hpp"
 #include "dispatch/architecture.hpp"
 
-#if TERSOR_X86
+#if TERSOR_AVX512
 
 #include <immintrin.h>
 

@@ -8,6 +8,10 @@
 #define TERSOR_X86 0  // MSVC builds the scalar level alone
 #endif
 
+#ifndef TERSOR_AVX512
+#define TERSOR_AVX512 TERSOR_X86  // 0 where the build leaves these kernels out
+#endif
+
 #if defined(__aarch64__) && (defined(__GNUC__) || defined(__clang__))
 #define TERSOR_ARM64 1
 #else

@@ -18,8 +18,10 @@ constexpr std::array<std::string_view, isa_count> names = {
 #undef TERSOR_ISA
 };
 
-#if TERSOR_X86
+#if TERSOR_AVX512
 constexpr std::array compiled = {Isa::scalar, Isa::avx2, Isa::avx512};
+#elif TERSOR_X86
+constexpr std::array compiled = {Isa::scalar, Isa::avx2};
 #elif TERSOR_ARM64
 constexpr std::array compiled = {Isa::scalar, Isa::neon};
 #else

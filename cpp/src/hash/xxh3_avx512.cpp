@@ -1,7 +1,7 @@
 #include "dispatch/architecture.hpp"
 #include "hash/kernels.hpp"
 
-#if TERSOR_X86
+#if TERSOR_AVX512
 
 #include <immintrin.h>
 

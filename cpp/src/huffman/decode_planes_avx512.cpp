@@ -7,7 +7,7 @@
 // between their scalar stores and the vector load, so that it finds them in the cache.
 #include "huffman/planes_avx512.hpp"
 
-#if TERSOR_X86
+#if TERSOR_AVX512
 
 #include <algorithm>
 #include <cstring>

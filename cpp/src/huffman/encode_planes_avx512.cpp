@@ -2,7 +2,7 @@
 // of bits, `pext` gathers the bits of the levels. Symbols are counted by the same planes.
 #include "huffman/planes_avx512.hpp"
 
-#if TERSOR_X86
+#if TERSOR_AVX512
 
 #include <algorithm>
 #include <cstring>

@@ -5,7 +5,7 @@
 #include "huffman/kernels.hpp"
 #include "huffman/plane_stages.hpp"
 
-#if TERSOR_X86
+#if TERSOR_AVX512
 
 #include <immintrin.h>
 

@@ -3,7 +3,7 @@
 #include "spmm/finish_formulas.hpp"
 #include "spmm/kernels.hpp"
 
-#if TERSOR_X86
+#if TERSOR_AVX512
 
 #include <immintrin.h>
 

@@ -3,7 +3,7 @@
 #include "spmm/kernels.hpp"
 #include "spmm/panels.hpp"
 
-#if TERSOR_X86
+#if TERSOR_AVX512
 
 #include <immintrin.h>
 

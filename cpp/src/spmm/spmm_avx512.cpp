@@ -3,7 +3,7 @@
 #include "dispatch/architecture.hpp"
 #include "spmm/kernels.hpp"
 
-#if TERSOR_X86
+#if TERSOR_AVX512
 
 #include <immintrin.h>
 

@@ -9,10 +9,6 @@
 #include <type_traits>
 #include <utility>
 
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
-
 namespace tersor::support {
 
 inline constexpr std::size_t cache_line = 64;
@@ -22,6 +18,13 @@ inline constexpr std::size_t huge_page = std::size_t{2} << 20;
 
 /// Whether memory begins as zeros, or as whatever was there.
 enum class Fill : bool { zeros, none };
+
+/// Memory of so many bytes, of huge pages where it is large and the system can. Throws
+/// std::bad_alloc.
+[[nodiscard]] void* allocate_aligned(std::size_t bytes);
+void free_aligned(void* memory, std::size_t bytes) noexcept;
+/// Gives whole pages behind the first `kept` bytes back.
+void give_back_after(void* memory, std::size_t bytes, std::size_t kept) noexcept;
 
 /// `size` elements, zeroed unless told otherwise, aligned to 64 bytes and padded to a multiple of
 /// 64 bytes plus one cache line, so that a full vector may be read at any element.
@@ -34,14 +37,7 @@ public:
     explicit AlignedBuffer(std::size_t size, Fill fill = Fill::zeros) : size_(size) {
         if (size > (SIZE_MAX - 2 * cache_line) / sizeof(T)) throw std::bad_alloc();
         bytes_ = padded(size);
-        data_ = Pointer(static_cast<T*>(::operator new(bytes_, alignment())), Free{alignment()});
-#if defined(__linux__)
-        // Fewer misses in the address translation while a large layout streams through. A wish:
-        // whether it is granted changes nothing else.
-        if (bytes_ >= huge_page) {
-            madvise(data_.get(), bytes_ / huge_page * huge_page, MADV_HUGEPAGE);
-        }
-#endif
+        data_ = Pointer(static_cast<T*>(allocate_aligned(bytes_)), Free{bytes_});
         if (fill == Fill::zeros) std::memset(static_cast<void*>(data_.get()), 0, bytes_);
     }
 
@@ -55,14 +51,7 @@ public:
             return;
         }
         const std::size_t bytes = padded(size);
-#if defined(__linux__)
-        constexpr std::size_t page = 4096;
-        const std::size_t first = (bytes + page - 1) / page * page;
-        if (bytes_ >= huge_page && first + page <= bytes_) {
-            madvise(reinterpret_cast<char*>(data_.get()) + first, (bytes_ - first) / page * page,
-                    MADV_DONTNEED);
-        }
-#endif
+        give_back_after(data_.get(), bytes_, bytes);
         size_ = size;
         bytes_ = bytes;
     }
@@ -79,17 +68,13 @@ public:
 
 private:
     struct Free {
-        std::align_val_t alignment{cache_line};
-        void operator()(T* p) const noexcept { ::operator delete(p, alignment); }
+        std::size_t allocated = 0;
+        void operator()(T* p) const noexcept { free_aligned(p, allocated); }
     };
     using Pointer = std::unique_ptr<T, Free>;
 
     [[nodiscard]] static std::size_t padded(std::size_t size) noexcept {
         return (size * sizeof(T) + 2 * cache_line - 1) / cache_line * cache_line;
-    }
-
-    [[nodiscard]] std::align_val_t alignment() const noexcept {
-        return std::align_val_t{bytes_ >= huge_page ? huge_page : cache_line};
     }
 
     Pointer data_;

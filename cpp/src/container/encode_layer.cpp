@@ -1,0 +1,77 @@
+#include <algorithm>
+#include <cmath>
+
+#include "container/layer_parts.hpp"
+#include "hash/xxh3.hpp"
+#include "support/little_endian.hpp"
+#include "support/varint.hpp"
+#include "tersor/huffman.hpp"
+#include "tersor/layer.hpp"
+
+namespace tersor {
+namespace {
+
+using namespace layer_parts;
+using hash::xxh3_64;
+using support::append_varint;
+
+void append_value(float value, ValueKind kind, std::vector<std::uint8_t>& out) {
+    if (value_width(kind) == 4) {
+        support::append_little_endian(std::bit_cast<std::uint32_t>(value), out);
+    } else {
+        support::append_little_endian(container::half_from_float(value), out);
+    }
+}
+
+}  // namespace
+
+std::vector<std::uint8_t> encode_layer(const Layer& layer) {
+    MatrixShape matrix;
+    check(matrix_shape(layer.shape, matrix), "the shape has 1 to 8 dimensions and fits 32 bits");
+    check(layer.csr.rows == matrix.rows && layer.csr.cols == matrix.cols,
+          "the matrix and the shape disagree");
+    const Result valid = csr::validate(layer.csr);
+    check(valid.ok(), "the matrix breaks the rules of RelativeCsr");
+    const auto largest = std::max_element(layer.csr.codes.begin(), layer.csr.codes.end());
+    const std::size_t largest_code = largest == layer.csr.codes.end() ? 0 : *largest;
+    if (is_shared(layer.kind)) {
+        check(layer.values.size() <= max_clusters, "a codebook has at most 255 values beside zero");
+        check(largest_code <= layer.values.size(), "a code has no value in the codebook");
+    } else {
+        check(largest_code <= 1, "codes are 0 or 1 where values are not shared");
+        check(layer.values.size() == valid.count, "there must be one value for each non-zero");
+    }
+
+    std::vector<std::uint8_t> blob(magic.begin(), magic.end());
+    blob.push_back(format_version);
+    blob.push_back(
+        static_cast<std::uint8_t>(static_cast<unsigned>(layer.kind) | (layer.csr.flat ? 4U : 0U) |
+                                  (static_cast<unsigned>(layer.csr.index_bits - 1) << 3)));
+    append_varint(layer.shape.size(), blob);
+    for (const std::uint64_t dimension : layer.shape) append_varint(dimension, blob);
+
+    const std::vector<std::uint8_t> codes = huffman::encode(layer.csr.codes);
+    const std::vector<std::uint8_t> gaps = huffman::encode(layer.csr.gaps);
+    append_varint(layer.values.size(), blob);
+    append_varint(layer.csr.codes.size() - valid.count, blob);
+    append_varint(codes.size(), blob);
+    append_varint(gaps.size(), blob);
+    for (const float value : layer.values) {
+        append_value(value, layer.kind, blob);
+        check(std::isfinite(
+                  read_value(blob.data() + blob.size() - value_width(layer.kind), layer.kind)),
+              "a value is NaN, infinite, or too large for its type");
+    }
+    blob.insert(blob.end(), codes.begin(), codes.end());
+    blob.insert(blob.end(), gaps.begin(), gaps.end());
+    if (!layer.csr.flat) {
+        std::vector<std::uint8_t> bytes;
+        for (const std::uint32_t length : layer.csr.row_lengths) append_varint(length, bytes);
+        const std::vector<std::uint8_t> stream = huffman::encode(bytes);
+        blob.insert(blob.end(), stream.begin(), stream.end());
+    }
+    support::append_little_endian(xxh3_64(blob), blob);
+    return blob;
+}
+
+}  // namespace tersor
