@@ -218,3 +218,50 @@ def test_a_kill_at_any_moment_leaves_the_old_file_or_the_new_one(tmp_path: Path)
         assert (content == content[0]).all()
         seen.add(int(content[0]))
     assert seen <= {1, 2}
+
+
+def test_what_a_killed_save_leaves_goes_with_the_next(tmp_path: Path) -> None:
+    target = tmp_path / "f"
+    left = False
+    for attempt in range(20):
+        with subprocess.Popen(
+            [sys.executable, "-c", _SAVE_FOREVER, target], stdout=subprocess.PIPE
+        ) as child:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"ready\n"
+            time.sleep(0.001 * attempt)
+            child.kill()
+        left = left or (tmp_path / "f.tmp").exists()
+    assert left  # twenty kills, most of them while a file was being written
+    _write(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+_SAVE_OFTEN = """
+import sys
+import numpy as np
+from tersor import container
+for i in range(40):
+    data = np.full(1 << 16, int(sys.argv[2]), np.uint8)
+    container.write_file(sys.argv[1], {"x": container.Tensor("U8", (1 << 16,), data)})
+"""
+
+
+def test_saves_to_one_path_at_once_leave_one_of_them_whole(tmp_path: Path) -> None:
+    target = tmp_path / "f"
+    savers = [
+        subprocess.Popen([sys.executable, "-c", _SAVE_OFTEN, target, str(i)]) for i in range(3)
+    ]
+    assert [saver.wait() for saver in savers] == [0, 0, 0]
+    file = container.open(target)
+    file.verify()
+    assert len(set(file.tensors["x"].bytes())) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["f"]
+
+
+def test_a_name_that_leads_elsewhere_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("kept")
+    (tmp_path / "f.tmp").symlink_to(tmp_path / "other")
+    with pytest.raises(OSError, match="symbolic links"):
+        _write(tmp_path / "f")
+    assert (tmp_path / "other").read_text() == "kept"
