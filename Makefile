@@ -106,9 +106,9 @@ FUZZ_TARGETS := container index layer huffman csr
 
 fuzz: $(VENV)/.tools build/.clang
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/fuzz -G Ninja -DTERSOR_FUZZ=ON \
-	  -DCMAKE_CXX_COMPILER=$$(cat build/.clang) -DCMAKE_BUILD_TYPE=RelWithDebInfo \
-	  -DTERSOR_SANITIZE=address,undefined
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/fuzz
+	  -DCMAKE_CXX_COMPILER=$$(cat build/.clang) -DCMAKE_BUILD_TYPE=Debug -DCMAKE_CXX_FLAGS_DEBUG=-O1 \
+	  -DTERSOR_SHARED=OFF -DTERSOR_SANITIZE=address,undefined
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/fuzz --target $(addprefix fuzz_,$(FUZZ_TARGETS)) make_seeds
 	for target in $(FUZZ_TARGETS); do \
 	  mkdir -p build/fuzz/corpus/$$target && \
 	  build/fuzz/tests/fuzz/fuzz_$$target -max_total_time=$(SECONDS) -max_len=65536 -timeout=10 \
