@@ -116,7 +116,10 @@ TEST_P(SpmmTest, TheRegimeFollowsTheUse) {
     EXPECT_EQ(of(p, 64, Precision::low), fixed ? Regime::vector : Regime::batch);
     EXPECT_EQ(of(make_problem(64, 256, 0.001, 15, 1), 1, Precision::high), Regime::batch);
     EXPECT_EQ(of(make_problem(64, 256, 0.1, 200, 1), 1, Precision::high),
-              GetParam() == Isa::avx512 ? Regime::vector : Regime::batch);
+              GetParam() == Isa::avx512 || GetParam() == Isa::amx ? Regime::vector : Regime::batch);
+    // Tiles stand beside the layout for vectors.
+    EXPECT_EQ(of(make_problem(64, 256, 0.3, 15, 1), 64, Precision::high),
+              GetParam() == Isa::amx ? Regime::vector : Regime::batch);
 }
 
 // A batch that panels take whole needs no other layout beside rows16.

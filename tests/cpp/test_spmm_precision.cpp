@@ -143,6 +143,25 @@ TEST_P(SpmmPrecisionTest, BatchesOfEverySizeAndKind) {
     }
 }
 
+// Integer sums are folded before they overflow, and panels have many blocks.
+TEST_P(SpmmPrecisionTest, BatchesOfLongVectors) {
+    constexpr std::uint32_t rows = 19;
+    constexpr std::uint32_t cols = 35000;
+    const Problem p = make_problem(rows, cols, 0.3, 15, 16);
+    const PackedMatrix packed = packed_of(p);
+    for (const std::size_t batch : {7, 50}) {
+        const std::vector<float> x = random_x(batch * cols, 17);
+        for (const Precision precision : fixed_classes) {
+            std::vector<float> y(batch * rows);
+            spmm::multiply(packed, x, batch, {}, y, precision);
+            for (const std::size_t n : {std::size_t{0}, batch - 1}) {
+                const auto one = std::span(x).subspan(n * cols, cols);
+                expect_class(p, one, {}, std::span(y).subspan(n * rows, rows), precision);
+            }
+        }
+    }
+}
+
 TEST_P(SpmmPrecisionTest, ZeroActivationsGiveTheBias) {
     const Problem p = make_problem(33, 100, 0.3, 15, 8);
     const PackedMatrix packed = packed_of(p);

@@ -32,7 +32,7 @@ RANKS = {
     "bindings": 8,
 }
 INTRINSICS = {"immintrin.h", "x86intrin.h", "emmintrin.h", "arm_neon.h", "arm_sve.h"}
-ISAS = ("scalar", "avx2", "avx512", "neon")
+ISAS = ("scalar", "avx2", "avx512", "amx", "neon")
 
 # The Python side in order; each may import those before its own group and its group.
 PYTHON_RANKS = [
@@ -103,7 +103,7 @@ def test_cpp_knows_neither_python_nor_torch_where_it_must_not(path: Path) -> Non
         assert not name.startswith(("torch", "ATen", "c10")), f"{relative(path)}: {name}"
         if name in INTRINSICS:
             assert path.stem.endswith(tuple(f"_{isa}" for isa in ISAS)) or re.fullmatch(
-                r"target_(avx2|avx512|neon)", path.stem
+                r"target_(avx2|avx512|amx|neon)", path.stem
             ), f"{relative(path)} includes {name}"
 
 

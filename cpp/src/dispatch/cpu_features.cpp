@@ -6,6 +6,10 @@
 
 #if TERSOR_X86
 #include <cpuid.h>
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #elif TERSOR_ARM64 && defined(__linux__)
 #include <sys/auxv.h>
 #endif
@@ -42,7 +46,18 @@ constexpr std::uint32_t bit(int n) noexcept { return std::uint32_t{1} << n; }
 struct X86Features {
     bool avx2 = false;
     bool avx512 = false;
+    bool amx = false;
 };
+
+/// Asks the operating system for the state of tiles, which a process does not have unasked.
+bool may_use_tiles() noexcept {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+    constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM
+    return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
+#else
+    return false;
+#endif
+}
 
 X86Features detect() noexcept {
     X86Features features;
@@ -65,6 +80,11 @@ X86Features detect() noexcept {
     features.avx512 = features.avx2 && all(states, zmm_states) &&
                       all(extended.ebx, f | dq | bw | vl) &&
                       all(extended.ecx, vbmi | vbmi2 | gfni | vnni | vpopcntdq);
+
+    constexpr std::uint32_t amx_tile = bit(24), amx_int8 = bit(25);
+    constexpr std::uint64_t tile_states = 0x60000;
+    features.amx = features.avx512 && all(states, tile_states) &&
+                   all(extended.edx, amx_tile | amx_int8) && may_use_tiles();
     return features;
 }
 
@@ -77,6 +97,7 @@ bool machine_has(Isa isa) noexcept {
     static const X86Features features = detect();
     if (isa == Isa::avx2) return features.avx2;
     if (isa == Isa::avx512) return features.avx512;
+    if (isa == Isa::amx) return features.amx;
 #endif
 #if TERSOR_ARM64
     if (isa == Isa::neon) return true;  // Advanced SIMD is part of the architecture

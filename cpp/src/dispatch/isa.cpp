@@ -19,7 +19,7 @@ constexpr std::array<std::string_view, isa_count> names = {
 };
 
 #if TERSOR_AVX512
-constexpr std::array compiled = {Isa::scalar, Isa::avx2, Isa::avx512};
+constexpr std::array compiled = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::amx};
 #elif TERSOR_X86
 constexpr std::array compiled = {Isa::scalar, Isa::avx2};
 #elif TERSOR_ARM64

@@ -8,6 +8,7 @@
 #include "spmm/kernels.hpp"
 #include "spmm/layout.hpp"
 #include "spmm/multiply_panels.hpp"
+#include "spmm/multiply_tiles.hpp"
 #include "spmm/products.hpp"
 #include "tersor/spmm.hpp"
 
@@ -17,18 +18,23 @@ namespace {
 /// Fixed-point kernels by the digits of x and of the weights; `short` ones drop the products of the
 /// lowest digits.
 struct FixedKernel {
-    std::string_view name;
+    std::string_view sliding;
+    std::string_view tiles;
     Arithmetic arithmetic;
 };
 constexpr std::array fixed_kernels = {
-    FixedKernel{"sliding_1x1", {1, 1, 0}},       FixedKernel{"sliding_1x2", {1, 2, 0}},
-    FixedKernel{"sliding_2x2_short", {2, 2, 1}}, FixedKernel{"sliding_2x2", {2, 2, 0}},
-    FixedKernel{"sliding_3x3_short", {3, 3, 2}}, FixedKernel{"sliding_4x3_short", {4, 3, 2}},
+    FixedKernel{"sliding_1x1", "tiles_1x1", {1, 1, 0}},
+    FixedKernel{"sliding_1x2", "tiles_1x2", {1, 2, 0}},
+    FixedKernel{"sliding_2x2_short", "tiles_2x2_short", {2, 2, 1}},
+    FixedKernel{"sliding_2x2", "tiles_2x2", {2, 2, 0}},
+    FixedKernel{"sliding_3x3_short", "tiles_3x3_short", {3, 3, 2}},
+    FixedKernel{"sliding_4x3_short", "tiles_4x3_short", {4, 3, 2}},
 };
 
-std::optional<Arithmetic> arithmetic_of(std::string_view name) noexcept {
+std::optional<Arithmetic> arithmetic_of(std::string_view name,
+                                        std::string_view FixedKernel::* layout) noexcept {
     for (const FixedKernel& kernel : fixed_kernels) {
-        if (kernel.name == name) return kernel.arithmetic;
+        if (kernel.*layout == name) return kernel.arithmetic;
     }
     return std::nullopt;
 }
@@ -71,13 +77,18 @@ std::vector<KernelInfo> kernel_list() {
         list.push_back({"gather", isa, Regime::vector});
         for (const FixedKernel& kernel : fixed_kernels) {
             if (has_kernel(isa, kernel.arithmetic)) {
-                list.push_back({kernel.name, isa, Regime::vector});
+                list.push_back({kernel.sliding, isa, Regime::vector});
             }
         }
         list.push_back({"rows16", isa, Regime::batch});
         list.push_back({"panels", isa, Regime::batch});
         if (kernels(isa).multiply_digit_block != nullptr) {
             list.push_back({"digit_panels", isa, Regime::batch});
+        }
+        if (kernels(isa).multiply_tiles != nullptr) {
+            for (const FixedKernel& kernel : fixed_kernels) {
+                list.push_back({kernel.tiles, isa, Regime::batch});
+            }
         }
     }
     return list;
@@ -94,8 +105,12 @@ void multiply_by(std::string_view kernel, const PackedMatrix& packed, std::span<
         for (std::size_t n = 0; n < batch; ++n) {
             multiply_gathering(layout, x.data() + n * layout.cols, out.past(n), threads);
         }
-    } else if (const std::optional<Arithmetic> arithmetic = arithmetic_of(kernel)) {
-        multiply_by_fixed(kernel, *arithmetic, layout, x.data(), batch, out, threads);
+    } else if (const auto sliding = arithmetic_of(kernel, &FixedKernel::sliding)) {
+        multiply_by_fixed(kernel, *sliding, layout, x.data(), batch, out, threads);
+    } else if (const auto product = arithmetic_of(kernel, &FixedKernel::tiles)) {
+        const Tiles* tiles = layout.tiles();
+        check(tiles != nullptr, kernel, "the matrix or its level has no tiles");
+        multiply_tiles(layout, *tiles, *product, x.data(), batch, out, threads);
     } else if (kernel == "rows16") {
         multiply_rows16(layout, x.data(), batch, out, threads);
     } else if (kernel == "panels") {

@@ -19,6 +19,7 @@ const Kernels& kernels(Isa isa) {
         {Isa::avx512, install_sliding_avx512},
         {Isa::avx512, install_panels_avx512},
         {Isa::avx512, install_finish_avx512},
+        {Isa::amx, install_tiles_amx},
         {Isa::neon, install_neon},
         {Isa::neon, install_sliding_neon},
     };

@@ -8,6 +8,7 @@
 #include "spmm/filling.hpp"
 #include "spmm/rows16.hpp"
 #include "spmm/sliding.hpp"
+#include "spmm/tiles.hpp"
 #include "tersor/epilogue.hpp"
 #include "tersor/isa.hpp"
 
@@ -96,6 +97,13 @@ using MultiplySliding = void (*)(const Sliding& layout, const Digits& weights,
                                  std::size_t items, const float* bias, float* y,
                                  std::size_t slice_begin, std::size_t slice_end) noexcept;
 
+/// out.y[i * rows + row] = sum of w * x[i] + bias[row] for the vectors of `x` and the rows of the
+/// groups [group_begin, group_end), at most `groups_at_once`.
+/// Levels without tiles leave it nullptr.
+using MultiplyTiles = void (*)(const Tiles& layout, const Digits& weights, Arithmetic arithmetic,
+                               const TileActivations& x, const TileOutputs& out, TileWork work,
+                               std::size_t group_begin, std::size_t group_end) noexcept;
+
 /// The entries that are no fillers; returns their number. `column` is the column before the first
 /// gap. Up to `read_slack` entries past them are overwritten.
 using DecodeEntries = std::size_t (*)(const std::uint8_t* gaps, const std::uint8_t* codes,
@@ -143,6 +151,7 @@ void install_sliding_neon(Kernels& kernels) noexcept;
 void install_panels_scalar(Kernels& kernels) noexcept;
 void install_panels_avx2(Kernels& kernels) noexcept;
 void install_panels_avx512(Kernels& kernels) noexcept;
+void install_tiles_amx(Kernels& kernels) noexcept;
 
 /// The kernels of a level.
 [[nodiscard]] const Kernels& kernels(Isa isa);

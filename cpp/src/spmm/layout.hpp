@@ -7,6 +7,7 @@
 #include "spmm/panels.hpp"
 #include "spmm/rows16.hpp"
 #include "spmm/sliding.hpp"
+#include "spmm/tiles.hpp"
 #include "support/aligned_buffer.hpp"
 #include "support/lazy.hpp"
 #include "tersor/spmm.hpp"
@@ -25,6 +26,7 @@ struct PackedMatrix::Layout {
     support::Lazy<spmm::HighestRows> highest_made;
     support::Lazy<spmm::Panels> panels_made;
     support::Lazy<spmm::Panels> digit_panels_made;
+    support::Lazy<spmm::Tiles> tiles_made;
     support::Lazy<PackedMatrix> transposed_made;
 
     /// The layout of the fp32 kernels, made from the other one unless it is there.
@@ -39,6 +41,10 @@ struct PackedMatrix::Layout {
     [[nodiscard]] const spmm::Panels* panels() const;
     /// The same for one digit of x and of the weights; nullptr where the level has no such kernel.
     [[nodiscard]] const spmm::Panels* digit_panels() const;
+
+    /// The layout for matrix units; nullptr where the level or the matrix has none. It needs the
+    /// sliding layout's numbers beside it.
+    [[nodiscard]] const spmm::Tiles* tiles() const;
 
     [[nodiscard]] spmm::Panels make_panels_of(const spmm::PanelEntries& entries) const;
 

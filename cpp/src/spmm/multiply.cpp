@@ -9,6 +9,7 @@
 #include "spmm/kernels.hpp"
 #include "spmm/layout.hpp"
 #include "spmm/multiply_panels.hpp"
+#include "spmm/multiply_tiles.hpp"
 #include "spmm/outputs.hpp"
 #include "spmm/products.hpp"
 #include "spmm/regime.hpp"
@@ -32,7 +33,6 @@ std::optional<Arithmetic> choose_arithmetic(const Sliding* layout, Precision pre
                                             bool positive) noexcept {
     if (layout == nullptr) return std::nullopt;
     if (precision == Precision::highest) {
-        // With digits of 7 bits too many rows would have to be computed again.
         return layout->shape.digit_bits == 8 ? std::optional(finest_arithmetic) : std::nullopt;
     }
     for (std::size_t a = 0; a < arithmetics.size(); ++a) {
@@ -66,15 +66,18 @@ std::size_t vectors_in_panels(const PackedMatrix::Layout& layout, std::size_t ba
 /// Whether panels take the whole batch whatever the rows are like: `high` and `highest` have one
 /// arithmetic each, so that the layout for fixed point need not be made to know it.
 bool panels_take_all(const PackedMatrix::Layout& layout, std::size_t batch, Precision precision) {
-    std::optional<Arithmetic> only;
-    if (precision == Precision::high) {
-        only = arithmetics.back();
-    } else if (precision != Precision::highest) {
-        return false;
-    } else if (sliding_shape(layout.isa).digit_bits == 8) {
-        only = finest_arithmetic;
-    }
-    return vectors_in_panels(layout, batch, precision, only) == batch;
+    if (precision != Precision::high && precision != Precision::highest) return false;
+    return vectors_in_panels(layout, batch, precision, usual_arithmetic(layout.isa, precision)) ==
+           batch;
+}
+
+/// The layout for matrix units, where the level has one and it is the fastest for the batch.
+const Tiles* tiles_for(const PackedMatrix::Layout& layout, std::size_t batch, Precision precision) {
+    const std::optional<Arithmetic> usual = usual_arithmetic(layout.isa, precision);
+    const bool wins =
+        kernels(layout.isa).multiply_tiles != nullptr && usual.has_value() &&
+        tiles_win(*usual, batch, layout.nonzeros, std::uint64_t{layout.rows} * layout.cols);
+    return wins ? layout.tiles() : nullptr;
 }
 
 /// How many of the vectors, from the first one on, the panels of digits take.
@@ -86,6 +89,12 @@ std::size_t vectors_in_digit_panels(std::size_t batch) noexcept {
 /// Products of fp32 vectors.
 void multiply_vectors(const PackedMatrix::Layout& layout, const float* x, std::size_t batch,
                       const Outputs& out, Precision precision, int threads) {
+    if (const Tiles* tiles = tiles_for(layout, batch, precision)) {
+        if (const auto arithmetic = choose_arithmetic(layout.sliding(), precision, false)) {
+            multiply_tiles(layout, *tiles, *arithmetic, x, batch, out, threads);
+            return;
+        }
+    }
     const ActivationRange range_of = kernels(layout.isa).activation_range;
     const Sliding* sliding = nullptr;
     std::optional<Arithmetic> arithmetic;

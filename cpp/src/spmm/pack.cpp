@@ -34,6 +34,7 @@ std::size_t PackedMatrix::nbytes() const noexcept {
     if (const spmm::HighestRows* made = layout_->highest_made.peek()) bytes += made->nbytes();
     if (const spmm::Panels* made = layout_->panels_made.peek()) bytes += made->nbytes();
     if (const spmm::Panels* made = layout_->digit_panels_made.peek()) bytes += made->nbytes();
+    if (const spmm::Tiles* made = layout_->tiles_made.peek()) bytes += made->nbytes();
     if (const PackedMatrix* made = layout_->transposed_made.peek()) bytes += made->nbytes();
     return bytes;
 }
@@ -107,6 +108,17 @@ spmm::Panels PackedMatrix::Layout::make_panels_of(const spmm::PanelEntries& entr
     }
     return spmm::make_panels(spmm::make_rows16(*sliding_made.peek(), rows, cols), rows, cols,
                              entries, 1);
+}
+
+const spmm::Tiles* PackedMatrix::Layout::tiles() const {
+    if (spmm::kernels(isa).multiply_tiles == nullptr || sliding() == nullptr) return nullptr;
+    return &tiles_made.get([&] {
+        if (const spmm::Rows16* made = rows16_made.peek()) {
+            return spmm::make_tiles(*made, rows, cols, codebook_size);
+        }
+        return spmm::make_tiles(spmm::make_rows16(*sliding_made.peek(), rows, cols), rows, cols,
+                                codebook_size);
+    });
 }
 
 namespace spmm {

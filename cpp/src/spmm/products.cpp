@@ -79,20 +79,23 @@ void multiply_fixed(const PackedMatrix::Layout& layout, const Sliding& sliding,
                                 out.products, slice_of_piece(begin), slice_of_piece(end));
     });
     for (std::size_t n = 0; n < ranges.size(); ++n) {
-        if (finest) {
-            const float* vector = x + n * layout.cols;
-            const Outputs own = out.past(n);
-            const double largest = std::max(-double{ranges[n].low}, double{ranges[n].high});
-            if (!mend_rows(sliding, layout.highest_rows(), layout.codebook, vector, largest,
-                           own.products)) {
-                gather_rows(layout, vector, own, threads);
-            } else {
-                for (std::size_t r = 0; r < out.bias.size(); ++r) own.products[r] += out.bias[r];
-            }
-        }
-        // The slices leave the rows in another order, so these are finished together.
-        out.finish(n, 0, layout.rows);
+        finish_fixed(layout, sliding, arithmetic, ranges[n], x + n * layout.cols, out.past(n),
+                     threads);
     }
+}
+
+void finish_fixed(const PackedMatrix::Layout& layout, const Sliding& sliding, Arithmetic arithmetic,
+                  const Range& range, const float* x, const Outputs& out, int threads) {
+    if (arithmetic == finest_arithmetic) {
+        const double largest = std::max(-double{range.low}, double{range.high});
+        if (!mend_rows(sliding, layout.highest_rows(), layout.codebook, x, largest, out.products)) {
+            gather_rows(layout, x, out, threads);
+        } else {
+            for (std::size_t r = 0; r < out.bias.size(); ++r) out.products[r] += out.bias[r];
+        }
+    }
+    // The slices leave the rows in another order, so these are finished together.
+    out.finish(0, 0, layout.rows);
 }
 
 void multiply_rows16(const PackedMatrix::Layout& layout, const float* x, std::size_t batch,

@@ -25,6 +25,11 @@ void multiply_fixed(const PackedMatrix::Layout& layout, const Sliding& sliding,
                     Arithmetic arithmetic, std::span<const Range> ranges, const float* x,
                     const Outputs& out, int threads);
 
+/// What follows the fixed-point sums of a vector: in the finest arithmetic the rows that need it
+/// are computed again and the bias is added; then the outputs are finished.
+void finish_fixed(const PackedMatrix::Layout& layout, const Sliding& sliding, Arithmetic arithmetic,
+                  const Range& range, const float* x, const Outputs& out, int threads);
+
 /// A batch in fp32 from the layout rows16.
 void multiply_rows16(const PackedMatrix::Layout& layout, const float* x, std::size_t batch,
                      const Outputs& out, int threads);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "spmm/kernels.hpp"
 #include "spmm/sliding.hpp"
 #include "tersor/spmm.hpp"
 
@@ -13,15 +14,12 @@ Regime regime_for(const RelativeCsr& csr, std::size_t codebook_size, Use use) {
     const auto fillers = std::count(csr.codes.begin(), csr.codes.end(), std::uint8_t{0});
     const std::size_t nonzeros = csr.codes.size() - static_cast<std::size_t>(fillers);
     if (!fits_sliding(isa, codebook_size, nonzeros, weights)) return Regime::batch;
-    std::optional<Arithmetic> arithmetic;
-    switch (use.precision) {
-        case Precision::highest:
-            if (sliding_shape(isa).digit_bits == 8) arithmetic = finest_arithmetic;
-            break;
-        case Precision::high: arithmetic = arithmetics.back(); break;
-        case Precision::medium: arithmetic = Arithmetic{2, 2, 1}; break;
-        // The panels of digits need the sliding layout too.
-        case Precision::low: return Regime::vector;
+    const std::optional<Arithmetic> arithmetic = usual_arithmetic(isa, use.precision);
+    // The panels of digits need the sliding layout too.
+    if (use.precision == Precision::low) return Regime::vector;
+    if (arithmetic.has_value() && kernels(isa).multiply_tiles != nullptr &&
+        tiles_win(*arithmetic, use.batch, nonzeros, weights)) {
+        return Regime::vector;
     }
     return use.batch >= panel_from(isa, arithmetic) ? Regime::batch : Regime::vector;
 }

@@ -8,6 +8,7 @@
 #include "spmm/fixed_point.hpp"
 #include "spmm/sliding.hpp"
 #include "tersor/isa.hpp"
+#include "tersor/spmm.hpp"
 
 namespace tersor::spmm {
 
@@ -25,6 +26,30 @@ namespace tersor::spmm {
 
 /// Vectors from which a panel of digits, always 64 wide, beats the sliding kernel.
 inline constexpr std::size_t digit_panel_from = 36;
+
+/// The arithmetic that a class mostly takes; none where the level serves it in fp32.
+[[nodiscard]] constexpr std::optional<Arithmetic> usual_arithmetic(Isa isa,
+                                                                   Precision precision) noexcept {
+    const int bits = sliding_shape(isa).digit_bits;
+    switch (precision) {
+        case Precision::highest:
+            // With digits of 7 bits too many rows would have to be computed again.
+            return bits == 8 ? std::optional(finest_arithmetic) : std::nullopt;
+        case Precision::high: return arithmetics.back();
+        case Precision::medium: return Arithmetic{2, 2, 1};
+        case Precision::low: break;
+    }
+    return Arithmetic{1, 1, 0};
+}
+
+/// Whether tiles, which take equally long whatever the density, beat the sliding kernel, which
+/// takes equally long for each non-zero and vector, and then panels too. On levels that have tiles.
+[[nodiscard]] constexpr bool tiles_win(Arithmetic arithmetic, std::size_t batch,
+                                       std::size_t nonzeros, std::uint64_t weights) noexcept {
+    constexpr std::uint64_t most_weights_per_nonzero[] = {16, 12, 7, 2};  // by digits of x
+    return 10 * batch * nonzeros >= 13 * weights &&
+           most_weights_per_nonzero[arithmetic.x_digits - 1] * nonzeros >= weights;
+}
 
 /// Weights per non-zero from which most slots of the sliding layout stay empty, so that gathers are
 /// faster.

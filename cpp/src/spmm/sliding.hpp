@@ -41,7 +41,8 @@ inline constexpr SlidingShape sliding_neon{64, 16, 7, 64};
 
 [[nodiscard]] constexpr SlidingShape sliding_shape(Isa isa) noexcept {
     switch (isa) {
-        case Isa::avx512: return sliding_avx512;
+        case Isa::avx512:
+        case Isa::amx: return sliding_avx512;
         case Isa::avx2: return sliding_avx2;
         case Isa::neon: return sliding_neon;
         case Isa::scalar: break;

@@ -1,0 +1,75 @@
+// The packed layout "tiles", for matrix units: 16 rows by 64 columns of the matrix, expanded to
+// bytes just before they are multiplied as if nothing had been pruned. One mask of 64 bits stands
+// for 4 columns of the 16 rows: bit 4 r + t belongs to row r and column 4 m + t of the tile, m
+// being the mask's number. The codes of the weights that are kept follow in that order.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "spmm/fixed_point.hpp"
+#include "spmm/rows16.hpp"
+#include "support/aligned_buffer.hpp"
+
+namespace tersor::spmm {
+
+inline constexpr std::size_t group_rows = 16;
+inline constexpr std::size_t tile_columns = 64;
+inline constexpr std::size_t tile_masks = 16;
+inline constexpr std::size_t tile_bytes = 1024;  // expanded, a byte for each weight
+inline constexpr std::size_t tile_vectors = 16;  // activation vectors of a tile of x
+
+struct Tiles {
+    support::AlignedBuffer<std::uint64_t> masks;  // [groups * blocks * 16]
+    support::AlignedBuffer<std::uint8_t> codes;   // two a byte where the codebook allows it
+    std::vector<std::uint64_t> starts;            // [groups + 1] of a group of rows, in codes
+    std::size_t blocks = 0;                       // of 64 columns
+    std::size_t values = 0;                       // in the codebook
+
+    [[nodiscard]] bool nibbles() const noexcept { return values <= 16; }
+    [[nodiscard]] std::size_t groups() const noexcept { return starts.size() - 1; }
+    [[nodiscard]] std::size_t nbytes() const noexcept {
+        return masks.nbytes() + codes.nbytes() + sizeof(std::uint64_t) * starts.size();
+    }
+};
+
+[[nodiscard]] Tiles make_tiles(const Rows16& source, std::uint32_t rows, std::uint32_t cols,
+                               std::size_t values);
+
+/// Activations in digits, as tiles of 16 vectors by 64 columns.
+struct TileActivations {
+    const std::uint8_t* digits;  // [tiles of vectors][blocks][x_digits][16 * 64]
+    std::size_t vectors;
+    const double* units;  // [vectors]: x = low + unit * digits
+    const double* lows;
+
+    [[nodiscard]] std::size_t tiles() const noexcept {
+        return (vectors + tile_vectors - 1) / tile_vectors;
+    }
+};
+
+/// Where the products of tiles go, and what is added to them.
+struct TileOutputs {
+    float* y;  // [vectors, rows]
+    std::size_t rows;
+    const double* row_sums;  // [rows] of the weights
+    const float* bias;       // [rows] or nullptr
+};
+
+/// Groups whose totals are kept side by side while a part of the activations stays in cache.
+inline constexpr std::size_t groups_at_once = 16;
+
+/// The most tiles of vectors that pass over the weights together, and their sums.
+inline constexpr std::size_t most_x_tiles = 4;
+inline constexpr std::size_t most_tile_sums = 6 * tile_vectors * group_rows;
+inline constexpr std::size_t most_tile_totals = most_x_tiles * tile_vectors * group_rows;
+
+/// What a call works in.
+struct TileWork {
+    std::int32_t* sums;  // [groups_at_once * most_tile_sums]
+    double* totals;      // [groups_at_once * most_tile_totals]
+};
+
+}  // namespace tersor::spmm
