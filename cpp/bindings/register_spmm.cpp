@@ -1,6 +1,10 @@
+#include <algorithm>
+#include <optional>
+
 #include "arguments.hpp"
 #include "bindings.hpp"
 #include "csr_arrays.hpp"
+#include "tensors.hpp"
 #include "tersor/spmm.hpp"
 
 namespace tersor::bindings {
@@ -28,6 +32,46 @@ PackedMatrix packed(const Pack& pack, std::uint32_t rows, std::uint32_t cols, in
     }
     throw_if_error(result, "pack", "entry");
     return matrix;
+}
+
+/// activation(x W^T + bias + residual) for tensors of torch; None where one of them cannot be read
+/// as it is, or is of another shape.
+py::object linear(const PackedMatrix& matrix, const py::object& x, const py::object& bias,
+                  const py::object& residual, const std::string& activation,
+                  const std::string& precision, int threads) {
+    const std::optional<TensorReader> reader = TensorReader::of(x);
+    if (!reader.has_value()) return py::none();
+    const auto source = reader->read(x);
+    if (!source.has_value() || source->shape.empty() ||
+        source->shape.back() != std::int64_t{matrix.cols()} || matrix.cols() == 0) {
+        return py::none();
+    }
+    const std::size_t batch = source->size / matrix.cols();
+    Epilogue epilogue;
+    epilogue.activation = parse_activation(activation);
+    if (!bias.is_none()) {
+        const auto memory = reader->read(bias);
+        if (!memory.has_value() || memory->size != matrix.rows()) return py::none();
+        epilogue.bias = memory->view();
+    }
+    if (!residual.is_none()) {
+        const auto memory = reader->read(residual);
+        if (!memory.has_value() || memory->shape.size() != source->shape.size() ||
+            memory->shape.back() != std::int64_t{matrix.rows()} ||
+            !std::equal(memory->shape.begin(), memory->shape.end() - 1, source->shape.begin())) {
+            return py::none();
+        }
+        epilogue.residual = memory->view();
+    }
+    py::object y = new_tensor(x, source->shape, matrix.rows());
+    const auto target = reader->read(y);
+    if (!target.has_value()) return py::none();
+    const Precision wanted = parse_precision(precision);
+    {
+        const py::gil_scoped_release release;
+        spmm::multiply(matrix, source->view(), batch, epilogue, target->span(), wanted, threads);
+    }
+    return y;
 }
 
 }  // namespace
@@ -115,6 +159,11 @@ void register_spmm(py::module_& module) {
         py::arg("packed"), py::arg("x"), py::arg("batch"), py::arg("bias"), py::arg("residual"),
         py::arg("y"), py::arg("bfloat16"), py::arg("activation"), py::arg("precision"),
         py::arg("threads"));
+    module.def("spmm_linear", linear,
+               "activation(x W^T + bias + residual) for torch's tensors, as one of x's type; None "
+               "where one of them is of another shape or cannot be read as it is.",
+               py::arg("packed"), py::arg("x"), py::arg("bias"), py::arg("residual"),
+               py::arg("activation"), py::arg("precision"), py::arg("threads"));
     module.def("spmm_kernel_list", [] {
         std::vector<std::tuple<std::string, std::string, std::string>> list;
         for (const spmm::KernelInfo& kernel : spmm::kernel_list()) {

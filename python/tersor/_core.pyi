@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ConvGeometry', 'File', 'FormatError', 'PackedMatrix', 'compiled_isas', 'compiler', 'conv_convolve', 'csr_count_entries', 'csr_decode', 'csr_encode', 'csr_validate', 'huffman_code_lengths', 'huffman_decode', 'huffman_encode', 'huffman_entropy', 'huffman_histogram', 'huffman_inspect', 'is_layer', 'isa_available', 'isa_in_use', 'kmeans_cluster', 'layer_decode', 'layer_decode_rows', 'layer_encode', 'layer_inspect', 'layer_pack', 'parallel_runner_name', 'spmm_kernel_list', 'spmm_multiply', 'spmm_multiply_by', 'spmm_pack', 'spmm_pack_values', 'spmm_sum_by_code', 'use_isa', 'version', 'write_file']
+__all__: list[str] = ['ConvGeometry', 'File', 'FormatError', 'PackedMatrix', 'compiled_isas', 'compiler', 'conv_convolve', 'csr_count_entries', 'csr_decode', 'csr_encode', 'csr_validate', 'huffman_code_lengths', 'huffman_decode', 'huffman_encode', 'huffman_entropy', 'huffman_histogram', 'huffman_inspect', 'is_layer', 'isa_available', 'isa_in_use', 'kmeans_cluster', 'layer_decode', 'layer_decode_rows', 'layer_encode', 'layer_inspect', 'layer_pack', 'parallel_runner_name', 'spmm_kernel_list', 'spmm_linear', 'spmm_multiply', 'spmm_multiply_by', 'spmm_pack', 'spmm_pack_values', 'spmm_sum_by_code', 'use_isa', 'version', 'write_file']
 class FormatError(ValueError):
     pass
 class PackedMatrix:
@@ -60,9 +60,9 @@ class File:
         ...
     def metadata(self) -> dict:
         ...
-    def tensors(self) -> list:
-        ...
     def release(self, name: str) -> None:
+        ...
+    def tensors(self) -> list:
         ...
     def verify(self) -> None:
         ...
@@ -122,6 +122,10 @@ def parallel_runner_name() -> str:
     ...
 def spmm_kernel_list() -> list[tuple[str, str, str]]:
     ...
+def spmm_linear(packed: PackedMatrix, x: typing.Any, bias: typing.Any, residual: typing.Any, activation: str, precision: str, threads: typing.SupportsInt | typing.SupportsIndex) -> typing.Any:
+    """
+    activation(x W^T + bias + residual) for torch's tensors, as one of x's type; None where one of them is of another shape or cannot be read as it is.
+    """
 def spmm_multiply(packed: PackedMatrix, x: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex, bias: typing.SupportsInt | typing.SupportsIndex, residual: typing.SupportsInt | typing.SupportsIndex, y: typing.SupportsInt | typing.SupportsIndex, bfloat16: typing.SupportsInt | typing.SupportsIndex, activation: str, precision: str, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Multiplies raw addresses of contiguous memory, 0 for what is left out: nothing is checked. `bfloat16` says which arrays hold that: 1 x, 2 bias, 4 residual, 8 y.

@@ -181,6 +181,11 @@ def run_linear(
         ValueError: x or the residual is of another shape, not of a float type, or not on the CPU,
             or the activation or the precision is unknown.
     """
+    y = _core.spmm_linear(packed, x, bias, residual, activation, precision, torch.get_num_threads())
+    if y is not None:
+        done: torch.Tensor = y
+        return done
+    # Something is to be converted, or to be refused.
     rows, cols = shape
     if not x.dim() or x.shape[-1] != cols:
         raise ValueError(f"x has shape {list(x.shape)}, expected [..., {cols}]")

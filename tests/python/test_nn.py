@@ -108,6 +108,32 @@ def test_views_that_negate_are_read_as_what_they_mean() -> None:
         assert torch.allclose(layer(x), layer.to_dense()(x), atol=1e-6)
 
 
+@pytest.mark.parametrize("without_table", [False, True])
+def test_inputs_of_every_layout_and_type_are_read(
+    without_table: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With and without torch's table of C functions, which older versions lack."""
+    if without_table:
+        monkeypatch.setattr("tersor._core.spmm_linear", lambda *_: None)
+    layer = tersor.nn.CompressedLinear.from_dense(nn.Linear(6, 4), LayerConfig(values=24))
+    dense = layer.to_dense()
+    x = torch.randn(3, 2, 6)
+    wide = torch.randn(3, 2, 12)
+    inputs = (x, x[0, 0], x[:0], x.mT.contiguous().mT, wide[..., ::2], x[:, :1].expand(3, 2, 6))
+    with torch.no_grad():
+        for each in (*inputs, torch._neg_view(x), x.requires_grad_()):
+            for dtype in (torch.float32, torch.bfloat16, torch.float64):
+                given = each.to(dtype)
+                added = torch.randn(*each.shape[:-1], 4)
+                y = layer(given, added)
+                assert y.dtype == dtype
+                assert y.shape == added.shape
+                expected = dense(given.float()) + added
+                assert torch.allclose(y.float(), expected, atol=1e-5, rtol=2.0**-8)
+        with pytest.raises(ValueError, match="the residual has shape"):
+            layer(x, torch.ones(6, 4))
+
+
 def test_autocast_gives_the_type_of_a_dense_layer() -> None:
     x = torch.randn(2, 6)
     dense = nn.Linear(6, 4)
