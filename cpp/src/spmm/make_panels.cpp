@@ -109,8 +109,10 @@ std::size_t Panels::nbytes() const noexcept {
 std::size_t Panels::depth(std::size_t cols) const noexcept {
     const std::size_t blocks = (cols + block_width - 1) / block_width;
     const std::size_t folds = (blocks + blocks_per_fold - 1) / blocks_per_fold;
-    return (largest_count + panel_chains - 1) / panel_chains + panel_chains - 1 +
-           std::min(blocks, blocks_per_fold) + folds;
+    const std::size_t chain =
+        std::max(std::min(largest_count, one_chain_entries),
+                 (largest_count + panel_chains - 1) / panel_chains + panel_chains - 1);
+    return chain + std::min(blocks, blocks_per_fold) + folds;
 }
 
 Panels make_panels(const Rows16& rows16, std::uint32_t rows, std::uint32_t cols,

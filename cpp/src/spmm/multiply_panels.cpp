@@ -16,19 +16,22 @@ namespace {
 /// Columns that one thread transposes at a time.
 constexpr std::size_t column_grain = 256;
 
-/// One tile of rows for up to `lanes` vectors: totals[row * lanes + lane] += product.
+/// One tile of rows for up to `lanes` vectors: totals[row * lanes + lane] += product. Of the blocks
+/// that are added up before they are added to the totals, the first ones need no sums of their own.
 void multiply_tile(const Kernels& kernel, const PanelTile& tile, std::size_t block_size,
                    const float* codebook, const float* panel, std::size_t lanes, float* sums,
                    std::size_t size, float* totals) noexcept {
     const std::size_t blocks = tile.block_starts.size() - 1;
     for (std::size_t first = 0; first < blocks; first += blocks_per_fold) {
-        std::fill_n(sums, size, 0.0F);
+        float* target = first == 0 ? totals : sums;
+        if (first != 0) std::fill_n(sums, size, 0.0F);
         const std::size_t last = std::min(blocks, first + blocks_per_fold);
         for (std::size_t b = first; b < last; ++b) {
             kernel.multiply_panel_block(tile.stream.data() + tile.block_starts[b],
                                         tile.stream.data() + tile.block_starts[b + 1], codebook,
-                                        panel + b * block_size, lanes, sums);
+                                        panel + b * block_size, lanes, target);
         }
+        if (first == 0) continue;
         for (std::size_t i = 0; i < size; ++i) totals[i] += sums[i];
     }
 }

@@ -33,10 +33,12 @@ inline constexpr std::size_t block_row_entries = 16;
 
 /// Blocks whose sums are added up before they are added to the result: it keeps the chains of
 /// additions short, and with them the rounding error.
-inline constexpr std::size_t blocks_per_fold = 8;
+inline constexpr std::size_t blocks_per_fold = 16;
 
 /// Sums that the kernels keep for each row of a block.
 inline constexpr std::size_t panel_chains = 2;
+/// Entries of a row in a block up to which a kernel may keep one sum for it instead.
+inline constexpr std::size_t one_chain_entries = 32;
 
 /// What the entries of a layout hold.
 struct PanelEntries {

@@ -79,20 +79,29 @@ void transpose_registers(__m256 (&r)[8]) noexcept {
     for (int i = 0; i < 8; ++i) r[i] = t[i];
 }
 
+/// Along the longer side, so that 8 streams are read or written from end to end.
 void transpose(const float* from, std::size_t from_stride, std::size_t rows, std::size_t cols,
                float* to, std::size_t to_stride) noexcept {
-    const std::size_t whole_rows = rows / 8 * 8;
-    const std::size_t whole_cols = cols / 8 * 8;
-    for (std::size_t r = 0; r < whole_rows; r += 8) {
-        for (std::size_t c = 0; c < whole_cols; c += 8) {
-            __m256 registers[8];
-            for (std::size_t i = 0; i < 8; ++i) {
-                registers[i] = _mm256_loadu_ps(from + (r + i) * from_stride + c);
-            }
-            transpose_registers(registers);
-            for (std::size_t i = 0; i < 8; ++i) {
-                _mm256_storeu_ps(to + (c + i) * to_stride + r, registers[i]);
-            }
+    constexpr std::size_t side = 8;
+    const std::size_t whole_rows = rows / side * side;
+    const std::size_t whole_cols = cols / side * side;
+    const auto square = [&](std::size_t r, std::size_t c) {
+        __m256 registers[side];
+        for (std::size_t i = 0; i < side; ++i) {
+            registers[i] = _mm256_loadu_ps(from + (r + i) * from_stride + c);
+        }
+        transpose_registers(registers);
+        for (std::size_t i = 0; i < side; ++i) {
+            _mm256_storeu_ps(to + (c + i) * to_stride + r, registers[i]);
+        }
+    };
+    if (rows < cols) {
+        for (std::size_t r = 0; r < whole_rows; r += side) {
+            for (std::size_t c = 0; c < whole_cols; c += side) square(r, c);
+        }
+    } else {
+        for (std::size_t c = 0; c < whole_cols; c += side) {
+            for (std::size_t r = 0; r < whole_rows; r += side) square(r, c);
         }
     }
     for (std::size_t r = 0; r < rows; ++r) {

@@ -7,6 +7,7 @@
 
 #include <immintrin.h>
 
+#include <algorithm>
 #include <cstring>
 
 #include "dispatch/target_avx512.hpp"
@@ -14,59 +15,116 @@
 namespace tersor::spmm {
 namespace {
 
+/// The sums of a row, or one of the two of a long one.
 template <int registers>
 struct Sums {
-    __m512 chains[panel_chains][registers];
+    __m512 sums[registers];
 
     void clear() noexcept {
-        for (auto& chain : chains) {
-            for (__m512& sum : chain) sum = _mm512_setzero_ps();
-        }
+#pragma GCC unroll 4
+        for (__m512& sum : sums) sum = _mm512_setzero_ps();
     }
-    void add(int chain, unsigned entry, const float* codebook, const float* panel) noexcept {
+    void add(unsigned entry, const float* codebook, const float* panel) noexcept {
         const __m512 w = _mm512_set1_ps(codebook[entry & 0xff]);
         const float* x = panel + std::size_t{entry >> 8} * (16 * registers);
+#pragma GCC unroll 4
         for (int i = 0; i < registers; ++i) {
-            chains[chain][i] = _mm512_fmadd_ps(w, _mm512_load_ps(x + 16 * i), chains[chain][i]);
+            sums[i] = _mm512_fmadd_ps(w, _mm512_load_ps(x + 16 * i), sums[i]);
         }
     }
-    void add_to(float* sums) const noexcept {
+    void add(const Sums& other) noexcept {
+#pragma GCC unroll 4
+        for (int i = 0; i < registers; ++i) sums[i] = _mm512_add_ps(sums[i], other.sums[i]);
+    }
+    void add_to(float* target) const noexcept {
+#pragma GCC unroll 4
         for (int i = 0; i < registers; ++i) {
-            const __m512 sum = _mm512_add_ps(chains[0][i], chains[1][i]);
-            _mm512_store_ps(sums + 16 * i, _mm512_add_ps(_mm512_load_ps(sums + 16 * i), sum));
+            _mm512_store_ps(target + 16 * i,
+                            _mm512_add_ps(_mm512_load_ps(target + 16 * i), sums[i]));
         }
     }
 };
 
 /// Entries are loaded four at a time: scalar loads would take the place of the panel's.
+std::uint64_t four_entries(const std::uint16_t* at) noexcept {
+    std::uint64_t four;
+    std::memcpy(&four, at, sizeof four);
+    return four;
+}
+unsigned entry_of(std::uint64_t four, int i) noexcept {
+    return static_cast<unsigned>(four >> (16 * i) & 0xffff);
+}
+
+/// One row in two chains: an addition waits for the one before in its chain.
+template <int registers>
+[[gnu::always_inline]] inline const std::uint16_t* one_row(const std::uint16_t* at,
+                                                           std::size_t count, const float* codebook,
+                                                           const float* panel,
+                                                           float* sums) noexcept {
+    float* target = sums + std::size_t{*at++} * (16 * registers);
+    Sums<registers> chains[panel_chains];
+    for (auto& chain : chains) chain.clear();
+    for (; count >= 4; count -= 4, at += 4) {
+        const std::uint64_t four = four_entries(at);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) chains[i % 2].add(entry_of(four, i), codebook, panel);
+    }
+    if ((count & 2) != 0) {
+        chains[0].add(at[0], codebook, panel);
+        chains[1].add(at[1], codebook, panel);
+        at += 2;
+    }
+    if ((count & 1) != 0) chains[0].add(*at++, codebook, panel);
+    chains[0].add(chains[1]);
+    chains[0].add_to(target);
+    return at;
+}
+
+/// Two rows side by side, each in one chain.
+template <int registers>
+[[gnu::always_inline]] inline const std::uint16_t* two_rows(const std::uint16_t* at,
+                                                            std::size_t count,
+                                                            const float* codebook,
+                                                            const float* panel,
+                                                            float* sums) noexcept {
+    const std::uint16_t* next = at + count + 1;
+    float* target = sums + std::size_t{*at++} * (16 * registers);
+    float* next_target = sums + std::size_t{*next++} * (16 * registers);
+    Sums<registers> row, next_row;
+    row.clear();
+    next_row.clear();
+    for (; count >= 4; count -= 4, at += 4, next += 4) {
+        const std::uint64_t four = four_entries(at);
+        const std::uint64_t next_four = four_entries(next);
+#pragma GCC unroll 4
+        for (int i = 0; i < 4; ++i) {
+            row.add(entry_of(four, i), codebook, panel);
+            next_row.add(entry_of(next_four, i), codebook, panel);
+        }
+    }
+    for (; count > 0; --count) {
+        row.add(*at++, codebook, panel);
+        next_row.add(*next++, codebook, panel);
+    }
+    row.add_to(target);
+    next_row.add_to(next_target);
+    return next;
+}
+
 template <int registers>
 void block(const std::uint16_t* at, const std::uint16_t* end, const float* codebook,
            const float* panel, float* sums) noexcept {
     while (at != end) {
         const std::size_t count = at[0];
-        const std::size_t rows = at[1];
+        std::size_t rows = at[1];
         at += 2;
-        for (std::size_t r = 0; r < rows; ++r) {
-            float* row_sums = sums + std::size_t{*at++} * (16 * registers);
+        for (; rows >= 2 && count <= one_chain_entries; rows -= 2) {
             _mm_prefetch(reinterpret_cast<const char*>(at + 256), _MM_HINT_T0);
-            Sums<registers> sum;
-            sum.clear();
-            std::size_t left = count;
-            for (; left >= 4; left -= 4, at += 4) {
-                std::uint64_t four;
-                std::memcpy(&four, at, sizeof four);
-                for (int i = 0; i < 4; ++i) {
-                    sum.add(i % 2, static_cast<unsigned>(four >> (16 * i) & 0xffff), codebook,
-                            panel);
-                }
-            }
-            if ((left & 2) != 0) {
-                sum.add(0, at[0], codebook, panel);
-                sum.add(1, at[1], codebook, panel);
-                at += 2;
-            }
-            if ((left & 1) != 0) sum.add(0, *at++, codebook, panel);
-            sum.add_to(row_sums);
+            at = two_rows<registers>(at, count, codebook, panel, sums);
+        }
+        for (; rows > 0; --rows) {
+            _mm_prefetch(reinterpret_cast<const char*>(at + 256), _MM_HINT_T0);
+            at = one_row<registers>(at, count, codebook, panel, sums);
         }
     }
 }
@@ -108,24 +166,37 @@ void transpose_registers(__m512 (&r)[16]) noexcept {
     }
 }
 
+/// Up to 16 x 16.
+void transpose_square(const float* from, std::size_t from_stride, std::size_t rows,
+                      std::size_t cols, float* to, std::size_t to_stride) noexcept {
+    const auto row_mask = static_cast<__mmask16>((1U << rows) - 1);
+    const auto col_mask = static_cast<__mmask16>((1U << cols) - 1);
+    __m512 registers[16];
+    for (std::size_t i = 0; i < 16; ++i) {
+        registers[i] = i < rows ? _mm512_maskz_loadu_ps(col_mask, from + i * from_stride)
+                                : _mm512_setzero_ps();
+    }
+    transpose_registers(registers);
+    for (std::size_t i = 0; i < cols; ++i) {
+        _mm512_mask_storeu_ps(to + i * to_stride, row_mask, registers[i]);
+    }
+}
+
+/// Along the longer side, so that 16 streams are read or written from end to end.
 void transpose(const float* from, std::size_t from_stride, std::size_t rows, std::size_t cols,
                float* to, std::size_t to_stride) noexcept {
-    for (std::size_t r = 0; r < rows; r += 16) {
-        const std::size_t row_count = rows - r < 16 ? rows - r : 16;
-        const auto row_mask = static_cast<__mmask16>((1U << row_count) - 1);
-        for (std::size_t c = 0; c < cols; c += 16) {
-            const std::size_t col_count = cols - c < 16 ? cols - c : 16;
-            const auto col_mask = static_cast<__mmask16>((1U << col_count) - 1);
-            __m512 registers[16];
-            for (std::size_t i = 0; i < 16; ++i) {
-                registers[i] = i < row_count ? _mm512_maskz_loadu_ps(
-                                                   col_mask, from + (r + i) * from_stride + c)
-                                             : _mm512_setzero_ps();
-            }
-            transpose_registers(registers);
-            for (std::size_t i = 0; i < col_count; ++i) {
-                _mm512_mask_storeu_ps(to + (c + i) * to_stride + r, row_mask, registers[i]);
-            }
+    constexpr std::size_t side = 16;
+    const auto square = [&](std::size_t r, std::size_t c) {
+        transpose_square(from + r * from_stride + c, from_stride, std::min(side, rows - r),
+                         std::min(side, cols - c), to + c * to_stride + r, to_stride);
+    };
+    if (rows < cols) {
+        for (std::size_t r = 0; r < rows; r += side) {
+            for (std::size_t c = 0; c < cols; c += side) square(r, c);
+        }
+    } else {
+        for (std::size_t c = 0; c < cols; c += side) {
+            for (std::size_t r = 0; r < rows; r += side) square(r, c);
         }
     }
 }
