@@ -146,7 +146,7 @@ auto put_symbols_of(int bits) noexcept {
 
 /// Three steps, each behind the one before: see the AVX-512 kernel. What depends on the planes is
 /// called, so that there is no copy of it for every shape: a superblock takes long enough here.
-template <int levels, bool has_tail>
+template <int levels>
 bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t superblocks,
                   const Lanes& lanes,
                   const std::array<const std::uint8_t*, max_levels>& level_bytes,
@@ -169,7 +169,8 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
         level[l] = level_bytes[l];
     }
     const auto gather = bits > 4 ? gather_indices<true> : gather_indices<false>;
-    const auto put = put_symbols_of<has_tail>(stage.bits());
+    const auto put =
+        stage.tail ? put_symbols_of<true>(stage.bits()) : put_symbols_of<false>(stage.bits());
     const std::uint8_t* next = tail + cursor.tail;
     const std::uint8_t* const tail_end = tail + end.tail;
     const std::uint8_t* front = bytes;
@@ -184,13 +185,13 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
             const std::uint8_t* plane = front + 32 * half;
             const __m256i valid = load(lanes.data() + 4 * half);
             __m256i going_on[rings];
-            if (alike) {
-                find_going_on<1, has_tail>(stage.planes, plane, valid, clear_digits.data(),
-                                           going_on);
+            if (levels == 1 || alike) {
+                find_going_on<1>(stage.planes, plane, valid, clear_digits.data(), stage.tail,
+                                 going_on);
                 for (std::size_t l = 1; l < levels; ++l) going_on[l] = going_on[0];
             } else {
-                find_going_on<levels, has_tail>(stage.planes, plane, valid, clear_digits.data(),
-                                                going_on);
+                find_going_on<levels>(stage.planes, plane, valid, clear_digits.data(), stage.tail,
+                                      going_on);
             }
             for (std::size_t l = 0; l < levels; ++l)
                 store(alive_ring[l][slot] + 4 * half, going_on[l]);
@@ -242,7 +243,7 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
         }
         if (s >= delay) {
             finish((s - delay) % ring_size);
-            if (has_tail && next > tail_end) return false;
+            if (next > tail_end) return false;
         }
     }
     if (output.streaming) _mm_sfence();  // streamed stores are not ordered by what joins threads
@@ -251,15 +252,14 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
     return true;
 }
 
-using DecodeStage = decltype(&decode_stage<0, false>);
+using DecodeStage = decltype(&decode_stage<0>);
 
-template <bool has_tail>
 DecodeStage decoder(int levels) noexcept {
     switch (levels) {
-        case 0: return decode_stage<0, has_tail>;
-        case 1: return decode_stage<1, has_tail>;
-        case 2: return decode_stage<2, has_tail>;
-        default: return decode_stage<3, has_tail>;
+        case 0: return decode_stage<0>;
+        case 1: return decode_stage<1>;
+        case 2: return decode_stage<2>;
+        default: return decode_stage<3>;
     }
 }
 
@@ -267,9 +267,8 @@ bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t su
                    const Lanes& lanes, const std::array<const std::uint8_t*, max_levels>& levels,
                    const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
                    std::uint8_t* symbols, Output output) noexcept {
-    const DecodeStage decode =
-        stage.tail ? decoder<true>(stage.levels) : decoder<false>(stage.levels);
-    return decode(stage, bytes, superblocks, lanes, levels, tail, end, cursor, symbols, output);
+    return decoder(stage.levels)(stage, bytes, superblocks, lanes, levels, tail, end, cursor,
+                                 symbols, output);
 }
 
 }  // namespace

@@ -106,9 +106,9 @@ void encode_stage(const Stage& stage, const std::uint8_t* symbols, std::size_t s
         if constexpr (levels > 0) {
             for (int half = 0; half < 2; ++half) {
                 __m256i lanes_of[levels];
-                find_going_on<levels, has_tail>(stage.planes, bytes + 32 * half,
-                                                load(lanes.data() + 4 * half), clear_digits.data(),
-                                                lanes_of);
+                find_going_on<levels>(stage.planes, bytes + 32 * half,
+                                      load(lanes.data() + 4 * half), clear_digits.data(), has_tail,
+                                      lanes_of);
                 for (std::size_t l = 0; l < levels; ++l) store(going_on[l] + 4 * half, lanes_of[l]);
             }
             for (std::size_t l = 0; l < levels; ++l) {

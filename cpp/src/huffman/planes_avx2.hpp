@@ -51,9 +51,10 @@ inline void clear_digits_of(const Stage& stage, std::size_t level, ClearDigits& 
 
 /// Which lanes of a half of a superblock go on to the first `levels` levels: those whose root is at
 /// least the level's first one, but not the last root where that is the tail's.
-template <std::size_t levels, bool has_tail>
+template <std::size_t levels>
 inline void find_going_on(int planes, const std::uint8_t* plane, __m256i lanes,
-                          const ClearDigits* clear_digits, __m256i* going_on) noexcept {
+                          const ClearDigits* clear_digits, bool has_tail,
+                          __m256i* going_on) noexcept {
     __m256i ones = _mm256_set1_epi64x(-1);
 #pragma GCC unroll 3
     for (std::size_t l = 0; l < levels; ++l) going_on[l] = ones;
@@ -69,7 +70,7 @@ inline void find_going_on(int planes, const std::uint8_t* plane, __m256i lanes,
                 _mm256_and_si256(clear_digits[l].of_plane[d], _mm256_or_si256(at_least, bits)));
         }
     }
-    if constexpr (has_tail) lanes = _mm256_andnot_si256(ones, lanes);
+    if (has_tail) lanes = _mm256_andnot_si256(ones, lanes);
 #pragma GCC unroll 3
     for (std::size_t l = 0; l < levels; ++l) going_on[l] = _mm256_and_si256(going_on[l], lanes);
 }
