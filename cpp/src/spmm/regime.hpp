@@ -46,7 +46,7 @@ inline constexpr std::size_t digit_panel_from = 36;
 /// takes equally long for each non-zero and vector, and then panels too. On levels that have tiles.
 [[nodiscard]] constexpr bool tiles_win(Arithmetic arithmetic, std::size_t batch,
                                        std::size_t nonzeros, std::uint64_t weights) noexcept {
-    constexpr std::uint64_t most_weights_per_nonzero[] = {16, 12, 7, 2};  // by digits of x
+    constexpr std::uint64_t most_weights_per_nonzero[] = {20, 9, 7, 2};  // by digits of x
     return 10 * batch * nonzeros >= 13 * weights &&
            most_weights_per_nonzero[arithmetic.x_digits - 1] * nonzeros >= weights;
 }

@@ -25,7 +25,7 @@ namespace {
 constexpr std::size_t look_up_steps = 8;
 
 /// Steps by which expanding is ahead of multiplying: what was stored has then reached the cache.
-constexpr std::size_t steps_ahead = 1;
+constexpr std::size_t steps_ahead = 2;
 
 /// Columns after which 32-bit sums are folded into double ones. Up to three products are added in
 /// one sum.
@@ -260,40 +260,38 @@ private:
         for_constants<levels * tiles>([&](auto sum) { store_sum<sum>(sums + sum * 256); });
     }
 
-    /// The number of products of digits (p, q) that count before those of (p, q) = (x, w).
-    static constexpr int products_before(int x, int w) noexcept {
+    /// The number of products that count before that of digit p of x and digit q of the weights.
+    static constexpr int products_before(int p, int q) noexcept {
         int count = 0;
-        for (int p = 0; p <= x; ++p) {
-            for (int q = 0; q < (p == x ? w : w_digits); ++q) count += p + q >= lowest ? 1 : 0;
+        for (int i = 0; i <= q; ++i) {
+            for (int k = 0; k < (i == q ? p : x_digits); ++k) count += k + i >= lowest ? 1 : 0;
         }
         return count;
     }
 
     /// All products of digits that count, of one tile of weights; between them a later one is
-    /// expanded, for the processor finds no other work while tile registers are taken.
-    /// Activations come from the second cache, whose bandwidth allows one load for two products:
-    /// they are loaded once.
+    /// expanded, for the processor finds no other work while tile registers are taken. Loads are
+    /// the limit: this order has fewer of them than one that loads activations once.
     template <int tiles, bool expands>
     static Rest multiply(const std::uint8_t* x, std::size_t stride, const std::uint8_t* w,
                          std::uint8_t* next, Rest rest) noexcept {
-        constexpr int products = products_before(x_digits, 0);
         // GCC takes the loads below for ones that read no memory.
         __asm__ volatile("" ::: "memory");
-        for_constants<tiles>([&](auto t) {
+        for_constants<w_digits>([&](auto q) {
+            _tile_loadd(7, w + q * tile_bytes, 64);
             for_constants<x_digits>([&](auto p) {
-                _tile_loadd(6, x + t * stride + p * tile_bytes, 64);
-                for_constants<w_digits>([&](auto q) {
-                    if constexpr (p + q >= lowest) {
-                        _tile_loadd(7, w + q * tile_bytes, 64);
+                if constexpr (p + q >= lowest) {
+                    for_constants<tiles>([&](auto t) {
+                        _tile_loadd(6, x + t * stride + p * tile_bytes, 64);
                         add_product<(p + q - lowest) * tiles + t>();
                         if constexpr (expands) {
-                            constexpr int done = t * products + products_before(p, q);
-                            constexpr int all = tiles * products;
+                            constexpr int done = products_before(p, q) * tiles + t;
+                            constexpr int all = products_before(0, w_digits) * tiles;
                             rest.expand<w_digits>(next, tile_masks * done / all,
                                                   tile_masks * (done + 1) / all);
                         }
-                    }
-                });
+                    });
+                }
             });
         });
         return rest;
