@@ -288,13 +288,16 @@ std::vector<float> survey(const Source& source, std::span<const float> codebook,
 }
 
 template <class Source>
-Sliding make(const Source& source, std::uint32_t rows, std::span<const float> codebook, Isa isa,
-             int threads) {
+Sliding make(const Source& source, std::uint32_t rows, std::uint32_t cols,
+             std::span<const float> codebook, Isa isa, int threads) {
     Sliding layout;
     layout.shape = sliding_shape(isa);
     layout.codes = codebook.size();
     std::vector<RowFacts> facts(rows);
     const std::vector<float> sums = survey(source, codebook, threads, facts, layout);
+    std::size_t nonzeros = 0;
+    for (const RowFacts& row : facts) nonzeros += row.nonzeros();
+    layout.shape = shape_for(layout.shape, layout.codes, nonzeros, std::uint64_t{rows} * cols);
     layout.row_order = order_rows(facts, threads);
     fill_slices(source, facts, kernels(isa), threads, layout);
     layout.sums.assign(layout.slices() * slice_rows, 0.0F);
@@ -306,12 +309,12 @@ Sliding make(const Source& source, std::uint32_t rows, std::span<const float> co
 
 Sliding make_sliding(const CsrRows& source, std::uint32_t rows, std::span<const float> codebook,
                      Isa isa, int threads) {
-    return make(source, rows, codebook, isa, threads);
+    return make(source, rows, source.cols(), codebook, isa, threads);
 }
 
 Sliding make_sliding(const Rows16Rows& source, std::uint32_t rows, std::span<const float> codebook,
                      Isa isa, int threads) {
-    return make(source, rows, codebook, isa, threads);
+    return make(source, rows, source.cols(), codebook, isa, threads);
 }
 
 }  // namespace tersor::spmm

@@ -19,6 +19,8 @@ class CsrRows {
 public:
     CsrRows(const RelativeCsr& csr, Isa isa);
 
+    [[nodiscard]] std::uint32_t cols() const noexcept { return csr_.cols; }
+
     [[nodiscard]] RowFacts facts(std::size_t row) const noexcept {
         const std::size_t begin = starts_[row];
         return kernels_.survey_row(csr_.gaps.data() + begin, csr_.codes.data() + begin,
@@ -73,6 +75,7 @@ public:
     Rows16Rows(const Rows16& layout, std::uint32_t cols, Isa isa) noexcept
         : layout_(layout), cols_(cols), kernels_(kernels(isa)) {}
 
+    [[nodiscard]] std::uint32_t cols() const noexcept { return cols_; }
     [[nodiscard]] std::size_t nonzeros(std::size_t row) const noexcept;
     [[nodiscard]] RowFacts facts(std::size_t row) const noexcept;
     void count_codes(std::size_t row, std::span<std::uint32_t> counts) const noexcept;

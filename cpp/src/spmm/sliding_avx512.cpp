@@ -26,7 +26,7 @@ static_assert(pairs_per_fold * 2 * 3 * 4 * 255 * 128 < (std::size_t{1} << 31));
 /// How far ahead of its use an entry is fetched into the second cache, in bytes. A core keeps only
 /// some twenty misses of its first cache in flight, which limits it to half of the memory's
 /// bandwidth; those of the second cache are more, but need this much room.
-constexpr std::size_t prefetch_distance = 16384;
+constexpr std::size_t prefetch_distance = 32768;
 
 /// Bytes of entries up to which one digit alone, which waits for loads, is better off without.
 constexpr std::size_t prefetch_low_from = std::size_t{8} << 20;
@@ -191,13 +191,24 @@ struct Products {
     }
 };
 
-/// `items` neighbouring vectors of x and y.
-template <int x_digits, int w_digits, int lowest, int table_size, bool nibbles, int items>
+/// A digit of the activations in a window, looked up for each slot's column.
+template <bool narrow>
+__m512i look_up(const std::uint8_t* window, __m512i columns) noexcept {
+    const __m512i lower = load_unaligned(window);
+    if constexpr (narrow) return _mm512_permutexvar_epi8(columns, lower);
+    return _mm512_permutex2var_epi8(lower, columns, load_unaligned(window + 64));
+}
+
+/// `items` neighbouring vectors of x and y; the windows have 64 columns (narrow) or 128.
+template <int x_digits, int w_digits, int lowest, int table_size, bool nibbles, bool narrow,
+          int items>
 void slices(const Sliding& layout, const Digits& digits, const FixedActivations* x,
             const float* bias, float* y, std::size_t slice_begin, std::size_t slice_end) noexcept {
     using Table = CodeTable<table_size>;
     Table tables[] = {Table(digits.table[0].data()), Table(digits.table[1].data()),
                       Table(digits.table[2].data())};
+    constexpr std::size_t grain =
+        narrow ? narrow_sliding_avx512.window_grain : sliding_avx512.window_grain;
     const std::size_t stride = x->stride;
     const std::size_t rows = layout.row_order.size();
     const bool ahead = x_digits > 1 || layout.entries.size() > prefetch_low_from;
@@ -234,7 +245,7 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations*
                     }
                     __m512i w_digit[w_digits];
                     for (int q = 0; q < w_digits; ++q) w_digit[q] = tables[q][codes];
-                    window += std::size_t{advance[step]} * sliding_avx512.window_grain;
+                    window += advance[step] * grain;
                     const std::uint8_t* from = window;
 #if defined(__GNUC__)
 #pragma GCC unroll 8
@@ -242,8 +253,7 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations*
                     for (int item = 0; item < items; ++item) {
                         __m512i x_digit[x_digits];
                         for (int p = 0; p < x_digits; ++p, from += stride) {
-                            x_digit[p] = _mm512_permutex2var_epi8(load_unaligned(from), columns,
-                                                                  load_unaligned(from + 64));
+                            x_digit[p] = look_up<narrow>(from, columns);
                         }
                         products[item].add(step, x_digit, w_digit);
                     }
@@ -280,7 +290,7 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations*
     }
 }
 
-template <int x_digits, int w_digits, int lowest, int table_size, bool nibbles>
+template <int x_digits, int w_digits, int lowest, int table_size, bool nibbles, bool narrow>
 void batch(const Sliding& layout, const Digits& weights, const FixedActivations* x,
            std::size_t items, const float* bias, float* y, std::size_t slice_begin,
            std::size_t slice_end) noexcept {
@@ -289,8 +299,9 @@ void batch(const Sliding& layout, const Digits& weights, const FixedActivations*
     const std::size_t rows = layout.row_order.size();
     for (std::size_t i = 0; i < items;) {
         const bool group = items - i >= together;
-        const auto run = group ? slices<x_digits, w_digits, lowest, table_size, nibbles, together>
-                               : slices<x_digits, w_digits, lowest, table_size, nibbles, 1>;
+        const auto run =
+            group ? slices<x_digits, w_digits, lowest, table_size, nibbles, narrow, together>
+                  : slices<x_digits, w_digits, lowest, table_size, nibbles, narrow, 1>;
         run(layout, weights, x + i, bias, y + i * rows, slice_begin, slice_end);
         i += group ? together : 1;
     }
@@ -300,10 +311,13 @@ template <int x_digits, int w_digits, int lowest>
 void multiply_with(const Sliding& layout, const Digits& weights, const FixedActivations* x,
                    std::size_t items, const float* bias, float* y, std::size_t slice_begin,
                    std::size_t slice_end) noexcept {
-    const auto run = layout.codes <= 16    ? batch<x_digits, w_digits, lowest, 64, true>
-                     : layout.codes <= 64  ? batch<x_digits, w_digits, lowest, 64, false>
-                     : layout.codes <= 128 ? batch<x_digits, w_digits, lowest, 128, false>
-                                           : batch<x_digits, w_digits, lowest, 256, false>;
+    const bool narrow = layout.shape == narrow_sliding_avx512;
+    const auto run = layout.codes <= 16   ? narrow
+                                                ? batch<x_digits, w_digits, lowest, 64, true, true>
+                                                : batch<x_digits, w_digits, lowest, 64, true, false>
+                     : layout.codes <= 64 ? batch<x_digits, w_digits, lowest, 64, false, false>
+                     : layout.codes <= 128 ? batch<x_digits, w_digits, lowest, 128, false, false>
+                                           : batch<x_digits, w_digits, lowest, 256, false, false>;
     run(layout, weights, x, items, bias, y, slice_begin, slice_end);
 }
 
