@@ -16,24 +16,26 @@ namespace {
 /// Columns that one thread transposes at a time.
 constexpr std::size_t column_grain = 256;
 
-/// One tile of rows for up to `lanes` vectors: totals[row * lanes + lane] += product. Of the blocks
-/// that are added up before they are added to the totals, the first ones need no sums of their own.
-void multiply_tile(const Kernels& kernel, const PanelTile& tile, std::size_t block_size,
+/// Blocks that are added up before they are added to the totals.
+struct Fold {
+    std::size_t first;  // block
+    std::size_t last;
+};
+
+/// The blocks of a fold for one tile of rows: totals[row * lanes + lane] += product. `panel` begins
+/// with the first of them. Those of the first fold need no sums of their own.
+void multiply_tile(const Kernels& kernel, const PanelTile& tile, Fold fold, std::size_t block_size,
                    const float* codebook, const float* panel, std::size_t lanes, float* sums,
                    std::size_t size, float* totals) noexcept {
-    const std::size_t blocks = tile.block_starts.size() - 1;
-    for (std::size_t first = 0; first < blocks; first += blocks_per_fold) {
-        float* target = first == 0 ? totals : sums;
-        if (first != 0) std::fill_n(sums, size, 0.0F);
-        const std::size_t last = std::min(blocks, first + blocks_per_fold);
-        for (std::size_t b = first; b < last; ++b) {
-            kernel.multiply_panel_block(tile.stream.data() + tile.block_starts[b],
-                                        tile.stream.data() + tile.block_starts[b + 1], codebook,
-                                        panel + b * block_size, lanes, target);
-        }
-        if (first == 0) continue;
-        for (std::size_t i = 0; i < size; ++i) totals[i] += sums[i];
+    float* target = fold.first == 0 ? totals : sums;
+    if (fold.first != 0) std::fill_n(sums, size, 0.0F);
+    for (std::size_t b = fold.first; b < fold.last; ++b, panel += block_size) {
+        kernel.multiply_panel_block(tile.stream.data() + tile.block_starts[b],
+                                    tile.stream.data() + tile.block_starts[b + 1], codebook, panel,
+                                    lanes, target);
     }
+    if (fold.first == 0) return;
+    for (std::size_t i = 0; i < size; ++i) totals[i] += sums[i];
 }
 
 /// Up to `digit_lanes` vectors, whose ranges are given; `row_sums` are the sums of each row's
@@ -99,40 +101,51 @@ void multiply_panels(const PackedMatrix::Layout& layout, const Panels& panels, c
     const std::size_t rows = layout.rows;
     const std::size_t cols = layout.cols;
     const std::size_t most_lanes = lanes_for(batch);
-    support::AlignedBuffer<float> panel(cols * most_lanes, support::Fill::none);
     const std::size_t tiles = panels.tiles.size();
+    const std::size_t blocks = (cols + panels.block_width - 1) / panels.block_width;
     const std::size_t pieces = std::min(tiles, static_cast<std::size_t>(std::max(threads, 1)));
     const std::size_t tile_size = std::min(rows, tile_rows) * most_lanes;
-    support::AlignedBuffer<float> scratch(pieces * 2 * tile_size, support::Fill::none);
+    // The part of the panel that a fold needs stays in the second cache.
+    support::AlignedBuffer<float> panel(
+        std::min(cols, blocks_per_fold * panels.block_width) * most_lanes, support::Fill::none);
+    support::AlignedBuffer<float> sums(pieces * tile_size, support::Fill::none);
+    support::AlignedBuffer<float> totals(rows * most_lanes, support::Fill::none);
     for (std::size_t first = 0, vectors = 0; first < batch; first += vectors) {
         const std::size_t lanes = lanes_for(batch - first);
         vectors = std::min(lanes, batch - first);
-        parallel_for(cols, column_grain, threads, [&](std::size_t begin, std::size_t end) noexcept {
-            kernel.transpose(x + first * cols + begin, cols, vectors, end - begin,
-                             panel.data() + begin * lanes, lanes);
-        });
-        parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
-            float* sums = scratch.data() + begin * 2 * tile_size;
-            float* totals = sums + tile_size;
-            for (std::size_t t = tiles * begin / pieces; t < tiles * end / pieces; ++t) {
-                const std::size_t first_row = t * tile_rows;
-                const std::size_t count = std::min(tile_rows, rows - first_row);
-                for (std::size_t r = 0; r < count; ++r) {
-                    std::fill_n(totals + r * lanes, lanes,
-                                out.bias.empty() ? 0.0F : out.bias[first_row + r]);
+        Fold fold{0, 0};
+        do {
+            fold = {fold.last, std::min(blocks, fold.last + blocks_per_fold)};
+            const std::size_t column = fold.first * panels.block_width;
+            const std::size_t columns = std::min(cols, fold.last * panels.block_width) - column;
+            parallel_for(columns, column_grain, threads,
+                         [&](std::size_t begin, std::size_t end) noexcept {
+                             kernel.transpose(x + first * cols + column + begin, cols, vectors,
+                                              end - begin, panel.data() + begin * lanes, lanes);
+                         });
+            parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
+                for (std::size_t t = tiles * begin / pieces; t < tiles * end / pieces; ++t) {
+                    const std::size_t first_row = t * tile_rows;
+                    const std::size_t count = std::min(tile_rows, rows - first_row);
+                    float* total = totals.data() + first_row * lanes;
+                    for (std::size_t r = 0; fold.first == 0 && r < count; ++r) {
+                        std::fill_n(total + r * lanes, lanes,
+                                    out.bias.empty() ? 0.0F : out.bias[first_row + r]);
+                    }
+                    multiply_tile(kernel, panels.tiles[t], fold, panels.block_width * lanes,
+                                  layout.codebook.data(), panel.data(), lanes,
+                                  sums.data() + begin * tile_size, count * lanes, total);
+                    if (fold.last != blocks) continue;
+                    kernel.transpose(total, lanes, count, vectors,
+                                     out.products + first * rows + first_row, rows);
+                    for (std::size_t n = first; n < first + vectors; ++n) {
+                        not_finite.spread(n, first_row, first_row + count,
+                                          out.products + n * rows + first_row);
+                        out.finish(n, first_row, first_row + count);
+                    }
                 }
-                multiply_tile(kernel, panels.tiles[t], panels.block_width * lanes,
-                              layout.codebook.data(), panel.data(), lanes, sums, count * lanes,
-                              totals);
-                kernel.transpose(totals, lanes, count, vectors,
-                                 out.products + first * rows + first_row, rows);
-                for (std::size_t n = first; n < first + vectors; ++n) {
-                    not_finite.spread(n, first_row, first_row + count,
-                                      out.products + n * rows + first_row);
-                    out.finish(n, first_row, first_row + count);
-                }
-            }
-        });
+            });
+        } while (fold.last != blocks);
     }
 }
 
