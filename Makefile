@@ -3,7 +3,8 @@
 # make check   formatters, linters, type checker
 # make dev     .venv with everything, editable
 # make bench-spmm  sparse products against torch and others, into build/bench/spmm.json with plots; goes on
-#              where it ended (BENCH="--again --docs docs/results.md": anew, and into the page)
+#              where it ended (BENCH="--again --docs docs/results.md": anew, and into the page); then each
+#              kernel alone (pytest-benchmark, build/bench/kernels.json)
 # make bench-quantise  AlexNet's weights by each method, into build/bench/quantise.json
 # make bench-huffman  prefix coding against huff0 and Python packages, into build/bench/huffman.json
 # make bench-memory  peak memory while a sharded checkpoint of 2 GB is compressed
@@ -68,6 +69,8 @@ dev: $(VENV)/.tools
 bench-spmm: $(VENV)/.installed
 	$(PIP) -r benchmarks/requirements.txt
 	$(BIN)/python benchmarks/bench_spmm.py $(BENCH)
+	taskset -c 0 $(BIN)/python -m pytest benchmarks/test_kernels.py --benchmark-columns=min,median \
+	  --benchmark-max-time=0.2 --benchmark-json=build/bench/kernels.json
 
 bench-quantise: $(VENV)/.installed
 	$(BIN)/python benchmarks/bench_quantise.py
