@@ -213,7 +213,7 @@ class Product {
 public:
     static constexpr int levels = x_digits + w_digits - 1 - lowest;
     /// Tiles of vectors whose sums are kept in registers.
-    static constexpr int most_tiles = levels == 1 ? 4 : most_sums / levels;
+    static constexpr int most_tiles = levels == 1 ? 4 : levels <= most_sums / 2 ? 2 : 1;
 
     Product(const Tiles& layout, const Digits& weights, const TileActivations& x) noexcept
         : layout_(layout), x_(x), lookup_(layout, weights) {}
