@@ -106,8 +106,10 @@ void multiply_panels(const PackedMatrix::Layout& layout, const Panels& panels, c
     const std::size_t pieces = std::min(tiles, static_cast<std::size_t>(std::max(threads, 1)));
     const std::size_t tile_size = std::min(rows, tile_rows) * most_lanes;
     // The part of the panel that a fold needs stays in the second cache.
-    support::AlignedBuffer<float> panel(
-        std::min(cols, blocks_per_fold * panels.block_width) * most_lanes, support::Fill::none);
+    // Zeros, as lanes that no vector fills would hold denormals, each product with which takes a
+    // hundred times as long.
+    support::AlignedBuffer<float> panel(std::min(cols, blocks_per_fold * panels.block_width) *
+                                        most_lanes);
     support::AlignedBuffer<float> sums(pieces * tile_size, support::Fill::none);
     support::AlignedBuffer<float> totals(rows * most_lanes, support::Fill::none);
     for (std::size_t first = 0, vectors = 0; first < batch; first += vectors) {
