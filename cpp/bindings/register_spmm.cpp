@@ -63,13 +63,12 @@ py::object linear(const PackedMatrix& matrix, const py::object& x, const py::obj
         }
         epilogue.residual = memory->view();
     }
-    py::object y = new_tensor(x, source->shape, matrix.rows());
-    const auto target = reader->read(y);
-    if (!target.has_value()) return py::none();
+    TensorMemory target = *source;
+    py::object y = reader->make_like(x, matrix.rows(), target);
     const Precision wanted = parse_precision(precision);
     {
         const py::gil_scoped_release release;
-        spmm::multiply(matrix, source->view(), batch, epilogue, target->span(), wanted, threads);
+        spmm::multiply(matrix, source->view(), batch, epilogue, target.span(), wanted, threads);
     }
     return y;
 }

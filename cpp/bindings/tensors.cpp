@@ -110,18 +110,26 @@ std::optional<TensorMemory> TensorReader::read(py::handle tensor) const {
                         std::span(view.shape, static_cast<std::size_t>(view.dimensions)), *size};
 }
 
-py::object new_tensor(py::handle x, std::span<const std::int64_t> x_shape, std::size_t last) {
+py::object TensorReader::make_like(py::handle x, std::size_t last, TensorMemory& memory) const {
     static PyObject* const new_empty = interned("new_empty");
     std::vector<py::object> sizes;
     std::vector<PyObject*> arguments = {x.ptr()};
-    sizes.reserve(x_shape.size());
-    for (std::size_t d = 0; d + 1 < x_shape.size(); ++d) sizes.emplace_back(py::int_(x_shape[d]));
+    sizes.reserve(memory.shape.size());
+    const std::span<const std::int64_t> kept = memory.shape.first(memory.shape.size() - 1);
+    std::size_t size = last;
+    for (const std::int64_t n : kept) {
+        sizes.emplace_back(py::int_(n));
+        size *= static_cast<std::size_t>(n);
+    }
     sizes.emplace_back(py::int_(last));
-    for (const py::object& size : sizes) arguments.push_back(size.ptr());
-    PyObject* made =
-        PyObject_VectorcallMethod(new_empty, arguments.data(), arguments.size(), nullptr);
-    if (made == nullptr) throw py::error_already_set();
-    return py::reinterpret_steal<py::object>(made);
+    for (const py::object& each : sizes) arguments.push_back(each.ptr());
+    auto made = py::reinterpret_steal<py::object>(
+        PyObject_VectorcallMethod(new_empty, arguments.data(), arguments.size(), nullptr));
+    DlTensor view{};
+    if (!made || table_->view_object(made.ptr(), &view) != 0) throw py::error_already_set();
+    memory = {static_cast<char*>(view.data) + view.byte_offset, memory.type,
+              std::span(view.shape, static_cast<std::size_t>(view.dimensions)), size};
+    return made;
 }
 
 }  // namespace tersor::bindings

@@ -34,6 +34,11 @@ public:
     /// not a view with the opposite sign.
     [[nodiscard]] std::optional<TensorMemory> read(pybind11::handle tensor) const;
 
+    /// A tensor that is not filled, like `x` but for its last dimension, which has `last` elements;
+    /// `memory`, that of x, becomes that of the new one.
+    [[nodiscard]] pybind11::object make_like(pybind11::handle x, std::size_t last,
+                                             TensorMemory& memory) const;
+
 private:
     struct Table;
     TensorReader(const Table* table, PyTypeObject* type) noexcept : table_(table), type_(type) {}
@@ -41,9 +46,5 @@ private:
     const Table* table_;
     PyTypeObject* type_;
 };
-
-/// A tensor like `x`, not filled, of x's shape but for the last dimension.
-[[nodiscard]] pybind11::object new_tensor(pybind11::handle x, std::span<const std::int64_t> x_shape,
-                                          std::size_t last);
 
 }  // namespace tersor::bindings

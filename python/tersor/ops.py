@@ -52,7 +52,10 @@ _REVALUED: dict[
 
 def _version(tensor: torch.Tensor) -> int:
     """How often the tensor was changed; those made in inference mode count no versions."""
-    return 0 if tensor.is_inference() else tensor._version
+    try:
+        return tensor._version
+    except RuntimeError:
+        return 0
 
 
 def packed_of(blob: torch.Tensor, values: torch.Tensor | None = None) -> _core.PackedMatrix:

@@ -29,6 +29,7 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 # Looked up once: each takes a percent of a small layer's time to find.
+_is_any_autocast_enabled = torch._C._is_any_autocast_enabled
 _is_compiling = torch.compiler.is_compiling
 _is_tracing = torch._C._is_tracing
 _dispatch_modes = torch._C._len_torch_dispatch_stack
@@ -39,7 +40,9 @@ _Dense = TypeVar("_Dense", bound=nn.Module)
 
 def autocast(x: torch.Tensor) -> torch.Tensor:
     """x in the type that dense layers would compute in where ``torch.autocast`` is on."""
-    if torch.is_autocast_enabled("cpu") and x.is_floating_point() and x.dtype != torch.float64:
+    if not _is_any_autocast_enabled() or not torch.is_autocast_enabled("cpu"):
+        return x
+    if x.is_floating_point() and x.dtype != torch.float64:
         return x.to(torch.get_autocast_dtype("cpu"))
     return x
 
