@@ -2,7 +2,7 @@
 
 Everything runs in this process on one thread of one processor. The contenders alternate: each
 round times every one of them once, so that a slow moment of the machine strikes all alike. *Hot*
-calls follow calls of the same contender; before *cold* ones the caches are overwritten. Answers
+calls follow calls of the same contender; before *cold* ones a core's own caches are overwritten. Answers
 are checked against float64 before anything is timed.
 
 The work is cut into parts, each of which leaves a file: a run goes on where another ended.
@@ -33,7 +33,8 @@ from tersor.nn import CompressedLinear
 
 PRECISIONS = ["highest", "high", "medium", "low"]
 ERROR_LIMITS = {"highest": 2.0**-18, "high": 2.0**-18, "medium": 2.0**-13, "low": 2.0**-6}
-CACHE_BYTES = 128 << 20  # more than any cache holds
+# More than any second cache holds, and than most third ones: the page says where that is not so.
+CACHE_BYTES = 128 << 20
 ROUNDS = {1: 9, 8: 5, 64: 3, 256: 3}
 CROSSOVER_DENSITIES = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0]
 CODEBOOKS = [2, 4, 8, 16, 32, 64, 128, 256]  # values, the zero included
