@@ -2,8 +2,8 @@
 
 Everything runs in this process on one thread of one processor. The contenders alternate: each
 round times every one of them once, so that a slow moment of the machine strikes all alike. *Hot*
-calls follow calls of the same contender; before *cold* ones a core's own caches are overwritten. Answers
-are checked against float64 before anything is timed.
+calls follow calls of the same contender; before *cold* ones a core's own caches are overwritten.
+Answers are checked against float64 before anything is timed.
 
 The work is cut into parts, each of which leaves a file: a run goes on where another ended.
 """
