@@ -10,7 +10,8 @@
 namespace tersor::spmm {
 
 /// Rows that advance alike come together, so that few slots of their slice stay empty: all rows
-/// are halved by the mark at which they differ most, each half is halved again, down to slices.
+/// are sorted by the mark at which they differ most and cut into parts, and each part again, down
+/// to slices.
 [[nodiscard]] std::vector<std::uint32_t> order_rows(std::span<const RowFacts> facts, int threads);
 
 }  // namespace tersor::spmm
