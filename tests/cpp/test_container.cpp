@@ -446,11 +446,12 @@ TEST(FileIndex, KnowsTheTensorsBesideIt) {
     Bytes fields = {0, 0, 0};
     support::append_little_endian(hash::xxh3_64(Bytes{1, 2, 3, 4}), fields);
     fields.push_back(0);
+    Bytes bytes;  // outlives the file
     File file;
     const auto parse = [&](const Bytes& data) {
         const std::string size = std::to_string(13 + fields.size() + 8);
         const std::string end = std::to_string(13 + fields.size() + 8 + data.size());
-        const Bytes bytes =
+        bytes =
             file_of_index(fields, R"(,"a":)" + entry("[4]", "[" + size + "," + end + "]"), data);
         return File::parse(bytes, file);
     };
