@@ -36,6 +36,7 @@ results: $(VENV)/.installed
 
 results-check: $(VENV)/.installed
 	$(BIN)/python examples/mnist/results.py --check
+	$(BIN)/python examples/cifar10/resnet_results.py --check
 
 tables: $(VENV)/.installed
 	$(BIN)/python benchmarks/paper_tables.py

@@ -1,16 +1,11 @@
 """The methods of Choi et al. on ResNet-32: one pruned network, shared values by each of the four.
 
-    python examples/cifar10/compress_resnet.py --data cifar10_jpeg.npz
-
-Prunes the dense checkpoint gradually while retraining (a run that was stopped goes on where its
-last epoch ended), then shares values by each method, fine-tunes them and writes a file; a line for
-each says its size and test error. Files stand in ``build/cifar10``. Nothing is chosen on the test
-set.
+Prunes the dense network gradually while retraining, then shares values by one of the methods and
+fine-tunes them with the norms. Nothing is chosen on the test set. ``resnet_results.py`` runs it.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
 import math
 import os
@@ -21,20 +16,16 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
 from torch import nn
 
 import tersor
-from cifar10 import Images, augment, error_percent, find_archive, load, to_input
+from cifar10 import Images, augment, to_input
 from resnet import ResNet32
 from tersor.hessian import hessian_diagonal
 from tersor.methods import Sharing, code_entropy, share_ecsq, share_kmeans, share_uniform
 from tersor.prune import CubicSchedule, Masks, density_masks
-from tersor.report import report
 from tersor.share import SharedWeights
 
-HERE = Path(__file__).resolve().parent
-BUILD = HERE.parents[1] / "build" / "cifar10"
 METHODS = ("kmeans", "hessian", "ecsq", "uniform")  # from the worst to the best of the paper
 BATCH = 128
 
@@ -48,14 +39,15 @@ class Recipe:
         values: shared values beside zero, one set for all layers.
         prune_epochs: the first half lowers the density, the second retrains.
         share_epochs: fine-tuning of shared values.
+        prune_rate, share_rate: learning rates at the start; both fall as a cosine.
     """
 
-    density: float = 0.2
-    values: int = 31
-    prune_epochs: int = 12
-    share_epochs: int = 2
+    density: float
+    values: int
+    prune_epochs: int
+    share_epochs: int
     prune_rate: float = 0.03
-    share_rate: float = 1e-4
+    share_rate: float = 3e-4
 
 
 def weights_of(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -66,7 +58,7 @@ def weights_of(model: nn.Module) -> dict[str, nn.Parameter]:
 def run_epoch(
     model: nn.Module,
     images: Images,
-    epoch: int,
+    seed: int,
     optimizer: torch.optim.Optimizer,
     rate: Callable[[float], float],
     before_step: Callable[[], None] | None = None,
@@ -75,12 +67,13 @@ def run_epoch(
     """One pass over shifted and mirrored images; returns the mean loss.
 
     Args:
+        seed: of the order and augmentation of the images.
         rate: the learning rate at a part of the epoch, 0 to 1.
         before_step, after_step: called around each step of the optimizer, the latter with its
             number within the epoch.
     """
     model.train()
-    generator = torch.Generator().manual_seed(10_000 + epoch)
+    generator = torch.Generator().manual_seed(seed)
     device = next(model.parameters()).device
     batches = torch.randperm(len(images.labels), generator=generator).split(BATCH)
     total = 0.0
@@ -102,8 +95,11 @@ def run_epoch(
     return total / len(images.labels)
 
 
-def prune(model: ResNet32, images: Images, recipe: Recipe, state: Path) -> None:
-    """Gradual pruning by magnitude while retraining, in place."""
+def prune(model: ResNet32, images: Images, recipe: Recipe, seed: int, state: Path) -> None:
+    """Gradual pruning by magnitude while retraining, in place.
+
+    A run that was stopped goes on where its last epoch ended, which ``state`` keeps.
+    """
     weights = weights_of(model)
     masks = Masks(weights)
     optimizer = torch.optim.SGD(
@@ -130,7 +126,9 @@ def prune(model: ResNet32, images: Images, recipe: Recipe, state: Path) -> None:
                 scores = {name: w.detach().abs() for name, w in weights.items()}
                 masks.set(density_masks(scores, schedule.density(epoch * steps + step)))
 
-        loss = run_epoch(model, images, epoch, optimizer, rate, after_step=after_step)
+        loss = run_epoch(
+            model, images, 10_000 * (seed + 1) + epoch, optimizer, rate, after_step=after_step
+        )
         print(
             f"epoch {epoch + 1}/{recipe.prune_epochs}: loss {loss:.4f}, "
             f"density {masks.density():.2%}, pruning",
@@ -158,16 +156,28 @@ def choose(method: str, model: ResNet32, images: Images, recipe: Recipe) -> dict
     importance = {name: diagonal[name].cpu().numpy() for name in weights}
     if method == "hessian":
         return share_kmeans(weights, recipe.values, importance=importance, together=True)
-    if method == "uniform":
-        return share_uniform(weights, recipe.values, importance=importance, together=True)
     # The entropy that k-means would need, so that methods compare at about the same size.
     plain = share_kmeans(weights, recipe.values, together=True)
-    bits = code_entropy(np.concatenate([s.codes.reshape(-1) for s in plain.values()]))
+    bits = _entropy(plain)
+    if method == "uniform":
+        # A few large weights set the width of the steps: more of them are needed.
+        found = plain
+        for steps in range(recipe.values, 256, 16):
+            finer = share_uniform(weights, steps, importance=importance, together=True)
+            if _entropy(finer) > bits:
+                break
+            found = finer
+        return found
     start = 2 * recipe.values + 1
     return share_ecsq(weights, start, bits=bits, importance=importance, together=True)
 
 
-def share(model: ResNet32, images: Images, method: str, recipe: Recipe) -> None:
+def _entropy(shared: dict[str, Sharing]) -> float:
+    """Bits for a code."""
+    return code_entropy(np.concatenate([s.codes.reshape(-1) for s in shared.values()]))
+
+
+def share(model: ResNet32, images: Images, method: str, recipe: Recipe, seed: int) -> None:
     """Shares the values of a pruned network, in place, and fine-tunes them and the norms."""
     values = SharedWeights(weights_of(model), dict(choose(method, model, images, recipe)))
     others = [p for p in model.parameters() if p.dim() == 1]
@@ -181,7 +191,7 @@ def share(model: ResNet32, images: Images, method: str, recipe: Recipe) -> None:
         loss = run_epoch(
             model,
             images,
-            recipe.prune_epochs + epoch,
+            10_000 * (seed + 1) + recipe.prune_epochs + epoch,
             optimizer,
             rate,
             values.gather_gradients,
@@ -190,61 +200,26 @@ def share(model: ResNet32, images: Images, method: str, recipe: Recipe) -> None:
         print(f"epoch {epoch + 1}/{recipe.share_epochs}: loss {loss:.4f}, {method}", flush=True)
 
 
+def simplify_norms_(model: nn.Module) -> None:
+    """Norms with running means 0 and variances 1, which cost no bytes, that compute the same."""
+    for norm in model.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            assert norm.running_mean is not None
+            assert norm.running_var is not None
+            with torch.no_grad():
+                norm.weight.div_((norm.running_var + norm.eps).sqrt())
+                norm.bias.sub_(norm.running_mean * norm.weight)
+                norm.running_mean.zero_()
+                norm.running_var.fill_(1.0 - norm.eps)
+
+
 def save(model: ResNet32, path: Path) -> None:
-    """Writes the compressed network; its values are shared already."""
+    """Writes the compressed network, its values shared already and its norms in fp16."""
     shared = tersor.LayerConfig(values=255, kind="shared_fp16")
-    compressed = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    tersor.save(tersor.compress_(compressed, tersor.Config(linear=shared, conv=shared)), path)
-
-
-def main() -> None:
-    """Command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--data", type=Path, help="the archive; default: TERSOR_DATA")
-    parser.add_argument("--dense", type=Path, default=HERE / "checkpoints/resnet-32.safetensors")
-    parser.add_argument("--method", choices=METHODS, action="append")
-    parser.add_argument("--density", type=float, default=Recipe.density)
-    parser.add_argument("--values", type=int, default=Recipe.values)
-    parser.add_argument("--prune-epochs", type=int, default=Recipe.prune_epochs)
-    parser.add_argument("--share-epochs", type=int, default=Recipe.share_epochs)
-    parser.add_argument("--output", type=Path, default=BUILD)
-    arguments = parser.parse_args()
-    archive = find_archive(arguments.data)
-    if archive is None:
-        parser.error("no archive: give --data or TERSOR_DATA")
-    if not arguments.dense.exists():
-        parser.error(f"{arguments.dense} is not there: train it with train_resnet.py")
-    training, test = load(archive)
-    recipe = Recipe(
-        density=arguments.density,
-        values=arguments.values,
-        prune_epochs=arguments.prune_epochs,
-        share_epochs=arguments.share_epochs,
-    )
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    pruned = ResNet32()
-    pruned.load_state_dict(load_file(arguments.dense))
-    pruned.to(device)
-    print(f"dense: test error {error_percent(pruned.eval(), test):.2f} %", flush=True)
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    prune(pruned, training, recipe, arguments.output / f"resnet-32-pruned-{recipe.density:g}.pt")
-    print(f"pruned: test error {error_percent(pruned.eval(), test):.2f} %", flush=True)
-    for method in arguments.method or METHODS:
-        model = copy.deepcopy(pruned)
-        share(model, training, method, recipe)
-        path = arguments.output / f"resnet-32-{method}.safetensors"
-        save(model, path)
-        loaded: nn.Module = ResNet32()
-        tersor.load(path, loaded)
-        with tersor.open(path) as file:
-            totals = report(file, verify=True).totals
-        print(
-            f"{method}: test error {error_percent(loaded.eval(), test):.2f} %, "
-            f"{totals.file_bytes:,} bytes, {totals.ratio_file:.2f}x by file bytes, "
-            f"{totals.ratio_paper:.2f}x as the paper counts",
-            flush=True,
-        )
-
-
-if __name__ == "__main__":
-    main()
+    plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    simplify_norms_(plain)
+    for norm in plain.modules():
+        if isinstance(norm, nn.BatchNorm2d):
+            norm.half()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tersor.save(tersor.compress_(plain, tersor.Config(linear=shared, conv=shared)), path)

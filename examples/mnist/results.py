@@ -12,12 +12,8 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import functools
-import json
 import os
-import statistics
 import sys
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -27,12 +23,11 @@ import tersor
 from compress_lenet import METHODS, Recipe, Training
 from mnist import error_percent, load_test
 from models import MODELS, dense_model
-from tersor.methods import share_uniform
-from tersor.report import report
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from rows import ROOT, Row, add_row, differences, linear8, markdown, measure, read_table
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
-TABLE = ROOT / "docs" / "results.json"
 SEEDS = (0, 1, 2)
 
 # The methods of Choi et al., at one mask for each seed, one problem for all layers.
@@ -60,22 +55,21 @@ RECIPES = {
             teacher="lenet-5",
         ),
     },
+    # And those further, longer, and with fewer values.
+    "smallest": {
+        "lenet-300-100": Recipe(
+            24,
+            8,
+            0.0086,
+            values=8,
+            bias_values=5,
+            initial_density=0.0112,
+            start="lenet-300-100-smaller-{}.safetensors",
+            redraw=4,
+            teacher="lenet-5",
+        ),
+    },
 }
-
-
-@dataclass(frozen=True)
-class Row:
-    """A row of the table: errors in per cent of the 10,000 test images, ratios to dense fp32."""
-
-    network: str
-    method: str
-    seed: int
-    ratio_paper: float
-    ratio_file: float
-    file_bytes: int
-    error_dense: float
-    error: float
-    file: str
 
 
 test_set = functools.cache(load_test)
@@ -89,20 +83,12 @@ def dense_error(net: str) -> float:
 
 def evaluate(net: str, method: str, seed: int, path: Path) -> Row:
     """The row that a file gives, from nothing but its bytes and the dense checkpoint."""
-    model: nn.Module = MODELS[net]()
-    tersor.load(path, model)
-    with tersor.open(path) as file:
-        totals = report(file, verify=True).totals
-    return Row(
-        network=net,
-        method=method,
-        seed=seed,
-        ratio_paper=round(totals.ratio_paper, 2),
-        ratio_file=round(totals.ratio_file, 2),
-        file_bytes=totals.file_bytes,
-        error_dense=dense_error(net),
-        error=error_percent(model.eval(), *test_set()),
-        file=str(path.relative_to(ROOT)),
+    return measure(
+        (net, method, seed),
+        path,
+        MODELS[net](),
+        dense_error(net),
+        lambda model: error_percent(model, *test_set()),
     )
 
 
@@ -115,17 +101,6 @@ def _save(model: nn.Module, path: Path, biases: bool) -> None:
     tersor.save(model, path)
 
 
-def _linear8(net: str) -> nn.Module:
-    """8-bit linear quantisation without pruning or retraining, the baseline of every table."""
-    model = dense_model(net)
-    weights = {n: p for n, p in model.named_parameters() if n.endswith("weight")}
-    shared = share_uniform({n: p.detach().numpy() for n, p in weights.items()}, 255)
-    with torch.no_grad():
-        for name, parameter in weights.items():
-            parameter.copy_(torch.from_numpy(shared[name].dense()))
-    return model
-
-
 def _make(net: str, method: str, seed: int, path: Path, pruned: Path) -> None:
     """Runs one method and writes its file; the pruned network is kept for the seed's others."""
 
@@ -133,7 +108,9 @@ def _make(net: str, method: str, seed: int, path: Path, pruned: Path) -> None:
         print(f"{net} {method} {seed}: {step}", flush=True)
 
     if method == "linear8":
-        _save(_linear8(net), path, biases=False)
+        model = dense_model(net)
+        linear8(model)
+        _save(model, path, biases=False)
         return
     own = method in RECIPES  # prunes by itself
     recipe = RECIPES[method][net] if own else dataclasses.replace(PAPERS[net], method=method)
@@ -157,8 +134,7 @@ def run(nets: list[str]) -> None:
         wanted += [(name, seed) for name, of in RECIPES.items() if net in of for seed in SEEDS]
         wanted += [(method, seed) for seed in SEEDS for method in METHODS]
         for method, seed in wanted:
-            rows = read_table()
-            if any((r.network, r.method, r.seed) == (net, method, seed) for r in rows):
+            if any((r.method, r.seed) == (method, seed) for r in read_table([net])):
                 continue
             path = HERE / "compressed" / f"{net}-{method}-{seed}.safetensors"
             state = ROOT / "build" / f"{net}-pruned-{seed}.pt"
@@ -166,58 +142,7 @@ def run(nets: list[str]) -> None:
             _make(net, method, seed, path, state)
             row = evaluate(net, method, seed, path)
             print(row, flush=True)
-            write_table([*read_table(), row])
-
-
-def read_table() -> list[Row]:
-    """The committed rows."""
-    return [Row(**row) for row in json.loads(TABLE.read_text())] if TABLE.exists() else []
-
-
-def write_table(rows: list[Row]) -> None:
-    """Replaces the table in one step."""
-    rows = sorted(rows, key=lambda row: (row.network, row.method, row.seed))
-    new = TABLE.with_suffix(".new")
-    new.write_text(json.dumps([asdict(row) for row in rows], indent=1) + "\n")
-    os.replace(new, TABLE)
-
-
-def check() -> list[str]:
-    """What differs between the rows and their files, a line each."""
-    differences = []
-    for row in read_table():
-        got = evaluate(row.network, row.method, row.seed, ROOT / row.file)
-        # Other processors sum in another order, which may turn single images.
-        same = dataclasses.replace(got, error=row.error, error_dense=row.error_dense) == row
-        near = abs(got.error - row.error) <= 0.02 and abs(got.error_dense - row.error_dense) <= 0.02
-        if not (same and near):
-            differences.append(f"{row.file}: the table has {row}, the file gives {got}")
-    return differences
-
-
-def markdown() -> Iterator[str]:
-    """A line for each network and method: means over the seeds, the worst in brackets."""
-    by_method: dict[tuple[str, str], list[Row]] = {}
-    for row in read_table():
-        by_method.setdefault((row.network, row.method), []).append(row)
-    for (net, method), rows in by_method.items():
-        ratios, errors = [r.ratio_file for r in rows], [r.error for r in rows]
-        with tersor.open(ROOT / rows[0].file) as file:
-            kept = report(file).totals.density
-        several = len(rows) > 1
-        complete = method == "linear8" or len(rows) == len(SEEDS)
-        cells = [
-            net.replace("lenet", "LeNet"),
-            method + ("" if complete else f", {len(rows)} of {len(SEEDS)} seeds"),
-            f"{100 * kept:.1f} %",
-            f"{statistics.mean(ratios):.1f}×" + (f" ({min(ratios):.1f}×)" if several else ""),
-            f"{statistics.mean(r.ratio_paper for r in rows):.1f}×",
-            f"{statistics.mean(r.file_bytes for r in rows):,.0f}",
-            f"{rows[0].error_dense:.2f} → {statistics.mean(errors):.2f}"
-            + (f" ({max(errors):.2f})" if several else "")
-            + " %",
-        ]
-        yield f"| {' | '.join(cells)} |"
+            add_row(row)
 
 
 def main() -> int:
@@ -228,14 +153,17 @@ def main() -> int:
     parser.add_argument("--net", choices=sorted(MODELS), action="append")
     arguments = parser.parse_args()
     if arguments.table:
-        print("\n".join(markdown()))
+        print("\n".join(markdown(read_table(MODELS), len(SEEDS))))
         return 0
     if not arguments.check:
         run(arguments.net or sorted(MODELS))
         return 0
-    differences = check()
-    print("\n".join(differences) or f"{len(read_table())} rows are what their files give")
-    return 1 if differences else 0
+    rows = read_table(MODELS)
+    wrong = differences(
+        rows, lambda r: evaluate(r.network, r.method, r.seed, ROOT / r.file), near=0.02
+    )
+    print("\n".join(wrong) or f"{len(rows)} rows are what their files give")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -1,0 +1,147 @@
+"""The table of results that the examples fill: docs/results.json, a row a file.
+
+Every row can be measured again from its file alone; where a row and its file differ, the check of
+the example that made it fails.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import statistics
+from collections.abc import Callable, Collection, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import tersor
+from tersor.methods import share_uniform
+from tersor.report import report
+
+ROOT = Path(__file__).resolve().parents[1]
+TABLE = ROOT / "docs" / "results.json"
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table: errors in per cent of the whole test set, ratios to dense fp32."""
+
+    network: str
+    method: str
+    seed: int
+    ratio_paper: float
+    ratio_file: float
+    file_bytes: int
+    error_dense: float
+    error: float
+    file: str
+
+
+def measure(
+    row: tuple[str, str, int],
+    path: Path,
+    model: nn.Module,
+    error_dense: float,
+    error_of: Callable[[nn.Module], float],
+) -> Row:
+    """The row that a file gives.
+
+    Args:
+        row: network, method and seed.
+        path: of the file, within the repository.
+        model: takes what the file holds.
+        error_of: of a model on the test set, in per cent.
+    """
+    tersor.load(path, model)
+    with tersor.open(path) as file:
+        totals = report(file, verify=True).totals
+    network, method, seed = row
+    return Row(
+        network=network,
+        method=method,
+        seed=seed,
+        ratio_paper=round(totals.ratio_paper, 2),
+        ratio_file=round(totals.ratio_file, 2),
+        file_bytes=totals.file_bytes,
+        error_dense=error_dense,
+        error=error_of(model.eval()),
+        file=str(path.relative_to(ROOT)),
+    )
+
+
+def read_table(networks: Collection[str]) -> list[Row]:
+    """The committed rows of some networks."""
+    rows = [Row(**row) for row in json.loads(TABLE.read_text())]
+    return [row for row in rows if row.network in networks]
+
+
+def add_row(row: Row) -> None:
+    """Puts a row into the table, in place of one of the same network, method and seed."""
+    key = (row.network, row.method, row.seed)
+    others = [Row(**r) for r in json.loads(TABLE.read_text())]
+    others = [r for r in others if (r.network, r.method, r.seed) != key]
+    rows = sorted([*others, row], key=lambda r: (r.network, r.method, r.seed))
+    new = TABLE.with_suffix(".new")
+    new.write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n")
+    os.replace(new, TABLE)
+
+
+def differences(rows: list[Row], again: Callable[[Row], Row], near: float) -> list[str]:
+    """What differs between the rows and their files, a line each.
+
+    Args:
+        rows: of the table.
+        again: measures the file of a row.
+        near: how far errors may be off, in per cent: other processors sum in another order, which
+            may turn single images.
+    """
+    lines = []
+    for row in rows:
+        got = again(row)
+        same = dataclasses.replace(got, error=row.error, error_dense=row.error_dense) == row
+        off = max(abs(got.error - row.error), abs(got.error_dense - row.error_dense))
+        if not same or off > near:
+            lines.append(f"{row.file}: the table has {row}, the file gives {got}")
+    return lines
+
+
+def markdown(rows: list[Row], seeds: int) -> Iterator[str]:
+    """A line for each network and method: means over the seeds, the worst in brackets.
+
+    Args:
+        rows: of the table.
+        seeds: that a method is run with; of a method without training one.
+    """
+    by_method: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        by_method.setdefault((row.network, row.method), []).append(row)
+    for (net, method), some in by_method.items():
+        ratios, errors = [r.ratio_file for r in some], [r.error for r in some]
+        with tersor.open(ROOT / some[0].file) as file:
+            kept = report(file).totals.density
+        several = len(some) > 1
+        complete = method == "linear8" or len(some) == seeds
+        cells = [
+            net.replace("lenet", "LeNet").replace("resnet", "ResNet"),
+            method + ("" if complete else f", {len(some)} of {seeds} seeds"),
+            f"{100 * kept:.1f} %",
+            f"{statistics.mean(ratios):.1f}×" + (f" ({min(ratios):.1f}×)" if several else ""),
+            f"{statistics.mean(r.ratio_paper for r in some):.1f}×",
+            f"{statistics.mean(r.file_bytes for r in some):,.0f}",
+            f"{some[0].error_dense:.2f} → {statistics.mean(errors):.2f}"
+            + (f" ({max(errors):.2f})" if several else "")
+            + " %",
+        ]
+        yield f"| {' | '.join(cells)} |"
+
+
+def linear8(model: nn.Module) -> None:
+    """8-bit linear quantisation without pruning or retraining, the baseline of every table."""
+    weights = {n: p for n, p in model.named_parameters() if p.dim() > 1}
+    shared = share_uniform({n: p.detach().numpy() for n, p in weights.items()}, 255)
+    with torch.no_grad():
+        for name, parameter in weights.items():
+            parameter.copy_(torch.from_numpy(shared[name].dense()))
