@@ -75,18 +75,18 @@ class Table:
             if method == "linear8":
                 linear8(model)
             else:
-                model = self._pruned(model.to(device), PAPERS, seed)
+                model = self._pruned(model.to(device), seed)
                 share(model, self.training, method, PAPERS, seed)
             save(model, path)
             row = self.evaluate(method, seed, path)
             print(row, flush=True)
             add_row(row)
 
-    def _pruned(self, model: ResNet32, recipe: Recipe, seed: int) -> ResNet32:
+    def _pruned(self, model: ResNet32, seed: int) -> ResNet32:
         """The network that the methods of a seed have in common."""
-        state = ROOT / "build" / f"{NETWORK}-pruned-{recipe.density:g}-{seed}.pt"
+        state = ROOT / "build" / f"{NETWORK}-pruned-{PAPERS.density:g}-{seed}.pt"
         state.parent.mkdir(exist_ok=True)
-        prune(model, self.training, recipe, seed, state)
+        prune(model, self.training, PAPERS, seed, state)
         return model
 
 

@@ -199,18 +199,23 @@ for content in itertools.cycle(contents):
 """
 
 
+def _kill_a_saver(target: Path, after: float) -> None:
+    """A process that saves again and again is killed, seconds after it has begun."""
+    with subprocess.Popen(
+        [sys.executable, "-c", _SAVE_FOREVER, target], stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"ready\n"
+        time.sleep(after)
+        child.kill()
+
+
 def test_a_kill_at_any_moment_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     target = tmp_path / "f"
     container.write_file(target, {"x": Tensor("U8", (1 << 20,), np.full(1 << 20, 1, np.uint8))})
     seen = set()
     for attempt in range(20):
-        with subprocess.Popen(
-            [sys.executable, "-c", _SAVE_FOREVER, target], stdout=subprocess.PIPE
-        ) as child:
-            assert child.stdout is not None
-            assert child.stdout.readline() == b"ready\n"
-            time.sleep(0.002 * attempt)
-            child.kill()
+        _kill_a_saver(target, 0.002 * attempt)
         file = container.open(target)
         file.verify()
         content = file.tensors["x"].bytes()
@@ -224,13 +229,7 @@ def test_what_a_killed_save_leaves_goes_with_the_next(tmp_path: Path) -> None:
     target = tmp_path / "f"
     left = False
     for attempt in range(20):
-        with subprocess.Popen(
-            [sys.executable, "-c", _SAVE_FOREVER, target], stdout=subprocess.PIPE
-        ) as child:
-            assert child.stdout is not None
-            assert child.stdout.readline() == b"ready\n"
-            time.sleep(0.001 * attempt)
-            child.kill()
+        _kill_a_saver(target, 0.001 * attempt)
         left = left or (tmp_path / "f.tmp").exists()
     assert left  # twenty kills, most of them while a file was being written
     _write(target)
