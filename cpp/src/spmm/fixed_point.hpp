@@ -36,6 +36,17 @@ inline constexpr std::array arithmetics = {Arithmetic{1, 1, 0}, Arithmetic{1, 2,
 /// counts beside it. What it meets is known only with the result: see highest.hpp.
 inline constexpr Arithmetic finest_arithmetic{4, 3, 2};
 
+/// Calls `function` with an arithmetic, one of `arithmetics` or the finest, as template arguments.
+template <class Function>
+auto with_arithmetic(Arithmetic arithmetic, const Function& function) noexcept {
+    if (arithmetic == Arithmetic{1, 1, 0}) return function.template operator()<1, 1, 0>();
+    if (arithmetic == Arithmetic{1, 2, 0}) return function.template operator()<1, 2, 0>();
+    if (arithmetic == Arithmetic{2, 2, 1}) return function.template operator()<2, 2, 1>();
+    if (arithmetic == Arithmetic{2, 2, 0}) return function.template operator()<2, 2, 0>();
+    if (arithmetic == Arithmetic{3, 3, 2}) return function.template operator()<3, 3, 2>();
+    return function.template operator()<4, 3, 2>();
+}
+
 /// c_p of docs/kernels.md: |y - y_ref| <= c_p * max|x| * sum |w|.
 [[nodiscard]] constexpr double error_limit(Precision precision) noexcept {
     switch (precision) {

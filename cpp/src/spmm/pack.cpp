@@ -14,6 +14,17 @@
 
 namespace tersor {
 
+namespace {
+
+/// A layout made of the fp32 kernels' one; where that is not there, of one that is not kept.
+template <class Make>
+auto from_rows16(const PackedMatrix::Layout& layout, const Make& make) {
+    if (const spmm::Rows16* made = layout.rows16_made.peek()) return make(*made);
+    return make(spmm::make_rows16(*layout.sliding_made.peek(), layout.rows, layout.cols));
+}
+
+}  // namespace
+
 PackedMatrix::PackedMatrix() noexcept = default;
 PackedMatrix::PackedMatrix(std::unique_ptr<const Layout> layout) noexcept
     : layout_(std::move(layout)) {}
@@ -103,21 +114,17 @@ const spmm::Panels* PackedMatrix::Layout::digit_panels() const {
 }
 
 spmm::Panels PackedMatrix::Layout::make_panels_of(const spmm::PanelEntries& entries) const {
-    if (const spmm::Rows16* made = rows16_made.peek()) {
-        return spmm::make_panels(*made, rows, cols, entries, 1);
-    }
-    return spmm::make_panels(spmm::make_rows16(*sliding_made.peek(), rows, cols), rows, cols,
-                             entries, 1);
+    return from_rows16(*this, [&](const spmm::Rows16& source) {
+        return make_panels(source, rows, cols, entries, 1);
+    });
 }
 
 const spmm::Tiles* PackedMatrix::Layout::tiles() const {
     if (spmm::kernels(isa).multiply_tiles == nullptr || sliding() == nullptr) return nullptr;
     return &tiles_made.get([&] {
-        if (const spmm::Rows16* made = rows16_made.peek()) {
-            return spmm::make_tiles(*made, rows, cols, codebook_size);
-        }
-        return spmm::make_tiles(spmm::make_rows16(*sliding_made.peek(), rows, cols), rows, cols,
-                                codebook_size);
+        return from_rows16(*this, [&](const spmm::Rows16& source) {
+            return make_tiles(source, rows, cols, codebook_size);
+        });
     });
 }
 

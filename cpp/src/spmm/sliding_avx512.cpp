@@ -324,12 +324,10 @@ void multiply_with(const Sliding& layout, const Digits& weights, const FixedActi
 void multiply_sliding(const Sliding& layout, const Digits& weights, Arithmetic arithmetic,
                       const FixedActivations* x, std::size_t items, const float* bias, float* y,
                       std::size_t slice_begin, std::size_t slice_end) noexcept {
-    const auto run = arithmetic == Arithmetic{1, 1, 0}   ? multiply_with<1, 1, 0>
-                     : arithmetic == Arithmetic{1, 2, 0} ? multiply_with<1, 2, 0>
-                     : arithmetic == Arithmetic{2, 2, 1} ? multiply_with<2, 2, 1>
-                     : arithmetic == Arithmetic{2, 2, 0} ? multiply_with<2, 2, 0>
-                     : arithmetic == Arithmetic{3, 3, 2} ? multiply_with<3, 3, 2>
-                                                         : multiply_with<4, 3, 2>;
+    const auto run =
+        with_arithmetic(arithmetic, []<int x_digits, int w_digits, int lowest>() noexcept {
+            return multiply_with<x_digits, w_digits, lowest>;
+        });
     run(layout, weights, x, items, bias, y, slice_begin, slice_end);
 }
 

@@ -388,12 +388,10 @@ void multiply_with(const Tiles& layout, const Digits& weights, const TileActivat
 void multiply_tiles(const Tiles& layout, const Digits& weights, Arithmetic arithmetic,
                     const TileActivations& x, const TileOutputs& out, TileWork work,
                     std::size_t group_begin, std::size_t group_end) noexcept {
-    const auto run = arithmetic == Arithmetic{1, 1, 0}   ? multiply_with<1, 1, 0>
-                     : arithmetic == Arithmetic{1, 2, 0} ? multiply_with<1, 2, 0>
-                     : arithmetic == Arithmetic{2, 2, 1} ? multiply_with<2, 2, 1>
-                     : arithmetic == Arithmetic{2, 2, 0} ? multiply_with<2, 2, 0>
-                     : arithmetic == Arithmetic{3, 3, 2} ? multiply_with<3, 3, 2>
-                                                         : multiply_with<4, 3, 2>;
+    const auto run =
+        with_arithmetic(arithmetic, []<int x_digits, int w_digits, int lowest>() noexcept {
+            return multiply_with<x_digits, w_digits, lowest>;
+        });
     run(layout, weights, x, out, work, group_begin, group_end);
 }
 
