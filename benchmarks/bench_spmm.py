@@ -33,8 +33,6 @@ from tersor.nn import CompressedLinear
 
 PRECISIONS = ["highest", "high", "medium", "low"]
 ERROR_LIMITS = {"highest": 2.0**-18, "high": 2.0**-18, "medium": 2.0**-13, "low": 2.0**-6}
-# More than any second cache holds, and than most third ones: the page says where that is not so.
-CACHE_BYTES = 128 << 20
 ROUNDS = {1: 9, 8: 5, 64: 3, 256: 3}
 CROSSOVER_DENSITIES = [0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0]
 CODEBOOKS = [2, 4, 8, 16, 32, 64, 128, 256]  # values, the zero included
@@ -58,6 +56,12 @@ def raw_call(packed: spmm.PackedMatrix, x: torch.Tensor, precision: str, threads
         return out
 
     return call
+
+
+def flush_bytes() -> int:
+    """Twice what the last cache holds: what has to be overwritten until no weight is in a cache."""
+    sizes = Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size")
+    return 2 * max([int(size.read_text().rstrip("K\n")) << 10 for size in sizes], default=64 << 20)
 
 
 def reference(weight: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -163,7 +167,7 @@ def bench_product(
     dense = nn.Linear(shape.inputs, shape.outputs, bias=False)
     dense.weight = nn.Parameter(torch.from_numpy(weight), requires_grad=False)
     others = peers(weight) if with_peers else []
-    flush = torch.zeros(CACHE_BYTES // 4)
+    flush = torch.zeros(flush_bytes() // 4)
     rows: list[dict[str, Any]] = []
     for batch in batches:
         inputs = make_inputs(shape, batch, 2)

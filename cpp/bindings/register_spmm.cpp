@@ -4,6 +4,7 @@
 #include "arguments.hpp"
 #include "bindings.hpp"
 #include "csr_arrays.hpp"
+#include "fast_call.hpp"
 #include "tensors.hpp"
 #include "tersor/spmm.hpp"
 
@@ -36,9 +37,10 @@ PackedMatrix packed(const Pack& pack, std::uint32_t rows, std::uint32_t cols, in
 
 /// activation(x W^T + bias + residual) for tensors of torch; None where one of them cannot be read
 /// as it is, or is of another shape.
-py::object linear(const PackedMatrix& matrix, const py::object& x, const py::object& bias,
-                  const py::object& residual, const std::string& activation,
-                  const std::string& precision, int threads) {
+py::object linear(const Arguments& arguments) {
+    arguments.expect(7);
+    const auto& matrix = arguments.instance<PackedMatrix>(0);
+    const py::handle x = arguments[1], bias = arguments[2], residual = arguments[3];
     const std::optional<TensorReader> reader = TensorReader::of(x);
     if (!reader.has_value()) return py::none();
     const auto source = reader->read(x);
@@ -48,7 +50,7 @@ py::object linear(const PackedMatrix& matrix, const py::object& x, const py::obj
     }
     const std::size_t batch = source->size / matrix.cols();
     Epilogue epilogue;
-    epilogue.activation = parse_activation(activation);
+    epilogue.activation = parse_activation(arguments.text(4));
     if (!bias.is_none()) {
         const auto memory = reader->read(bias);
         if (!memory.has_value() || memory->size != matrix.rows()) return py::none();
@@ -65,12 +67,36 @@ py::object linear(const PackedMatrix& matrix, const py::object& x, const py::obj
     }
     TensorMemory target = *source;
     py::object y = reader->make_like(x, matrix.rows(), target);
-    const Precision wanted = parse_precision(precision);
+    const Precision wanted = parse_precision(arguments.text(5));
+    const int threads = arguments.integer(6);
     {
         const py::gil_scoped_release release;
         spmm::multiply(matrix, source->view(), batch, epilogue, target.span(), wanted, threads);
     }
     return y;
+}
+
+/// The same for raw addresses.
+py::object multiply(const Arguments& arguments) {
+    arguments.expect(10);
+    const auto& matrix = arguments.instance<PackedMatrix>(0);
+    const std::size_t batch = arguments.size(2);
+    const std::size_t in = batch * matrix.cols();
+    const std::size_t out = batch * matrix.rows();
+    const int bfloat16 = arguments.integer(6);
+    const FloatView x = view_at(arguments.size(1), in, (bfloat16 & x_is_bfloat16) != 0);
+    const Epilogue epilogue{
+        view_at(arguments.size(3), matrix.rows(), (bfloat16 & bias_is_bfloat16) != 0),
+        parse_activation(arguments.text(7)),
+        view_at(arguments.size(4), out, (bfloat16 & residual_is_bfloat16) != 0)};
+    const FloatSpan y = span_at(arguments.size(5), out, (bfloat16 & y_is_bfloat16) != 0);
+    const Precision precision = parse_precision(arguments.text(8));
+    const int threads = arguments.integer(9);
+    {
+        const py::gil_scoped_release release;
+        spmm::multiply(matrix, x, batch, epilogue, y, precision, threads);
+    }
+    return py::none();
 }
 
 }  // namespace
@@ -136,33 +162,18 @@ void register_spmm(py::module_& module) {
         py::arg("rows"), py::arg("cols"), py::arg("index_bits"), py::arg("flat"),
         py::arg("codes").noconvert(), py::arg("gaps").noconvert(),
         py::arg("row_lengths").noconvert(), py::arg("values").noconvert());
-    module.def(
-        "spmm_multiply",
-        [](const PackedMatrix& matrix, std::uintptr_t x, std::size_t batch, std::uintptr_t bias,
-           std::uintptr_t residual, std::uintptr_t y, int bfloat16, const std::string& activation,
-           const std::string& precision, int threads) {
-            const Precision wanted = parse_precision(precision);
-            const std::size_t in = batch * matrix.cols();
-            const std::size_t out = batch * matrix.rows();
-            const Epilogue epilogue{
-                view_at(bias, matrix.rows(), (bfloat16 & bias_is_bfloat16) != 0),
-                parse_activation(activation),
-                view_at(residual, out, (bfloat16 & residual_is_bfloat16) != 0)};
-            const FloatView source = view_at(x, in, (bfloat16 & x_is_bfloat16) != 0);
-            const FloatSpan target = span_at(y, out, (bfloat16 & y_is_bfloat16) != 0);
-            const py::gil_scoped_release release;
-            spmm::multiply(matrix, source, batch, epilogue, target, wanted, threads);
-        },
+    def_fast<multiply>(
+        module, "spmm_multiply",
+        "spmm_multiply(packed: PackedMatrix, x: int, batch: int, bias: int, residual: int, y: int, "
+        "bfloat16: int, activation: str, precision: str, threads: int) -> None\n\n"
         "Multiplies raw addresses of contiguous memory, 0 for what is left out: nothing is "
-        "checked. `bfloat16` says which arrays hold that: 1 x, 2 bias, 4 residual, 8 y.",
-        py::arg("packed"), py::arg("x"), py::arg("batch"), py::arg("bias"), py::arg("residual"),
-        py::arg("y"), py::arg("bfloat16"), py::arg("activation"), py::arg("precision"),
-        py::arg("threads"));
-    module.def("spmm_linear", linear,
-               "activation(x W^T + bias + residual) for torch's tensors, as one of x's type; None "
-               "where one of them is of another shape or cannot be read as it is.",
-               py::arg("packed"), py::arg("x"), py::arg("bias"), py::arg("residual"),
-               py::arg("activation"), py::arg("precision"), py::arg("threads"));
+        "checked. `bfloat16` says which arrays hold that: 1 x, 2 bias, 4 residual, 8 y.");
+    def_fast<linear>(
+        module, "spmm_linear",
+        "spmm_linear(packed: PackedMatrix, x: typing.Any, bias: typing.Any, residual: typing.Any, "
+        "activation: str, precision: str, threads: int) -> typing.Any\n\n"
+        "activation(x W^T + bias + residual) for torch's tensors, as one of x's type; None "
+        "where one of them is of another shape or cannot be read as it is.");
     module.def("spmm_kernel_list", [] {
         std::vector<std::tuple<std::string, std::string, std::string>> list;
         for (const spmm::KernelInfo& kernel : spmm::kernel_list()) {

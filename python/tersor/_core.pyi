@@ -122,11 +122,11 @@ def parallel_runner_name() -> str:
     ...
 def spmm_kernel_list() -> list[tuple[str, str, str]]:
     ...
-def spmm_linear(packed: PackedMatrix, x: typing.Any, bias: typing.Any, residual: typing.Any, activation: str, precision: str, threads: typing.SupportsInt | typing.SupportsIndex) -> typing.Any:
+def spmm_linear(packed: PackedMatrix, x: typing.Any, bias: typing.Any, residual: typing.Any, activation: str, precision: str, threads: int) -> typing.Any:
     """
     activation(x W^T + bias + residual) for torch's tensors, as one of x's type; None where one of them is of another shape or cannot be read as it is.
     """
-def spmm_multiply(packed: PackedMatrix, x: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex, bias: typing.SupportsInt | typing.SupportsIndex, residual: typing.SupportsInt | typing.SupportsIndex, y: typing.SupportsInt | typing.SupportsIndex, bfloat16: typing.SupportsInt | typing.SupportsIndex, activation: str, precision: str, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+def spmm_multiply(packed: PackedMatrix, x: int, batch: int, bias: int, residual: int, y: int, bfloat16: int, activation: str, precision: str, threads: int) -> None:
     """
     Multiplies raw addresses of contiguous memory, 0 for what is left out: nothing is checked. `bfloat16` says which arrays hold that: 1 x, 2 bias, 4 residual, 8 y.
     """

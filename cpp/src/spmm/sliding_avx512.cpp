@@ -23,13 +23,24 @@ namespace {
 constexpr std::size_t pairs_per_fold = 2048;
 static_assert(pairs_per_fold * 2 * 3 * 4 * 255 * 128 < (std::size_t{1} << 31));
 
-/// How far ahead of its use an entry is fetched into the second cache, in bytes. A core keeps only
-/// some twenty misses of its first cache in flight, which limits it to half of the memory's
-/// bandwidth; those of the second cache are more, but need this much room.
-constexpr std::size_t prefetch_distance = 32768;
+/// How far ahead of its use an entry is fetched, in bytes. The processor fetches ahead too late:
+/// with one or two digits of x, for which entries are wanted fastest, they go into the first cache
+/// at once; else first into the second one, as a core keeps only some twenty misses of its first
+/// cache in flight, which limits it to half of the memory's bandwidth.
+constexpr std::size_t direct_distance = 4096;
+constexpr std::size_t far_distance = 16384;
+constexpr std::size_t near_distance = 1536;
 
-/// Bytes of entries up to which one digit alone, which waits for loads, is better off without.
-constexpr std::size_t prefetch_low_from = std::size_t{8} << 20;
+template <int x_digits>
+void prefetch(const std::uint8_t* line) noexcept {
+    const auto* at = reinterpret_cast<const char*>(line);
+    if constexpr (x_digits <= 2) {
+        _mm_prefetch(at + direct_distance, _MM_HINT_T0);
+    } else {
+        _mm_prefetch(at + far_distance, _MM_HINT_T1);
+        _mm_prefetch(at + near_distance, _MM_HINT_T0);
+    }
+}
 
 __m512i load(const void* address) noexcept { return _mm512_load_si512(address); }
 /// Loads what is used several times. GCC 12 would otherwise load it again for each use, and loads
@@ -211,7 +222,6 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations*
         narrow ? narrow_sliding_avx512.window_grain : sliding_avx512.window_grain;
     const std::size_t stride = x->stride;
     const std::size_t rows = layout.row_order.size();
-    const bool ahead = x_digits > 1 || layout.entries.size() > prefetch_low_from;
     for (std::size_t s = slice_begin; s < slice_end; ++s) {
         const std::size_t first_row = s * slice_rows;
         const std::size_t row_count = std::min(slice_rows, rows - first_row);
@@ -226,11 +236,8 @@ void slices(const Sliding& layout, const Digits& digits, const FixedActivations*
             Products<x_digits, w_digits, lowest, items> products[items];
             for (auto& product : products) product.clear();
             for (; pair < stop; ++pair, entries += pair_bytes(nibbles), advance += 2) {
-                if (ahead) {
-                    for (std::size_t line = 0; line < pair_bytes(nibbles); line += 64) {
-                        const std::uint8_t* next = entries + prefetch_distance + line;
-                        _mm_prefetch(reinterpret_cast<const char*>(next), _MM_HINT_T1);
-                    }
+                for (std::size_t line = 0; line < pair_bytes(nibbles); line += 64) {
+                    prefetch<x_digits>(entries + line);
                 }
                 __m512i codes = load_once(entries + 2 * step_slots);
 #if defined(__GNUC__)

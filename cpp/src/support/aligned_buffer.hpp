@@ -19,12 +19,18 @@ inline constexpr std::size_t huge_page = std::size_t{2} << 20;
 /// Whether memory begins as zeros, or as whatever was there.
 enum class Fill : bool { zeros, none };
 
-/// Memory of so many bytes, of huge pages where it is large and the system can. Throws
-/// std::bad_alloc.
+/// Memory that begins with a huge page, where the system can. Throws std::bad_alloc.
+[[nodiscard]] void* allocate_huge_pages(std::size_t bytes);
+void free_huge_pages(void* memory) noexcept;
+
+/// Memory of so many bytes, a multiple of a cache line: in huge pages but for the smallest blocks.
+/// Throws std::bad_alloc.
 [[nodiscard]] void* allocate_aligned(std::size_t bytes);
 void free_aligned(void* memory, std::size_t bytes) noexcept;
-/// Gives whole pages behind the first `kept` bytes back.
-void give_back_after(void* memory, std::size_t bytes, std::size_t kept) noexcept;
+/// Gives what is behind the first `kept` bytes back, as far as that is possible; returns the bytes
+/// that are left to free. `kept` is a multiple of a cache line.
+[[nodiscard]] std::size_t shrink_aligned(void* memory, std::size_t bytes,
+                                         std::size_t kept) noexcept;
 
 /// `size` elements, zeroed unless told otherwise, aligned to 64 bytes and padded to a multiple of
 /// 64 bytes plus one cache line, so that a full vector may be read at any element.
@@ -42,7 +48,7 @@ public:
     }
 
     /// Another size; what was there stays, and what comes to it is not filled. Growing moves all.
-    /// Shrinking moves nothing and gives whole pages behind the end back.
+    /// Shrinking moves nothing and gives back what is behind the end.
     void resize(std::size_t size) {
         if (size > size_ || data_ == nullptr) {
             AlignedBuffer larger(size, Fill::none);
@@ -50,10 +56,10 @@ public:
             *this = std::move(larger);
             return;
         }
-        const std::size_t bytes = padded(size);
-        give_back_after(data_.get(), bytes_, bytes);
+        Free& freeing = data_.get_deleter();
+        bytes_ = padded(size);
+        freeing.allocated = shrink_aligned(data_.get(), freeing.allocated, bytes_);
         size_ = size;
-        bytes_ = bytes;
     }
 
     [[nodiscard]] T* data() noexcept { return data_.get(); }
