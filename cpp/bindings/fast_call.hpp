@@ -6,9 +6,12 @@
 
 #include <cstddef>
 #include <exception>
+#include <initializer_list>
 #include <new>
 #include <stdexcept>
 #include <string>
+#include <utility>
+#include <vector>
 
 namespace tersor::bindings {
 
@@ -61,6 +64,30 @@ private:
 
     PyObject* const* objects_;
     Py_ssize_t count_;
+};
+
+/// Values by their names. Python has one object for all equal names in a program's text, which is
+/// compared by its address; other objects are parsed.
+template <class Value>
+class ByName {
+public:
+    ByName(Value (*parse)(const std::string&), std::initializer_list<const char*> names)
+        : parse_(parse) {
+        for (const char* name : names) {
+            known_.emplace_back(PyUnicode_InternFromString(name), parse(name));
+        }
+    }
+
+    [[nodiscard]] Value of(const Arguments& arguments, std::size_t i) const {
+        for (const auto& [name, value] : known_) {
+            if (name == arguments[i].ptr()) return value;
+        }
+        return parse_(arguments.text(i));
+    }
+
+private:
+    Value (*parse_)(const std::string&);
+    std::vector<std::pair<PyObject*, Value>> known_;  // the names stay with the interpreter
 };
 
 /// `function(Arguments) -> pybind11::object` as METH_FASTCALL has it.

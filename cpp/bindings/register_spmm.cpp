@@ -18,6 +18,17 @@ Regime parse_regime(const std::string& name) {
     throw std::invalid_argument("regime '" + name + "' is none of vector, batch");
 }
 
+Precision precision_at(const Arguments& arguments, std::size_t i) {
+    static const ByName<Precision> names(parse_precision, {"highest", "high", "medium", "low"});
+    return names.of(arguments, i);
+}
+
+Activation activation_at(const Arguments& arguments, std::size_t i) {
+    static const ByName<Activation> names(parse_activation,
+                                          {"none", "relu", "relu6", "gelu", "silu"});
+    return names.of(arguments, i);
+}
+
 /// `pack(csr, values, matrix)` on the parts of a RelativeCsr.
 template <class Pack>
 PackedMatrix packed(const Pack& pack, std::uint32_t rows, std::uint32_t cols, int index_bits,
@@ -50,7 +61,7 @@ py::object linear(const Arguments& arguments) {
     }
     const std::size_t batch = source->size / matrix.cols();
     Epilogue epilogue;
-    epilogue.activation = parse_activation(arguments.text(4));
+    epilogue.activation = activation_at(arguments, 4);
     if (!bias.is_none()) {
         const auto memory = reader->read(bias);
         if (!memory.has_value() || memory->size != matrix.rows()) return py::none();
@@ -67,7 +78,7 @@ py::object linear(const Arguments& arguments) {
     }
     TensorMemory target = *source;
     py::object y = reader->make_like(x, matrix.rows(), target);
-    const Precision wanted = parse_precision(arguments.text(5));
+    const Precision wanted = precision_at(arguments, 5);
     const int threads = arguments.integer(6);
     {
         const py::gil_scoped_release release;
@@ -87,10 +98,10 @@ py::object multiply(const Arguments& arguments) {
     const FloatView x = view_at(arguments.size(1), in, (bfloat16 & x_is_bfloat16) != 0);
     const Epilogue epilogue{
         view_at(arguments.size(3), matrix.rows(), (bfloat16 & bias_is_bfloat16) != 0),
-        parse_activation(arguments.text(7)),
+        activation_at(arguments, 7),
         view_at(arguments.size(4), out, (bfloat16 & residual_is_bfloat16) != 0)};
     const FloatSpan y = span_at(arguments.size(5), out, (bfloat16 & y_is_bfloat16) != 0);
-    const Precision precision = parse_precision(arguments.text(8));
+    const Precision precision = precision_at(arguments, 8);
     const int threads = arguments.integer(9);
     {
         const py::gil_scoped_release release;

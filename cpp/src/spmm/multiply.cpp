@@ -13,6 +13,7 @@
 #include "spmm/outputs.hpp"
 #include "spmm/products.hpp"
 #include "spmm/regime.hpp"
+#include "support/prefetch.hpp"
 #include "tersor/spmm.hpp"
 
 namespace tersor::spmm {
@@ -86,6 +87,22 @@ std::size_t vectors_in_digit_panels(std::size_t batch) noexcept {
     return rest >= digit_panel_from ? batch : batch - rest;
 }
 
+/// Asks for what a product with one vector begins with, and for the translation of the pages that
+/// it needs later: from a cold start it would wait for each of them in turn.
+void prefetch_start(const Sliding& sliding, std::span<const float> x,
+                    std::span<float> products) noexcept {
+    constexpr std::size_t first_bytes = 4096;
+    constexpr std::size_t page_floats = 1024;
+    support::prefetch(sliding.entries.data(), std::min(first_bytes, sliding.entries.nbytes()));
+    for (std::size_t i = 0; i < x.size(); i += page_floats) support::prefetch(&x[i], 1);
+    for (std::size_t i = 0; i < products.size(); i += page_floats) {
+        support::prefetch(&products[i], 1);
+    }
+    support::prefetch(sliding.advances.data(), 1);
+    support::prefetch(sliding.sums.data(), 1);
+    support::prefetch(sliding.row_order.data(), 1);
+}
+
 /// Products of fp32 vectors.
 void multiply_vectors(const PackedMatrix::Layout& layout, const float* x, std::size_t batch,
                       const Outputs& out, Precision precision, int threads) {
@@ -101,6 +118,9 @@ void multiply_vectors(const PackedMatrix::Layout& layout, const float* x, std::s
     std::size_t in_panels = batch;
     if (!panels_take_all(layout, batch, precision)) {
         sliding = layout.sliding();
+        if (batch == 1 && sliding != nullptr) {
+            prefetch_start(*sliding, {x, layout.cols}, {out.products, layout.rows});
+        }
         arithmetic = choose_arithmetic(sliding, precision, false);
         in_panels = vectors_in_panels(layout, batch, precision, arithmetic);
     }

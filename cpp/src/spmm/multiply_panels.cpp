@@ -97,24 +97,30 @@ void multiply_digit_panel(const PackedMatrix::Layout& layout, const Panels& pane
 void multiply_panels(const PackedMatrix::Layout& layout, const Panels& panels, const float* x,
                      std::size_t batch, const Outputs& out, int threads) {
     const Kernels& kernel = kernels(layout.isa);
-    const NotFinite not_finite(layout, x, batch);
     const std::size_t rows = layout.rows;
     const std::size_t cols = layout.cols;
     const std::size_t most_lanes = lanes_for(batch);
     const std::size_t tiles = panels.tiles.size();
-    const std::size_t blocks = (cols + panels.block_width - 1) / panels.block_width;
     const std::size_t pieces = std::min(tiles, static_cast<std::size_t>(std::max(threads, 1)));
     const std::size_t tile_size = std::min(rows, tile_rows) * most_lanes;
-    // The part of the panel that a fold needs stays in the second cache.
-    // Zeros, as lanes that no vector fills would hold denormals, each product with which takes a
-    // hundred times as long.
-    support::AlignedBuffer<float> panel(std::min(cols, blocks_per_fold * panels.block_width) *
-                                        most_lanes);
-    support::AlignedBuffer<float> sums(pieces * tile_size, support::Fill::none);
-    support::AlignedBuffer<float> totals(rows * most_lanes, support::Fill::none);
+    const std::size_t blocks = (cols + panels.block_width - 1) / panels.block_width;
+    // With one fold the totals of a tile are finished before those of the next begin.
+    const bool once = blocks <= blocks_per_fold;
+    // The part of the panel that a fold needs stays in the second cache. Lanes that no vector fills
+    // are zeros, for memory may hold denormals, each product with which takes a hundred times as
+    // long.
+    support::AlignedBuffer<float> panel(
+        std::min(cols, blocks_per_fold * panels.block_width) * most_lanes,
+        batch < most_lanes ? support::Fill::zeros : support::Fill::none);
+    support::AlignedBuffer<float> sums(once ? 0 : pieces * tile_size, support::Fill::none);
+    support::AlignedBuffer<float> totals(once ? pieces * tile_size : rows * most_lanes,
+                                         support::Fill::none);
     for (std::size_t first = 0, vectors = 0; first < batch; first += vectors) {
         const std::size_t lanes = lanes_for(batch - first);
         vectors = std::min(lanes, batch - first);
+        const float* source = x + first * cols;
+        const Outputs own = out.past(first);
+        const NotFinite not_finite(layout, source, vectors);
         Fold fold{0, 0};
         do {
             fold = {fold.last, std::min(blocks, fold.last + blocks_per_fold)};
@@ -122,14 +128,14 @@ void multiply_panels(const PackedMatrix::Layout& layout, const Panels& panels, c
             const std::size_t columns = std::min(cols, fold.last * panels.block_width) - column;
             parallel_for(columns, column_grain, threads,
                          [&](std::size_t begin, std::size_t end) noexcept {
-                             kernel.transpose(x + first * cols + column + begin, cols, vectors,
-                                              end - begin, panel.data() + begin * lanes, lanes);
+                             kernel.transpose(source + column + begin, cols, vectors, end - begin,
+                                              panel.data() + begin * lanes, lanes);
                          });
             parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
                 for (std::size_t t = tiles * begin / pieces; t < tiles * end / pieces; ++t) {
                     const std::size_t first_row = t * tile_rows;
                     const std::size_t count = std::min(tile_rows, rows - first_row);
-                    float* total = totals.data() + first_row * lanes;
+                    float* total = totals.data() + (once ? begin * tile_size : first_row * lanes);
                     for (std::size_t r = 0; fold.first == 0 && r < count; ++r) {
                         std::fill_n(total + r * lanes, lanes,
                                     out.bias.empty() ? 0.0F : out.bias[first_row + r]);
@@ -138,12 +144,11 @@ void multiply_panels(const PackedMatrix::Layout& layout, const Panels& panels, c
                                   layout.codebook.data(), panel.data(), lanes,
                                   sums.data() + begin * tile_size, count * lanes, total);
                     if (fold.last != blocks) continue;
-                    kernel.transpose(total, lanes, count, vectors,
-                                     out.products + first * rows + first_row, rows);
-                    for (std::size_t n = first; n < first + vectors; ++n) {
+                    kernel.transpose(total, lanes, count, vectors, own.products + first_row, rows);
+                    for (std::size_t n = 0; n < vectors; ++n) {
                         not_finite.spread(n, first_row, first_row + count,
-                                          out.products + n * rows + first_row);
-                        out.finish(n, first_row, first_row + count);
+                                          own.products + n * rows + first_row);
+                        own.finish(n, first_row, first_row + count);
                     }
                 }
             });

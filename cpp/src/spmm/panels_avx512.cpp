@@ -26,7 +26,10 @@ struct Sums {
     }
     void add(unsigned entry, const float* codebook, const float* panel) noexcept {
         const __m512 w = _mm512_set1_ps(codebook[entry & 0xff]);
-        const float* x = panel + std::size_t{entry >> 8} * (16 * registers);
+        const auto* x = reinterpret_cast<const float*>(reinterpret_cast<const char*>(panel) +
+                                                       (entry & 0xff00) * registers / 4);
+        // In a register: with an index, a multiply-add and its load are two operations.
+        __asm__("" : "+r"(x));
 #pragma GCC unroll 4
         for (int i = 0; i < registers; ++i) {
             sums[i] = _mm512_fmadd_ps(w, _mm512_load_ps(x + 16 * i), sums[i]);
@@ -182,11 +185,16 @@ void transpose_square(const float* from, std::size_t from_stride, std::size_t ro
     }
 }
 
-/// Along the longer side, so that 16 streams are read or written from end to end.
+/// Along the longer side, so that 16 streams are read or written from end to end. Those that are
+/// written, whose lines would each be waited for, are fetched ahead.
 void transpose(const float* from, std::size_t from_stride, std::size_t rows, std::size_t cols,
                float* to, std::size_t to_stride) noexcept {
     constexpr std::size_t side = 16;
+    constexpr std::size_t floats_ahead = 64;
     const auto square = [&](std::size_t r, std::size_t c) {
+        for (std::size_t i = 0; rows >= cols && i < side; ++i) {
+            __builtin_prefetch(to + (c + i) * to_stride + r + floats_ahead, 1);
+        }
         transpose_square(from + r * from_stride + c, from_stride, std::min(side, rows - r),
                          std::min(side, cols - c), to + c * to_stride + r, to_stride);
     };
