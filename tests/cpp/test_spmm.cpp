@@ -164,6 +164,7 @@ TEST(SpmmPack, NamesTheFault) {
     EXPECT_EQ(spmm::pack(matrix, codebook, packed).status, Status::not_finite);
     codebook[0] = 1.0F;
     EXPECT_THROW((void)spmm::pack(matrix, codebook, packed), std::invalid_argument);
+    codebook = {0.0F, 1.0F, 2.0F, 3.0F, 4.0F, 5.0F};
     RelativeCsr broken = matrix;
     broken.gaps[0] = 3;
     EXPECT_EQ(spmm::pack(broken, codebook, packed).status, Status::gap_past_end);

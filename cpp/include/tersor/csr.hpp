@@ -31,6 +31,27 @@ struct RelativeCsr {
     friend bool operator==(const RelativeCsr&, const RelativeCsr&) = default;
 };
 
+/// The same, of memory that somebody else holds.
+struct CsrView {
+    std::uint32_t rows = 0;
+    std::uint32_t cols = 0;
+    int index_bits = 4;
+    bool flat = false;
+    std::span<const std::uint8_t> codes;
+    std::span<const std::uint8_t> gaps;
+    std::span<const std::uint32_t> row_lengths;
+
+    CsrView() = default;
+    CsrView(const RelativeCsr& csr) noexcept  // whoever reads one may be handed the other
+        : rows(csr.rows),
+          cols(csr.cols),
+          index_bits(csr.index_bits),
+          flat(csr.flat),
+          codes(csr.codes),
+          gaps(csr.gaps),
+          row_lengths(csr.row_lengths) {}
+};
+
 namespace csr {
 
 inline constexpr int min_index_bits = 2;
@@ -52,7 +73,7 @@ struct EntryCount {
 /// Checks every rule of the form; `count` is the number of non-zeros when ok and otherwise the
 /// index of the faulty entry (the faulty row for size_mismatch). Everything else here and every
 /// `pack` may be handed any bytes: they call this first.
-[[nodiscard]] Result validate(const RelativeCsr& csr);
+[[nodiscard]] Result validate(const CsrView& csr);
 
 /// The elements of the dense matrix as `count`. A few entries can announce a matrix of any size:
 /// one of more than 2^28 elements is too_large unless its entries and rows, each taken for as many
@@ -64,7 +85,7 @@ struct EntryCount {
 [[nodiscard]] Result decode(const RelativeCsr& csr, std::span<std::uint8_t> codes);
 
 /// Entries with code 0.
-[[nodiscard]] std::size_t filler_count(const RelativeCsr& csr) noexcept;
+[[nodiscard]] std::size_t filler_count(const CsrView& csr) noexcept;
 
 }  // namespace csr
 }  // namespace tersor

@@ -106,7 +106,7 @@ EntryCount count_entries(std::span<const std::uint8_t> codes, std::uint32_t rows
     return count;
 }
 
-Result validate(const RelativeCsr& csr) {
+Result validate(const CsrView& csr) {
     const std::size_t entries = csr.codes.size();
     if (csr.index_bits < min_index_bits || csr.index_bits > max_index_bits) {
         return {Status::bad_header, 0};
@@ -182,8 +182,17 @@ Result decode(const RelativeCsr& csr, std::span<std::uint8_t> codes) {
     return result;
 }
 
-std::size_t filler_count(const RelativeCsr& csr) noexcept {
-    return static_cast<std::size_t>(std::count(csr.codes.begin(), csr.codes.end(), 0));
+std::size_t filler_count(const CsrView& csr) noexcept {
+    std::size_t fillers = 0;
+    constexpr std::size_t block = 255;  // as many as a byte can count
+    for (std::size_t at = 0; at < csr.codes.size(); at += block) {
+        std::uint8_t some = 0;
+        for (const std::uint8_t code :
+             csr.codes.subspan(at, std::min(block, csr.codes.size() - at)))
+            some = static_cast<std::uint8_t>(some + (code == 0 ? 1 : 0));
+        fillers += some;
+    }
+    return fillers;
 }
 
 }  // namespace tersor::csr

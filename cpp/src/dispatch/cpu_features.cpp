@@ -76,10 +76,10 @@ X86Features detect() noexcept {
 
     constexpr std::uint32_t f = bit(16), dq = bit(17), bw = bit(30), vl = bit(31);
     constexpr std::uint32_t vbmi = bit(1), vbmi2 = bit(6), gfni = bit(8), vnni = bit(11),
-                            vpopcntdq = bit(14);
+                            bitalg = bit(12), vpopcntdq = bit(14);
     features.avx512 = features.avx2 && all(states, zmm_states) &&
                       all(extended.ebx, f | dq | bw | vl) &&
-                      all(extended.ecx, vbmi | vbmi2 | gfni | vnni | vpopcntdq);
+                      all(extended.ecx, vbmi | vbmi2 | gfni | vnni | bitalg | vpopcntdq);
 
     constexpr std::uint32_t amx_tile = bit(24), amx_int8 = bit(25);
     constexpr std::uint64_t tile_states = 0x60000;

@@ -30,6 +30,13 @@ struct RowFacts {
     }
 };
 
+/// What each row of a RelativeCsr has to obey.
+struct RowRules {
+    std::uint32_t cols = 0;
+    int index_bits = 0;
+    std::size_t values = 0;  // codes are below it
+};
+
 /// The column of a mark.
 [[nodiscard]] constexpr std::uint32_t mark_column(std::size_t mark, std::uint32_t cols) noexcept {
     return static_cast<std::uint32_t>((mark + 1) * std::uint64_t{cols} / RowFacts::marks);
@@ -46,6 +53,6 @@ struct SliceCursor {
 };
 
 /// Slices that are filled side by side.
-inline constexpr std::size_t slices_together = 2;
+inline constexpr std::size_t slices_together = 4;
 
 }  // namespace tersor::spmm

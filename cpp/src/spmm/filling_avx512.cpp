@@ -7,6 +7,7 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <bit>
 
 #include "dispatch/target_avx512.hpp"
 
@@ -73,50 +74,145 @@ std::size_t decode_entries(const std::uint8_t* gaps, const std::uint8_t* codes, 
     return at;
 }
 
-void count_codes(const std::uint8_t* codes, std::size_t size, std::size_t values,
-                 std::uint32_t* counts) noexcept {
-    std::fill_n(counts, values, 0U);
-    if (values > 32) {
-        // Equal codes in a row wait for each other less in two tables.
-        alignas(64) std::uint32_t odd[256] = {};
-        std::size_t i = 0;
-        for (; i + 2 <= size; i += 2) {
-            ++counts[codes[i]];
-            ++odd[codes[i + 1]];
-        }
-        if (i < size) ++counts[codes[i]];
-        for (std::size_t c = 0; c < values; ++c) counts[c] += odd[c];
-        return;
-    }
-    for (std::size_t i = 0; i < size; i += 64) {
-        const __m512i some = _mm512_maskz_loadu_epi8(first_bits(size - i), codes + i);
-        for (std::size_t c = 1; c < values; ++c) {
-            const __m512i code = _mm512_set1_epi8(static_cast<char>(c));
-            counts[c] +=
-                static_cast<std::uint32_t>(_mm_popcnt_u64(_mm512_cmpeq_epi8_mask(some, code)));
+/// Counts, for sets of the four lowest bits of codes, the codes that have all bits of the set. A
+/// register holds 32 bits for 8 codes: a byte for each of the four bit planes, of which an AND with
+/// itself turned by bytes has the codes with two bits, and so on.
+struct BitSets {
+    // In byte i: those with bit i; i and i - 1; i and i - 2; i, i - 1 and i - 2; all.
+    __m512i sums[5];
+
+    void add(__m512i planes) noexcept {
+        const __m512i two_back = _mm512_rol_epi32(planes, 16);
+        const __m512i pairs = _mm512_and_si512(planes, _mm512_rol_epi32(planes, 8));
+        const __m512i sets[5] = {planes, pairs, _mm512_and_si512(planes, two_back),
+                                 _mm512_and_si512(pairs, two_back),
+                                 _mm512_and_si512(pairs, _mm512_rol_epi32(pairs, 16))};
+        for (int i = 0; i < 5; ++i) {
+            sums[i] = _mm512_add_epi8(sums[i], _mm512_popcnt_epi8(sets[i]));
         }
     }
+
+    /// How often each code from 1 to 15 occurs; how often 0 does is wrong.
+    [[nodiscard]] __m512i counts() const noexcept {
+        // Equal bytes of the 16 parts side by side: sums of eight of them are 64-bit numbers, and
+        // sums of all stand in the elements 0, 4, 8 and 12 of 32 bits.
+        const __m512i places =
+            _mm512_set_epi32(0x3f3b3733, 0x2f2b2723, 0x1f1b1713, 0x0f0b0703, 0x3e3a3632, 0x2e2a2622,
+                             0x1e1a1612, 0x0e0a0602, 0x3d393531, 0x2d292521, 0x1d191511, 0x0d090501,
+                             0x3c383430, 0x2c282420, 0x1c181410, 0x0c080400);
+        __m512i with[5];
+        for (int i = 0; i < 5; ++i) {
+            const __m512i halves =
+                _mm512_sad_epu8(_mm512_permutexvar_epi8(places, sums[i]), _mm512_setzero_si512());
+            with[i] = _mm512_add_epi64(halves, _mm512_shuffle_epi32(halves, _MM_PERM_BADC));
+        }
+        // In the order of the sets: 1, 2, 4, 8 and 9, 3, 6, 12; 5, 10 and 13, 11, 7, 14; 15.
+        const __m512i one_or_two =
+            _mm512_setr_epi32(0, 0, 4, 20, 8, 0, 24, 0, 12, 16, 0, 0, 28, 0, 0, 0);
+        const __m512i two_or_three =
+            _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 24, 0, 0, 4, 20, 0, 16, 28, 0);
+        __m512i exact = _mm512_permutex2var_epi32(with[0], one_or_two, with[1]);
+        exact = _mm512_mask_mov_epi32(exact, 0x6ca0,
+                                      _mm512_permutex2var_epi32(with[2], two_or_three, with[3]));
+        exact = _mm512_mask_broadcastd_epi32(exact, 0x8000, _mm512_castsi512_si128(with[4]));
+        // Those with a bit, taken from those with or without it, leave those without.
+        const auto take = [&](__mmask16 without, __m512i turned) noexcept {
+            exact = _mm512_mask_sub_epi32(exact, without, exact, turned);
+        };
+        take(0x5555, _mm512_shuffle_epi32(exact, _MM_PERM_CDAB));
+        take(0x3333, _mm512_shuffle_epi32(exact, _MM_PERM_BADC));
+        take(0x0f0f, _mm512_shuffle_i64x2(exact, exact, _MM_SHUFFLE(2, 3, 0, 1)));
+        take(0x00ff, _mm512_shuffle_i64x2(exact, exact, _MM_SHUFFLE(1, 0, 3, 2)));
+        return exact;
+    }
+};
+
+/// For codes below 16 or, where `high`, below 32.
+template <bool high>
+void count_few(const std::uint8_t* codes, std::size_t size, std::uint32_t* counts) noexcept {
+    constexpr std::size_t block = 31 * 128;  // as many as bytes can count
+    const __m512i identity = _mm512_set1_epi64(static_cast<long long>(0x8040201008040201));
+    __m512i below_16 = _mm512_setzero_si512();
+    __m512i from_16 = _mm512_setzero_si512();
+    for (std::size_t from = 0; from < size; from += block) {
+        const std::size_t end = std::min(from + block, size);
+        BitSets low_codes{}, high_codes{};
+        __m512i highs = _mm512_setzero_si512();
+        for (std::size_t i = from; i < end; i += 128) {
+            const std::size_t rest = end - i;
+            const __m512i first = _mm512_gf2p8affine_epi64_epi8(
+                identity, _mm512_maskz_loadu_epi8(first_bits(rest), codes + i), 0);
+            const __m512i second = _mm512_gf2p8affine_epi64_epi8(
+                identity,
+                _mm512_maskz_loadu_epi8(first_bits(rest < 64 ? 0 : rest - 64), codes + i + 64), 0);
+            const __m512i planes = _mm512_mask_shuffle_epi32(first, 0xaaaa, second, _MM_PERM_CCAA);
+            if constexpr (high) {
+                const __m512i fifth =
+                    _mm512_mask_shuffle_epi32(second, 0x5555, first, _MM_PERM_DDBB);
+                const __m512i spread = _mm512_set4_epi32(0x0c0c0c0c, 0x08080808, 0x04040404, 0);
+                const __m512i has = _mm512_shuffle_epi8(fifth, spread);
+                high_codes.add(_mm512_and_si512(planes, has));
+                low_codes.add(_mm512_andnot_si512(has, planes));
+                highs = _mm512_add_epi32(highs, _mm512_popcnt_epi32(fifth));
+            } else {
+                low_codes.add(planes);
+            }
+        }
+        below_16 = _mm512_add_epi32(below_16, low_codes.counts());
+        if constexpr (high) {
+            const __m512i some = _mm512_maskz_mov_epi32(0xfffe, high_codes.counts());
+            const int all = _mm512_reduce_add_epi32(highs) - _mm512_reduce_add_epi32(some);
+            from_16 = _mm512_add_epi32(from_16, _mm512_mask_set1_epi32(some, 1, all));
+        }
+    }
+    _mm512_storeu_si512(counts, below_16);
+    if constexpr (high) _mm512_storeu_si512(counts + 16, from_16);
 }
 
-RowFacts survey_row(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t size,
-                    std::uint32_t column, std::uint32_t cols) noexcept {
+void count_codes(const std::uint8_t* codes, std::size_t size, std::size_t values,
+                 std::uint32_t* counts) noexcept {
+    if (values <= 16) return count_few<false>(codes, size, counts);
+    if (values <= 32) return count_few<true>(codes, size, counts);
+    std::fill_n(counts, values, 0U);
+    // Equal codes in a row wait for each other less in two tables.
+    alignas(64) std::uint32_t odd[256] = {};
+    std::size_t i = 0;
+    for (; i + 2 <= size; i += 2) {
+        ++counts[codes[i]];
+        ++odd[codes[i + 1]];
+    }
+    if (i < size) ++counts[codes[i]];
+    for (std::size_t c = 0; c < values; ++c) counts[c] += odd[c];
+}
+
+bool survey_row(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t size,
+                std::uint32_t column, const RowRules& rules, RowFacts& facts) noexcept {
     alignas(32) std::int32_t mark_columns[RowFacts::marks];
     for (std::size_t m = 0; m < RowFacts::marks; ++m) {
-        mark_columns[m] = static_cast<std::int32_t>(mark_column(m, cols));
+        mark_columns[m] = static_cast<std::int32_t>(mark_column(m, rules.cols));
     }
+    const __m512i zero = _mm512_setzero_si512();
+    const __m512i filler_gap = _mm512_set1_epi8(static_cast<char>((1 << rules.index_bits) - 1));
     const __m256i marks = _mm256_load_si256(reinterpret_cast<const __m256i*>(mark_columns));
     __m256 passed = _mm256_setzero_ps();
+    __m512i largest = zero;
+    __mmask64 faults = 0;
     std::size_t nonzeros = 0;
+    std::uint64_t total = 0;
     // Between the ends of 64 entries, non-zeros are taken to be spread evenly.
     for (std::size_t i = 0; i < size; i += 64) {
         const __mmask64 valid = first_bits(size - i);
         const __m512i gap = _mm512_maskz_loadu_epi8(valid, gaps + i);
         const __m512i code = _mm512_maskz_loadu_epi8(valid, codes + i);
-        const auto advance = static_cast<std::uint32_t>(_mm512_reduce_add_epi64(
-                                 _mm512_sad_epu8(gap, _mm512_setzero_si512()))) +
-                             static_cast<std::uint32_t>(_mm_popcnt_u64(valid));
-        const auto more =
-            static_cast<std::size_t>(_mm_popcnt_u64(_mm512_test_epi8_mask(code, code)));
+        // A gap is at most the filler's, and a filler's is just that.
+        const __mmask64 filler = _mm512_mask_testn_epi8_mask(valid, code, code);
+        faults |= _mm512_cmpgt_epu8_mask(gap, filler_gap) |
+                  _mm512_mask_cmpneq_epi8_mask(filler, gap, filler_gap);
+        largest = _mm512_max_epu8(largest, code);
+        const auto advance =
+            static_cast<std::uint32_t>(_mm512_reduce_add_epi64(_mm512_sad_epu8(gap, zero))) +
+            static_cast<std::uint32_t>(_mm_popcnt_u64(valid));
+        const auto more = static_cast<std::size_t>(_mm_popcnt_u64(valid & ~filler));
         const __m256i ahead = _mm256_sub_epi32(marks, _mm256_set1_epi32(static_cast<int>(column)));
         const float slope = static_cast<float>(more) / static_cast<float>(advance);
         const __m256 here = _mm256_fmadd_ps(_mm256_cvtepi32_ps(ahead), _mm256_set1_ps(slope),
@@ -125,12 +221,14 @@ RowFacts survey_row(const std::uint8_t* gaps, const std::uint8_t* codes, std::si
         passed = _mm256_mask_mov_ps(passed, reached, here);
         nonzeros += more;
         column += advance;
+        total += advance;
     }
     passed = _mm256_min_ps(passed, _mm256_set1_ps(static_cast<float>(nonzeros)));
-    RowFacts facts;
     _mm256_storeu_ps(facts.passed.data(), passed);
     facts.passed[RowFacts::marks - 1] = static_cast<float>(nonzeros);
-    return facts;
+    const __m512i past = _mm512_set1_epi8(static_cast<char>(rules.values - 1));
+    faults |= _mm512_cmpgt_epu8_mask(largest, past);
+    return faults == 0 && total <= rules.cols && (size == 0 || codes[size - 1] != 0);
 }
 
 /// Four rows of a slice, four places apart, with their next four entries each.
@@ -144,26 +242,41 @@ __m512i four_rows(const Entry* entries, const std::uint32_t* next) noexcept {
     return _mm512_inserti32x4(rows, four(12), 3);
 }
 
+/// What a step takes: columns within the window, and codes; 0 in slots that are not taken.
 struct Step {
-    __m512i columns;  // 0 in slots that are not taken, as are the codes
+    __m512i columns;
     __m512i codes;
-    bool empty;  // nothing was left
 };
 
-Step take_step(SliceCursor& slice, const SlidingShape& shape, std::uint8_t& advance) noexcept {
+/// Takes a step and tells how far the window moved, in grains; false when nothing was left.
+[[gnu::always_inline]] inline bool take_step(SliceCursor& slice, const SlidingShape& shape,
+                                             Step& step, std::uint8_t& advance) noexcept {
     const __m512i low_byte = _mm512_set1_epi16(0xff);
     const __m512i one = _mm512_set1_epi8(1);
     const __m512i width = _mm512_set1_epi32(static_cast<int>(shape.window_columns << 8));
+    // Grains are powers of two.
+    const auto grain = static_cast<std::uint32_t>(shape.window_grain << 8);
+    const int grain_log2 = std::countr_zero(grain);
     __m512i rows[4];
     for (std::size_t i = 0; i < 4; ++i) rows[i] = four_rows(slice.entries, slice.next.data() + i);
-    const Entry left = _mm512_reduce_min_epu32(
-        _mm512_min_epu32(_mm512_min_epu32(rows[0], rows[1]), _mm512_min_epu32(rows[2], rows[3])));
-    const std::uint32_t wanted = left == past_end ? slice.window : (left >> 8) / shape.window_grain;
-    const std::uint32_t moved = std::min(wanted - slice.window, max_advance);
-    slice.window += moved;
-    advance = static_cast<std::uint8_t>(moved);
-    const __m512i first =
-        _mm512_set1_epi32(static_cast<int>(slice.window * shape.window_grain << 8));
+    // The first entry that is left, in all elements: numbers stay in vectors, since a window waits
+    // for the one before.
+    __m512i left =
+        _mm512_min_epu32(_mm512_min_epu32(rows[0], rows[1]), _mm512_min_epu32(rows[2], rows[3]));
+    left = _mm512_min_epu32(left, _mm512_shuffle_i64x2(left, left, _MM_SHUFFLE(1, 0, 3, 2)));
+    left = _mm512_min_epu32(left, _mm512_shuffle_i64x2(left, left, _MM_SHUFFLE(2, 3, 0, 1)));
+    left = _mm512_min_epu32(left, _mm512_shuffle_epi32(left, _MM_PERM_BADC));
+    left = _mm512_min_epu32(left, _mm512_shuffle_epi32(left, _MM_PERM_CDAB));
+    __m512i first = _mm512_and_si512(left, _mm512_set1_epi32(static_cast<int>(0U - grain)));
+    const auto left_first =
+        static_cast<std::uint32_t>(_mm_cvtsi128_si32(_mm512_castsi512_si128(left)));
+    const bool more = left_first != past_end;
+    const std::uint32_t moved = more ? (left_first >> grain_log2) - slice.window : 0;
+    advance = static_cast<std::uint8_t>(std::min(moved, max_advance));
+    slice.window += advance;
+    if (!more || moved > max_advance) [[unlikely]] {
+        first = _mm512_set1_epi32(static_cast<int>(slice.window * grain));
+    }
     for (__m512i& four : rows) {
         const __m512i place = _mm512_sub_epi32(four, first);
         four = _mm512_maskz_mov_epi32(_mm512_cmplt_epu32_mask(place, width), place);
@@ -171,44 +284,48 @@ Step take_step(SliceCursor& slice, const SlidingShape& shape, std::uint8_t& adva
     // Packing goes lane by lane, which puts rows 0 to 3 into the first lane, and so on.
     const __m512i even = _mm512_packus_epi32(rows[0], rows[1]);
     const __m512i odd = _mm512_packus_epi32(rows[2], rows[3]);
-    const Step step{
-        _mm512_packus_epi16(_mm512_srli_epi16(even, 8), _mm512_srli_epi16(odd, 8)),
-        _mm512_packus_epi16(_mm512_and_si512(even, low_byte), _mm512_and_si512(odd, low_byte)),
-        left == past_end};
+    step.columns = _mm512_packus_epi16(_mm512_srli_epi16(even, 8), _mm512_srli_epi16(odd, 8));
+    step.codes =
+        _mm512_packus_epi16(_mm512_and_si512(even, low_byte), _mm512_and_si512(odd, low_byte));
     // What is taken has a code that is not 0.
     const __m512i next = _mm512_load_si512(slice.next.data());
     _mm512_store_si512(slice.next.data(),
                        _mm512_dpbusd_epi32(next, _mm512_min_epu8(step.codes, one), one));
-    return step;
+    return more;
 }
 
-/// Makes a pair; false when nothing is left or there is no room.
-bool fill_pair(SliceCursor& slice, const SlidingShape& shape, bool nibbles) noexcept {
-    if (slice.room == 0) return false;
-    const Step first = take_step(slice, shape, slice.advances[0]);
-    if (first.empty) return false;
-    const Step second = take_step(slice, shape, slice.advances[1]);
-    std::uint8_t* codes = slice.pairs + 2 * step_slots;
-    _mm512_storeu_si512(slice.pairs, first.columns);
-    _mm512_storeu_si512(slice.pairs + step_slots, second.columns);
-    if (nibbles) {
-        const __m512i upper = _mm512_slli_epi16(second.codes, 4);
-        _mm512_storeu_si512(codes, _mm512_or_si512(first.codes, upper));
-    } else {
-        _mm512_storeu_si512(codes, first.codes);
-        _mm512_storeu_si512(codes + step_slots, second.codes);
-    }
-    slice.pairs += pair_bytes(nibbles);
-    slice.advances += 2;
-    --slice.room;
-    return true;
-}
-
-/// In turns: in each slice a step waits for the one before.
+/// The first steps of a pair for each slice, then the second ones: within a slice, each step waits
+/// for the one before.
 void fill_pairs(std::span<SliceCursor> slices, const SlidingShape& shape, bool nibbles) noexcept {
-    for (bool more = true; more;) {
-        more = false;
-        for (SliceCursor& slice : slices) more |= fill_pair(slice, shape, nibbles);
+    std::array<Step, slices_together> firsts;
+    for (bool any = true; any;) {
+        any = false;
+        std::array<bool, slices_together> more;
+        for (std::size_t i = 0; i < slices.size(); ++i) {
+            SliceCursor& slice = slices[i];
+            more[i] = slice.room > 0 && take_step(slice, shape, firsts[i], slice.advances[0]);
+            any |= more[i];
+        }
+        for (std::size_t i = 0; i < slices.size(); ++i) {
+            if (!more[i]) continue;
+            SliceCursor& slice = slices[i];
+            const Step& first = firsts[i];
+            Step second;
+            (void)take_step(slice, shape, second, slice.advances[1]);
+            std::uint8_t* codes = slice.pairs + 2 * step_slots;
+            _mm512_storeu_si512(slice.pairs, first.columns);
+            _mm512_storeu_si512(slice.pairs + step_slots, second.columns);
+            if (nibbles) {
+                const __m512i upper = _mm512_slli_epi16(second.codes, 4);
+                _mm512_storeu_si512(codes, _mm512_or_si512(first.codes, upper));
+            } else {
+                _mm512_storeu_si512(codes, first.codes);
+                _mm512_storeu_si512(codes + step_slots, second.codes);
+            }
+            slice.pairs += pair_bytes(nibbles);
+            slice.advances += 2;
+            --slice.room;
+        }
     }
 }
 

@@ -31,13 +31,17 @@ void count_codes(const std::uint8_t* codes, std::size_t size, std::size_t values
     for (std::size_t c = 0; c < values; ++c) counts[c] += odd[c];
 }
 
-RowFacts survey_row(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t size,
-                    std::uint32_t column, std::uint32_t cols) noexcept {
-    RowFacts facts;
+bool survey_row(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t size,
+                std::uint32_t column, const RowRules& rules, RowFacts& facts) noexcept {
+    const std::uint32_t filler_gap = (1U << rules.index_bits) - 1;
+    const std::uint32_t cols = rules.cols;
     std::size_t nonzeros = 0;
     std::size_t mark = 0;
+    std::uint64_t advance = size;
+    bool good = size == 0 || codes[size - 1] != 0;
     for (std::size_t i = 0; i < size; ++i) {
         column += gaps[i];
+        advance += gaps[i];
         // A column before the row's first, of a filler, is a large number.
         for (; mark + 1 < RowFacts::marks && column < cols && column >= mark_column(mark, cols);
              ++mark) {
@@ -45,9 +49,11 @@ RowFacts survey_row(const std::uint8_t* gaps, const std::uint8_t* codes, std::si
         }
         ++column;
         nonzeros += codes[i] != 0 ? 1U : 0U;
+        good &= codes[i] != 0 ? gaps[i] <= filler_gap : gaps[i] == filler_gap;
+        good &= codes[i] < rules.values;
     }
     for (; mark < RowFacts::marks; ++mark) facts.passed[mark] = static_cast<float>(nonzeros);
-    return facts;
+    return good && advance <= cols;
 }
 
 void fill_slice(SliceCursor& slice, const SlidingShape& shape, bool nibbles) noexcept {

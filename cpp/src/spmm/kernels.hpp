@@ -115,9 +115,11 @@ using DecodeEntries = std::size_t (*)(const std::uint8_t* gaps, const std::uint8
 using CountCodes = void (*)(const std::uint8_t* codes, std::size_t size, std::size_t values,
                             std::uint32_t* counts) noexcept;
 
-/// How a row's non-zeros lie, from its gaps and codes; `column` as above.
-using SurveyRow = RowFacts (*)(const std::uint8_t* gaps, const std::uint8_t* codes,
-                               std::size_t size, std::uint32_t column, std::uint32_t cols) noexcept;
+/// How a row's non-zeros lie, from its gaps and codes; `column` as above. Returns whether the row,
+/// where it does not belong to a flat matrix, obeys every rule of csr::validate, and its codes are
+/// below `rules.values`.
+using SurveyRow = bool (*)(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t size,
+                           std::uint32_t column, const RowRules& rules, RowFacts& facts) noexcept;
 
 /// Moves the rows of slices into pairs of steps, until nothing is left or there is no room. A step
 /// takes up to four entries of each row, as far as they lie in its window, which begins at the

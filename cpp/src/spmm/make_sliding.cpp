@@ -1,14 +1,17 @@
-// Filling the sliding layout: the rows are surveyed, put into an order in which those that advance
-// alike share a slice, and taken slice by slice into scratch memory that stays in the second cache.
+// Filling the sliding layout. Rows are taken group by group, as many as fit into the second cache:
+// there they are surveyed, put into an order in which those that advance alike share a slice, and
+// taken slice by slice into scratch memory, whose place in the layout is then known.
 #include "spmm/make_sliding.hpp"
 
 #include <algorithm>
 #include <array>
-#include <cmath>
+#include <atomic>
 #include <utility>
 #include <vector>
 
 #include "spmm/order_rows.hpp"
+#include "spmm/row_totals.hpp"
+#include "spmm/slice_writer.hpp"
 #include "tersor/parallel.hpp"
 
 namespace tersor::spmm {
@@ -16,305 +19,214 @@ namespace {
 
 constexpr std::size_t row_grain = 64;
 
+/// Entries of a group of rows. Larger groups leave fewer slots empty.
+constexpr std::size_t entries_of_group = std::size_t{1} << 20;
+
 /// Non-zeros that a thread takes at a time: what they become stays in its second cache.
 constexpr std::size_t nonzeros_at_once = std::size_t{1} << 16;
 
-/// How early a row is fetched.
-constexpr std::size_t rows_ahead = 2;
-
-/// Pairs of steps one behind the other.
-class PairBuffer {
-public:
-    explicit PairBuffer(bool nibbles) noexcept : pair_size_(pair_bytes(nibbles)) {}
-
-    void clear() noexcept { pairs_ = 0; }
-    [[nodiscard]] std::size_t pairs() const noexcept { return pairs_; }
-
-    /// Lets the cursor write at most `pairs` more, and `take` take in what it wrote.
-    void give(SliceCursor& slice, std::size_t pairs) {
-        if (pairs_ + pairs > room_) {
-            room_ = (pairs_ + pairs) * 3 / 2;
-            entries_.resize(room_ * pair_size_);
-            advances_.resize(2 * room_);
-        }
-        slice.pairs = entries_.data() + pairs_ * pair_size_;
-        slice.advances = advances_.data() + 2 * pairs_;
-        slice.room = pairs;
-    }
-    void take(const SliceCursor& slice) noexcept {
-        pairs_ = static_cast<std::size_t>(slice.advances - advances_.data()) / 2;
-    }
-
-    void append(const PairBuffer& other) {
-        SliceCursor end;
-        give(end, other.pairs_);
-        other.copy_to(end.pairs, end.advances);
-        pairs_ += other.pairs_;
-    }
-    void copy_to(std::uint8_t* entries, std::uint8_t* advances) const noexcept {
-        std::copy_n(entries_.data(), pairs_ * pair_size_, entries);
-        std::copy_n(advances_.data(), 2 * pairs_, advances);
-    }
-
-private:
-    std::size_t pair_size_;
-    std::size_t pairs_ = 0;
-    std::size_t room_ = 0;
-    support::AlignedBuffer<std::uint8_t> entries_;
-    support::AlignedBuffer<std::uint8_t> advances_;
-};
-
-/// The rows of a slice, and their number of non-zeros.
-struct SliceRows {
-    std::span<const std::uint32_t> rows;
-    std::size_t nonzeros;
-};
-
-/// Some slices on their way into the layout.
+/// Makes the layout group by group.
 template <class Source>
-class SliceWriter {
+class SlidingMaker {
 public:
-    SliceWriter(const Source& source, const Kernels& kernels, SlidingShape shape, bool nibbles)
+    SlidingMaker(Source& source, std::uint32_t rows, std::span<const float> codebook, Isa isa,
+                 int threads)
         : source_(source),
-          fill_(kernels.fill_pairs),
-          shape_(shape),
-          nibbles_(nibbles),
-          made_(nibbles),
-          beside_(nibbles) {}
-
-    void clear() noexcept { made_.clear(); }
-
-    /// Adds a slice, or two that are filled side by side; returns the pairs of the first.
-    std::size_t add_slices(std::span<const SliceRows> slices) {
-        std::array<SliceCursor, slices_together> cursors;
-        const std::array<PairBuffer*, slices_together> to = {&made_, &beside_};
-        const std::size_t before = made_.pairs();
-        beside_.clear();
-        for (std::size_t i = 0; i < slices.size(); ++i)
-            cursors[i] = read_rows(slices[i], scratch_[i]);
-        const auto left = std::span(cursors).first(slices.size());
-        // Those that left room are finished.
-        const auto full = [](const SliceCursor& slice) { return slice.room == 0; };
-        do {
-            for (std::size_t i = 0; i < slices.size(); ++i) {
-                to[i]->give(cursors[i], slices[i].nonzeros / step_slots + 1);
-            }
-            fill_(left, shape_, nibbles_);
-            for (std::size_t i = 0; i < slices.size(); ++i) to[i]->take(cursors[i]);
-        } while (std::any_of(left.begin(), left.end(), full));
-        const std::size_t first = made_.pairs() - before;
-        made_.append(beside_);
-        return first;
+          kernels_(kernels(isa)),
+          codebook_(codebook),
+          rows_(rows),
+          threads_(static_cast<std::size_t>(std::max(threads, 1))) {
+        layout_.shape = sliding_shape(isa);
+        layout_.codes = codebook.size();
+        for (std::size_t d = 0; d < layout_.digits.size(); ++d) {
+            layout_.digits[d] =
+                split_codebook(codebook, static_cast<int>(d) + 1, layout_.shape.digit_bits);
+        }
+        layout_.shape = shape_for(layout_.shape, layout_.codes, source.nonzeros(),
+                                  std::uint64_t{rows} * source.cols());
+        layout_.slice_starts.assign(1, 0);
+        layout_.sums.assign((rows + slice_rows - 1) / slice_rows * slice_rows, 0.0F);
+        writers_.reserve(threads_);
+        for (std::size_t p = 0; p < threads_; ++p) {
+            writers_.emplace_back(source, kernels_, layout_.shape, layout_.nibbles());
+        }
     }
 
-    [[nodiscard]] const PairBuffer& made() const noexcept { return made_; }
+    /// Nothing where the matrix is malformed.
+    std::optional<Sliding> make() {
+        const RowTotals totals(codebook_, layout_);
+        const std::vector<std::size_t> bounds = group_bounds();
+        for (std::size_t g = 0; g + 1 < bounds.size(); g += threads_) {
+            const std::size_t last = std::min(g + threads_, bounds.size() - 1);
+            const auto groups = std::span(bounds).subspan(g, last - g + 1);
+            if (!source_.load(groups.front(), groups.back(), static_cast<int>(threads_)) ||
+                !survey(totals, groups.front(), groups.back()) || nonzeros_ > source_.nonzeros()) {
+                return std::nullopt;
+            }
+            order(groups);
+            fill(groups.front(), groups.back());
+        }
+        if (nonzeros_ != source_.nonzeros()) return std::nullopt;
+        const std::size_t pairs = layout_.slice_starts.back();
+        layout_.entries.resize(pairs * pair_bytes(layout_.nibbles()));
+        layout_.advances.resize(pairs * 2);
+        return std::move(layout_);
+    }
 
 private:
-    SliceCursor read_rows(const SliceRows& slice, support::AlignedBuffer<Entry>& scratch) {
-        const std::size_t size = slice.nonzeros + slice_rows * (row_slots + read_slack);
-        if (scratch.size() < size) {
-            scratch = support::AlignedBuffer<Entry>(size + size / 4, support::Fill::none);
+    /// Groups of about as many entries each, of whole slices.
+    std::vector<std::size_t> group_bounds() const {
+        const std::size_t entries = source_.entries_before(rows_);
+        const std::size_t groups = entries / entries_of_group + 1;
+        std::vector<std::size_t> bounds{0};
+        for (std::size_t r = slice_rows; r < rows_; r += slice_rows) {
+            if (source_.entries_before(r) * groups >= bounds.size() * entries) bounds.push_back(r);
         }
-        SliceCursor cursor;
-        cursor.entries = scratch.data();
-        std::size_t at = 0;
-        for (std::size_t r = 0; r < slice_rows; ++r) {
-            cursor.next[r] = static_cast<std::uint32_t>(at);
-            const std::span<const std::uint32_t> rows = slice.rows;
-            if (r + rows_ahead < rows.size()) source_.prefetch(rows[r + rows_ahead]);
-            if (r < rows.size()) at += source_.read(rows[r], scratch.data() + at);
-            std::fill_n(scratch.data() + at, row_slots, past_end);
-            at += row_slots;
-        }
-        return cursor;
+        bounds.push_back(rows_);
+        return bounds;
     }
 
-    const Source& source_;
-    FillPairs fill_;
-    SlidingShape shape_;
-    bool nibbles_;
-    std::array<support::AlignedBuffer<Entry>, slices_together> scratch_;
-    PairBuffer made_;
-    PairBuffer beside_;
-};
-
-/// Fills entries, advances and slice starts; the order of the rows is known. Threads fill a few
-/// slices each, whose places are known when all have finished, and copy them there.
-template <class Source>
-void fill_slices(const Source& source, std::span<const RowFacts> facts, const Kernels& kernels,
-                 int threads, Sliding& layout) {
-    const std::size_t slices = (facts.size() + slice_rows - 1) / slice_rows;
-    const auto rows_of = [&](std::size_t slice) {
-        return std::span<const std::uint32_t>(layout.row_order)
-            .subspan(slice * slice_rows, std::min(slice_rows, facts.size() - slice * slice_rows));
-    };
-    std::vector<std::size_t> before(slices + 1, 0);  // non-zeros before each slice
-    for (std::size_t s = 0; s < slices; ++s) {
-        before[s + 1] = before[s];
-        for (const std::uint32_t row : rows_of(s)) before[s + 1] += facts[row].nonzeros();
-    }
-    const auto pieces = static_cast<std::size_t>(std::max(threads, 1));
-    std::vector<SliceWriter<Source>> writers;
-    writers.reserve(pieces);
-    for (std::size_t p = 0; p < pieces; ++p) {
-        writers.emplace_back(source, kernels, layout.shape, layout.nibbles());
-    }
-    const std::size_t pair_size = pair_bytes(layout.nibbles());
-    layout.slice_starts.assign(slices + 1, 0);
-    std::vector<std::size_t> bounds(pieces + 1, 0);   // of the slices of each piece
-    std::vector<std::size_t> offsets(pieces + 1, 0);  // in pairs
-    while (bounds[0] < slices) {
-        for (std::size_t p = 0; p < pieces; ++p) {
-            const auto enough = std::upper_bound(before.begin(), before.end(),
-                                                 before[bounds[p]] + nonzeros_at_once);
-            const auto past = static_cast<std::size_t>(enough - before.begin()) - 1;
-            bounds[p + 1] = std::min(slices, std::max(past, bounds[p] + 1));
+    /// Checks the rows and finds out how they lie and what their weights add up to.
+    bool survey(const RowTotals& totals, std::size_t first, std::size_t last) {
+        facts_.resize(last - first);
+        sums_.resize(last - first);
+        std::vector<RowTotals::Worst> worst(facts_.size() / row_grain + 1, RowTotals::Worst{});
+        std::atomic<bool> good{true};
+        parallel_for(facts_.size(), row_grain, static_cast<int>(threads_),
+                     [&](std::size_t begin, std::size_t end) noexcept {
+                         std::array<std::uint32_t, 256> memory;
+                         const auto counts = std::span(memory).first(codebook_.size());
+                         for (std::size_t r = begin; r < end; ++r) {
+                             if (!source_.survey(first + r, facts_[r], counts)) {
+                                 good.store(false, std::memory_order_relaxed);
+                                 return;
+                             }
+                             const double sum = totals.add(counts, worst[begin / row_grain]);
+                             sums_[r] = static_cast<float>(sum);
+                         }
+                     });
+        if (!good) return false;
+        for (const RowTotals::Worst& some : worst) {
+            for (std::size_t a = 0; a < arithmetics.size(); ++a) {
+                layout_.errors[a] = std::max(layout_.errors[a], some[a]);
+            }
         }
-        parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
-            for (std::size_t p = begin; p < end; ++p) {
-                writers[p].clear();
-                for (std::size_t s = bounds[p]; s < bounds[p + 1];) {
-                    std::array<SliceRows, slices_together> some;
-                    const std::size_t count = std::min(slices_together, bounds[p + 1] - s);
-                    for (std::size_t i = 0; i < count; ++i) {
-                        some[i] = {rows_of(s + i), before[s + i + 1] - before[s + i]};
+        for (const RowFacts& row : facts_) nonzeros_ += row.nonzeros();
+        return true;
+    }
+
+    void order(std::span<const std::size_t> groups) {
+        const std::size_t first = groups.front();
+        std::vector<std::size_t> bounds;
+        for (const std::size_t bound : groups) bounds.push_back(bound - first);
+        const std::vector<std::uint32_t> rows =
+            order_rows(facts_, bounds, static_cast<int>(threads_));
+        for (std::size_t i = 0; i < rows.size(); ++i) {
+            layout_.sums[first + i] = sums_[rows[i]];
+            layout_.row_order.push_back(static_cast<std::uint32_t>(first + rows[i]));
+        }
+    }
+
+    /// Fills entries, advances and slice starts of the rows [first, last), whose order is known.
+    /// Threads fill a few slices each, whose places are known when all have finished, and copy them
+    /// there.
+    void fill(std::size_t first, std::size_t last) {
+        const std::size_t first_slice = first / slice_rows;
+        const std::size_t slices = (last - first + slice_rows - 1) / slice_rows;
+        const auto rows_of = [&](std::size_t slice) {
+            const std::size_t row = first + slice * slice_rows;
+            return std::span<const std::uint32_t>(layout_.row_order)
+                .subspan(row, std::min(slice_rows, last - row));
+        };
+        std::vector<std::size_t> before(slices + 1, 0);  // non-zeros before each slice
+        for (std::size_t s = 0; s < slices; ++s) {
+            before[s + 1] = before[s];
+            for (const std::uint32_t row : rows_of(s)) {
+                before[s + 1] += facts_[row - first].nonzeros();
+            }
+        }
+        layout_.slice_starts.resize(first_slice + slices + 1);
+        std::vector<std::size_t> bounds(threads_ + 1, 0);  // of the slices of each thread
+        while (bounds[0] < slices) {
+            for (std::size_t p = 0; p < threads_; ++p) {
+                const auto enough = std::upper_bound(before.begin(), before.end(),
+                                                     before[bounds[p]] + nonzeros_at_once);
+                const auto past = static_cast<std::size_t>(enough - before.begin()) - 1;
+                bounds[p + 1] = std::min(slices, std::max(past, bounds[p] + 1));
+            }
+            std::uint32_t* const starts = layout_.slice_starts.data() + first_slice;
+            parallel_for(
+                threads_, 1, static_cast<int>(threads_),
+                [&](std::size_t begin, std::size_t end) noexcept {
+                    for (std::size_t p = begin; p < end; ++p) {
+                        writers_[p].clear();
+                        for (std::size_t s = bounds[p]; s < bounds[p + 1];) {
+                            std::array<SliceRows, slices_together> some;
+                            const std::size_t count = std::min(slices_together, bounds[p + 1] - s);
+                            for (std::size_t i = 0; i < count; ++i) {
+                                some[i] = {rows_of(s + i), before[s + i + 1] - before[s + i]};
+                            }
+                            const auto pairs = writers_[p].add_slices(std::span(some).first(count));
+                            for (std::size_t i = 0; i < count; ++i) {
+                                starts[++s] = static_cast<std::uint32_t>(pairs[i]);
+                            }
+                        }
                     }
-                    const std::size_t start = writers[p].made().pairs();
-                    const std::size_t first = writers[p].add_slices(std::span(some).first(count));
-                    layout.slice_starts[s + 1] = static_cast<std::uint32_t>(start + first);
-                    s += count;
-                    layout.slice_starts[s] = static_cast<std::uint32_t>(writers[p].made().pairs());
-                }
-            }
-        });
-        for (std::size_t p = 0; p < pieces; ++p) {
-            for (std::size_t s = bounds[p]; s < bounds[p + 1]; ++s) {
-                layout.slice_starts[s + 1] += static_cast<std::uint32_t>(offsets[p]);
-            }
-            offsets[p + 1] = offsets[p] + writers[p].made().pairs();
-        }
-        // Room for the rest as well, if it is like what is there.
-        const std::size_t made = offsets[pieces];
-        if (made * pair_size > layout.entries.size()) {
-            const double rest =
-                static_cast<double>(before[slices]) /
-                static_cast<double>(std::max<std::size_t>(before[bounds[pieces]], 1));
-            const auto room =
-                bounds[pieces] == slices
-                    ? made
-                    : static_cast<std::size_t>(1.02 * rest * static_cast<double>(made)) + 64;
-            layout.entries.resize(room * pair_size);
-            layout.advances.resize(room * 2);
-        }
-        parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
-            for (std::size_t p = begin; p < end; ++p) {
-                writers[p].made().copy_to(layout.entries.data() + offsets[p] * pair_size,
-                                          layout.advances.data() + offsets[p] * 2);
-            }
-        });
-        bounds[0] = bounds[pieces];
-        offsets[0] = offsets[pieces];
-    }
-    layout.entries.resize(offsets[0] * pair_size);
-    layout.advances.resize(offsets[0] * 2);
-}
-
-/// What is added up over the weights of a row: the weights, their magnitudes, and for each
-/// arithmetic how far its products may be off.
-class RowTotals {
-public:
-    RowTotals(std::span<const float> codebook, const Sliding& layout) : terms_(codebook.size()) {
-        for (std::size_t c = 0; c < codebook.size(); ++c) {
-            terms_[c][0] = double{codebook[c]};
-            terms_[c][1] = std::abs(double{codebook[c]});
-        }
-        for (std::size_t a = 0; a < arithmetics.size(); ++a) {
-            const auto w_digits = static_cast<std::size_t>(arithmetics[a].w_digits);
-            const auto errors =
-                product_errors(codebook, layout.digits[w_digits - 1], arithmetics[a]);
-            for (std::size_t c = 0; c < codebook.size(); ++c) terms_[c][2 + a] = errors[c];
+                });
+            for (std::size_t s = bounds[0]; s < bounds[threads_]; ++s) starts[s + 1] += starts[s];
+            filled_ += before[bounds[threads_]] - before[bounds[0]];
+            make_room(starts[bounds[threads_]]);
+            parallel_for(threads_, 1, static_cast<int>(threads_),
+                         [&](std::size_t begin, std::size_t end) noexcept {
+                             for (std::size_t p = begin; p < end; ++p) {
+                                 const std::size_t at = starts[bounds[p]];
+                                 writers_[p].made().copy_to(
+                                     layout_.entries.data() + at * pair_bytes(layout_.nibbles()),
+                                     layout_.advances.data() + at * 2);
+                             }
+                         });
+            bounds[0] = bounds[threads_];
         }
     }
 
-    /// Of the errors: the largest of any row so far, as a part of its sum of magnitudes.
-    using Worst = std::array<double, arithmetics.size()>;
-
-    /// Takes a row in by its numbers of codes, and returns the sum of its weights.
-    double add(std::span<const std::uint32_t> counts, Worst& worst) const noexcept {
-        Terms totals{};
-        for (std::size_t c = 1; c < counts.size(); ++c) {
-            const double count = counts[c];
-            for (std::size_t i = 0; i < totals.size(); ++i) totals[i] += count * terms_[c][i];
-        }
-        for (std::size_t i = 0; i < worst.size(); ++i) {
-            // Without weights that are not 0 any error is too large.
-            if (totals[2 + i] > 0.0) worst[i] = std::max(worst[i], totals[2 + i] / totals[1]);
-        }
-        return totals[0];
+    /// Room for `pairs`, and for the rest as well, if it is like what is there.
+    void make_room(std::size_t pairs) {
+        if (pairs * 2 <= layout_.advances.size()) return;
+        const double whole = static_cast<double>(source_.nonzeros()) / static_cast<double>(filled_);
+        const auto room = static_cast<std::size_t>(1.05 * whole * static_cast<double>(pairs)) + 64;
+        layout_.entries.resize(room * pair_bytes(layout_.nibbles()));
+        layout_.advances.resize(room * 2);
     }
 
-private:
-    using Terms = std::array<double, 2 + arithmetics.size()>;
-    std::vector<Terms> terms_;
+    Source& source_;
+    const Kernels& kernels_;
+    std::span<const float> codebook_;
+    std::size_t rows_;
+    std::size_t threads_;
+    Sliding layout_;
+    std::vector<SliceWriter<Source>> writers_;
+    std::vector<RowFacts> facts_;  // of the rows at work
+    std::vector<float> sums_;
+    std::size_t nonzeros_ = 0;  // surveyed
+    std::size_t filled_ = 0;    // in the layout
 };
 
-/// Surveys the rows; sums of weights come in the order of the matrix.
 template <class Source>
-std::vector<float> survey(const Source& source, std::span<const float> codebook, int threads,
-                          std::span<RowFacts> facts, Sliding& layout) {
-    for (std::size_t d = 0; d < layout.digits.size(); ++d) {
-        layout.digits[d] =
-            split_codebook(codebook, static_cast<int>(d) + 1, layout.shape.digit_bits);
-    }
-    const RowTotals totals(codebook, layout);
-    std::vector<float> sums(facts.size());
-    std::vector<RowTotals::Worst> worst(facts.size() / row_grain + 1, RowTotals::Worst{});
-    parallel_for(
-        facts.size(), row_grain, threads, [&](std::size_t begin, std::size_t end) noexcept {
-            std::array<std::uint32_t, 256> counts;
-            const std::span<std::uint32_t> of_codes(counts.data(), codebook.size());
-            for (std::size_t r = begin; r < end; ++r) {
-                facts[r] = source.facts(r);
-                source.count_codes(r, of_codes);
-                sums[r] = static_cast<float>(totals.add(of_codes, worst[begin / row_grain]));
-            }
-        });
-    for (const RowTotals::Worst& some : worst) {
-        for (std::size_t a = 0; a < arithmetics.size(); ++a) {
-            layout.errors[a] = std::max(layout.errors[a], some[a]);
-        }
-    }
-    return sums;
-}
-
-template <class Source>
-Sliding make(const Source& source, std::uint32_t rows, std::uint32_t cols,
-             std::span<const float> codebook, Isa isa, int threads) {
-    Sliding layout;
-    layout.shape = sliding_shape(isa);
-    layout.codes = codebook.size();
-    std::vector<RowFacts> facts(rows);
-    const std::vector<float> sums = survey(source, codebook, threads, facts, layout);
-    std::size_t nonzeros = 0;
-    for (const RowFacts& row : facts) nonzeros += row.nonzeros();
-    layout.shape = shape_for(layout.shape, layout.codes, nonzeros, std::uint64_t{rows} * cols);
-    layout.row_order = order_rows(facts, threads);
-    fill_slices(source, facts, kernels(isa), threads, layout);
-    layout.sums.assign(layout.slices() * slice_rows, 0.0F);
-    for (std::size_t i = 0; i < rows; ++i) layout.sums[i] = sums[layout.row_order[i]];
-    return layout;
+std::optional<Sliding> make(Source& source, std::uint32_t rows, std::span<const float> codebook,
+                            Isa isa, int threads) {
+    return SlidingMaker<Source>(source, rows, codebook, isa, threads).make();
 }
 
 }  // namespace
 
-Sliding make_sliding(const CsrRows& source, std::uint32_t rows, std::span<const float> codebook,
-                     Isa isa, int threads) {
-    return make(source, rows, source.cols(), codebook, isa, threads);
+std::optional<Sliding> make_sliding(CsrRows& source, std::uint32_t rows,
+                                    std::span<const float> codebook, Isa isa, int threads) {
+    return make(source, rows, codebook, isa, threads);
 }
 
-Sliding make_sliding(const Rows16Rows& source, std::uint32_t rows, std::span<const float> codebook,
+Sliding make_sliding(Rows16Rows& source, std::uint32_t rows, std::span<const float> codebook,
                      Isa isa, int threads) {
-    return make(source, rows, source.cols(), codebook, isa, threads);
+    return *make(source, rows, codebook, isa, threads);
 }
 
 }  // namespace tersor::spmm

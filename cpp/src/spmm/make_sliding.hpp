@@ -1,6 +1,8 @@
 // Filling the sliding layout.
 #pragma once
 
+#include <cstdint>
+#include <optional>
 #include <span>
 
 #include "spmm/row_source.hpp"
@@ -9,10 +11,14 @@
 namespace tersor::spmm {
 
 /// `codebook` has 2 to 256 values, the matrix at least one row and at most max_sliding_columns
-/// columns, and the level `isa` the kernels of the layout.
-[[nodiscard]] Sliding make_sliding(const CsrRows& source, std::uint32_t rows,
-                                   std::span<const float> codebook, Isa isa, int threads);
-[[nodiscard]] Sliding make_sliding(const Rows16Rows& source, std::uint32_t rows,
+/// columns, and the level `isa` the kernels of the layout. Nothing where the matrix is malformed or
+/// has another number of non-zeros than it says.
+[[nodiscard]] std::optional<Sliding> make_sliding(CsrRows& source, std::uint32_t rows,
+                                                  std::span<const float> codebook, Isa isa,
+                                                  int threads);
+
+/// The same for what was packed before, and so is well formed.
+[[nodiscard]] Sliding make_sliding(Rows16Rows& source, std::uint32_t rows,
                                    std::span<const float> codebook, Isa isa, int threads);
 
 }  // namespace tersor::spmm

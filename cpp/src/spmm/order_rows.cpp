@@ -70,13 +70,16 @@ void sort_by(std::span<const RowFacts> facts, const Mark& mark, std::span<std::u
 
 }  // namespace
 
-std::vector<std::uint32_t> order_rows(std::span<const RowFacts> facts, int threads) {
+std::vector<std::uint32_t> order_rows(std::span<const RowFacts> facts,
+                                      std::span<const std::size_t> bounds, int threads) {
     std::vector<std::uint32_t> order(facts.size());
     std::iota(order.begin(), order.end(), 0U);
     std::vector<std::uint32_t> scratch(facts.size());
     std::vector<std::uint8_t> buckets(facts.size());
     using Range = std::pair<std::size_t, std::size_t>;
-    std::vector<Range> ranges{{0, facts.size()}};
+    std::vector<Range> ranges;
+    for (std::size_t i = 0; i + 1 < bounds.size(); ++i)
+        ranges.emplace_back(bounds[i], bounds[i + 1]);
     while (!ranges.empty()) {
         // Each range leaves some in its place, or nothing.
         std::vector<Range> smaller(parts * ranges.size());

@@ -8,6 +8,7 @@
 #include "spmm/kernels.hpp"
 #include "spmm/layout.hpp"
 #include "spmm/make_sliding.hpp"
+#include "spmm/pack_entries.hpp"
 #include "spmm/regime.hpp"
 #include "spmm/row_source.hpp"
 #include "tersor/spmm.hpp"
@@ -86,8 +87,8 @@ const spmm::Rows16& PackedMatrix::Layout::rows16() const {
 const spmm::Sliding* PackedMatrix::Layout::sliding() const {
     if (!fits_sliding()) return nullptr;
     return &sliding_made.get([&] {
-        return spmm::make_sliding(spmm::Rows16Rows(*rows16_made.peek(), cols, isa), rows,
-                                  std::span(codebook.data(), codebook_size), isa, 1);
+        spmm::Rows16Rows source(*rows16_made.peek(), cols, isa);
+        return spmm::make_sliding(source, rows, std::span(codebook.data(), codebook_size), isa, 1);
     });
 }
 
@@ -133,17 +134,16 @@ namespace {
 
 /// Lays the rows out; `store(block, place, code)` is told of each non-zero, in order.
 template <class Store>
-Rows16 lay_out(const RelativeCsr& csr, Isa isa, bool shared, const Store& store) {
-    const CsrRows source(csr, isa);
-    Rows16 layout = empty_rows16(csr.rows, csr.cols);
-    for (std::size_t r = 0; r < csr.rows; ++r) {
+Rows16 lay_out(const CsrRows& source, std::uint32_t rows, bool shared, const Store& store) {
+    Rows16 layout = empty_rows16(rows, source.cols());
+    for (std::size_t r = 0; r < rows; ++r) {
         source.for_each_entry(r, [&](std::uint32_t column, std::uint8_t) {
             ++layout.blocks[column / block_columns].row_starts[r + 1];
         });
     }
-    allocate_entries(layout, csr.rows, shared);
+    allocate_entries(layout, rows, shared);
     std::vector<std::uint64_t> next(layout.blocks.size());
-    for (std::size_t r = 0; r < csr.rows; ++r) {
+    for (std::size_t r = 0; r < rows; ++r) {
         source.for_each_entry(r, [&](std::uint32_t column, std::uint8_t code) {
             const auto b = static_cast<std::size_t>(column / block_columns);
             const auto to = static_cast<std::size_t>(next[b]++);
@@ -154,48 +154,87 @@ Rows16 lay_out(const RelativeCsr& csr, Isa isa, bool shared, const Store& store)
     return layout;
 }
 
-std::unique_ptr<PackedMatrix::Layout> empty_layout(const RelativeCsr& csr, std::size_t nonzeros) {
+std::unique_ptr<PackedMatrix::Layout> empty_layout(const CsrOutline& csr) {
     auto layout = std::make_unique<PackedMatrix::Layout>();
     layout->isa = isa_in_use();
     layout->rows = csr.rows;
     layout->cols = csr.cols;
-    layout->nonzeros = nonzeros;
+    layout->nonzeros = csr.nonzeros;
     return layout;
+}
+
+/// Entries that are there already.
+class EntriesInMemory final : public EntrySource {
+public:
+    explicit EntriesInMemory(const CsrView& csr) noexcept : all_{csr.codes, csr.gaps} {}
+
+    bool read(std::size_t begin, std::size_t end, int, Entries& entries) override {
+        entries = {all_.codes.subspan(begin, end - begin), all_.gaps.subspan(begin, end - begin)};
+        return true;
+    }
+
+private:
+    Entries all_;
+};
+
+CsrOutline outline_of(const CsrView& csr) noexcept {
+    return {csr.rows,
+            csr.cols,
+            csr.index_bits,
+            csr.flat,
+            csr.row_lengths,
+            csr.codes.size(),
+            csr.codes.size() - csr::filler_count(csr)};
+}
+
+void check_codebook(std::span<const float> codebook) {
+    if (codebook.empty() || codebook.size() > 256 || codebook[0] != 0.0F) {
+        throw std::invalid_argument("a codebook has 1 to 256 values, of which the first is 0");
+    }
 }
 
 }  // namespace
 
-Result pack(const RelativeCsr& csr, std::span<const float> codebook, PackedMatrix& packed,
-            Regime regime, int threads) {
-    const Result valid = csr::validate(csr);
-    if (!valid.ok()) return valid;
-    if (codebook.empty() || codebook.size() > 256 || codebook[0] != 0.0F) {
-        throw std::invalid_argument("a codebook has 1 to 256 values, of which the first is 0");
-    }
-    for (std::size_t i = 0; i < codebook.size(); ++i) {
-        if (!std::isfinite(codebook[i])) return {Status::not_finite, i};
-    }
-    const auto past = [&](std::uint8_t code) { return code >= codebook.size(); };
-    std::uint8_t largest = 0;
-    for (const std::uint8_t code : csr.codes) largest = std::max(largest, code);
-    if (past(largest)) {
-        const auto first = std::find_if(csr.codes.begin(), csr.codes.end(), past);
-        return {Status::code_past_codebook, static_cast<std::size_t>(first - csr.codes.begin())};
-    }
-    auto layout = empty_layout(csr, valid.count);
+bool pack_entries(const CsrOutline& csr, EntrySource& source, std::span<const float> codebook,
+                  PackedMatrix& packed, Regime regime, int threads) {
+    check_codebook(codebook);
+    auto layout = empty_layout(csr);
     layout->codebook = support::AlignedBuffer<float>(256);
     layout->codebook_size = codebook.size();
     std::copy(codebook.begin(), codebook.end(), layout->codebook.data());
+    CsrRows rows(csr, source, codebook.size(), layout->isa);
     if (regime == Regime::vector && layout->fits_sliding()) {
-        layout->sliding_made.put(
-            make_sliding(CsrRows(csr, layout->isa), csr.rows, codebook, layout->isa, threads));
+        auto made = make_sliding(rows, csr.rows, codebook, layout->isa, threads);
+        if (!made.has_value()) return false;
+        layout->sliding_made.put(*std::move(made));
     } else {
+        if (!rows.load_all(threads)) return false;
         layout->rows16_made.put(lay_out(
-            csr, layout->isa, true,
+            rows, csr.rows, true,
             [](Block& block, std::size_t to, std::uint8_t code) { block.codes[to] = code; }));
     }
     packed = PackedMatrix(std::move(layout));
-    return valid;
+    return true;
+}
+
+Result pack(const RelativeCsr& csr, std::span<const float> codebook, PackedMatrix& packed,
+            Regime regime, int threads) {
+    check_codebook(codebook);
+    for (std::size_t i = 0; i < codebook.size(); ++i) {
+        if (!std::isfinite(codebook[i])) return {Status::not_finite, i};
+    }
+    if (csr.codes.size() == csr.gaps.size()) {
+        EntriesInMemory source(csr);
+        const CsrOutline outline = outline_of(csr);
+        if (pack_entries(outline, source, codebook, packed, regime, threads)) {
+            return {Status::ok, outline.nonzeros};
+        }
+    }
+    const Result valid = csr::validate(csr);
+    if (!valid.ok()) return valid;
+    const auto past = [&](std::uint8_t code) { return code >= codebook.size(); };
+    const auto first = std::find_if(csr.codes.begin(), csr.codes.end(), past);
+    return {Status::code_past_codebook, static_cast<std::size_t>(first - csr.codes.begin())};
 }
 
 Result pack_values(const RelativeCsr& csr, std::span<const float> values, PackedMatrix& packed) {
@@ -205,10 +244,14 @@ Result pack_values(const RelativeCsr& csr, std::span<const float> values, Packed
     for (std::size_t i = 0; i < values.size(); ++i) {
         if (!std::isfinite(values[i])) return {Status::not_finite, i};
     }
-    auto layout = empty_layout(csr, valid.count);
+    const CsrOutline outline = outline_of(csr);
+    EntriesInMemory source(csr);
+    auto layout = empty_layout(outline);
+    CsrRows rows(outline, source, 256, layout->isa);
+    if (!rows.load_all(1)) return csr::validate(csr);
     const float* value = values.data();
     layout->rows16_made.put(
-        lay_out(csr, layout->isa, false,
+        lay_out(rows, csr.rows, false,
                 [&](Block& block, std::size_t to, std::uint8_t) { block.values[to] = *value++; }));
     packed = PackedMatrix(std::move(layout));
     return valid;

@@ -6,38 +6,96 @@
 
 namespace tersor::spmm {
 
-CsrRows::CsrRows(const RelativeCsr& csr, Isa isa)
-    : csr_(csr), kernels_(kernels(isa)), starts_(std::size_t{csr.rows} + 1, 0) {
-    if (!csr.flat) {
-        std::inclusive_scan(csr.row_lengths.begin(), csr.row_lengths.end(), starts_.begin() + 1,
-                            std::plus<>(), std::size_t{0});
+CsrRows::CsrRows(const CsrOutline& outline, EntrySource& source, std::size_t values, Isa isa)
+    : outline_(outline),
+      source_(source),
+      kernels_(kernels(isa)),
+      rules_{outline.cols, outline.index_bits, values},
+      starts_(std::size_t{outline.rows} + 1, 0) {
+    if (outline.flat) {
+        std::fill(starts_.begin() + 1, starts_.end(), outline.entries);
+        good_ = true;
         return;
     }
+    if (outline.index_bits < csr::min_index_bits || outline.index_bits > csr::max_index_bits ||
+        outline.row_lengths.size() != outline.rows) {
+        return;
+    }
+    for (std::size_t r = 0; r < outline.rows; ++r) {
+        if (outline.row_lengths[r] > outline.entries - starts_[r]) return;
+        starts_[r + 1] = starts_[r] + outline.row_lengths[r];
+    }
+    good_ = starts_.back() == outline.entries;
+}
+
+bool CsrRows::load(std::size_t begin, std::size_t end, int threads) {
+    // Where flat, only the entries before it tell where a row begins.
+    if (outline_.flat) return all_loaded_ || load_all(threads);
+    if (!good_) return false;
+    first_loaded_ = starts_[begin];
+    return source_.read(starts_[begin], starts_[end], threads, loaded_);
+}
+
+bool CsrRows::load_all(int threads) {
+    if (!good_ || !source_.read(0, outline_.entries, threads, loaded_)) return false;
+    CsrView all;
+    all.rows = outline_.rows;
+    all.cols = outline_.cols;
+    all.index_bits = outline_.index_bits;
+    all.flat = outline_.flat;
+    all.codes = loaded_.codes;
+    all.gaps = loaded_.gaps;
+    all.row_lengths = outline_.row_lengths;
+    const Result valid = csr::validate(all);
+    if (!valid.ok() || valid.count != outline_.nonzeros) return false;
+    std::uint8_t largest = 0;  // in a loop that the compiler makes wide
+    for (const std::uint8_t code : all.codes) largest = std::max(largest, code);
+    if (largest >= rules_.values) return false;
+    if (outline_.flat) find_rows();
+    all_loaded_ = true;
+    return true;
+}
+
+void CsrRows::find_rows() {
+    const auto& [codes, gaps] = loaded_;
     // A row begins with the first entry that lands in it or in a later row: fillers may straddle.
-    offsets_.resize(csr.rows);
+    offsets_.resize(outline_.rows);
     std::size_t row = 0;
     std::uint64_t position = 0;
     constexpr std::size_t stride = 64;  // entries that are passed at once if no row begins there
-    for (std::size_t i = 0; i < csr.codes.size();) {
-        const std::size_t end = std::min(i + stride, csr.codes.size());
+    for (std::size_t i = 0; i < codes.size();) {
+        const std::size_t end = std::min(i + stride, codes.size());
         std::uint32_t advance = 0;
-        for (std::size_t k = i; k < end; ++k) advance += csr.gaps[k] + 1U;
-        if (row * csr.cols >= position + advance) {
+        for (std::size_t k = i; k < end; ++k) advance += gaps[k] + 1U;
+        if (row * std::uint64_t{outline_.cols} >= position + advance) {
             position += advance;
             i = end;
             continue;
         }
         for (; i < end; ++i) {
             const std::uint64_t before = position;
-            position += csr.gaps[i];
-            for (; row < csr.rows && row * csr.cols <= position; ++row) {
+            position += gaps[i];
+            for (; row < outline_.rows && row * std::uint64_t{outline_.cols} <= position; ++row) {
                 starts_[row] = i;
-                offsets_[row] = static_cast<std::uint32_t>(before - row * csr.cols);
+                offsets_[row] = static_cast<std::uint32_t>(before - row * outline_.cols);
             }
             ++position;
         }
     }
-    std::fill(starts_.begin() + static_cast<std::ptrdiff_t>(row), starts_.end(), csr.codes.size());
+    std::fill(starts_.begin() + static_cast<std::ptrdiff_t>(row), starts_.end(), codes.size());
+}
+
+Rows16Rows::Rows16Rows(const Rows16& layout, std::uint32_t cols, Isa isa) noexcept
+    : layout_(layout), cols_(cols), kernels_(kernels(isa)) {
+    for (const Block& block : layout.blocks) nonzeros_ += block.columns.size();
+}
+
+std::size_t Rows16Rows::entries_before(std::size_t row) const noexcept {
+    std::size_t entries = 0;
+    for (const Block& block : layout_.blocks) {
+        entries += static_cast<std::size_t>(block.row_starts[row]);
+    }
+    return entries;
 }
 
 std::size_t Rows16Rows::nonzeros(std::size_t row) const noexcept {
@@ -48,8 +106,9 @@ std::size_t Rows16Rows::nonzeros(std::size_t row) const noexcept {
     return nonzeros;
 }
 
-RowFacts Rows16Rows::facts(std::size_t row) const noexcept {
-    RowFacts facts;
+bool Rows16Rows::survey(std::size_t row, RowFacts& facts,
+                        std::span<std::uint32_t> counts) const noexcept {
+    count_codes(row, counts);
     std::size_t passed = 0;
     std::size_t mark = 0;
     for (std::size_t b = 0; b < layout_.blocks.size(); ++b) {
@@ -64,7 +123,7 @@ RowFacts Rows16Rows::facts(std::size_t row) const noexcept {
         }
         passed += static_cast<std::size_t>(end - begin);
     }
-    return facts;
+    return true;
 }
 
 void Rows16Rows::count_codes(std::size_t row, std::span<std::uint32_t> counts) const noexcept {

@@ -1,4 +1,4 @@
-// Rows of a matrix as entries, from either representation.
+// Rows of a matrix, from either representation, a range of them at a time.
 #pragma once
 
 #include <cstddef>
@@ -6,65 +6,90 @@
 #include <span>
 #include <vector>
 
+#include "spmm/entry_source.hpp"
 #include "spmm/kernels.hpp"
 #include "spmm/rows16.hpp"
 #include "support/prefetch.hpp"
-#include "tersor/csr.hpp"
 
 namespace tersor::spmm {
 
-/// The rows of a validated RelativeCsr, of at most max_sliding_columns columns unless said
-/// otherwise.
+/// The rows of entries that nobody has validated.
 class CsrRows {
 public:
-    CsrRows(const RelativeCsr& csr, Isa isa);
+    /// `values` is the size of the codebook.
+    CsrRows(const CsrOutline& outline, EntrySource& source, std::size_t values, Isa isa);
 
-    [[nodiscard]] std::uint32_t cols() const noexcept { return csr_.cols; }
-
-    [[nodiscard]] RowFacts facts(std::size_t row) const noexcept {
-        const std::size_t begin = starts_[row];
-        return kernels_.survey_row(csr_.gaps.data() + begin, csr_.codes.data() + begin,
-                                   starts_[row + 1] - begin, column_before(row), csr_.cols);
+    [[nodiscard]] std::uint32_t cols() const noexcept { return outline_.cols; }
+    [[nodiscard]] std::size_t nonzeros() const noexcept { return outline_.nonzeros; }
+    /// About how much there is to read before a row.
+    [[nodiscard]] std::size_t entries_before(std::size_t row) const noexcept {
+        return starts_[row];
     }
 
-    /// Adds up in `counts` [values] how often each code but 0 occurs.
-    void count_codes(std::size_t row, std::span<std::uint32_t> counts) const noexcept {
-        kernels_.count_codes(csr_.codes.data() + starts_[row], starts_[row + 1] - starts_[row],
-                             counts.size(), counts.data());
+    /// Makes the rows [begin, end) ready, which follow those of the last call. False where the
+    /// matrix is malformed, as far as that can be told without looking at each row.
+    [[nodiscard]] bool load(std::size_t begin, std::size_t end, int threads);
+    /// The same for all rows at once, and looks at each.
+    [[nodiscard]] bool load_all(int threads);
+
+    /// How a row's non-zeros lie; in `counts` [values] how often each code but 0 occurs. False
+    /// where the row is malformed.
+    [[nodiscard]] bool survey(std::size_t row, RowFacts& facts,
+                              std::span<std::uint32_t> counts) const noexcept {
+        const std::size_t size = row_size(row);
+        kernels_.count_codes(codes(row), size, counts.size(), counts.data());
+        const bool good =
+            kernels_.survey_row(gaps(row), codes(row), size, column_before(row), rules_, facts);
+        return good || outline_.flat;
     }
 
     /// Writes the entries and returns their number; there must be room for `read_slack` more.
     std::size_t read(std::size_t row, Entry* entries) const noexcept {
-        const std::size_t begin = starts_[row];
-        return kernels_.decode_entries(csr_.gaps.data() + begin, csr_.codes.data() + begin,
-                                       starts_[row + 1] - begin, column_before(row), entries);
+        return kernels_.decode_entries(gaps(row), codes(row), row_size(row), column_before(row),
+                                       entries);
     }
 
     /// Rows are read in an order that the processor cannot foresee.
     void prefetch(std::size_t row) const noexcept {
-        const std::size_t size = starts_[row + 1] - starts_[row];
-        support::prefetch(csr_.gaps.data() + starts_[row], size);
-        support::prefetch(csr_.codes.data() + starts_[row], size);
+        support::prefetch(gaps(row), row_size(row));
+        support::prefetch(codes(row), row_size(row));
     }
 
     /// Calls `visit(column, code)` for each entry of a row, of any number of columns.
     template <class Visit>
     void for_each_entry(std::size_t row, const Visit& visit) const {
         std::uint32_t column = column_before(row);
-        for (std::size_t i = starts_[row]; i < starts_[row + 1]; ++i) {
-            column += csr_.gaps[i];
-            if (csr_.codes[i] != 0) visit(column, csr_.codes[i]);
+        for (std::size_t i = 0; i < row_size(row); ++i) {
+            column += gaps(row)[i];
+            if (codes(row)[i] != 0) visit(column, codes(row)[i]);
             ++column;
         }
     }
 
 private:
+    /// Where the rows of a flat matrix begin.
+    void find_rows();
+    [[nodiscard]] std::size_t row_size(std::size_t row) const noexcept {
+        return starts_[row + 1] - starts_[row];
+    }
+    [[nodiscard]] const std::uint8_t* codes(std::size_t row) const noexcept {
+        return loaded_.codes.data() + (starts_[row] - first_loaded_);
+    }
+    [[nodiscard]] const std::uint8_t* gaps(std::size_t row) const noexcept {
+        return loaded_.gaps.data() + (starts_[row] - first_loaded_);
+    }
     [[nodiscard]] std::uint32_t column_before(std::size_t row) const noexcept {
-        return csr_.flat ? offsets_[row] : 0;
+        return outline_.flat ? offsets_[row] : 0;
     }
 
-    const RelativeCsr& csr_;
+    const CsrOutline& outline_;
+    EntrySource& source_;
     const Kernels& kernels_;
+    RowRules rules_;
+    bool good_ = false;  // the row lengths are
+    bool all_loaded_ = false;
+    Entries loaded_;
+    std::size_t first_loaded_ = 0;
     std::vector<std::size_t> starts_;     // [rows + 1], in entries
     std::vector<std::uint32_t> offsets_;  // flat: the column before a row's first gap, modulo 2^32
 };
@@ -72,19 +97,24 @@ private:
 /// The rows of a packed matrix, of at most max_sliding_columns columns.
 class Rows16Rows {
 public:
-    Rows16Rows(const Rows16& layout, std::uint32_t cols, Isa isa) noexcept
-        : layout_(layout), cols_(cols), kernels_(kernels(isa)) {}
+    Rows16Rows(const Rows16& layout, std::uint32_t cols, Isa isa) noexcept;
 
     [[nodiscard]] std::uint32_t cols() const noexcept { return cols_; }
+    [[nodiscard]] std::size_t nonzeros() const noexcept { return nonzeros_; }
     [[nodiscard]] std::size_t nonzeros(std::size_t row) const noexcept;
-    [[nodiscard]] RowFacts facts(std::size_t row) const noexcept;
-    void count_codes(std::size_t row, std::span<std::uint32_t> counts) const noexcept;
+    [[nodiscard]] std::size_t entries_before(std::size_t row) const noexcept;
+    [[nodiscard]] bool load(std::size_t, std::size_t, int) const noexcept { return true; }
+    [[nodiscard]] bool survey(std::size_t row, RowFacts& facts,
+                              std::span<std::uint32_t> counts) const noexcept;
     std::size_t read(std::size_t row, Entry* entries) const noexcept;
     void prefetch(std::size_t row) const noexcept;
 
 private:
+    void count_codes(std::size_t row, std::span<std::uint32_t> counts) const noexcept;
+
     const Rows16& layout_;
     std::uint32_t cols_;
+    std::size_t nonzeros_ = 0;
     const Kernels& kernels_;
 };
 

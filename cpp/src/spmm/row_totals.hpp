@@ -1,0 +1,55 @@
+// What the fixed-point arithmetics have to know of each row.
+#pragma once
+
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "spmm/sliding.hpp"
+
+namespace tersor::spmm {
+
+/// What is added up over the weights of a row: the weights, their magnitudes, and for each
+/// arithmetic how far its products may be off.
+class RowTotals {
+public:
+    RowTotals(std::span<const float> codebook, const Sliding& layout) : terms_(codebook.size()) {
+        for (std::size_t c = 0; c < codebook.size(); ++c) {
+            terms_[c][0] = double{codebook[c]};
+            terms_[c][1] = std::abs(double{codebook[c]});
+        }
+        for (std::size_t a = 0; a < arithmetics.size(); ++a) {
+            const auto w_digits = static_cast<std::size_t>(arithmetics[a].w_digits);
+            const auto errors =
+                product_errors(codebook, layout.digits[w_digits - 1], arithmetics[a]);
+            for (std::size_t c = 0; c < codebook.size(); ++c) terms_[c][2 + a] = errors[c];
+        }
+    }
+
+    /// Of the errors: the largest of any row so far, as a part of its sum of magnitudes.
+    using Worst = std::array<double, arithmetics.size()>;
+
+    /// Takes a row in by its numbers of codes, and returns the sum of its weights.
+    double add(std::span<const std::uint32_t> counts, Worst& worst) const noexcept {
+        Terms totals{};
+        for (std::size_t c = 1; c < counts.size(); ++c) {
+            const double count = counts[c];
+            for (std::size_t i = 0; i < totals.size(); ++i) totals[i] += count * terms_[c][i];
+        }
+        for (std::size_t i = 0; i < worst.size(); ++i) {
+            // Without weights that are not 0 any error is too large.
+            if (totals[2 + i] > 0.0) worst[i] = std::max(worst[i], totals[2 + i] / totals[1]);
+        }
+        return totals[0];
+    }
+
+private:
+    using Terms = std::array<double, 2 + arithmetics.size()>;
+    std::vector<Terms> terms_;
+};
+
+}  // namespace tersor::spmm
