@@ -31,6 +31,9 @@ void check_layer(std::span<const std::uint8_t> blob) {
     const Result decoded = decode_layer(blob, layer, max_bytes);
     if (!decoded.ok()) {
         require(decoded.count <= blob.size());
+        PackedMatrix packed;
+        const Result result = pack_layer(blob, packed, max_bytes);
+        require(result.status == decoded.status && result.count == decoded.count);
         return;
     }
     require(csr::validate(layer.csr).ok());
@@ -40,7 +43,11 @@ void check_layer(std::span<const std::uint8_t> blob) {
     Layer again;
     require(decode_layer(encode_layer(layer), again).ok() && again == layer);
     const std::uint64_t lines = std::uint64_t{layer.csr.rows} + layer.csr.cols;
-    if (lines <= max_multiplied) check_product(layer);
+    if (lines > max_multiplied) return;
+    check_product(layer);
+    PackedMatrix packed;
+    require(pack_layer(blob, packed, max_bytes).ok());
+    require(packed.nonzeros() == info.nonzeros);
 }
 
 }  // namespace tersor::fuzz

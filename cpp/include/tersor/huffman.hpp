@@ -35,11 +35,12 @@ using CodeLengths = std::array<std::uint8_t, alphabet_size>;  // 0 = symbol does
 
 /// What a stream announces, checked against its length but not decoded.
 struct StreamInfo {
-    std::uint64_t symbols = 0;       // decoded length
-    std::size_t header_bytes = 0;    // everything before the code words: counts and table
-    std::uint64_t payload_bits = 0;  // code words alone, the figure that papers count; a multiple
-                                     // of 8: the padding to full bytes is in it, and so are
-                                     // the few bytes at the head of each block
+    std::uint64_t symbols = 0;        // decoded length
+    std::size_t header_bytes = 0;     // everything before the code words: counts and table
+    std::uint64_t payload_bits = 0;   // code words alone, the figure that papers count; a multiple
+                                      // of 8: the padding to full bytes is in it, and so are
+                                      // the few bytes at the head of each block
+    std::uint64_t block_symbols = 1;  // decoded together: a range takes the time of whole blocks
 };
 
 /// Reads the header of the stream; `count` is the byte offset of a fault.

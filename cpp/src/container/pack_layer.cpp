@@ -1,20 +1,126 @@
 #include "tersor/pack_layer.hpp"
 
 #include <algorithm>
+#include <cstring>
 #include <vector>
 
+#include "container/parsed_layer.hpp"
+#include "spmm/pack_entries.hpp"
+#include "support/aligned_buffer.hpp"
+
 namespace tersor {
+namespace {
+
+using namespace layer_parts;
+
+Regime regime_of(std::span<const std::uint64_t> shape) noexcept {
+    return shape.size() == 2 ? Regime::vector : Regime::batch;
+}
+
+std::vector<float> codebook_of(std::span<const float> values) {
+    std::vector<float> codebook(values.size() + 1);
+    std::copy(values.begin(), values.end(), codebook.begin() + 1);
+    return codebook;
+}
+
+/// A stream that is decoded from front to back, whole blocks at a time, into memory that holds no
+/// more than is asked for and a block.
+class StreamWindow {
+public:
+    StreamWindow(std::span<const std::uint8_t> stream, const huffman::StreamInfo& info) noexcept
+        : stream_(stream),
+          size_(static_cast<std::size_t>(info.symbols)),
+          block_(static_cast<std::size_t>(info.block_symbols)) {}
+
+    bool read(std::size_t begin, std::size_t end, int threads,
+              std::span<const std::uint8_t>& symbols) {
+        if (end > end_) {
+            drop_before(begin);
+            const std::size_t blocks = (end - 1) / block_ + 1;
+            const std::size_t wanted = blocks > size_ / block_ ? size_ : blocks * block_;
+            if (wanted - begin_ > memory_.size()) memory_.resize(wanted - begin_ + block_slack());
+            const std::span<std::uint8_t> to(memory_.data() + (end_ - begin_), wanted - end_);
+            if (!huffman::decode_range(stream_, end_, to, {.threads = threads}).ok()) return false;
+            end_ = wanted;
+        }
+        symbols = {memory_.data() + (begin - begin_), end - begin};
+        return true;
+    }
+
+private:
+    /// Keeps the place of each symbol in its cache line.
+    void drop_before(std::size_t first) noexcept {
+        const std::size_t begin = first / support::cache_line * support::cache_line;
+        if (begin == begin_) return;
+        std::memmove(memory_.data(), memory_.data() + (begin - begin_), end_ - begin);
+        begin_ = begin;
+    }
+
+    /// The next time, up to a block more may be left over.
+    [[nodiscard]] std::size_t block_slack() const noexcept {
+        return std::min(block_, size_ - end_);
+    }
+
+    std::span<const std::uint8_t> stream_;
+    std::size_t size_;
+    std::size_t block_;
+    support::AlignedBuffer<std::uint8_t> memory_;  // the symbols [begin_, end_)
+    std::size_t begin_ = 0;
+    std::size_t end_ = 0;
+};
+
+class EntriesOfBlob final : public spmm::EntrySource {
+public:
+    explicit EntriesOfBlob(const ParsedLayer& parsed) noexcept
+        : codes_(parsed.codes, parsed.code_info), gaps_(parsed.gaps, parsed.gap_info) {}
+
+    bool read(std::size_t begin, std::size_t end, int threads, spmm::Entries& entries) override {
+        return codes_.read(begin, end, threads, entries.codes) &&
+               gaps_.read(begin, end, threads, entries.gaps);
+    }
+
+private:
+    StreamWindow codes_;
+    StreamWindow gaps_;
+};
+
+/// Packs shared weights while their streams are decoded. False where that cannot be done, for
+/// whatever reason.
+bool pack_decoding(std::span<const std::uint8_t> blob, PackedMatrix& packed, std::size_t max_bytes,
+                   int threads) {
+    ParsedLayer parsed;
+    if (!check_signature(blob).ok() || !parse_layer(blob, parsed).ok()) return false;
+    if (!is_shared(parsed.kind) || decoded_bytes(parsed) > max_bytes) return false;
+    if (!check_hash(blob).ok()) return false;
+    std::vector<float> values;
+    if (!read_values(parsed, blob, 0, parsed.value_count, values).ok()) return false;
+    std::vector<std::uint32_t> row_lengths;
+    if (!parsed.flat && !decode_row_lengths(parsed, blob, row_lengths, threads).ok()) return false;
+    EntriesOfBlob source(parsed);
+    const auto entries = static_cast<std::size_t>(parsed.code_info.symbols);
+    const spmm::CsrOutline outline{parsed.matrix.rows,
+                                   parsed.matrix.cols,
+                                   parsed.index_bits,
+                                   parsed.flat,
+                                   row_lengths,
+                                   entries,
+                                   entries - static_cast<std::size_t>(parsed.fillers)};
+    return spmm::pack_entries(outline, source, codebook_of(values), packed, regime_of(parsed.shape),
+                              threads);
+}
+
+}  // namespace
 
 Result pack_layer(const Layer& layer, PackedMatrix& packed, int threads) {
     if (!is_shared(layer.kind)) return spmm::pack_values(layer.csr, layer.values, packed);
-    std::vector<float> codebook(layer.values.size() + 1);
-    std::copy(layer.values.begin(), layer.values.end(), codebook.begin() + 1);
-    const Regime regime = layer.shape.size() == 2 ? Regime::vector : Regime::batch;
-    return spmm::pack(layer.csr, codebook, packed, regime, threads);
+    return spmm::pack(layer.csr, codebook_of(layer.values), packed, regime_of(layer.shape),
+                      threads);
 }
 
 Result pack_layer(std::span<const std::uint8_t> blob, PackedMatrix& packed, std::size_t max_bytes,
                   int threads) {
+    if (pack_decoding(blob, packed, max_bytes, threads)) return {Status::ok, packed.nonzeros()};
+    // Weights that are not shared; or there is a fault, which decoding all will find and name.
     Layer layer;
     const Result decoded = decode_layer(blob, layer, max_bytes, threads);
     return decoded.ok() ? pack_layer(layer, packed, threads) : decoded;

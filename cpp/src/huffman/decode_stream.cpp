@@ -106,6 +106,13 @@ Result parse(std::span<const std::uint8_t> stream, Parsed& parsed) {
     parsed.payload = cursor.rest();
     if (parsed.payload.size() < least_bits / 8) return {Status::truncated, stream.size()};
     parsed.info.payload_bits = std::uint64_t{parsed.payload.size()} * 8;
+    switch (parsed.kind) {
+        case StreamKind::constant: break;
+        case StreamKind::stored:
+        case StreamKind::words: parsed.info.block_symbols = symbols; break;
+        case StreamKind::planes:
+        case StreamKind::pairs: parsed.info.block_symbols = parsed.symbols_per_block(); break;
+    }
     if (parsed.kind == StreamKind::constant && !parsed.payload.empty()) {
         return {Status::trailing_bytes, cursor.position()};
     }

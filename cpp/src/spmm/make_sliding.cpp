@@ -30,12 +30,13 @@ template <class Source>
 class SlidingMaker {
 public:
     SlidingMaker(Source& source, std::uint32_t rows, std::span<const float> codebook, Isa isa,
-                 int threads)
+                 int threads, Sliding& layout)
         : source_(source),
           kernels_(kernels(isa)),
           codebook_(codebook),
           rows_(rows),
-          threads_(static_cast<std::size_t>(std::max(threads, 1))) {
+          threads_(static_cast<std::size_t>(std::max(threads, 1))),
+          layout_(layout) {
         layout_.shape = sliding_shape(isa);
         layout_.codes = codebook.size();
         for (std::size_t d = 0; d < layout_.digits.size(); ++d) {
@@ -52,8 +53,8 @@ public:
         }
     }
 
-    /// Nothing where the matrix is malformed.
-    std::optional<Sliding> make() {
+    /// False where the matrix is malformed.
+    bool make() {
         const RowTotals totals(codebook_, layout_);
         const std::vector<std::size_t> bounds = group_bounds();
         for (std::size_t g = 0; g + 1 < bounds.size(); g += threads_) {
@@ -61,16 +62,16 @@ public:
             const auto groups = std::span(bounds).subspan(g, last - g + 1);
             if (!source_.load(groups.front(), groups.back(), static_cast<int>(threads_)) ||
                 !survey(totals, groups.front(), groups.back()) || nonzeros_ > source_.nonzeros()) {
-                return std::nullopt;
+                return false;
             }
             order(groups);
             fill(groups.front(), groups.back());
         }
-        if (nonzeros_ != source_.nonzeros()) return std::nullopt;
+        if (nonzeros_ != source_.nonzeros()) return false;
         const std::size_t pairs = layout_.slice_starts.back();
         layout_.entries.resize(pairs * pair_bytes(layout_.nibbles()));
         layout_.advances.resize(pairs * 2);
-        return std::move(layout_);
+        return true;
     }
 
 private:
@@ -203,7 +204,7 @@ private:
     std::span<const float> codebook_;
     std::size_t rows_;
     std::size_t threads_;
-    Sliding layout_;
+    Sliding& layout_;
     std::vector<SliceWriter<Source>> writers_;
     std::vector<RowFacts> facts_;  // of the rows at work
     std::vector<float> sums_;
@@ -212,21 +213,23 @@ private:
 };
 
 template <class Source>
-std::optional<Sliding> make(Source& source, std::uint32_t rows, std::span<const float> codebook,
-                            Isa isa, int threads) {
-    return SlidingMaker<Source>(source, rows, codebook, isa, threads).make();
+bool make(Source& source, std::uint32_t rows, std::span<const float> codebook, Isa isa, int threads,
+          Sliding& layout) {
+    return SlidingMaker<Source>(source, rows, codebook, isa, threads, layout).make();
 }
 
 }  // namespace
 
-std::optional<Sliding> make_sliding(CsrRows& source, std::uint32_t rows,
-                                    std::span<const float> codebook, Isa isa, int threads) {
-    return make(source, rows, codebook, isa, threads);
+bool make_sliding(CsrRows& source, std::uint32_t rows, std::span<const float> codebook, Isa isa,
+                  int threads, Sliding& layout) {
+    return make(source, rows, codebook, isa, threads, layout);
 }
 
 Sliding make_sliding(Rows16Rows& source, std::uint32_t rows, std::span<const float> codebook,
                      Isa isa, int threads) {
-    return *make(source, rows, codebook, isa, threads);
+    Sliding layout;
+    (void)make(source, rows, codebook, isa, threads, layout);
+    return layout;
 }
 
 }  // namespace tersor::spmm

@@ -203,12 +203,13 @@ bool pack_entries(const CsrOutline& csr, EntrySource& source, std::span<const fl
     layout->codebook_size = codebook.size();
     std::copy(codebook.begin(), codebook.end(), layout->codebook.data());
     CsrRows rows(csr, source, codebook.size(), layout->isa);
-    if (regime == Regime::vector && layout->fits_sliding()) {
-        auto made = make_sliding(rows, csr.rows, codebook, layout->isa, threads);
-        if (!made.has_value()) return false;
-        layout->sliding_made.put(*std::move(made));
+    const bool sliding = regime == Regime::vector && layout->fits_sliding();
+    if ((csr.flat || !sliding) && !rows.load_all(threads)) return false;
+    if (sliding) {
+        Sliding made;
+        if (!make_sliding(rows, csr.rows, codebook, layout->isa, threads, made)) return false;
+        layout->sliding_made.put(std::move(made));
     } else {
-        if (!rows.load_all(threads)) return false;
         layout->rows16_made.put(lay_out(
             rows, csr.rows, true,
             [](Block& block, std::size_t to, std::uint8_t code) { block.codes[to] = code; }));

@@ -10,10 +10,8 @@ CsrRows::CsrRows(const CsrOutline& outline, EntrySource& source, std::size_t val
     : outline_(outline),
       source_(source),
       kernels_(kernels(isa)),
-      rules_{outline.cols, outline.index_bits, values},
-      starts_(std::size_t{outline.rows} + 1, 0) {
+      rules_{outline.cols, outline.index_bits, values} {
     if (outline.flat) {
-        std::fill(starts_.begin() + 1, starts_.end(), outline.entries);
         good_ = true;
         return;
     }
@@ -21,6 +19,7 @@ CsrRows::CsrRows(const CsrOutline& outline, EntrySource& source, std::size_t val
         outline.row_lengths.size() != outline.rows) {
         return;
     }
+    starts_.resize(std::size_t{outline.rows} + 1, 0);
     for (std::size_t r = 0; r < outline.rows; ++r) {
         if (outline.row_lengths[r] > outline.entries - starts_[r]) return;
         starts_[r + 1] = starts_[r] + outline.row_lengths[r];
@@ -29,8 +28,7 @@ CsrRows::CsrRows(const CsrOutline& outline, EntrySource& source, std::size_t val
 }
 
 bool CsrRows::load(std::size_t begin, std::size_t end, int threads) {
-    // Where flat, only the entries before it tell where a row begins.
-    if (outline_.flat) return all_loaded_ || load_all(threads);
+    if (all_loaded_) return true;
     if (!good_) return false;
     first_loaded_ = starts_[begin];
     return source_.read(starts_[begin], starts_[end], threads, loaded_);
@@ -59,6 +57,7 @@ bool CsrRows::load_all(int threads) {
 void CsrRows::find_rows() {
     const auto& [codes, gaps] = loaded_;
     // A row begins with the first entry that lands in it or in a later row: fillers may straddle.
+    starts_.resize(std::size_t{outline_.rows} + 1, 0);
     offsets_.resize(outline_.rows);
     std::size_t row = 0;
     std::uint64_t position = 0;

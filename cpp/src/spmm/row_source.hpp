@@ -29,7 +29,8 @@ public:
     /// Makes the rows [begin, end) ready, which follow those of the last call. False where the
     /// matrix is malformed, as far as that can be told without looking at each row.
     [[nodiscard]] bool load(std::size_t begin, std::size_t end, int threads);
-    /// The same for all rows at once, and looks at each.
+    /// Makes all rows ready at once, and looks at each. A flat matrix needs that before anything
+    /// else: only the entries before it tell where a row begins.
     [[nodiscard]] bool load_all(int threads);
 
     /// How a row's non-zeros lie; in `counts` [values] how often each code but 0 occurs. False

@@ -1,0 +1,165 @@
+#include "container/parsed_layer.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+#include "hash/xxh3.hpp"
+#include "support/little_endian.hpp"
+#include "support/varint.hpp"
+
+namespace tersor::layer_parts {
+
+using hash::xxh3_64;
+using support::Cursor;
+
+namespace {
+
+/// A constant stream announces any number of symbols in a few bytes. Other streams spend half a bit
+/// or more on each; what is more than that is believed up to here only, whatever the caller's own
+/// limit.
+constexpr std::uint64_t max_unbacked_symbols = std::uint64_t{1} << 28;
+
+}  // namespace
+
+std::size_t offset_of(std::span<const std::uint8_t> part,
+                      std::span<const std::uint8_t> blob) noexcept {
+    return static_cast<std::size_t>(part.data() - blob.data());
+}
+
+Result check_signature(std::span<const std::uint8_t> blob) noexcept {
+    if (blob.size() < magic.size() + 1 + hash_bytes) return {Status::truncated, blob.size()};
+    if (!is_layer(blob)) return {Status::bad_magic, 0};
+    if (blob[magic.size()] != format_version) return {Status::unsupported_version, magic.size()};
+    return {Status::ok, blob.size()};
+}
+
+Result check_hash(std::span<const std::uint8_t> blob) noexcept {
+    const std::size_t end = blob.size() - hash_bytes;
+    const auto stored = support::load_little_endian<std::uint64_t>(blob.data() + end);
+    if (stored != xxh3_64(blob.first(end))) return {Status::hash_mismatch, end};
+    return {Status::ok, blob.size()};
+}
+
+std::uint64_t backed_symbols(std::span<const std::uint8_t> blob) noexcept {
+    return std::max<std::uint64_t>(16 * std::uint64_t{blob.size()}, max_unbacked_symbols);
+}
+
+Result parse_layer(std::span<const std::uint8_t> blob, ParsedLayer& parsed) {
+    Cursor cursor(blob.first(blob.size() - hash_bytes));
+    (void)cursor.take(magic.size() + 1);
+
+    const std::uint8_t flags = cursor.byte();
+    parsed.kind = static_cast<ValueKind>(flags & 3);
+    parsed.flat = (flags & 4) != 0;
+    parsed.index_bits = ((flags >> 3) & 7) + 1;
+    if (cursor.ok() && (flags >> 6 != 0 || parsed.index_bits < csr::min_index_bits)) {
+        return {Status::bad_header, magic.size() + 1};
+    }
+    const std::uint64_t dimensions = cursor.varint();
+    if (cursor.ok() && (dimensions == 0 || dimensions > max_dimensions)) {
+        cursor.fail(Status::bad_header);
+    }
+    for (std::uint64_t d = 0; cursor.ok() && d < dimensions; ++d) {
+        parsed.shape.push_back(cursor.varint());
+    }
+    if (cursor.ok() && !matrix_shape(parsed.shape, parsed.matrix)) cursor.fail(Status::too_large);
+    parsed.value_count = cursor.varint();
+    parsed.fillers_offset = cursor.position();
+    parsed.fillers = cursor.varint();
+    const std::uint64_t code_bytes = cursor.varint();
+    const std::uint64_t gap_bytes = cursor.varint();
+    if (parsed.value_count > blob.size() ||
+        (is_shared(parsed.kind) && parsed.value_count > max_clusters)) {
+        cursor.fail(Status::too_large);
+    }
+    parsed.values = cursor.take(parsed.value_count * value_width(parsed.kind));
+    parsed.codes = cursor.take(code_bytes);
+    parsed.gaps = cursor.take(gap_bytes);
+    parsed.row_lengths = cursor.rest();
+    if (!cursor.ok()) return cursor.result();
+    if (parsed.flat && !parsed.row_lengths.empty()) {
+        return {Status::trailing_bytes, cursor.position()};
+    }
+    const auto inspect = [&](std::span<const std::uint8_t> stream, huffman::StreamInfo& info) {
+        Result result = huffman::inspect(stream, info);
+        if (!result.ok()) result.count += offset_of(stream, blob);
+        return result;
+    };
+    if (const Result r = inspect(parsed.codes, parsed.code_info); !r.ok()) return r;
+    if (const Result r = inspect(parsed.gaps, parsed.gap_info); !r.ok()) return r;
+    if (!parsed.flat) {
+        if (const Result r = inspect(parsed.row_lengths, parsed.row_length_info); !r.ok()) return r;
+    }
+    // Every entry advances by a weight at least, and a row's length takes at most five bytes.
+    const std::uint64_t weights = std::uint64_t{parsed.matrix.rows} * parsed.matrix.cols;
+    const std::uint64_t backed = backed_symbols(blob);
+    if (parsed.code_info.symbols > std::min(weights, backed)) {
+        return {Status::too_large, offset_of(parsed.codes, blob)};
+    }
+    if (parsed.row_length_info.symbols > std::min(std::uint64_t{parsed.matrix.rows} * 5, backed)) {
+        return {Status::too_large, offset_of(parsed.row_lengths, blob)};
+    }
+    if (parsed.gap_info.symbols != parsed.code_info.symbols) {
+        return {Status::size_mismatch, offset_of(parsed.gaps, blob)};
+    }
+    if (!parsed.flat && parsed.row_length_info.symbols < parsed.matrix.rows) {
+        return {Status::size_mismatch, offset_of(parsed.row_lengths, blob)};
+    }
+    if (parsed.fillers > parsed.code_info.symbols) {
+        return {Status::size_mismatch, parsed.fillers_offset};
+    }
+    const std::uint64_t nonzeros = parsed.code_info.symbols - parsed.fillers;
+    if (!is_shared(parsed.kind) && nonzeros != parsed.value_count) {
+        return {Status::size_mismatch, offset_of(parsed.values, blob)};
+    }
+    return {Status::ok, blob.size()};
+}
+
+std::uint64_t decoded_bytes(const ParsedLayer& parsed) noexcept {
+    return 2 * parsed.code_info.symbols + parsed.row_length_info.symbols +
+           (parsed.flat ? 0 : sizeof(std::uint32_t) * std::uint64_t{parsed.matrix.rows}) +
+           sizeof(float) * parsed.value_count;
+}
+
+Result decode_stream(std::span<const std::uint8_t> stream, std::span<const std::uint8_t> blob,
+                     std::vector<std::uint8_t>& symbols, std::uint64_t first, std::uint64_t count,
+                     int threads) {
+    symbols.resize(static_cast<std::size_t>(count));
+    Result result = huffman::decode_range(stream, static_cast<std::size_t>(first), symbols,
+                                          {.threads = threads, .verify = true});
+    if (!result.ok()) result.count += offset_of(stream, blob);
+    return result;
+}
+
+Result decode_row_lengths(const ParsedLayer& parsed, std::span<const std::uint8_t> blob,
+                          std::vector<std::uint32_t>& lengths, int threads) {
+    std::vector<std::uint8_t> bytes;
+    const Result result =
+        decode_stream(parsed.row_lengths, blob, bytes, 0, parsed.row_length_info.symbols, threads);
+    if (!result.ok()) return result;
+    const Result fault{Status::size_mismatch, offset_of(parsed.row_lengths, blob)};
+    Cursor cursor(bytes);
+    lengths.resize(parsed.matrix.rows);
+    for (std::uint32_t& length : lengths) {
+        const std::uint64_t value = cursor.varint();
+        if (!cursor.ok() || value > UINT32_MAX) return fault;
+        length = static_cast<std::uint32_t>(value);
+    }
+    return cursor.remaining() == 0 ? result : fault;
+}
+
+Result read_values(const ParsedLayer& parsed, std::span<const std::uint8_t> blob,
+                   std::uint64_t first, std::uint64_t count, std::vector<float>& values) {
+    const std::size_t width = value_width(parsed.kind);
+    const auto bytes = parsed.values.subspan(static_cast<std::size_t>(first) * width,
+                                             static_cast<std::size_t>(count) * width);
+    values.reserve(static_cast<std::size_t>(count));
+    for (std::size_t at = 0; at < bytes.size(); at += width) {
+        const float value = read_value(bytes.data() + at, parsed.kind);
+        if (!std::isfinite(value)) return {Status::not_finite, offset_of(bytes, blob) + at};
+        values.push_back(value);
+    }
+    return {Status::ok, blob.size()};
+}
+
+}  // namespace tersor::layer_parts
