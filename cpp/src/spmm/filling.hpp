@@ -30,6 +30,14 @@ struct RowFacts {
     }
 };
 
+/// What some rows have passed at each mark: sums of x - x_first and of its squares, extremes of x.
+struct Moments {
+    std::array<float, RowFacts::marks> sums, squares, least, most;
+};
+
+/// What the weights of a code are added up for: see row_totals.hpp.
+struct alignas(64) CodeTerms : std::array<double, 8> {};
+
 /// What each row of a RelativeCsr has to obey.
 struct RowRules {
     std::uint32_t cols = 0;

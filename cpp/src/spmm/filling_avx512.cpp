@@ -187,16 +187,13 @@ void count_codes(const std::uint8_t* codes, std::size_t size, std::size_t values
 
 bool survey_row(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t size,
                 std::uint32_t column, const RowRules& rules, RowFacts& facts) noexcept {
-    alignas(32) std::int32_t mark_columns[RowFacts::marks];
-    for (std::size_t m = 0; m < RowFacts::marks; ++m) {
-        mark_columns[m] = static_cast<std::int32_t>(mark_column(m, rules.cols));
-    }
+    const __m256i eighths = _mm256_setr_epi32(1, 2, 3, 4, 5, 6, 7, 8);
+    const __m256i marks = _mm256_srli_epi32(
+        _mm256_mullo_epi32(eighths, _mm256_set1_epi32(static_cast<int>(rules.cols))), 3);
     const __m512i zero = _mm512_setzero_si512();
     const __m512i filler_gap = _mm512_set1_epi8(static_cast<char>((1 << rules.index_bits) - 1));
-    const __m256i marks = _mm256_load_si256(reinterpret_cast<const __m256i*>(mark_columns));
     __m256 passed = _mm256_setzero_ps();
-    __m512i largest = zero;
-    __mmask64 faults = 0;
+    __m512i largest = zero, faults = zero;
     std::size_t nonzeros = 0;
     std::uint64_t total = 0;
     // Between the ends of 64 entries, non-zeros are taken to be spread evenly.
@@ -206,8 +203,8 @@ bool survey_row(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t
         const __m512i code = _mm512_maskz_loadu_epi8(valid, codes + i);
         // A gap is at most the filler's, and a filler's is just that.
         const __mmask64 filler = _mm512_mask_testn_epi8_mask(valid, code, code);
-        faults |= _mm512_cmpgt_epu8_mask(gap, filler_gap) |
-                  _mm512_mask_cmpneq_epi8_mask(filler, gap, filler_gap);
+        faults = _mm512_or_si512(faults, _mm512_subs_epu8(gap, filler_gap));
+        faults = _mm512_mask_max_epu8(faults, filler, faults, _mm512_xor_si512(gap, filler_gap));
         largest = _mm512_max_epu8(largest, code);
         const auto advance =
             static_cast<std::uint32_t>(_mm512_reduce_add_epi64(_mm512_sad_epu8(gap, zero))) +
@@ -227,8 +224,55 @@ bool survey_row(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t
     _mm256_storeu_ps(facts.passed.data(), passed);
     facts.passed[RowFacts::marks - 1] = static_cast<float>(nonzeros);
     const __m512i past = _mm512_set1_epi8(static_cast<char>(rules.values - 1));
-    faults |= _mm512_cmpgt_epu8_mask(largest, past);
-    return faults == 0 && total <= rules.cols && (size == 0 || codes[size - 1] != 0);
+    faults = _mm512_or_si512(faults, _mm512_subs_epu8(largest, past));
+    return _mm512_test_epi8_mask(faults, faults) == 0 && total <= rules.cols &&
+           (size == 0 || codes[size - 1] != 0);
+}
+
+void weigh_counts(const std::uint32_t* counts, std::size_t values, const CodeTerms* terms,
+                  CodeTerms& totals) noexcept {
+    __m512d sums[4] = {};
+    for (std::size_t c = 0; c < values; c += 8) {
+        const auto valid = static_cast<__mmask8>(first_bits(values - c));
+        alignas(64) double count[8];
+        _mm512_store_pd(count, _mm512_cvtepu32_pd(_mm256_maskz_loadu_epi32(valid, counts + c)));
+        const std::size_t some = std::min<std::size_t>(values - c, 8);
+        for (std::size_t i = 0; i < some; ++i) {
+            sums[i % 4] = _mm512_fmadd_pd(_mm512_set1_pd(count[i]),
+                                          _mm512_load_pd(terms[c + i].data()), sums[i % 4]);
+        }
+    }
+    _mm512_store_pd(totals.data(), _mm512_add_pd(_mm512_add_pd(sums[0], sums[1]),
+                                                 _mm512_add_pd(sums[2], sums[3])));
+}
+
+Moments moments_of(const RowFacts* facts, const std::uint32_t* rows, std::size_t size) noexcept {
+    const auto passed = [&](std::size_t i) noexcept {
+        return _mm256_loadu_ps(facts[rows[i]].passed.data());
+    };
+    const __m256 origin = passed(0);
+    __m256 sums[2] = {}, squares[2] = {};
+    __m256 least[2] = {origin, origin}, most[2] = {origin, origin};
+    const auto add = [&](std::size_t i, int way) noexcept {
+        const __m256 here = passed(i);
+        const __m256 more = _mm256_sub_ps(here, origin);
+        sums[way] = _mm256_add_ps(sums[way], more);
+        squares[way] = _mm256_fmadd_ps(more, more, squares[way]);
+        least[way] = _mm256_min_ps(least[way], here);
+        most[way] = _mm256_max_ps(most[way], here);
+    };
+    std::size_t i = 0;
+    for (; i + 2 <= size; i += 2) {
+        add(i, 0);
+        add(i + 1, 1);
+    }
+    if (i < size) add(i, 0);
+    Moments moments;
+    _mm256_storeu_ps(moments.sums.data(), _mm256_add_ps(sums[0], sums[1]));
+    _mm256_storeu_ps(moments.squares.data(), _mm256_add_ps(squares[0], squares[1]));
+    _mm256_storeu_ps(moments.least.data(), _mm256_min_ps(least[0], least[1]));
+    _mm256_storeu_ps(moments.most.data(), _mm256_max_ps(most[0], most[1]));
+    return moments;
 }
 
 /// Four rows of a slice, four places apart, with their next four entries each.
@@ -335,6 +379,8 @@ void install_filling_avx512(Kernels& kernels) noexcept {
     kernels.decode_entries = decode_entries;
     kernels.count_codes = count_codes;
     kernels.survey_row = survey_row;
+    kernels.weigh_counts = weigh_counts;
+    kernels.moments_of = moments_of;
     kernels.fill_pairs = fill_pairs;
 }
 

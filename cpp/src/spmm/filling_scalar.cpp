@@ -56,6 +56,31 @@ bool survey_row(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t
     return good && advance <= cols;
 }
 
+void weigh_counts(const std::uint32_t* counts, std::size_t values, const CodeTerms* terms,
+                  CodeTerms& totals) noexcept {
+    totals = {};
+    for (std::size_t c = 1; c < values; ++c) {
+        const double count = counts[c];
+        for (std::size_t i = 0; i < totals.size(); ++i) totals[i] += count * terms[c][i];
+    }
+}
+
+Moments moments_of(const RowFacts* facts, const std::uint32_t* rows, std::size_t size) noexcept {
+    const RowFacts& origin = facts[rows[0]];  // keeps the squares small
+    Moments moments{{}, {}, origin.passed, origin.passed};
+    for (std::size_t i = 0; i < size; ++i) {
+        for (std::size_t m = 0; m < RowFacts::marks; ++m) {
+            const float passed = facts[rows[i]].passed[m];
+            const float more = passed - origin.passed[m];
+            moments.sums[m] += more;
+            moments.squares[m] += more * more;
+            moments.least[m] = std::min(moments.least[m], passed);
+            moments.most[m] = std::max(moments.most[m], passed);
+        }
+    }
+    return moments;
+}
+
 void fill_slice(SliceCursor& slice, const SlidingShape& shape, bool nibbles) noexcept {
     for (; slice.room > 0; --slice.room) {
         std::uint8_t* codes = slice.pairs + 2 * step_slots;
@@ -99,6 +124,8 @@ void install_filling_scalar(Kernels& kernels) noexcept {
     kernels.decode_entries = decode_entries;
     kernels.count_codes = count_codes;
     kernels.survey_row = survey_row;
+    kernels.weigh_counts = weigh_counts;
+    kernels.moments_of = moments_of;
     kernels.fill_pairs = fill_pairs;
 }
 

@@ -121,6 +121,14 @@ using CountCodes = void (*)(const std::uint8_t* codes, std::size_t size, std::si
 using SurveyRow = bool (*)(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t size,
                            std::uint32_t column, const RowRules& rules, RowFacts& facts) noexcept;
 
+/// totals = the sum of counts[c] * terms[c] over the codes but 0, whose terms are 0.
+using WeighCounts = void (*)(const std::uint32_t* counts, std::size_t values,
+                             const CodeTerms* terms, CodeTerms& totals) noexcept;
+
+/// Of `size` rows, at least one; x_first is that of the first.
+using MomentsOf = Moments (*)(const RowFacts* facts, const std::uint32_t* rows,
+                              std::size_t size) noexcept;
+
 /// Moves the rows of slices into pairs of steps, until nothing is left or there is no room. A step
 /// takes up to four entries of each row, as far as they lie in its window, which begins at the
 /// first column that is left.

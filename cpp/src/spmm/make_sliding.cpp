@@ -55,7 +55,7 @@ public:
 
     /// False where the matrix is malformed.
     bool make() {
-        const RowTotals totals(codebook_, layout_);
+        const RowTotals totals(codebook_, layout_, kernels_.weigh_counts);
         const std::vector<std::size_t> bounds = group_bounds();
         for (std::size_t g = 0; g + 1 < bounds.size(); g += threads_) {
             const std::size_t last = std::min(g + threads_, bounds.size() - 1);
@@ -121,7 +121,7 @@ private:
         std::vector<std::size_t> bounds;
         for (const std::size_t bound : groups) bounds.push_back(bound - first);
         const std::vector<std::uint32_t> rows =
-            order_rows(facts_, bounds, static_cast<int>(threads_));
+            order_rows(facts_, bounds, kernels_, static_cast<int>(threads_));
         for (std::size_t i = 0; i < rows.size(); ++i) {
             layout_.sums[first + i] = sums_[rows[i]];
             layout_.row_order.push_back(static_cast<std::uint32_t>(first + rows[i]));

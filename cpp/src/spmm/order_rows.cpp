@@ -23,29 +23,16 @@ struct Mark {
     float most = 0.0F;
 };
 
-Mark widest_mark(std::span<const RowFacts> facts, std::span<const std::uint32_t> rows) {
-    using Values = std::array<float, RowFacts::marks>;
-    const Values& origin = facts[rows[0]].passed;  // keeps the squares small
-    Values sums{}, squares{}, least = origin, most = origin;
-    for (const std::uint32_t row : rows) {
-        for (std::size_t m = 0; m < RowFacts::marks; ++m) {
-            const float passed = facts[row].passed[m];
-            const float more = passed - origin[m];
-            sums[m] += more;
-            squares[m] += more * more;
-            least[m] = std::min(least[m], passed);
-            most[m] = std::max(most[m], passed);
-        }
-    }
-    const auto size = static_cast<float>(rows.size());
+Mark widest_mark(const Moments& moments, std::size_t rows) {
+    const auto size = static_cast<float>(rows);
     Mark widest;
     float largest = -1.0F;
     for (std::size_t m = 0; m < RowFacts::marks; ++m) {
-        float variance = squares[m] - sums[m] * sums[m] / size;
+        float variance = moments.squares[m] - moments.sums[m] * moments.sums[m] / size;
         if (m + 1 == RowFacts::marks) variance *= weight_of_end * weight_of_end;
         if (variance > largest) {
             largest = variance;
-            widest = {m, least[m], most[m]};
+            widest = {m, moments.least[m], moments.most[m]};
         }
     }
     return widest;
@@ -71,25 +58,27 @@ void sort_by(std::span<const RowFacts> facts, const Mark& mark, std::span<std::u
 }  // namespace
 
 std::vector<std::uint32_t> order_rows(std::span<const RowFacts> facts,
-                                      std::span<const std::size_t> bounds, int threads) {
+                                      std::span<const std::size_t> bounds, const Kernels& kernels,
+                                      int threads) {
     std::vector<std::uint32_t> order(facts.size());
     std::iota(order.begin(), order.end(), 0U);
     std::vector<std::uint32_t> scratch(facts.size());
     std::vector<std::uint8_t> buckets(facts.size());
-    using Range = std::pair<std::size_t, std::size_t>;
-    std::vector<Range> ranges;
+    using Part = std::pair<std::size_t, std::size_t>;
+    std::vector<Part> ranges;
     for (std::size_t i = 0; i + 1 < bounds.size(); ++i)
         ranges.emplace_back(bounds[i], bounds[i + 1]);
     while (!ranges.empty()) {
         // Each range leaves some in its place, or nothing.
-        std::vector<Range> smaller(parts * ranges.size());
+        std::vector<Part> smaller(parts * ranges.size());
         parallel_for(ranges.size(), 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
             for (std::size_t i = begin; i < end; ++i) {
                 const auto [from, to] = ranges[i];
                 const std::size_t slices = (to - from + slice_rows - 1) / slice_rows;
                 if (slices < 2) continue;
                 const auto rows = std::span(order).subspan(from, to - from);
-                sort_by(facts, widest_mark(facts, rows), rows,
+                const Moments moments = kernels.moments_of(facts.data(), rows.data(), rows.size());
+                sort_by(facts, widest_mark(moments, rows.size()), rows,
                         std::span(scratch).subspan(from, to - from),
                         std::span(buckets).subspan(from, to - from));
                 for (std::size_t p = 0; p < parts; ++p) {
@@ -101,7 +90,7 @@ std::vector<std::uint32_t> order_rows(std::span<const RowFacts> facts,
             }
         });
         std::erase_if(smaller,
-                      [](const Range& range) { return range.second - range.first <= slice_rows; });
+                      [](const Part& part) { return part.second - part.first <= slice_rows; });
         ranges = std::move(smaller);
     }
     return order;

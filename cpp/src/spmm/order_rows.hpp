@@ -5,7 +5,7 @@
 #include <span>
 #include <vector>
 
-#include "spmm/filling.hpp"
+#include "spmm/kernels.hpp"
 
 namespace tersor::spmm {
 
@@ -14,6 +14,6 @@ namespace tersor::spmm {
 /// cut into parts, and each part again, down to slices.
 [[nodiscard]] std::vector<std::uint32_t> order_rows(std::span<const RowFacts> facts,
                                                     std::span<const std::size_t> bounds,
-                                                    int threads);
+                                                    const Kernels& kernels, int threads);
 
 }  // namespace tersor::spmm

@@ -9,6 +9,7 @@
 #include <span>
 #include <vector>
 
+#include "spmm/kernels.hpp"
 #include "spmm/sliding.hpp"
 
 namespace tersor::spmm {
@@ -17,8 +18,9 @@ namespace tersor::spmm {
 /// arithmetic how far its products may be off.
 class RowTotals {
 public:
-    RowTotals(std::span<const float> codebook, const Sliding& layout) : terms_(codebook.size()) {
-        for (std::size_t c = 0; c < codebook.size(); ++c) {
+    RowTotals(std::span<const float> codebook, const Sliding& layout, WeighCounts weigh)
+        : weigh_(weigh), terms_(codebook.size()) {
+        for (std::size_t c = 1; c < codebook.size(); ++c) {
             terms_[c][0] = double{codebook[c]};
             terms_[c][1] = std::abs(double{codebook[c]});
         }
@@ -26,7 +28,7 @@ public:
             const auto w_digits = static_cast<std::size_t>(arithmetics[a].w_digits);
             const auto errors =
                 product_errors(codebook, layout.digits[w_digits - 1], arithmetics[a]);
-            for (std::size_t c = 0; c < codebook.size(); ++c) terms_[c][2 + a] = errors[c];
+            for (std::size_t c = 1; c < codebook.size(); ++c) terms_[c][2 + a] = errors[c];
         }
     }
 
@@ -35,11 +37,8 @@ public:
 
     /// Takes a row in by its numbers of codes, and returns the sum of its weights.
     double add(std::span<const std::uint32_t> counts, Worst& worst) const noexcept {
-        Terms totals{};
-        for (std::size_t c = 1; c < counts.size(); ++c) {
-            const double count = counts[c];
-            for (std::size_t i = 0; i < totals.size(); ++i) totals[i] += count * terms_[c][i];
-        }
+        CodeTerms totals;
+        weigh_(counts.data(), counts.size(), terms_.data(), totals);
         for (std::size_t i = 0; i < worst.size(); ++i) {
             // Without weights that are not 0 any error is too large.
             if (totals[2 + i] > 0.0) worst[i] = std::max(worst[i], totals[2 + i] / totals[1]);
@@ -48,8 +47,9 @@ public:
     }
 
 private:
-    using Terms = std::array<double, 2 + arithmetics.size()>;
-    std::vector<Terms> terms_;
+    static_assert(2 + arithmetics.size() <= std::tuple_size_v<CodeTerms::array>);
+    WeighCounts weigh_;
+    std::vector<CodeTerms> terms_;  // by code; those of code 0 are 0
 };
 
 }  // namespace tersor::spmm
