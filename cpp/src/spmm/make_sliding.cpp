@@ -19,6 +19,9 @@ namespace {
 
 constexpr std::size_t row_grain = 64;
 
+/// Rows that are surveyed before any is weighed.
+constexpr std::size_t some_rows = 16;
+
 /// Entries of a group of rows. Larger groups leave fewer slots empty.
 constexpr std::size_t entries_of_group = std::size_t{1} << 20;
 
@@ -95,16 +98,27 @@ private:
         std::atomic<bool> good{true};
         parallel_for(facts_.size(), row_grain, static_cast<int>(threads_),
                      [&](std::size_t begin, std::size_t end) noexcept {
-                         std::array<std::uint32_t, 256> memory;
-                         const auto counts = std::span(memory).first(codebook_.size());
-                         for (std::size_t r = begin; r < end; ++r) {
-                             if (!source_.survey(first + r, facts_[r], counts)) {
+                         // The sums of a row wait for each other: those of some rows do not.
+                         std::array<std::array<std::uint32_t, 256>, some_rows> counts;
+                         RowTotals::Worst here{};
+                         for (std::size_t r = begin; r < end; r += some_rows) {
+                             const std::size_t some = std::min(some_rows, end - r);
+                             bool all_good = true;
+                             for (std::size_t i = 0; i < some; ++i) {
+                                 all_good &=
+                                     source_.survey(first + r + i, facts_[r + i],
+                                                    std::span(counts[i]).first(codebook_.size()));
+                             }
+                             if (!all_good) {
                                  good.store(false, std::memory_order_relaxed);
                                  return;
                              }
-                             const double sum = totals.add(counts, worst[begin / row_grain]);
-                             sums_[r] = static_cast<float>(sum);
+                             for (std::size_t i = 0; i < some; ++i) {
+                                 sums_[r + i] = static_cast<float>(totals.add(
+                                     std::span(counts[i]).first(codebook_.size()), here));
+                             }
                          }
+                         worst[begin / row_grain] = here;
                      });
         if (!good) return false;
         for (const RowTotals::Worst& some : worst) {
