@@ -44,7 +44,8 @@ def ratios_table(rows: list[Row], batch: int) -> str:
     """Speed-ups over dense of each layer at a batch."""
     columns = [("kernel", p, "hot") for p in PRECISIONS]
     columns += [("module", p, "hot") for p in PRECISIONS]
-    columns += [("kernel", p, "cold") for p in PRECISIONS[1:]]
+    if select(rows, batch=batch, temperature="cold"):
+        columns += [("kernel", p, "cold") for p in PRECISIONS[1:]]
     header = [f"batch {batch}", "dense µs"]
     header += [
         {"module": "`forward` "}.get(w, "") + ("cold " if t == "cold" else "") + p

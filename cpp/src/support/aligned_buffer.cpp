@@ -1,5 +1,7 @@
 #include "support/aligned_buffer.hpp"
 
+#include <cstdint>
+
 #include "support/shared_pages.hpp"
 
 #if defined(__linux__)
@@ -9,10 +11,11 @@
 namespace tersor::support {
 namespace {
 
-constexpr std::size_t page = 4096;
-
-/// From here on the last huge page, which is the block's own, is small beside the others.
-constexpr std::size_t own_pages_from = 8 * huge_page;
+/// A multiple of what any system has as a page.
+[[maybe_unused]] constexpr std::size_t whole_pages(std::size_t bytes) noexcept {
+    constexpr std::size_t page = std::size_t{64} << 10;
+    return (bytes + page - 1) / page * page;
+}
 
 #if defined(__has_feature)
 #if __has_feature(address_sanitizer)
@@ -22,30 +25,51 @@ constexpr std::size_t own_pages_from = 8 * huge_page;
 #define TERSOR_ADDRESS_SANITIZER 1
 #endif
 
-/// Whether a block lies beside others in huge pages.
-bool is_shared([[maybe_unused]] std::size_t bytes) noexcept {
 #if defined(__linux__) && !defined(TERSOR_ADDRESS_SANITIZER)
-    return bytes >= page && bytes < own_pages_from;
+/// Blocks of so many bytes lie beside others in huge pages.
+constexpr std::size_t shared_from = 4096;
+/// From here on the last huge page, which is the block's own, is small beside the others.
+constexpr std::size_t own_pages_from = 8 * huge_page;
 #else
-    // The sanitizer has to see each block's ends.
-    return false;
+// Elsewhere nothing is known to be gained, and the sanitizer has to see each block's ends.
+constexpr std::size_t shared_from = SIZE_MAX;
+constexpr std::size_t own_pages_from = SIZE_MAX;
 #endif
+
+bool is_shared(std::size_t bytes) noexcept {
+    return bytes >= shared_from && bytes < own_pages_from;
 }
 
 }  // namespace
 
 void* allocate_huge_pages(std::size_t bytes) {
-    void* const memory = ::operator new(bytes, std::align_val_t{huge_page});
 #if defined(__linux__)
+    if (bytes > SIZE_MAX - 2 * huge_page) throw std::bad_alloc();
+    // Not from the heap, which gives what it had before, in small pages.
+    const std::size_t size = whole_pages(bytes);
+    void* const mapped =
+        mmap(nullptr, size + huge_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (mapped == MAP_FAILED) throw std::bad_alloc();
+    char* const start = static_cast<char*>(mapped);
+    const std::size_t before =
+        (huge_page - reinterpret_cast<std::uintptr_t>(start) % huge_page) % huge_page;
+    if (before > 0) munmap(start, before);
+    munmap(start + before + size, huge_page - before);
     // Fewer misses in the address translation while a large layout streams through. A wish: whether
     // it is granted changes nothing else.
-    madvise(memory, bytes / huge_page * huge_page, MADV_HUGEPAGE);
+    madvise(start + before, size, MADV_HUGEPAGE);
+    return start + before;
+#else
+    return ::operator new(bytes, std::align_val_t{huge_page});
 #endif
-    return memory;
 }
 
-void free_huge_pages(void* memory) noexcept {
+void free_huge_pages(void* memory, [[maybe_unused]] std::size_t bytes) noexcept {
+#if defined(__linux__)
+    munmap(memory, whole_pages(bytes));
+#else
     ::operator delete(memory, std::align_val_t{huge_page});
+#endif
 }
 
 void* allocate_aligned(std::size_t bytes) {
@@ -56,7 +80,7 @@ void* allocate_aligned(std::size_t bytes) {
 
 void free_aligned(void* memory, std::size_t bytes) noexcept {
     if (is_shared(bytes)) return shared_pages().give(memory, bytes);
-    if (bytes >= own_pages_from) return free_huge_pages(memory);
+    if (bytes >= own_pages_from) return free_huge_pages(memory, bytes);
     ::operator delete(memory, std::align_val_t{cache_line});
 }
 
@@ -67,9 +91,9 @@ std::size_t shrink_aligned(void* memory, std::size_t bytes, std::size_t kept) no
         return kept;
     }
 #if defined(__linux__)
-    const std::size_t first = (kept + page - 1) / page * page;
-    if (bytes >= own_pages_from && first + page <= bytes) {
-        madvise(start + first, (bytes - first) / page * page, MADV_DONTNEED);
+    const std::size_t first = whole_pages(kept);
+    if (bytes >= own_pages_from && first < bytes) {
+        madvise(start + first, whole_pages(bytes) - first, MADV_DONTNEED);
     }
 #endif
     return bytes;

@@ -21,7 +21,7 @@ enum class Fill : bool { zeros, none };
 
 /// Memory that begins with a huge page, where the system can. Throws std::bad_alloc.
 [[nodiscard]] void* allocate_huge_pages(std::size_t bytes);
-void free_huge_pages(void* memory) noexcept;
+void free_huge_pages(void* memory, std::size_t bytes) noexcept;
 
 /// Memory of so many bytes, a multiple of a cache line: in huge pages but for the smallest blocks.
 /// Throws std::bad_alloc.

@@ -27,7 +27,7 @@ void join(Gap* gap, Gap* next) noexcept {
 }  // namespace
 
 SharedPages::~SharedPages() {
-    for (const Chunk& chunk : chunks_) free_huge_pages(chunk.memory);
+    for (const Chunk& chunk : chunks_) free_huge_pages(chunk.memory, chunk_bytes);
 }
 
 void* SharedPages::take(std::size_t bytes) {
@@ -74,7 +74,7 @@ void SharedPages::give(void* memory, std::size_t bytes) noexcept {
     }
     // One chunk stays for blocks that come and go.
     if (chunk->first->bytes == chunk_bytes && chunks_.size() > 1) {
-        free_huge_pages(chunk->memory);
+        free_huge_pages(chunk->memory, chunk_bytes);
         chunks_.erase(chunk);
     }
 }
