@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "container/parsed_layer.hpp"
+#include "csr/largest_code.hpp"
 
 namespace tersor {
 namespace {
@@ -18,9 +19,7 @@ Result check_entries(const ParsedLayer& parsed, std::span<const std::uint8_t> bl
     if (!valid.ok()) return {valid.status, offset_of(parsed.gaps, blob)};
     nonzeros = valid.count;
     const std::uint64_t limit = is_shared(parsed.kind) ? parsed.value_count : 1;
-    std::uint8_t largest = 0;  // in a loop that the compiler makes wide
-    for (const std::uint8_t code : csr.codes) largest = std::max(largest, code);
-    if (largest > limit) {
+    if (csr::largest_code(csr.codes) > limit) {
         return {Status::code_past_codebook, offset_of(parsed.codes, blob)};
     }
     return {Status::ok, blob.size()};

@@ -122,13 +122,12 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
     alignas(64) std::uint64_t level_ring[rings][ring_size][8];
     alignas(64) std::uint64_t tail_ring[ring_size][8];
     __m512i digits[rings][planes];
-    bool alike = true;  // all levels have bits of the same symbols: `at` is kept of the first alone
     std::array<std::uint64_t, max_levels> at = cursor.level_bits;
-    for (std::size_t l = 0; l < levels; ++l) {
-        load_digits(stage, l, digits[l]);
-        alike = alike && (l == 0 || stage.like_the_level_before(l));
-    }
+    for (std::size_t l = 0; l < levels; ++l) load_digits(stage, l, digits[l]);
+    // Two levels with bits of the same symbols, which gaps have: `at` is kept of the first alone.
+    const bool alike = planes == 2 && levels == 2 && stage.like_the_level_before(1);
     const __m512i valid = _mm512_loadu_si512(lanes.data());
+    const __m512i valid_tail = stage.tail ? valid : _mm512_setzero_si512();
     const __m512i order = places_in_order();
     const Lookup<bits> lookup(stage.symbols.data());
     const std::uint8_t* next = tail + cursor.tail;
@@ -146,7 +145,7 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
         front += plane_bytes * planes;
         __m512i goes_on = valid;
         if constexpr (has_tail) {
-            const __m512i later = _mm512_and_si512(all_ones<planes>(plane), valid);
+            const __m512i later = _mm512_and_si512(all_ones<planes>(plane), valid_tail);
             _mm512_store_si512(tail_ring[slot], _mm512_permutexvar_epi8(order, later));
             goes_on = _mm512_andnot_si512(later, valid);
         }
@@ -235,9 +234,14 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
         if constexpr (levels > 0) {
             if (s >= lag_of_levels && s < superblocks + lag_of_levels) {
                 const std::size_t slot = (s - lag_of_levels) % ring_size;
-                const bool enough = levels == 1 || alike ? spread.template operator()<true>(slot)
-                                                         : spread.template operator()<false>(slot);
-                if (!enough) return false;
+                if constexpr (planes == 2 && levels == 2) {
+                    if (alike ? !spread.template operator()<true>(slot)
+                              : !spread.template operator()<false>(slot)) {
+                        return false;
+                    }
+                } else if (!spread.template operator()<false>(slot)) {
+                    return false;
+                }
             }
         }
         if (s >= delay) {
@@ -252,18 +256,12 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
 }
 
 /// Whether a shape has a kernel of its own: those that the codes of real data consist of. A tail
-/// begins after few planes or after levels, and pairs have few words that are frequent.
+/// begins after few planes or after levels, and pairs have few words that are frequent. Kernels for
+/// shapes with a tail serve those without as well, where these are rare or short.
 constexpr bool has_kernel(int planes, int levels, bool tail, bool pairs) noexcept {
-    if (pairs) return planes <= 3 && levels <= std::min(planes, 4 - planes);
-    if (!tail) return true;
-    switch (planes) {
-        case 1: return levels <= 1;
-        case 2:
-        case 3: return true;
-        case 4:
-        case 5: return levels >= 1;
-        default: return planes == 6 && levels == 2;
-    }
+    if (pairs) return tail && planes <= 3 && levels <= std::min(planes, 4 - planes);
+    if (!tail) return levels <= 1;
+    return planes <= 3 || (levels >= 1 && planes <= 5) || (levels == 2 && planes == 6);
 }
 
 using DecodeStage = decltype(&decode_stage<1, 0, false, false>);
@@ -271,16 +269,17 @@ using DecodeStage = decltype(&decode_stage<1, 0, false, false>);
 /// The kernel of a shape, or nullptr.
 template <int planes, int levels>
 DecodeStage kernel_of(bool tail, bool pairs) noexcept {
-    const auto choose = [&]<bool has_tail>() noexcept -> DecodeStage {
-        if constexpr (has_kernel(planes, levels, has_tail, true)) {
-            if (pairs) return decode_stage<planes, levels, has_tail, true>;
-        }
-        if constexpr (has_kernel(planes, levels, has_tail, false)) {
-            if (!pairs) return decode_stage<planes, levels, has_tail, false>;
-        }
-        return nullptr;
-    };
-    return tail ? choose.template operator()<true>() : choose.template operator()<false>();
+    if constexpr (has_kernel(planes, levels, true, true)) {
+        if (pairs) return decode_stage<planes, levels, true, true>;
+    }
+    if (pairs) return nullptr;
+    if constexpr (has_kernel(planes, levels, false, false)) {
+        if (!tail) return decode_stage<planes, levels, false, false>;
+    }
+    if constexpr (has_kernel(planes, levels, true, false)) {
+        return decode_stage<planes, levels, true, false>;
+    }
+    return nullptr;
 }
 
 bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t superblocks,

@@ -4,6 +4,8 @@
 #include <array>
 #include <numeric>
 
+#include "csr/largest_code.hpp"
+
 namespace tersor::spmm {
 
 CsrRows::CsrRows(const CsrOutline& outline, EntrySource& source, std::size_t values, Isa isa)
@@ -46,9 +48,7 @@ bool CsrRows::load_all(int threads) {
     all.row_lengths = outline_.row_lengths;
     const Result valid = csr::validate(all);
     if (!valid.ok() || valid.count != outline_.nonzeros) return false;
-    std::uint8_t largest = 0;  // in a loop that the compiler makes wide
-    for (const std::uint8_t code : all.codes) largest = std::max(largest, code);
-    if (largest >= rules_.values) return false;
+    if (csr::largest_code(all.codes) >= rules_.values) return false;
     if (outline_.flat) find_rows();
     all_loaded_ = true;
     return true;

@@ -317,9 +317,13 @@ void put(const Sliding& layout, const FixedActivations& x, std::size_t slice, co
     }
     const std::uint32_t* row = layout.row_order.data() + first_row;
     const std::size_t row_count = std::min(slice_rows, layout.row_order.size() - first_row);
-    for (std::size_t r = 0; r < row_count; ++r) {
-        y[row[r]] = bias == nullptr ? out[r] : out[r] + bias[row[r]];
+    if (bias != nullptr) {
+        for (std::size_t r = 0; r < row_count; ++r) out[r] += bias[row[r]];
     }
+#if defined(__GNUC__)
+#pragma GCC unroll 8
+#endif
+    for (std::size_t r = 0; r < row_count; ++r) y[row[r]] = out[r];
 }
 
 /// Slices whose sums are made before they are folded, and the most sums that one of them has.

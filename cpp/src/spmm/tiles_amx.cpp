@@ -141,6 +141,7 @@ struct Rest {
     void expand(std::uint8_t* tile, std::size_t begin, std::size_t end) noexcept {
         for (std::size_t m = begin; m < end; ++m) {
             const std::uint64_t mask = *masks++;
+#pragma GCC unroll 3
             for (std::size_t q = 0; q < w_digits; ++q) {
                 const __m512i packed = load(digits + q * PackedDigits<w_digits>::size);
                 _mm512_store_si512(tile + q * tile_bytes + 64 * m,
@@ -176,6 +177,7 @@ public:
         const std::size_t skip = nibbles_ ? position.code % 2 : 0;
         for (std::size_t i = 0; i < size + skip; i += 64) {
             const __m512i codes = codes_from(position.code + i);
+#pragma GCC unroll 3
             for (std::size_t q = 0; q < w_digits; ++q) {
                 _mm512_store_si512(packed_.digits[q] + i, tables_[q][codes]);
             }
