@@ -20,7 +20,7 @@ namespace tersor::spmm {
     if (isa == Isa::avx2 || isa == Isa::neon) return 6;
     if (arithmetic == Arithmetic{3, 3, 2}) return 12;
     if (arithmetic == finest_arithmetic) return 10;
-    if (arithmetic->x_digits == 2) return 28;
+    if (arithmetic->x_digits == 2) return 24;
     return SIZE_MAX;
 }
 

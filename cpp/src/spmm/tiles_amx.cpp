@@ -262,39 +262,72 @@ private:
         for_constants<levels * tiles>([&](auto sum) { store_sum<sum>(sums + sum * 256); });
     }
 
-    /// The number of products that count before that of digit p of x and digit q of the weights.
-    static constexpr int products_before(int p, int q) noexcept {
-        int count = 0;
-        for (int i = 0; i <= q; ++i) {
-            for (int k = 0; k < (i == q ? p : x_digits); ++k) count += k + i >= lowest ? 1 : 0;
+    /// One product of tiles: digit p of x, digit q of the weights. What the product before had is
+    /// not loaded again.
+    struct Term {
+        int p;
+        int q;
+        int tile;
+        bool loads_x;
+        bool loads_w;
+    };
+
+    /// The products of one tile of weights, a digit of them after the other: each begins with the
+    /// activations that the one before ended with. Loads are the limit, and this order has fewer
+    /// of them than others, as one that loads activations once.
+    template <int tiles>
+    static constexpr auto terms_of() noexcept {
+        constexpr int count = [] {
+            int n = 0;
+            for (int p = 0; p < x_digits; ++p) {
+                for (int q = 0; q < w_digits; ++q) n += p + q >= lowest ? tiles : 0;
+            }
+            return n;
+        }();
+        std::array<Term, count> terms{};
+        std::size_t at = 0;
+        int last_p = -1;
+        int last_tile = 0;
+        for (int q = 0; q < w_digits; ++q) {
+            const int first_p = last_p;
+            bool loads_w = true;
+            for (const bool again : {true, false}) {
+                for (int p = x_digits - 1; p >= 0 && p + q >= lowest; --p) {
+                    if ((p == first_p) != again) continue;
+                    const bool forth = last_tile == 0;
+                    for (int i = 0; i < tiles; ++i) {
+                        const int tile = forth ? i : tiles - 1 - i;
+                        const bool loads_x = p != last_p || tile != last_tile;
+                        terms[at++] = {p, q, tile, loads_x, loads_w};
+                        last_p = p;
+                        last_tile = tile;
+                        loads_w = false;
+                    }
+                }
+            }
         }
-        return count;
+        return terms;
     }
 
     /// All products of digits that count, of one tile of weights; between them a later one is
-    /// expanded, for the processor finds no other work while tile registers are taken. Loads are
-    /// the limit: this order has fewer of them than one that loads activations once.
+    /// expanded, for the processor finds no other work while tile registers are taken.
     template <int tiles, bool expands>
     static Rest multiply(const std::uint8_t* x, std::size_t stride, const std::uint8_t* w,
                          std::uint8_t* next, Rest rest) noexcept {
         // GCC takes the loads below for ones that read no memory.
         __asm__ volatile("" ::: "memory");
-        for_constants<w_digits>([&](auto q) {
-            _tile_loadd(7, w + q * tile_bytes, 64);
-            for_constants<x_digits>([&](auto p) {
-                if constexpr (p + q >= lowest) {
-                    for_constants<tiles>([&](auto t) {
-                        _tile_loadd(6, x + t * stride + p * tile_bytes, 64);
-                        add_product<(p + q - lowest) * tiles + t>();
-                        if constexpr (expands) {
-                            constexpr int done = products_before(p, q) * tiles + t;
-                            constexpr int all = products_before(0, w_digits) * tiles;
-                            rest.expand<w_digits>(next, tile_masks * done / all,
-                                                  tile_masks * (done + 1) / all);
-                        }
-                    });
-                }
-            });
+        constexpr auto terms = terms_of<tiles>();
+        constexpr int count = static_cast<int>(terms.size());
+        for_constants<count>([&](auto i) {
+            constexpr Term term = terms[static_cast<std::size_t>(int{i})];
+            if constexpr (term.loads_w) _tile_loadd(7, w + term.q * tile_bytes, 64);
+            if constexpr (term.loads_x) {
+                _tile_loadd(6, x + term.tile * stride + term.p * tile_bytes, 64);
+            }
+            add_product<(term.p + term.q - lowest) * tiles + term.tile>();
+            if constexpr (expands) {
+                rest.expand<w_digits>(next, tile_masks * i / count, tile_masks * (i + 1) / count);
+            }
         });
         return rest;
     }
