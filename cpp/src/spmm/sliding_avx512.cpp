@@ -20,8 +20,8 @@ namespace {
 
 /// Pairs of steps after which 32-bit sums are folded into double ones. A step adds at most
 /// 4 * 255 * 128 to a sum, and up to three sums are added before they are converted.
-constexpr std::uint32_t pairs_per_fold = 2048;
-static_assert(std::uint64_t{pairs_per_fold} * 2 * 3 * 4 * 255 * 128 < (std::uint64_t{1} << 31));
+constexpr std::size_t pairs_per_fold = 2048;
+static_assert(pairs_per_fold * 2 * 3 * 4 * 255 * 128 < (std::size_t{1} << 31));
 
 /// How far ahead of its use an entry is fetched, in bytes. The processor fetches ahead too late:
 /// with one or two digits of x, for which entries are wanted fastest, they go into the first cache
@@ -176,8 +176,8 @@ struct Products {
         }
     }
 
-    /// The sums of each level, 16 numbers.
-    void store(std::int32_t* to) const noexcept {
+    /// totals += the sums, weighted.
+    void fold(double unit, __m512d (&totals)[2]) const noexcept {
         __m512i by_level[levels];
         for (__m512i& level : by_level) level = _mm512_setzero_si512();
         for (const auto& chain : sums) {
@@ -191,7 +191,13 @@ struct Products {
             }
         }
         for (int level = 0; level < levels; ++level) {
-            _mm512_store_si512(to + slice_rows * level, by_level[level]);
+            const double weight =
+                unit * static_cast<double>(std::uint64_t{1} << (8 * (level + lowest)));
+            const __m512d factor = _mm512_set1_pd(weight);
+            const __m256i low = _mm512_castsi512_si256(by_level[level]);
+            const __m256i high = _mm512_extracti64x4_epi64(by_level[level], 1);
+            totals[0] = _mm512_fmadd_pd(_mm512_cvtepi32_pd(low), factor, totals[0]);
+            totals[1] = _mm512_fmadd_pd(_mm512_cvtepi32_pd(high), factor, totals[1]);
         }
     }
 };
@@ -204,187 +210,138 @@ __m512i look_up(const std::uint8_t* window, __m512i columns) noexcept {
     return _mm512_permutex2var_epi8(lower, columns, load_unaligned(window + 64));
 }
 
-/// The sums of the steps of neighbouring slices, by slice, vector and level, for `items`
-/// neighbouring vectors; slice i has the pairs from starts[i] to starts[i + 1], at most
-/// `pairs_per_fold`. The first begins at `window`; returns where the last one ends. The windows
-/// have 64 columns (narrow) or 128. What there is a copy of for each arithmetic is this alone.
+/// y = totals + low * the sums of the rows + bias, for the rows of a slice. One function for all
+/// copies of the kernel, whose sums come in registers.
+[[gnu::noinline]] void put(const Sliding& layout, const FixedActivations& x, std::size_t slice,
+                           __m512d lower, __m512d upper, const float* bias, float* y) noexcept {
+    const std::size_t first_row = slice * slice_rows;
+    const __m512d low = _mm512_set1_pd(x.low);
+    const auto with_sums = [&](__m512d total, const float* sums) noexcept {
+        return _mm512_fmadd_pd(_mm512_cvtps_pd(_mm256_loadu_ps(sums + first_row)), low, total);
+    };
+    if (x.low != 0.0) {
+        const float* sums = layout.sums.data();
+        lower = with_sums(lower, sums);
+        upper = with_sums(upper, sums + 8);
+        if (x.sum_rests != nullptr) {
+            lower = with_sums(lower, x.sum_rests);
+            upper = with_sums(upper, x.sum_rests + 8);
+        }
+    }
+    alignas(64) float out[slice_rows];
+    _mm256_store_ps(out, _mm512_cvtpd_ps(lower));
+    _mm256_store_ps(out + 8, _mm512_cvtpd_ps(upper));
+    const std::uint32_t* row = layout.row_order.data() + first_row;
+    const std::size_t row_count = std::min(slice_rows, layout.row_order.size() - first_row);
+    for (std::size_t r = 0; r < row_count; ++r) {
+        y[row[r]] = bias == nullptr ? out[r] : out[r] + bias[row[r]];
+    }
+}
+
+/// `items` neighbouring vectors of x and y; the windows have 64 columns (narrow) or 128.
 template <int x_digits, int w_digits, int lowest, int table_size, bool nibbles, bool narrow,
           int items>
-const std::uint8_t* add_slices(const Sliding& layout, const Digits& digits,
-                               const FixedActivations& x, const std::uint32_t* starts,
-                               std::size_t slices, const std::uint8_t* window,
-                               std::int32_t* sums) noexcept {
+void slices(const Sliding& layout, const Digits& digits, const FixedActivations* x,
+            const float* bias, float* y, std::size_t slice_begin, std::size_t slice_end) noexcept {
     using Table = CodeTable<table_size>;
     Table tables[] = {Table(digits.table[0].data()), Table(digits.table[1].data()),
                       Table(digits.table[2].data())};
     constexpr std::size_t grain =
         narrow ? narrow_sliding_avx512.window_grain : sliding_avx512.window_grain;
-    const std::size_t stride = x.stride;
-    const std::uint8_t* entries =
-        layout.entries.data() + std::size_t{starts[0]} * pair_bytes(nibbles);
-    const std::uint8_t* advance = layout.advances.data() + 2 * std::size_t{starts[0]};
-    for (std::size_t s = 0; s < slices; ++s) {
-        if (s > 0) window = x.digits;
-        Products<x_digits, w_digits, lowest, items> products[items];
-        for (auto& product : products) product.clear();
-        for (std::uint32_t pairs = starts[s + 1] - starts[s]; pairs > 0;
-             --pairs, entries += pair_bytes(nibbles), advance += 2) {
-            for (std::size_t line = 0; line < pair_bytes(nibbles); line += 64) {
-                prefetch<x_digits>(entries + line);
-            }
-            __m512i codes = load_once(entries + 2 * step_slots);
+    const std::size_t stride = x->stride;
+    const std::size_t rows = layout.row_order.size();
+    for (std::size_t s = slice_begin; s < slice_end; ++s) {
+        __m512d totals[items][2];
+        for (auto& total : totals) total[0] = total[1] = _mm512_setzero_pd();
+        const std::uint8_t* window = x->digits;
+        std::size_t pair = layout.slice_starts[s];
+        for (const std::size_t end = layout.slice_starts[s + 1]; pair < end;) {
+            const std::uint8_t* entries = layout.entries.data() + pair * pair_bytes(nibbles);
+            const std::uint8_t* advance = layout.advances.data() + 2 * pair;
+            const std::size_t stop = std::min(end, pair + pairs_per_fold);
+            Products<x_digits, w_digits, lowest, items> products[items];
+            for (auto& product : products) product.clear();
+            for (; pair < stop; ++pair, entries += pair_bytes(nibbles), advance += 2) {
+                for (std::size_t line = 0; line < pair_bytes(nibbles); line += 64) {
+                    prefetch<x_digits>(entries + line);
+                }
+                __m512i codes = load_once(entries + 2 * step_slots);
 #if defined(__GNUC__)
 #pragma GCC unroll 2
 #endif
-            for (int step = 0; step < 2; ++step) {
-                const __m512i columns = load_once(entries + step_slots * step);
-                if (step == 1) {
-                    // Bits of the neighbouring code come along: tables of 16 values repeat.
-                    codes = nibbles ? _mm512_srli_epi16(codes, 4) : load(entries + 3 * step_slots);
-                }
-                __m512i w_digit[w_digits];
-                for (int q = 0; q < w_digits; ++q) w_digit[q] = tables[q][codes];
-                window += advance[step] * grain;
-                const std::uint8_t* from = window;
+                for (int step = 0; step < 2; ++step) {
+                    const __m512i columns = load_once(entries + step_slots * step);
+                    if (step == 1) {
+                        // Bits of the neighbouring code come along: tables of 16 values repeat.
+                        codes =
+                            nibbles ? _mm512_srli_epi16(codes, 4) : load(entries + 3 * step_slots);
+                    }
+                    __m512i w_digit[w_digits];
+                    for (int q = 0; q < w_digits; ++q) w_digit[q] = tables[q][codes];
+                    window += advance[step] * grain;
+                    const std::uint8_t* from = window;
 #if defined(__GNUC__)
 #pragma GCC unroll 8
 #endif
-                for (int item = 0; item < items; ++item) {
-                    __m512i x_digit[x_digits];
-                    for (int p = 0; p < x_digits; ++p, from += stride) {
-                        x_digit[p] = look_up<narrow>(from, columns);
+                    for (int item = 0; item < items; ++item) {
+                        __m512i x_digit[x_digits];
+                        for (int p = 0; p < x_digits; ++p, from += stride) {
+                            x_digit[p] = look_up<narrow>(from, columns);
+                        }
+                        products[item].add(step, x_digit, w_digit);
                     }
-                    products[item].add(step, x_digit, w_digit);
                 }
             }
+            for (int item = 0; item < items; ++item) {
+                products[item].fold(x[item].unit * digits.unit, totals[item]);
+            }
         }
-        for (auto& product : products) {
-            product.store(sums);
-            sums += slice_rows * product.levels;
+        for (int item = 0; item < items; ++item) {
+            put(layout, x[item], s, totals[item][0], totals[item][1], bias,
+                y + static_cast<std::size_t>(item) * rows);
         }
     }
-    return window;
 }
 
-using AddSlices = decltype(&add_slices<1, 1, 0, 64, true, true, 1>);
+template <int x_digits, int w_digits, int lowest, int table_size, bool nibbles, bool narrow>
+void batch(const Sliding& layout, const Digits& weights, const FixedActivations* x,
+           std::size_t items, const float* bias, float* y, std::size_t slice_begin,
+           std::size_t slice_end) noexcept {
+    constexpr auto together =
+        static_cast<std::size_t>(items_together({x_digits, w_digits, lowest}, table_size));
+    const std::size_t rows = layout.row_order.size();
+    for (std::size_t i = 0; i < items;) {
+        const bool group = items - i >= together;
+        const auto run =
+            group ? slices<x_digits, w_digits, lowest, table_size, nibbles, narrow, together>
+                  : slices<x_digits, w_digits, lowest, table_size, nibbles, narrow, 1>;
+        run(layout, weights, x + i, bias, y + i * rows, slice_begin, slice_end);
+        i += group ? together : 1;
+    }
+}
 
-/// The kernel for one vector, or for as many as go together.
 template <int x_digits, int w_digits, int lowest>
-AddSlices kernel_of(const Sliding& layout, bool together) noexcept {
-    const auto choose = [&]<int table_size, bool nibbles, bool narrow>() noexcept {
-        constexpr int items = items_together({x_digits, w_digits, lowest}, table_size);
-        return together ? add_slices<x_digits, w_digits, lowest, table_size, nibbles, narrow, items>
-                        : add_slices<x_digits, w_digits, lowest, table_size, nibbles, narrow, 1>;
-    };
-    if (layout.codes > 128) return choose.template operator()<256, false, false>();
-    if (layout.codes > 64) return choose.template operator()<128, false, false>();
-    if (layout.codes > 16) return choose.template operator()<64, false, false>();
-    return layout.shape == narrow_sliding_avx512 ? choose.template operator()<64, true, true>()
-                                                 : choose.template operator()<64, true, false>();
+void multiply_with(const Sliding& layout, const Digits& weights, const FixedActivations* x,
+                   std::size_t items, const float* bias, float* y, std::size_t slice_begin,
+                   std::size_t slice_end) noexcept {
+    const bool narrow = layout.shape == narrow_sliding_avx512;
+    const auto run = layout.codes <= 16   ? narrow
+                                                ? batch<x_digits, w_digits, lowest, 64, true, true>
+                                                : batch<x_digits, w_digits, lowest, 64, true, false>
+                     : layout.codes <= 64 ? batch<x_digits, w_digits, lowest, 64, false, false>
+                     : layout.codes <= 128 ? batch<x_digits, w_digits, lowest, 128, false, false>
+                                           : batch<x_digits, w_digits, lowest, 256, false, false>;
+    run(layout, weights, x, items, bias, y, slice_begin, slice_end);
 }
-
-using Totals = __m512d[2];  // of a slice's rows
-
-/// totals += the sums of a slice by level, weighted.
-void fold(const std::int32_t* sums, int levels, double unit, Totals& totals) noexcept {
-    for (int level = 0; level < levels; ++level, unit *= 256.0) {
-        const __m512d factor = _mm512_set1_pd(unit);
-        for (int half = 0; half < 2; ++half) {
-            const __m256i sum = _mm256_load_si256(
-                reinterpret_cast<const __m256i*>(sums + slice_rows * level + 8 * half));
-            totals[half] = _mm512_fmadd_pd(_mm512_cvtepi32_pd(sum), factor, totals[half]);
-        }
-    }
-}
-
-/// y = totals + low * the sums of the rows + bias, for the rows of a slice.
-void put(const Sliding& layout, const FixedActivations& x, std::size_t slice, const Totals& totals,
-         const float* bias, float* y) noexcept {
-    const std::size_t first_row = slice * slice_rows;
-    const __m512d low = _mm512_set1_pd(x.low);
-    alignas(64) float out[slice_rows];
-    for (int half = 0; half < 2; ++half) {
-        __m512d total = totals[half];
-        const auto add = [&](const float* sums) noexcept {
-            const __m256 sum = _mm256_loadu_ps(sums + first_row + 8 * half);
-            total = _mm512_fmadd_pd(_mm512_cvtps_pd(sum), low, total);
-        };
-        if (x.low != 0.0) {
-            add(layout.sums.data());
-            if (x.sum_rests != nullptr) add(x.sum_rests);
-        }
-        _mm256_store_ps(out + 8 * half, _mm512_cvtpd_ps(total));
-    }
-    const std::uint32_t* row = layout.row_order.data() + first_row;
-    const std::size_t row_count = std::min(slice_rows, layout.row_order.size() - first_row);
-    if (bias != nullptr) {
-        for (std::size_t r = 0; r < row_count; ++r) out[r] += bias[row[r]];
-    }
-#if defined(__GNUC__)
-#pragma GCC unroll 8
-#endif
-    for (std::size_t r = 0; r < row_count; ++r) y[row[r]] = out[r];
-}
-
-/// Slices whose sums are made before they are folded, and the most sums that one of them has.
-constexpr std::size_t slices_at_once = 8;
-constexpr std::size_t most_sums = 12;
-constexpr std::size_t most_items = 8;
 
 void multiply_sliding(const Sliding& layout, const Digits& weights, Arithmetic arithmetic,
                       const FixedActivations* x, std::size_t items, const float* bias, float* y,
                       std::size_t slice_begin, std::size_t slice_end) noexcept {
-    const std::uint32_t* starts = layout.slice_starts.data();
-    const int levels = arithmetic.x_digits + arithmetic.w_digits - 1 - arithmetic.lowest;
-    const double unit = weights.unit * static_cast<double>(1U << (8 * arithmetic.lowest));
-    const auto together =
-        static_cast<std::size_t>(items_together(arithmetic, static_cast<int>(layout.codes)));
-    const auto is_short = [&](std::size_t s) noexcept {
-        return starts[s + 1] - starts[s] <= pairs_per_fold;
-    };
-    alignas(64) std::int32_t sums[slices_at_once * most_sums * slice_rows];
-    while (items > 0) {
-        const std::size_t group = items >= together ? together : 1;
-        const AddSlices add =
-            with_arithmetic(arithmetic, [&]<int x_digits, int w_digits, int lowest>() noexcept {
-                return kernel_of<x_digits, w_digits, lowest>(layout, group > 1);
-            });
-        const auto fold_item = [&](std::size_t slice, std::size_t item, Totals& totals) noexcept {
-            const std::size_t at = (slice * group + item) * static_cast<std::size_t>(levels);
-            fold(sums + at * slice_rows, levels, x[item].unit * unit, totals);
-        };
-        for (std::size_t s = slice_begin; s < slice_end;) {
-            std::size_t count = 0;
-            while (count < slices_at_once && s + count < slice_end && is_short(s + count)) ++count;
-            if (count > 0) {
-                add(layout, weights, *x, starts + s, count, x->digits, sums);
-                for (std::size_t i = 0; i < count; ++i, ++s) {
-                    for (std::size_t item = 0; item < group; ++item) {
-                        Totals totals = {};
-                        fold_item(i, item, totals);
-                        put(layout, x[item], s, totals, bias, y + item * layout.row_order.size());
-                    }
-                }
-                continue;
-            }
-            Totals totals[most_items] = {};
-            const std::uint8_t* window = x->digits;
-            for (std::uint32_t pair = starts[s]; pair < starts[s + 1];) {
-                const std::uint32_t stop = std::min(starts[s + 1], pair + pairs_per_fold);
-                const std::uint32_t part[] = {pair, stop};
-                window = add(layout, weights, *x, part, 1, window, sums);
-                for (std::size_t item = 0; item < group; ++item) fold_item(0, item, totals[item]);
-                pair = stop;
-            }
-            for (std::size_t item = 0; item < group; ++item) {
-                put(layout, x[item], s, totals[item], bias, y + item * layout.row_order.size());
-            }
-            ++s;
-        }
-        x += group;
-        y += group * layout.row_order.size();
-        items -= group;
-    }
+    const auto run =
+        with_arithmetic(arithmetic, []<int x_digits, int w_digits, int lowest>() noexcept {
+            return multiply_with<x_digits, w_digits, lowest>;
+        });
+    run(layout, weights, x, items, bias, y, slice_begin, slice_end);
 }
 
 }  // namespace
