@@ -7,6 +7,7 @@ the example that made it fails.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
 import statistics
@@ -81,12 +82,16 @@ def read_table(networks: Collection[str]) -> list[Row]:
 def add_row(row: Row) -> None:
     """Puts a row into the table, in place of one of the same network, method and seed."""
     key = (row.network, row.method, row.seed)
-    others = [Row(**r) for r in json.loads(TABLE.read_text())]
-    others = [r for r in others if (r.network, r.method, r.seed) != key]
-    rows = sorted([*others, row], key=lambda r: (r.network, r.method, r.seed))
-    new = TABLE.with_suffix(".new")
-    new.write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n")
-    os.replace(new, TABLE)
+    lock = ROOT / "build" / "results.lock"
+    lock.parent.mkdir(exist_ok=True)
+    with lock.open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # other seeds may run beside this one
+        others = [Row(**r) for r in json.loads(TABLE.read_text())]
+        others = [r for r in others if (r.network, r.method, r.seed) != key]
+        rows = sorted([*others, row], key=lambda r: (r.network, r.method, r.seed))
+        new = TABLE.with_suffix(".new")
+        new.write_text(json.dumps([asdict(r) for r in rows], indent=1) + "\n")
+        os.replace(new, TABLE)
 
 
 def differences(rows: list[Row], again: Callable[[Row], Row], near: float) -> list[str]:

@@ -28,6 +28,10 @@ class Images:
     pixels: torch.Tensor
     labels: torch.Tensor
 
+    def to(self, device: torch.device) -> Images:
+        """The same on a device."""
+        return Images(self.pixels.to(device), self.labels.to(device))
+
 
 def find_archive(data: Path | None = None) -> Path | None:
     """The archive's path, or None where there is none."""
@@ -63,7 +67,7 @@ def to_input(pixels: torch.Tensor) -> torch.Tensor:
 
 def augment(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Each image shifted by up to 4 pixels on black, half of them mirrored: uint8, same shape."""
-    n = len(pixels)
+    n, device = len(pixels), pixels.device
     padded = torch.nn.functional.pad(pixels, (4, 4, 4, 4))
     top = torch.randint(0, 9, (n, 1), generator=generator)
     left = torch.randint(0, 9, (n, 1), generator=generator)
@@ -71,8 +75,9 @@ def augment(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     columns = left + torch.arange(32)
     mirrored = torch.rand(n, generator=generator) < 0.5
     columns[mirrored] = columns[mirrored].flip(1)
-    index = torch.arange(n).view(n, 1, 1)
-    return padded[index, :, rows.unsqueeze(2), columns.unsqueeze(1)].permute(0, 3, 1, 2)
+    rows, columns = rows.to(device).unsqueeze(2), columns.to(device).unsqueeze(1)
+    index = torch.arange(n, device=device).view(n, 1, 1)
+    return padded[index, :, rows, columns].permute(0, 3, 1, 2)
 
 
 @torch.inference_mode()

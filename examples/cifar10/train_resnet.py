@@ -11,18 +11,21 @@ from __future__ import annotations
 import argparse
 import math
 import os
+import sys
 import time
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from cifar10 import Images, augment, error_percent, find_archive, load, to_input
+from cifar10 import Images, error_percent, find_archive, load
+from passes import Passes
 from resnet import ResNet32
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from training import find_device, rate_of
+
 HERE = Path(__file__).parent
-BATCH = 128
 
 
 def learning_rate(progress: float) -> float:
@@ -35,38 +38,30 @@ def learning_rate(progress: float) -> float:
 def train(images: Images, epochs: int, state: Path, seed: int = 0) -> ResNet32:
     """SGD with Nesterov momentum on shifted and mirrored images; prints a line an epoch."""
     torch.manual_seed(seed)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = find_device()
     model = ResNet32().to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.SGD(
-        model.parameters(), lr=0.1, momentum=0.9, nesterov=True, weight_decay=5e-4
+        model.parameters(),
+        **rate_of(0.1, device),
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=5e-4,
     )
-    steps_per_epoch = math.ceil(len(images.labels) / BATCH)
-    steps = epochs * steps_per_epoch
     first = 0
     if state.exists():
-        saved = torch.load(state, weights_only=True)
+        saved = torch.load(state, map_location=device, weights_only=True)
         model.load_state_dict(saved["model"])
         optimizer.load_state_dict(saved["optimizer"])
         first = saved["epoch"]
-    step = first * steps_per_epoch
+    passes = Passes(model, images.to(device), optimizer)
     for epoch in range(first, epochs):
         started = time.time()
-        generator = torch.Generator().manual_seed(seed * 1000 + epoch)
-        total = 0.0
-        for index in torch.randperm(len(images.labels), generator=generator).split(BATCH):
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step / steps)
-            x = to_input(augment(images.pixels[index], generator).to(device))
-            x = x.contiguous(memory_format=torch.channels_last)
-            with torch.autocast(device.type, torch.bfloat16):
-                scores = model(x)
-            loss = F.cross_entropy(scores.float(), images.labels[index].to(device))
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            optimizer.step()
-            step += 1
-            total += loss.item() * len(index)
+
+        def rate(part: float, epoch: int = epoch) -> float:
+            return learning_rate((epoch + part) / epochs)
+
+        reached = passes.run(seed * 1000 + epoch, rate)
         new = state.with_suffix(".new")
         torch.save(
             {
@@ -77,11 +72,8 @@ def train(images: Images, epochs: int, state: Path, seed: int = 0) -> ResNet32:
             new,
         )
         os.replace(new, state)
-        print(
-            f"epoch {epoch + 1}/{epochs}: loss {total / len(images.labels):.4f}, "
-            f"{time.time() - started:.0f} s",
-            flush=True,
-        )
+        seconds = time.time() - started
+        print(f"epoch {epoch + 1}/{epochs}: {reached}, {seconds:.1f} s", flush=True)
     return model
 
 

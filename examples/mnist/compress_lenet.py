@@ -7,13 +7,13 @@ moment, over all layers together. Nothing is chosen on the test set: the last st
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 import tersor
@@ -25,6 +25,9 @@ from tersor.methods import Sharing, code_entropy, share_ecsq, share_kmeans, shar
 from tersor.prune import CubicSchedule, Masks, density_masks
 from tersor.share import SharedWeights
 from tersor.units import remove_dead_units_, sort_units_
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from training import Step, bytes_so_far, distillation_loss, find_device, rate_of, set_rate
 
 COMPRESSED = Path(__file__).parent / "compressed"
 
@@ -79,35 +82,35 @@ METHODS = ("kmeans", "hessian", "uniform", "ecsq")
 
 @dataclass(frozen=True)
 class Progress:
-    """Where the training stands after an epoch; accuracy in per cent, on training images."""
+    """Where the training stands after an epoch.
+
+    Attributes:
+        accuracy: in per cent, on training images as they were augmented.
+        density: share of the weights kept.
+        nbytes: of weights, as they would be encoded now, and biases.
+        shared: whether values are shared already.
+    """
 
     epoch: int
     epochs: int
     loss: float
     accuracy: float
     density: float
+    nbytes: int
     shared: bool
 
     def __str__(self) -> str:
         stage = "fine-tuning shared values" if self.shared else "pruning"
         return (
             f"epoch {self.epoch}/{self.epochs}: loss {self.loss:.4f}, "
-            f"training accuracy {self.accuracy:.2f} %, density {100 * self.density:.2f} %, {stage}"
+            f"training accuracy {self.accuracy:.2f} %, density {100 * self.density:.2f} %, "
+            f"{self.nbytes:,} bytes, {stage}"
         )
 
 
 def _input(images: torch.Tensor) -> torch.Tensor:
     """What the network reads, in the order of channels that torch convolves fastest."""
     return to_input(images).view(-1, 28, 28, 1).permute(0, 3, 1, 2)
-
-
-def _loss(
-    scores: torch.Tensor, teacher: torch.Tensor, labels: torch.Tensor, recipe: Recipe
-) -> torch.Tensor:
-    t = recipe.temperature
-    soft = F.kl_div(F.log_softmax(scores / t, 1), F.softmax(teacher / t, 1), reduction="batchmean")
-    hard = F.cross_entropy(scores, labels)
-    return recipe.teacher_weight * t * t * soft + (1 - recipe.teacher_weight) * hard
 
 
 def _scores(
@@ -143,8 +146,11 @@ class Training:
         self.recipe = recipe
         self.seed = seed
         self.progress = progress
-        self.images, self.labels = data or load_train()
-        self.model, self.teacher = dense_model(net), dense_model(recipe.teacher or net)
+        self.device = find_device()
+        images, labels = data or load_train()
+        self.images, self.labels = images.to(self.device), labels.to(self.device)
+        self.model = dense_model(net).to(self.device)
+        self.teacher = dense_model(recipe.teacher or net).to(self.device)
         if recipe.start is not None:
             # A plain copy: the loaded model runs from its compressed form.
             loaded = tersor.load(COMPRESSED / recipe.start.format(seed), dense_model(net))
@@ -163,12 +169,15 @@ class Training:
         """A new copy of the images, most of them moved, and the teacher's scores of it."""
         moved = augment(self.images, generator)
         keep = torch.rand(len(moved), generator=generator) < self.recipe.plain
+        keep = keep.to(self.device)
         moved[keep] = self.images[keep]
         with torch.no_grad():
             return moved, torch.cat([self._forward(self.teacher, x) for x in moved.split(1000)])
 
     def _forward(self, model: nn.Module, images: torch.Tensor) -> torch.Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bfloat16):
+        with torch.autocast(
+            self.device.type, torch.bfloat16, enabled=self.recipe.bfloat16, cache_enabled=False
+        ):
             scores: torch.Tensor = model(_input(images))
         return scores.float()
 
@@ -177,56 +186,81 @@ class Training:
         first: int,
         count: int,
         optimizer: torch.optim.Optimizer,
-        before_step: Callable[[], None] | None,
-        after_step: Callable[[int], None],
+        before_step: Callable[[], None] | None = None,
+        after_step: Callable[[], None] | None = None,
+        between: Callable[[int], None] | None = None,
     ) -> None:
+        """Trains for some epochs.
+
+        Args:
+            before_step, after_step: part of a step, before and after the optimizer's.
+            between: called after each step with its number.
+        """
         recipe = self.recipe
         epochs = recipe.prune_epochs + recipe.share_epochs
         steps = epochs * self.steps_per_epoch
         step = first * self.steps_per_epoch
+        total = torch.zeros((), device=self.device)
+        right = torch.zeros((), dtype=torch.int64, device=self.device)
+
+        def one(images: torch.Tensor, targets: torch.Tensor, labels: torch.Tensor) -> None:
+            scores = self._forward(self.model, images)
+            loss = distillation_loss(
+                scores, targets, labels, recipe.temperature, recipe.teacher_weight
+            )
+            self.model.zero_grad(set_to_none=True)
+            loss.backward()
+            if before_step is not None:
+                before_step()
+            optimizer.step()
+            if after_step is not None:
+                after_step()
+            total.add_(loss.detach() * len(images))
+            right.add_((scores.detach().argmax(1) == labels).sum())
+
+        # The last batch of an epoch is smaller: it is a step of its own.
+        whole, rest = Step(one), one
         for epoch in range(first, first + count):
             generator = torch.Generator().manual_seed(1000 * self.seed + epoch)
             if self.drawn is None or epoch % recipe.redraw == 0:
                 self.drawn = self._draw(generator)
             moved, targets = self.drawn
-            total, right = 0.0, 0
-            for index in torch.randperm(len(moved), generator=generator).split(recipe.batch):
+            total.zero_()
+            right.zero_()
+            order = torch.randperm(len(moved), generator=generator).to(self.device)
+            for index in order.split(recipe.batch):
                 rate = recipe.learning_rate * min(1.0, (step + 1) / (0.05 * steps))
-                for group in optimizer.param_groups:
-                    group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / steps))
-                y = self.labels[index]
-                scores = self._forward(self.model, moved[index])
-                loss = _loss(scores, targets[index], y, recipe)
-                self.model.zero_grad(set_to_none=True)
-                loss.backward()
-                if before_step is not None:
-                    before_step()
-                optimizer.step()
-                after_step(step)
+                set_rate(optimizer, rate * 0.5 * (1 + math.cos(math.pi * step / steps)))
+                run = whole if len(index) == recipe.batch else rest
+                run(moved[index], targets[index], self.labels[index])
+                if between is not None:
+                    between(step)
                 step += 1
-                total += loss.item() * len(index)
-                right += int((scores.argmax(1) == y).sum())
             if self.progress is not None:
                 n = len(moved)
+                mean, accuracy = float(total) / n, 100 * int(right) / n
                 density, shared = self.masks.density(), before_step is not None
-                self.progress(
-                    Progress(epoch + 1, epochs, total / n, 100 * right / n, density, shared)
-                )
+                nbytes = bytes_so_far(self.model, recipe.values)
+                self.progress(Progress(epoch + 1, epochs, mean, accuracy, density, nbytes, shared))
+
+    def _adam(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Adam:
+        rate = rate_of(self.recipe.learning_rate, self.device)
+        return torch.optim.Adam(parameters, **rate, capturable=self.device.type == "cuda")
 
     def prune(self) -> None:
         """Gradual pruning while retraining, then retraining alone; dead units are removed."""
         recipe = self.recipe
-        optimizer = torch.optim.Adam(self.model.parameters(), lr=recipe.learning_rate)
+        optimizer = self._adam(self.model.parameters())
         handles = self.masks.attach(optimizer)
         end = int(0.75 * recipe.prune_epochs * self.steps_per_epoch)
         schedule = CubicSchedule(recipe.density, end, initial=recipe.initial_density)
 
-        def after_step(step: int) -> None:
+        def between(step: int) -> None:
             if step % 16 == 15 and step <= end + 16:
                 scores = _scores(self.weights, optimizer)
                 self.masks.set(density_masks(scores, schedule.density(step)))
 
-        self._epochs(0, recipe.prune_epochs, optimizer, None, after_step)
+        self._epochs(0, recipe.prune_epochs, optimizer, between=between)
         for handle in handles:
             handle.remove()
         layers = self.model.hidden_pairs()
@@ -240,11 +274,11 @@ class Training:
     def choose(self) -> dict[str, Sharing]:
         """Shared values by the recipe's method."""
         recipe, together = self.recipe, not self.recipe.layerwise
-        weights = {name: w.detach().numpy() for name, w in self.weights.items()}
+        weights = {name: w.detach().cpu().numpy() for name, w in self.weights.items()}
         if recipe.method == "kmeans":
             return share_kmeans(weights, recipe.values, together=together)
         diagonal = hessian_diagonal(self.model, to_input(self.images[:1000]).split(250))
-        importance = {name: diagonal[name].numpy() for name in weights}
+        importance = {name: diagonal[name].cpu().numpy() for name in weights}
         if recipe.method == "hessian":
             return share_kmeans(weights, recipe.values, importance=importance, together=together)
         if recipe.method == "uniform":
@@ -273,13 +307,13 @@ class Training:
             chosen.update(dict.fromkeys(self.biases, recipe.bias_values))
             free = []
         values = SharedWeights(shared, chosen)
-        optimizer = torch.optim.Adam([*values.codebooks.values(), *free], recipe.learning_rate)
+        optimizer = self._adam([*values.codebooks.values(), *free])
         self._epochs(
             recipe.prune_epochs,
             recipe.share_epochs,
             optimizer,
             values.gather_gradients,
-            lambda _: values.write(),
+            values.write,
         )
 
 
@@ -301,4 +335,4 @@ def compress_lenet(
     training = Training(net, recipe or RECIPES[net], seed, progress)
     training.prune()
     training.share()
-    return training.model.eval()
+    return training.model.cpu().eval()

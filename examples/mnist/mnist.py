@@ -74,7 +74,7 @@ def augment(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         ],
         1,
     )
-    grid = F.affine_grid(theta, [n, 1, 28, 28], align_corners=False)
+    grid = F.affine_grid(theta.to(images.device), [n, 1, 28, 28], align_corners=False)
     moved = F.grid_sample(images.unsqueeze(1).float(), grid, align_corners=False)
     return moved.round_().clamp_(0, 255).to(torch.uint8).squeeze(1)
 

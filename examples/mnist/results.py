@@ -54,6 +54,17 @@ RECIPES = {
             redraw=4,
             teacher="lenet-5",
         ),
+        "lenet-5": Recipe(
+            12,
+            6,
+            0.0086,
+            values=8,
+            bias_values=5,
+            initial_density=0.01,
+            start="lenet-5-best-{}.safetensors",
+            redraw=2,
+            bfloat16=True,
+        ),
     },
     # And those further, longer, and with fewer values.
     "smallest": {
@@ -67,6 +78,17 @@ RECIPES = {
             start="lenet-300-100-smaller-{}.safetensors",
             redraw=4,
             teacher="lenet-5",
+        ),
+        "lenet-5": Recipe(
+            30,
+            10,
+            0.0048,
+            values=8,
+            bias_values=5,
+            initial_density=0.0086,
+            start="lenet-5-smaller-{}.safetensors",
+            redraw=2,
+            bfloat16=True,
         ),
     },
 }
@@ -116,7 +138,8 @@ def _make(net: str, method: str, seed: int, path: Path, pruned: Path) -> None:
     recipe = RECIPES[method][net] if own else dataclasses.replace(PAPERS[net], method=method)
     training = Training(net, recipe, seed, progress)
     if not own and pruned.exists():
-        training.model.load_state_dict(torch.load(pruned, weights_only=True))
+        saved = torch.load(pruned, map_location=training.device, weights_only=True)
+        training.model.load_state_dict(saved)
         training.masks.set({name: w != 0 for name, w in training.weights.items()})
     else:
         training.prune()
@@ -124,7 +147,7 @@ def _make(net: str, method: str, seed: int, path: Path, pruned: Path) -> None:
             torch.save(training.model.state_dict(), pruned.with_suffix(".new"))
             os.replace(pruned.with_suffix(".new"), pruned)
     training.share()
-    _save(training.model, path, biases=recipe.bias_values is not None)
+    _save(training.model.cpu(), path, biases=recipe.bias_values is not None)
 
 
 def run(nets: list[str]) -> None:

@@ -181,7 +181,8 @@ class Masks:
                     f"expected {tuple(self.parameters[name].shape)}"
                 )
         for name, mask in masks.items():
-            self.masks[name] = mask.to(self.parameters[name].device, torch.bool)
+            # In place where it can be: a captured CUDA graph goes on reading the same memory.
+            self.masks[name] = self.masks[name].to(self.parameters[name].device).copy_(mask)
         self.apply_()
 
     def state_dict(self) -> dict[str, torch.Tensor]:

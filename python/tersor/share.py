@@ -69,12 +69,12 @@ class SharedWeights:
             total = torch.zeros_like(codebook)
             gradient = parameter.grad.reshape(-1).to(total.dtype)
             total.index_add_(0, self.codes[name].reshape(-1), gradient)
-            total[0] = 0.0
+            total[0].zero_()
             codebook.grad = total
 
     @torch.no_grad()
     def write(self) -> None:
         """Sets every weight to its shared value."""
         for name, parameter in self.parameters.items():
-            self.codebooks[name][0] = 0.0
+            self.codebooks[name][0].zero_()
             parameter.copy_(self.codebooks[name][self.codes[name]])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import io
 import os
@@ -63,10 +64,12 @@ def test_training_then_pruning_then_sharing(
     images, test = cifar10.load(data)
     recipe = compress_resnet.Recipe(density=0.2, values=15, prune_epochs=2, share_epochs=1)
 
+    teacher = resnet.ResNet32()
+    teacher.load_state_dict(load_file(dense))
+
     def pruned() -> torch.nn.Module:
-        model = resnet.ResNet32()
-        model.load_state_dict(load_file(dense))
-        compress_resnet.prune(model, images, recipe, 0, tmp_path / "pruned.pt")
+        model = copy.deepcopy(teacher)
+        compress_resnet.prune(model, teacher, images, recipe, 0, tmp_path / "pruned.pt")
         return model
 
     weights = compress_resnet.weights_of(pruned())
@@ -76,7 +79,7 @@ def test_training_then_pruning_then_sharing(
         model = pruned()  # the second time and from then on, found
         again = compress_resnet.weights_of(model)
         assert all(torch.equal(w, again[name]) for name, w in weights.items())
-        compress_resnet.share(model, images, method, recipe, 0)
+        compress_resnet.share(model, teacher, images, method, recipe, 0)
         path = tmp_path / f"{method}.safetensors"
         compress_resnet.save(model, path)
         assert path.stat().st_size < 4 * 464_154 / 15
