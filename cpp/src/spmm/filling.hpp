@@ -26,7 +26,7 @@ struct RowFacts {
     std::array<float, marks> passed{};
 
     [[nodiscard]] std::size_t nonzeros() const noexcept {
-        return static_cast<std::size_t>(passed[marks - 1]);
+        return static_cast<std::uint32_t>(static_cast<std::int32_t>(passed[marks - 1]));
     }
 };
 

@@ -196,20 +196,26 @@ bool survey_row(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t
     __m512i largest = zero, faults = zero;
     std::size_t nonzeros = 0;
     std::uint64_t total = 0;
-    // Between the ends of 64 entries, non-zeros are taken to be spread evenly.
-    for (std::size_t i = 0; i < size; i += 64) {
-        const __mmask64 valid = first_bits(size - i);
-        const __m512i gap = _mm512_maskz_loadu_epi8(valid, gaps + i);
-        const __m512i code = _mm512_maskz_loadu_epi8(valid, codes + i);
-        // A gap is at most the filler's, and a filler's is just that.
-        const __mmask64 filler = _mm512_mask_testn_epi8_mask(valid, code, code);
-        faults = _mm512_or_si512(faults, _mm512_subs_epu8(gap, filler_gap));
-        faults = _mm512_mask_max_epu8(faults, filler, faults, _mm512_xor_si512(gap, filler_gap));
-        largest = _mm512_max_epu8(largest, code);
-        const auto advance =
-            static_cast<std::uint32_t>(_mm512_reduce_add_epi64(_mm512_sad_epu8(gap, zero))) +
-            static_cast<std::uint32_t>(_mm_popcnt_u64(valid));
-        const auto more = static_cast<std::size_t>(_mm_popcnt_u64(valid & ~filler));
+    // Between the ends of 128 entries, non-zeros are taken to be spread evenly.
+    constexpr std::size_t chunk = 128;
+    for (std::size_t i = 0; i < size; i += chunk) {
+        __m512i gap_sums = zero;
+        std::size_t more = 0;
+        for (std::size_t at = i; at < i + chunk; at += chunk / 2) {
+            const __mmask64 valid = first_bits(at < size ? size - at : 0);
+            const __m512i gap = _mm512_maskz_loadu_epi8(valid, gaps + at);
+            const __m512i code = _mm512_maskz_loadu_epi8(valid, codes + at);
+            // A gap is at most the filler's, and a filler's is just that.
+            const __mmask64 filler = _mm512_mask_testn_epi8_mask(valid, code, code);
+            faults = _mm512_or_si512(faults, _mm512_subs_epu8(gap, filler_gap));
+            faults =
+                _mm512_mask_max_epu8(faults, filler, faults, _mm512_xor_si512(gap, filler_gap));
+            largest = _mm512_max_epu8(largest, code);
+            gap_sums = _mm512_add_epi64(gap_sums, _mm512_sad_epu8(gap, zero));
+            more += static_cast<std::size_t>(_mm_popcnt_u64(valid & ~filler));
+        }
+        const auto advance = static_cast<std::uint32_t>(_mm512_reduce_add_epi64(gap_sums)) +
+                             static_cast<std::uint32_t>(std::min(size - i, chunk));
         const __m256i ahead = _mm256_sub_epi32(marks, _mm256_set1_epi32(static_cast<int>(column)));
         const float slope = static_cast<float>(more) / static_cast<float>(advance);
         const __m256 here = _mm256_fmadd_ps(_mm256_cvtepi32_ps(ahead), _mm256_set1_ps(slope),

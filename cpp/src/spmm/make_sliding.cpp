@@ -23,9 +23,9 @@ constexpr std::size_t row_grain = 64;
 constexpr std::size_t some_rows = 16;
 
 /// Entries of a group of rows. Larger groups leave fewer slots empty.
-constexpr std::size_t entries_of_group = std::size_t{1} << 20;
+constexpr std::size_t entries_of_group = std::size_t{5} << 18;
 
-/// Non-zeros that a thread takes at a time: what they become stays in its second cache.
+/// Non-zeros that a thread takes at a time, at most: what they become stays in its second cache.
 constexpr std::size_t nonzeros_at_once = std::size_t{1} << 16;
 
 /// Makes the layout group by group.
@@ -160,12 +160,14 @@ private:
                 before[s + 1] += facts_[row - first].nonzeros();
             }
         }
+        const std::size_t rounds = before[slices] / (threads_ * nonzeros_at_once) + 1;
+        const std::size_t at_once = before[slices] / (threads_ * rounds) + 1;
         layout_.slice_starts.resize(first_slice + slices + 1);
         std::vector<std::size_t> bounds(threads_ + 1, 0);  // of the slices of each thread
         while (bounds[0] < slices) {
             for (std::size_t p = 0; p < threads_; ++p) {
-                const auto enough = std::upper_bound(before.begin(), before.end(),
-                                                     before[bounds[p]] + nonzeros_at_once);
+                const auto enough =
+                    std::upper_bound(before.begin(), before.end(), before[bounds[p]] + at_once);
                 const auto past = static_cast<std::size_t>(enough - before.begin()) - 1;
                 bounds[p + 1] = std::min(slices, std::max(past, bounds[p] + 1));
             }

@@ -13,9 +13,6 @@ namespace {
 /// A row that ends later holds its slice up for certain, one that lags in between perhaps.
 constexpr float weight_of_end = 1.5F;
 
-/// Ranges that one is cut into at a time. More take less time, and know less of the other marks.
-constexpr std::size_t parts = 3;
-
 /// The mark at which rows differ most, by its variance, and their range there.
 struct Mark {
     std::size_t number = 0;
@@ -55,45 +52,91 @@ void sort_by(std::span<const RowFacts> facts, const Mark& mark, std::span<std::u
     std::copy_n(scratch.begin(), rows.size(), rows.begin());
 }
 
+struct Part {
+    std::size_t begin;
+    std::size_t end;
+
+    [[nodiscard]] std::size_t slices() const noexcept {
+        return (end - begin + slice_rows - 1) / slice_rows;
+    }
+};
+
+/// An order of rows on its way.
+class Ordering {
+public:
+    Ordering(std::span<const RowFacts> facts, const Kernels& kernels)
+        : facts_(facts),
+          moments_of_(kernels.moments_of),
+          order_(facts.size()),
+          scratch_(facts.size()),
+          buckets_(facts.size()) {
+        std::iota(order_.begin(), order_.end(), 0U);
+    }
+
+    /// Sorts a part of at least two slices and cuts it in two.
+    std::array<Part, 2> halve(const Part& part) noexcept {
+        const std::size_t size = part.end - part.begin;
+        const auto rows = std::span(order_).subspan(part.begin, size);
+        const Moments moments = moments_of_(facts_.data(), rows.data(), size);
+        sort_by(facts_, widest_mark(moments, size), rows,
+                std::span(scratch_).subspan(part.begin, size),
+                std::span(buckets_).subspan(part.begin, size));
+        const std::size_t middle = part.begin + part.slices() / 2 * slice_rows;
+        return {Part{part.begin, middle}, Part{middle, part.end}};
+    }
+
+    /// Sorts and cuts a part down to slices, one side after the other: what it looks at stays in
+    /// the first cache.
+    void finish(const Part& part) noexcept {
+        std::array<Part, 64> left;  // twice as long each
+        std::size_t count = 0;
+        left[count++] = part;
+        while (count > 0) {
+            const Part next = left[--count];
+            if (next.slices() < 2) continue;
+            const auto [first, second] = halve(next);
+            left[count++] = second;
+            left[count++] = first;
+        }
+    }
+
+    [[nodiscard]] std::vector<std::uint32_t> take() noexcept { return std::move(order_); }
+
+private:
+    std::span<const RowFacts> facts_;
+    MomentsOf moments_of_;
+    std::vector<std::uint32_t> order_;
+    std::vector<std::uint32_t> scratch_;
+    std::vector<std::uint8_t> buckets_;
+};
+
 }  // namespace
 
 std::vector<std::uint32_t> order_rows(std::span<const RowFacts> facts,
                                       std::span<const std::size_t> bounds, const Kernels& kernels,
                                       int threads) {
-    std::vector<std::uint32_t> order(facts.size());
-    std::iota(order.begin(), order.end(), 0U);
-    std::vector<std::uint32_t> scratch(facts.size());
-    std::vector<std::uint8_t> buckets(facts.size());
-    using Part = std::pair<std::size_t, std::size_t>;
-    std::vector<Part> ranges;
-    for (std::size_t i = 0; i + 1 < bounds.size(); ++i)
-        ranges.emplace_back(bounds[i], bounds[i + 1]);
-    while (!ranges.empty()) {
-        // Each range leaves some in its place, or nothing.
-        std::vector<Part> smaller(parts * ranges.size());
-        parallel_for(ranges.size(), 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
+    Ordering ordering(facts, kernels);
+    std::vector<Part> parts;
+    for (std::size_t i = 0; i + 1 < bounds.size(); ++i) parts.push_back({bounds[i], bounds[i + 1]});
+    // Cut together until there is a part for each thread, some for the sake of balance.
+    const std::size_t enough = threads > 1 ? 4 * static_cast<std::size_t>(threads) : 1;
+    while (parts.size() < enough) {
+        std::erase_if(parts, [](const Part& part) { return part.slices() < 2; });
+        if (parts.empty()) break;
+        std::vector<Part> smaller(2 * parts.size());
+        parallel_for(parts.size(), 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
             for (std::size_t i = begin; i < end; ++i) {
-                const auto [from, to] = ranges[i];
-                const std::size_t slices = (to - from + slice_rows - 1) / slice_rows;
-                if (slices < 2) continue;
-                const auto rows = std::span(order).subspan(from, to - from);
-                const Moments moments = kernels.moments_of(facts.data(), rows.data(), rows.size());
-                sort_by(facts, widest_mark(moments, rows.size()), rows,
-                        std::span(scratch).subspan(from, to - from),
-                        std::span(buckets).subspan(from, to - from));
-                for (std::size_t p = 0; p < parts; ++p) {
-                    const std::size_t begin_slice = slices * p / parts;
-                    const std::size_t end_slice = slices * (p + 1) / parts;
-                    smaller[parts * i + p] = {from + begin_slice * slice_rows,
-                                              std::min(to, from + end_slice * slice_rows)};
-                }
+                const auto [first, second] = ordering.halve(parts[i]);
+                smaller[2 * i] = first;
+                smaller[2 * i + 1] = second;
             }
         });
-        std::erase_if(smaller,
-                      [](const Part& part) { return part.second - part.first <= slice_rows; });
-        ranges = std::move(smaller);
+        parts = std::move(smaller);
     }
-    return order;
+    parallel_for(parts.size(), 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
+        for (std::size_t i = begin; i < end; ++i) ordering.finish(parts[i]);
+    });
+    return ordering.take();
 }
 
 }  // namespace tersor::spmm
