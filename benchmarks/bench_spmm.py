@@ -18,6 +18,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +281,36 @@ def bench_threads() -> dict[str, Any]:
     return {"threads": {"layer": shape.name, "one_us": us["1"], "two_us": us["2"]}}
 
 
+def bench_packing() -> dict[str, Any]:
+    """Every layer packed, from entries in memory and from its blob, by one and by two threads."""
+    found = []
+    pinned = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))
+    torch.set_num_threads(2)
+    try:
+        for shape in SHAPES:
+            made, _ = make_layer((shape.outputs, shape.inputs), shape.density, shape.values, 1)
+            blob, codebook = layer.encode_layer(made), made.codebook()
+            packed = layer.pack_layer(blob)
+            calls = [
+                Contender(f"{name}_{threads}", call)
+                for threads in (1, 2)
+                for name, call in (
+                    ("pack", partial(spmm.pack, made.csr, codebook, threads=threads)),
+                    ("blob", partial(layer.pack_layer, blob, threads=threads)),
+                )
+            ]
+            us = medians(calls, 15)
+            found.append(
+                {"layer": shape.name, "nonzeros": packed.nonzeros, "nbytes": packed.nbytes}
+                | {f"{name}_us": taken for name, taken in us.items()}
+            )
+    finally:
+        torch.set_num_threads(1)
+        os.sched_setaffinity(0, pinned)
+    return {"packing": found}
+
+
 def bench_loading() -> dict[str, Any]:
     """A file of AlexNet's shapes into packed layers, against torch's loading of the dense one."""
     with tempfile.TemporaryDirectory() as folder:
@@ -344,6 +375,7 @@ def parts() -> dict[str, Callable[[], dict[str, Any]]]:
         "crossover": bench_crossover,
         "codebooks": bench_codebooks,
         "threads": bench_threads,
+        "packing": bench_packing,
         "loading": bench_loading,
         "machine": bench_machine,
     }

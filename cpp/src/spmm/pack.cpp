@@ -154,6 +154,30 @@ Rows16 lay_out(const CsrRows& source, std::uint32_t rows, bool shared, const Sto
     return layout;
 }
 
+/// The same for codes and a single block, which most matrices are: decoded by a kernel.
+Rows16 lay_out_block(const CsrRows& source, std::uint32_t rows) {
+    Rows16 layout = empty_rows16(rows, source.cols());
+    Block& block = layout.blocks[0];
+    block.columns = support::AlignedBuffer<std::uint16_t>(source.nonzeros());
+    block.codes = support::AlignedBuffer<std::uint8_t>(source.nonzeros());
+    std::vector<Entry> entries;
+    std::size_t at = 0;
+    for (std::size_t r = 0; r < rows; ++r) {
+        const std::size_t room = source.entries_before(r + 1) - source.entries_before(r);
+        if (entries.size() < room + read_slack) entries.resize(2 * (room + read_slack));
+        const std::size_t size = source.read(r, entries.data());
+        for (std::size_t i = 0; i < size; ++i) {
+            block.columns[at + i] = static_cast<std::uint16_t>(entries[i] >> 8);
+        }
+        for (std::size_t i = 0; i < size; ++i) {
+            block.codes[at + i] = static_cast<std::uint8_t>(entries[i]);
+        }
+        at += size;
+        block.row_starts[r + 1] = at;
+    }
+    return layout;
+}
+
 std::unique_ptr<PackedMatrix::Layout> empty_layout(const CsrOutline& csr) {
     auto layout = std::make_unique<PackedMatrix::Layout>();
     layout->isa = isa_in_use();
@@ -209,6 +233,8 @@ bool pack_entries(const CsrOutline& csr, EntrySource& source, std::span<const fl
         Sliding made;
         if (!make_sliding(rows, csr.rows, codebook, layout->isa, threads, made)) return false;
         layout->sliding_made.put(std::move(made));
+    } else if (csr.cols > 0 && csr.cols <= block_columns) {
+        layout->rows16_made.put(lay_out_block(rows, csr.rows));
     } else {
         layout->rows16_made.put(lay_out(
             rows, csr.rows, true,
