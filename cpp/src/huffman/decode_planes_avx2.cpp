@@ -199,7 +199,7 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
         front += plane_bytes * planes;
     };
     const auto spread = [&](std::size_t slot) noexcept {
-#pragma GCC unroll 8
+#pragma GCC unroll 2
         for (int g = 0; g < 8; ++g) {
 #pragma GCC unroll 3
             for (std::size_t l = 0; l < levels; ++l) {
