@@ -37,6 +37,7 @@ py::dict to_dict(const LayerInfo& info) {
     dict["row_length_bytes"] = info.row_length_bytes;
     dict["total_bytes"] = info.total_bytes;
     dict["decoded_bytes"] = info.decoded_bytes;
+    dict["packing_bytes"] = info.packing_bytes;
     return dict;
 }
 
@@ -103,18 +104,18 @@ void register_layer(py::module_& module) {
         py::arg("max_bytes"), py::arg("threads"));
     module.def(
         "layer_pack",
-        [](const Array<std::uint8_t>& blob, int threads) {
+        [](const Array<std::uint8_t>& blob, std::size_t max_bytes, int threads) {
             const auto bytes = view(blob);
             PackedMatrix matrix;
             Result result;
             {
                 const py::gil_scoped_release release;
-                result = pack_layer(bytes, matrix, SIZE_MAX, threads);
+                result = pack_layer(bytes, matrix, max_bytes, threads);
             }
             throw_if_error(result, "layer blob");
             return matrix;
         },
-        py::arg("blob").noconvert(), py::arg("threads"));
+        py::arg("blob").noconvert(), py::arg("max_bytes"), py::arg("threads"));
     module.def(
         "layer_inspect",
         [](const Array<std::uint8_t>& blob, bool verify) {

@@ -89,7 +89,7 @@ def _misfits(model: nn.Module, state: dict[str, torch.Tensor], blobs: set[str]) 
 
 
 def _check_size(file: container.File, max_bytes: int) -> None:
-    """Whether all that loading copies and decodes fits; refuses the first tensor that does not."""
+    """Whether what is copied, decoded and packed fits; refuses the first tensor that does not."""
     total = 0
     for name, view in file.tensors.items():
         total += view.needed_bytes()
@@ -113,7 +113,7 @@ def load(
         model: a module of the same architecture, dense or compressed: its layers are swapped for
             compressed ones where the file holds blobs, and its state is loaded.
         max_bytes: refuse, before anything is decoded, a file whose tensors take more together: the
-            stored bytes of each, and what :func:`tersor.layer.decode_layer` holds of each layer.
+            stored bytes of each, and what decoding and packing each layer may hold.
 
     Returns:
         The model, or without one a :class:`Checkpoint`.

@@ -78,10 +78,13 @@ class TensorView:
         )
 
     def needed_bytes(self) -> int:
-        """What a copy of the stored bytes takes; of a compressed tensor, decoding it besides."""
+        """What a copy of the stored bytes takes; of a compressed tensor, decoding it besides, and
+        of a layer's weight packing it, at most, for the instruction set in use."""
         if not self.compressed:
             return self.nbytes
-        return self.nbytes + inspect_layer(self.bytes(), verify=False).decoded_bytes
+        info = inspect_layer(self.bytes(), verify=False)
+        packing = 0 if info.is_vector else info.packing_bytes
+        return self.nbytes + info.decoded_bytes + packing
 
     def release(self) -> None:
         """Lets the system take back the memory of the mapped bytes, until they are read again."""

@@ -64,6 +64,7 @@ class LayerInfo:
     row_length_bytes: int
     total_bytes: int
     decoded_bytes: int = 0
+    packing_bytes: int = 0
 
     @property
     def is_vector(self) -> bool:
@@ -158,18 +159,24 @@ def is_layer(blob: npt.ArrayLike | bytes) -> bool:
     return _core.is_layer(_as_blob(blob))
 
 
-def pack_layer(layer: Layer | npt.ArrayLike | bytes, *, threads: int = 1) -> spmm.PackedMatrix:
+def pack_layer(
+    layer: Layer | npt.ArrayLike | bytes, *, max_bytes: int | None = None, threads: int = 1
+) -> spmm.PackedMatrix:
     """A layer, or its blob, ready to be multiplied with.
 
     Args:
         layer: decoded, or uint8 ``[n]``.
+        max_bytes: refuse, before packing, a blob of which decoding and packing may take more
+            together: ``decoded_bytes`` and ``packing_bytes`` of :func:`inspect_layer`.
         threads: at most this many.
 
     Raises:
-        FormatError: the blob is malformed.
+        FormatError: the blob is malformed, or takes more than ``max_bytes``; the message names the
+            byte.
     """
     if not isinstance(layer, Layer):
-        return _core.layer_pack(_as_blob(layer), threads)
+        limit = NO_LIMIT if max_bytes is None else max_bytes
+        return _core.layer_pack(_as_blob(layer), limit, threads)
     if layer.shared:
         regime = None if len(layer.shape) == 2 else "batch"  # a convolution's filters
         return spmm.pack(layer.csr, layer.codebook(), regime=regime, threads=threads)

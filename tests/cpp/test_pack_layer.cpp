@@ -96,6 +96,37 @@ TEST_P(PackLayerTest, FaultsInLateRowsAreNamed) {
     expect(pack_changed([&](RelativeCsr& csr) { csr.gaps.pop_back(); }), Status::size_mismatch, 0);
 }
 
+TEST_P(PackLayerTest, MaxBytesBoundsPackingToo) {
+    // In the last two a step of 16 rows has a single entry, and windows lead over long gaps.
+    Layer sparse = make_layer({16, 65000}, 0.0, 3, false);
+    Bytes codes(std::size_t{16} * 65000);
+    for (std::size_t i = 0; i < 500; ++i) codes[i % 16 * 65000 + 130 * i] = 1;
+    sparse.csr = csr::encode(codes, 16, 65000, 8, false);
+    Layer tall = make_layer({5000, 200}, 0.0, 3, false);
+    codes.assign(std::size_t{5000} * 200, 0);
+    for (std::size_t row = 0; row < 5000; ++row) codes[row * 200 + row % 16 * 12] = 1;
+    tall.csr = csr::encode(codes, 5000, 200, 8, false);
+    for (const Layer& layer :
+         {make_layer({150, 4096}, 0.3, 15, false), make_layer({700, 3000}, 0.05, 40, false),
+          make_layer({33, 500}, 0.9, 3, true), make_layer({40, 6, 5, 5}, 0.4, 200, false),
+          make_layer({3, 70000}, 0.02, 9, false), make_layer({0, 7}, 0.1, 3, false), sparse,
+          tall}) {
+        const Bytes blob = encode_layer(layer);
+        LayerInfo info;
+        ASSERT_TRUE(inspect_layer(blob, info).ok());
+        const std::uint64_t needed = info.decoded_bytes + info.packing_bytes;
+        Layer content;
+        ASSERT_TRUE(decode_layer(blob, content, needed - 1).ok());
+        PackedMatrix packed;
+        const Result refused = pack_layer(blob, packed, needed - 1);
+        ASSERT_EQ(refused.status, Status::too_large);
+        ASSERT_GT(refused.count, 0U);
+        ASSERT_LT(refused.count, blob.size());
+        ASSERT_TRUE(pack_layer(blob, packed, needed).ok());
+        ASSERT_LE(packed.nbytes(), info.packing_bytes) << info.nonzeros;
+    }
+}
+
 TERSOR_ON_EVERY_ISA(PackLayerTest);
 
 TEST(PackLayer, NamesWhatDecodingNames) {

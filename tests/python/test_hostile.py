@@ -11,7 +11,7 @@ import pytest
 import xxhash
 
 import tersor
-from tersor.layer import decode_layer, inspect_layer
+from tersor.layer import decode_layer, inspect_layer, pack_layer
 
 
 def _varint(value: int) -> bytes:
@@ -94,6 +94,20 @@ def test_a_zip_bomb_is_refused_before_anything_is_allocated() -> None:
     blob = _blob((1 << 10, 1 << 10), codes, _constant(0, 1 << 20), _stored([0] * (1 << 10)))
     with pytest.raises(tersor.FormatError, match="larger than allowed"):
         decode_layer(blob, max_bytes=1 << 20)
+
+
+def test_what_packing_may_take_is_refused_before_it_is_allocated() -> None:
+    # As far as the announced sizes tell, each entry may take a step of its own.
+    rows, row_lengths = 1 << 11, _constant(1, 1 << 11)
+    codes = _constant(1, rows)
+    blob = _blob((rows, 4), codes, _constant(0, rows), row_lengths)
+    info = inspect_layer(blob)
+    needed = info.decoded_bytes + info.packing_bytes
+    assert decode_layer(blob, max_bytes=info.decoded_bytes).csr.rows == rows
+    assert pack_layer(blob, max_bytes=needed).nbytes <= info.packing_bytes
+    with pytest.raises(tersor.FormatError, match="larger than allowed") as refused:
+        pack_layer(blob, max_bytes=needed - 1)
+    assert f"at byte {_position(blob, codes)}" in str(refused.value)
 
 
 def test_dimensions_whose_product_overflows_are_refused() -> None:

@@ -71,7 +71,8 @@ TERSOR_API int tersor_get_tensor(const tersor_file* file, size_t index, tersor_t
 TERSOR_API int tersor_find_tensor(const tersor_file* file, const char* name, tersor_tensor* tensor);
 
 /* Decodes a compressed tensor and lays it out for this processor: a matrix of its first dimension
- * by the product of the others. max_bytes bounds what decoding may hold (0: no bound).
+ * by the product of the others. max_bytes bounds what decoding and laying out may hold together (0:
+ * no bound): a tensor that may take more is refused before it is laid out, as TERSOR_BAD_DATA.
  * *matrix is NULL after a failure. */
 TERSOR_API int tersor_load_layer(const tersor_file* file, const char* name, size_t max_bytes,
                                  tersor_matrix** matrix);

@@ -52,6 +52,7 @@ struct LayerInfo {
     std::uint64_t row_length_bytes = 0;
     std::uint64_t total_bytes = 0;
     std::uint64_t decoded_bytes = 0;  // what decoding holds: see decode_layer
+    std::uint64_t packing_bytes = 0;  // the most that packing holds besides, on the level in use
 };
 
 /// Throws std::invalid_argument for a layer that breaks the rules above.

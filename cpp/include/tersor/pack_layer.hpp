@@ -11,9 +11,10 @@
 namespace tersor {
 
 /// Packs a blob while its streams are decoded, a group of rows at a time: for products with few
-/// vectors when it has two dimensions, else, as the filters of a convolution, for many. Errors and
-/// `max_bytes` are those of `decode_layer`; the packed form comes on top, in proportion to the
-/// content.
+/// vectors when it has two dimensions, else, as the filters of a convolution, for many. Errors are
+/// those of `decode_layer`. `max_bytes` bounds what decoding and packing hold together: a blob that
+/// may take more (`LayerInfo::decoded_bytes` and `packing_bytes`) is too_large, before it is
+/// packed.
 [[nodiscard]] Result pack_layer(std::span<const std::uint8_t> blob, PackedMatrix& packed,
                                 std::size_t max_bytes = SIZE_MAX, int threads = 1);
 

@@ -181,6 +181,7 @@ Result inspect_layer(std::span<const std::uint8_t> blob, LayerInfo& info, bool v
     info.header_bytes = info.total_bytes - info.value_bytes - info.code_bytes - info.gap_bytes -
                         info.row_length_bytes;
     info.decoded_bytes = decoded_bytes(parsed);
+    info.packing_bytes = packing_bytes(parsed);
     info.nonzeros = info.entries - parsed.fillers;
     return {Status::ok, blob.size()};
 }

@@ -13,10 +13,6 @@ namespace {
 
 using namespace layer_parts;
 
-Regime regime_of(std::span<const std::uint64_t> shape) noexcept {
-    return shape.size() == 2 ? Regime::vector : Regime::batch;
-}
-
 std::vector<float> codebook_of(std::span<const float> values) {
     std::vector<float> codebook(values.size() + 1);
     std::copy(values.begin(), values.end(), codebook.begin() + 1);
@@ -84,13 +80,19 @@ private:
     StreamWindow gaps_;
 };
 
+/// Whether decoding and packing stay within a limit.
+bool fits(const ParsedLayer& parsed, std::size_t max_bytes) {
+    const std::uint64_t decoded = decoded_bytes(parsed);
+    return decoded <= max_bytes && packing_bytes(parsed) <= max_bytes - decoded;
+}
+
 /// Packs shared weights while their streams are decoded. False where that cannot be done, for
 /// whatever reason.
 bool pack_decoding(std::span<const std::uint8_t> blob, PackedMatrix& packed, std::size_t max_bytes,
                    int threads) {
     ParsedLayer parsed;
     if (!check_signature(blob).ok() || !parse_layer(blob, parsed).ok()) return false;
-    if (!is_shared(parsed.kind) || decoded_bytes(parsed) > max_bytes) return false;
+    if (!is_shared(parsed.kind) || !fits(parsed, max_bytes)) return false;
     if (!check_hash(blob).ok()) return false;
     std::vector<float> values;
     if (!read_values(parsed, blob, 0, parsed.value_count, values).ok()) return false;
@@ -123,7 +125,11 @@ Result pack_layer(std::span<const std::uint8_t> blob, PackedMatrix& packed, std:
     // Weights that are not shared; or there is a fault, which decoding all will find and name.
     Layer layer;
     const Result decoded = decode_layer(blob, layer, max_bytes, threads);
-    return decoded.ok() ? pack_layer(layer, packed, threads) : decoded;
+    if (!decoded.ok()) return decoded;
+    ParsedLayer parsed;
+    if (const Result again = parse_layer(blob, parsed); !again.ok()) return again;
+    if (!fits(parsed, max_bytes)) return {Status::too_large, offset_of(parsed.codes, blob)};
+    return pack_layer(layer, packed, threads);
 }
 
 }  // namespace tersor

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "hash/xxh3.hpp"
+#include "spmm/packing_bytes.hpp"
 #include "support/little_endian.hpp"
 #include "support/varint.hpp"
 
@@ -119,6 +120,18 @@ std::uint64_t decoded_bytes(const ParsedLayer& parsed) noexcept {
     return 2 * parsed.code_info.symbols + parsed.row_length_info.symbols +
            (parsed.flat ? 0 : sizeof(std::uint32_t) * std::uint64_t{parsed.matrix.rows}) +
            sizeof(float) * parsed.value_count;
+}
+
+Regime regime_of(std::span<const std::uint64_t> shape) noexcept {
+    return shape.size() == 2 ? Regime::vector : Regime::batch;
+}
+
+std::uint64_t packing_bytes(const ParsedLayer& parsed) {
+    const std::size_t codebook =
+        is_shared(parsed.kind) ? static_cast<std::size_t>(parsed.value_count) + 1 : 0;
+    return spmm::packing_bytes(parsed.matrix.rows, parsed.matrix.cols,
+                               parsed.code_info.symbols - parsed.fillers, codebook,
+                               regime_of(parsed.shape));
 }
 
 Result decode_stream(std::span<const std::uint8_t> stream, std::span<const std::uint8_t> blob,

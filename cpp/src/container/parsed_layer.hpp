@@ -9,6 +9,7 @@
 #include "container/layer_parts.hpp"
 #include "tersor/huffman.hpp"
 #include "tersor/layer.hpp"
+#include "tersor/spmm.hpp"
 
 namespace tersor::layer_parts {
 
@@ -42,6 +43,12 @@ struct ParsedLayer {
 
 /// What decoding holds at once: codes, gaps, the bytes of the row lengths, these, the values.
 [[nodiscard]] std::uint64_t decoded_bytes(const ParsedLayer& parsed) noexcept;
+
+/// How a tensor of that shape is packed: filters for batches.
+[[nodiscard]] Regime regime_of(std::span<const std::uint64_t> shape) noexcept;
+
+/// The most that packing holds besides, on the level in use.
+[[nodiscard]] std::uint64_t packing_bytes(const ParsedLayer& parsed);
 
 /// The symbols of a stream of the blob from `first` on.
 [[nodiscard]] Result decode_stream(std::span<const std::uint8_t> stream,

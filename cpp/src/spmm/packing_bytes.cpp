@@ -1,0 +1,55 @@
+#include "spmm/packing_bytes.hpp"
+
+#include <algorithm>
+
+#include "spmm/filling.hpp"
+#include "spmm/regime.hpp"
+#include "spmm/rows16.hpp"
+#include "spmm/sliding.hpp"
+
+namespace tersor::spmm {
+namespace {
+
+/// What is kept of a row beside its entries: where it begins, its place in the order, its sums.
+constexpr std::uint64_t row_bytes = sizeof(RowFacts) + 64;
+
+/// By how much the parts of a layout, or of a block of it, are rounded up.
+constexpr std::uint64_t rounding = 1024;
+
+std::uint64_t rows16_bytes(std::uint64_t rows, std::uint64_t cols, std::uint64_t nonzeros,
+                           bool shared) noexcept {
+    const std::uint64_t blocks = cols / block_columns + 1;
+    const std::uint64_t entry = sizeof(std::uint16_t) + (shared ? 1 : sizeof(float));
+    return nonzeros * entry + blocks * ((rows + 1) * sizeof(std::uint64_t) + rounding);
+}
+
+/// A step takes an entry at least. While one takes four of each row at most, a window is passed
+/// after as many steps as it has columns by four; and steps without entries lead over gaps.
+std::uint64_t sliding_bytes(std::uint64_t rows, std::uint64_t cols, std::uint64_t nonzeros,
+                            std::size_t codebook_size, const SlidingShape& shape) noexcept {
+    const std::uint64_t slices = (rows + slice_rows - 1) / slice_rows;
+    const std::uint64_t dense =
+        (cols / shape.window_columns + 1) * shape.window_columns / row_slots;
+    const std::uint64_t empty = cols / (std::uint64_t{max_advance} * shape.window_grain) + 2;
+    const std::uint64_t steps = std::min(nonzeros, slices * dense) + slices * empty;
+    const std::uint64_t entries = steps * (pair_bytes(codebook_size <= 16) / 2 + 1);
+    return entries * 5 / 2;  // while the memory for them grows by halves, and is copied
+}
+
+}  // namespace
+
+std::uint64_t packing_bytes(std::uint32_t rows, std::uint32_t cols, std::uint64_t nonzeros,
+                            std::size_t codebook_size, Regime regime) {
+    const std::uint64_t weights = std::uint64_t{rows} * cols;
+    const std::uint64_t most = std::min(nonzeros, weights);
+    if (most > UINT64_MAX / 1024) return UINT64_MAX;
+    const Isa isa = isa_in_use();
+    const bool slides = regime == Regime::vector && cols <= max_sliding_columns &&
+                        fits_sliding(isa, codebook_size, most, weights);
+    const std::uint64_t bytes = 256 * sizeof(float) + rounding + rows * row_bytes;
+    if (!slides) return bytes + rows16_bytes(rows, cols, most, codebook_size != 0);
+    const SlidingShape shape = shape_for(sliding_shape(isa), codebook_size, most, weights);
+    return bytes + sliding_bytes(rows, cols, most, codebook_size, shape);
+}
+
+}  // namespace tersor::spmm
