@@ -196,12 +196,13 @@ bool survey_row(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t
     __m512i largest = zero, faults = zero;
     std::size_t nonzeros = 0;
     std::uint64_t total = 0;
-    // Between the ends of 128 entries, non-zeros are taken to be spread evenly.
-    constexpr std::size_t chunk = 128;
+    // Between the ends of a chunk, non-zeros are taken to be spread evenly.
+    constexpr std::size_t vector = 64;
+    const std::size_t chunk = size > 8 * vector ? 2 * vector : vector;
     for (std::size_t i = 0; i < size; i += chunk) {
         __m512i gap_sums = zero;
         std::size_t more = 0;
-        for (std::size_t at = i; at < i + chunk; at += chunk / 2) {
+        for (std::size_t at = i; at < i + chunk; at += vector) {
             const __mmask64 valid = first_bits(at < size ? size - at : 0);
             const __m512i gap = _mm512_maskz_loadu_epi8(valid, gaps + at);
             const __m512i code = _mm512_maskz_loadu_epi8(valid, codes + at);
