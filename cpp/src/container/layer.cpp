@@ -5,7 +5,7 @@
 #include <numeric>
 
 #include "container/parsed_layer.hpp"
-#include "csr/largest_code.hpp"
+#include "csr/wide_loops.hpp"
 
 namespace tersor {
 namespace {

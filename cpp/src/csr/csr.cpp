@@ -182,17 +182,4 @@ Result decode(const RelativeCsr& csr, std::span<std::uint8_t> codes) {
     return result;
 }
 
-std::size_t filler_count(const CsrView& csr) noexcept {
-    std::size_t fillers = 0;
-    constexpr std::size_t block = 255;  // as many as a byte can count
-    for (std::size_t at = 0; at < csr.codes.size(); at += block) {
-        std::uint8_t some = 0;
-        for (const std::uint8_t code :
-             csr.codes.subspan(at, std::min(block, csr.codes.size() - at)))
-            some = static_cast<std::uint8_t>(some + (code == 0 ? 1 : 0));
-        fillers += some;
-    }
-    return fillers;
-}
-
 }  // namespace tersor::csr

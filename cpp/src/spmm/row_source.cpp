@@ -4,7 +4,7 @@
 #include <array>
 #include <numeric>
 
-#include "csr/largest_code.hpp"
+#include "csr/wide_loops.hpp"
 
 namespace tersor::spmm {
 
