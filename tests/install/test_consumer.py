@@ -152,6 +152,14 @@ def test_the_shared_library_shows_the_c_interface_alone(installed_prefix: Path) 
     assert names == set(re.findall(r"(?<=[ *])(tersor_\w+)\(", header.split('extern "C"')[1]))
 
 
+@pytest.mark.skipif(platform.system() != "Linux", reason="libraries are named otherwise there")
+def test_the_shared_library_has_a_name_for_its_interface(installed_prefix: Path) -> None:
+    shared = next(installed_prefix.rglob("libtersor.so"))
+    (soname,) = re.findall(r"SONAME.*\[(.+)\]", command("readelf", "--dynamic", shared))
+    assert re.fullmatch(r"libtersor\.so\.\d+\.\d+", soname)
+    assert (shared.parent / soname).resolve() == shared.resolve()
+
+
 def code_and_data(archive: Path) -> int:
     """Bytes that a program may take from an archive: neither symbols nor relocations."""
     text, data = command("size", "--totals", archive).splitlines()[-1].split()[:2]
