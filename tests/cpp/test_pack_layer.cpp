@@ -94,6 +94,9 @@ TEST_P(PackLayerTest, FaultsInLateRowsAreNamed) {
     expect(pack_changed([&](RelativeCsr& csr) { csr.row_lengths.back() += 1; }),
            Status::size_mismatch, 1499);
     expect(pack_changed([&](RelativeCsr& csr) { csr.gaps.pop_back(); }), Status::size_mismatch, 0);
+    expect(pack_changed([&](RelativeCsr& csr) { csr.row_lengths.pop_back(); }),
+           Status::size_mismatch, 0);
+    expect(pack_changed([&](RelativeCsr& csr) { csr.index_bits = 9; }), Status::bad_header, 0);
 }
 
 TEST_P(PackLayerTest, MaxBytesBoundsPackingToo) {

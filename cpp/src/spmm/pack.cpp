@@ -227,6 +227,7 @@ bool pack_entries(const CsrOutline& csr, EntrySource& source, std::span<const fl
     layout->codebook_size = codebook.size();
     std::copy(codebook.begin(), codebook.end(), layout->codebook.data());
     CsrRows rows(csr, source, codebook.size(), layout->isa);
+    if (!rows.good()) return false;
     const bool sliding = regime == Regime::vector && layout->fits_sliding();
     if ((csr.flat || !sliding) && !rows.load_all(threads)) return false;
     if (sliding) {
@@ -275,7 +276,7 @@ Result pack_values(const RelativeCsr& csr, std::span<const float> values, Packed
     EntriesInMemory source(csr);
     auto layout = empty_layout(outline);
     CsrRows rows(outline, source, 256, layout->isa);
-    if (!rows.load_all(1)) return csr::validate(csr);
+    if (!rows.good() || !rows.load_all(1)) return csr::validate(csr);
     const float* value = values.data();
     layout->rows16_made.put(
         lay_out(rows, csr.rows, false,

@@ -31,13 +31,12 @@ CsrRows::CsrRows(const CsrOutline& outline, EntrySource& source, std::size_t val
 
 bool CsrRows::load(std::size_t begin, std::size_t end, int threads) {
     if (all_loaded_) return true;
-    if (!good_) return false;
     first_loaded_ = starts_[begin];
     return source_.read(starts_[begin], starts_[end], threads, loaded_);
 }
 
 bool CsrRows::load_all(int threads) {
-    if (!good_ || !source_.read(0, outline_.entries, threads, loaded_)) return false;
+    if (!source_.read(0, outline_.entries, threads, loaded_)) return false;
     CsrView all;
     all.rows = outline_.rows;
     all.cols = outline_.cols;

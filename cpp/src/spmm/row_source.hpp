@@ -19,6 +19,8 @@ public:
     /// `values` is the size of the codebook.
     CsrRows(const CsrOutline& outline, EntrySource& source, std::size_t values, Isa isa);
 
+    /// Whether the rows' lengths fit the entries; if not, nothing else may be asked for.
+    [[nodiscard]] bool good() const noexcept { return good_; }
     [[nodiscard]] std::uint32_t cols() const noexcept { return outline_.cols; }
     [[nodiscard]] std::size_t nonzeros() const noexcept { return outline_.nonzeros; }
     /// About how much there is to read before a row.
@@ -87,7 +89,7 @@ private:
     EntrySource& source_;
     const Kernels& kernels_;
     RowRules rules_;
-    bool good_ = false;  // the row lengths are
+    bool good_ = false;
     bool all_loaded_ = false;
     Entries loaded_;
     std::size_t first_loaded_ = 0;
