@@ -80,9 +80,9 @@ RECIPES = {
             teacher="lenet-5",
         ),
         "lenet-5": Recipe(
-            30,
-            10,
-            0.0048,
+            22,
+            8,
+            0.004,
             values=8,
             bias_values=5,
             initial_density=0.0086,
