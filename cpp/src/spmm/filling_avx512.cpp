@@ -173,16 +173,7 @@ void count_codes(const std::uint8_t* codes, std::size_t size, std::size_t values
                  std::uint32_t* counts) noexcept {
     if (values <= 16) return count_few<false>(codes, size, counts);
     if (values <= 32) return count_few<true>(codes, size, counts);
-    std::fill_n(counts, values, 0U);
-    // Equal codes in a row wait for each other less in two tables.
-    alignas(64) std::uint32_t odd[256] = {};
-    std::size_t i = 0;
-    for (; i + 2 <= size; i += 2) {
-        ++counts[codes[i]];
-        ++odd[codes[i + 1]];
-    }
-    if (i < size) ++counts[codes[i]];
-    for (std::size_t c = 0; c < values; ++c) counts[c] += odd[c];
+    count_codes_by_table(codes, size, values, counts);
 }
 
 bool survey_row(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t size,

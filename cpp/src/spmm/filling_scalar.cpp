@@ -17,20 +17,6 @@ std::size_t decode_entries(const std::uint8_t* gaps, const std::uint8_t* codes, 
     return at;
 }
 
-void count_codes(const std::uint8_t* codes, std::size_t size, std::size_t values,
-                 std::uint32_t* counts) noexcept {
-    std::fill_n(counts, values, 0U);
-    // Equal codes in a row wait for each other less in two tables.
-    std::array<std::uint32_t, 256> odd{};
-    std::size_t i = 0;
-    for (; i + 2 <= size; i += 2) {
-        ++counts[codes[i]];
-        ++odd[codes[i + 1]];
-    }
-    if (i < size) ++counts[codes[i]];
-    for (std::size_t c = 0; c < values; ++c) counts[c] += odd[c];
-}
-
 bool survey_row(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t size,
                 std::uint32_t column, const RowRules& rules, RowFacts& facts) noexcept {
     const std::uint32_t filler_gap = (1U << rules.index_bits) - 1;
@@ -120,9 +106,23 @@ void fill_pairs(std::span<SliceCursor> slices, const SlidingShape& shape, bool n
 
 }  // namespace
 
+void count_codes_by_table(const std::uint8_t* codes, std::size_t size, std::size_t values,
+                          std::uint32_t* counts) noexcept {
+    std::fill_n(counts, values, 0U);
+    // Equal codes in a row wait for each other less in two tables.
+    std::array<std::uint32_t, 256> odd{};
+    std::size_t i = 0;
+    for (; i + 2 <= size; i += 2) {
+        ++counts[codes[i]];
+        ++odd[codes[i + 1]];
+    }
+    if (i < size) ++counts[codes[i]];
+    for (std::size_t c = 0; c < values; ++c) counts[c] += odd[c];
+}
+
 void install_filling_scalar(Kernels& kernels) noexcept {
     kernels.decode_entries = decode_entries;
-    kernels.count_codes = count_codes;
+    kernels.count_codes = count_codes_by_table;
     kernels.survey_row = survey_row;
     kernels.weigh_counts = weigh_counts;
     kernels.moments_of = moments_of;

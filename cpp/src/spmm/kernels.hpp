@@ -146,6 +146,10 @@ struct Kernels {
 #undef TERSOR_KERNEL
 };
 
+/// CountCodes for any number of values, for levels that have a faster way for few.
+void count_codes_by_table(const std::uint8_t* codes, std::size_t size, std::size_t values,
+                          std::uint32_t* counts) noexcept;
+
 void install_scalar(Kernels& kernels) noexcept;
 void install_filling_scalar(Kernels& kernels) noexcept;
 void install_filling_avx512(Kernels& kernels) noexcept;
