@@ -2,13 +2,6 @@
 
 namespace tersor::huffman {
 
-void append_fields(std::span<const std::uint8_t> fields, int width,
-                   std::vector<std::uint8_t>& out) {
-    BitWriter writer(out);
-    for (const std::uint8_t field : fields) writer.put(field, width);
-    writer.flush();
-}
-
 Result read_fields(std::span<const std::uint8_t> bytes, int width,
                    std::span<std::uint8_t> fields) noexcept {
     const std::uint64_t size = fields_size(fields.size(), width);

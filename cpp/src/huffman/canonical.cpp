@@ -34,29 +34,6 @@ CodeWords canonical_words(const CodeLengths& lengths) noexcept {
     return words;
 }
 
-void append_lengths(const CodeLengths& lengths, std::vector<std::uint8_t>& out) {
-    std::size_t last = alphabet_size - 1;
-    while (lengths[last] == 0) --last;
-    out.push_back(static_cast<std::uint8_t>(last));
-    bool half = false;  // whether the low nibble of the last byte is taken
-    const auto append = [&](std::uint8_t nibble) {
-        if (half) {
-            out.back() = static_cast<std::uint8_t>(out.back() | (nibble << 4));
-        } else {
-            out.push_back(nibble);
-        }
-        half = !half;
-    };
-    for (std::size_t s = 0; s <= last; ++s) {
-        append(lengths[s]);
-        if (lengths[s] != 0) continue;
-        std::size_t further = 0;
-        while (further < 15 && lengths[s + 1 + further] == 0) ++further;
-        append(static_cast<std::uint8_t>(further));
-        s += further;
-    }
-}
-
 Result read_lengths(std::span<const std::uint8_t> bytes, CodeLengths& lengths) noexcept {
     lengths = {};
     if (bytes.empty()) return {Status::truncated, 0};

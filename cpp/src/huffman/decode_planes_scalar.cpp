@@ -13,15 +13,15 @@ namespace {
 using support::load_little_endian;
 using support::store_little_endian;
 
-/// spread[b] has bit i of b as the lowest bit of byte i.
-constexpr std::array<std::uint64_t, 256> make_spread() {
-    std::array<std::uint64_t, 256> table{};
+/// [b] has bit i of b as the lowest bit of byte i.
+using Spread = std::array<std::uint64_t, 256>;
+
+void fill(Spread& spread) noexcept {
     for (unsigned b = 0; b < 256; ++b) {
-        for (unsigned i = 0; i < 8; ++i) table[b] |= std::uint64_t{(b >> i) & 1U} << (8 * i);
+        spread[b] = 0;
+        for (unsigned i = 0; i < 8; ++i) spread[b] |= std::uint64_t{(b >> i) & 1U} << (8 * i);
     }
-    return table;
 }
-constexpr std::array<std::uint64_t, 256> spread = make_spread();
 
 constexpr std::size_t power_of_three_8 = 6561;
 
@@ -32,32 +32,44 @@ struct Deposits {
         std::uint8_t bits;    // as many ones at the bottom as the mask has
         std::uint8_t count;
     };
-    std::array<Mask, 256> masks{};
-    std::array<std::uint8_t, power_of_three_8> results{};
+    std::array<Mask, 256> masks;
+    std::array<std::uint8_t, power_of_three_8> results;
 };
 
-constexpr Deposits make_deposits() {
-    Deposits table;
+void fill(Deposits& deposits) noexcept {
     std::size_t next = 0;
     for (unsigned m = 0; m < 256; ++m) {
         const auto count = static_cast<unsigned>(std::popcount(m));
-        table.masks[m] = {static_cast<std::uint16_t>(next),
-                          static_cast<std::uint8_t>((1U << count) - 1),
-                          static_cast<std::uint8_t>(count)};
+        deposits.masks[m] = {static_cast<std::uint16_t>(next),
+                             static_cast<std::uint8_t>((1U << count) - 1),
+                             static_cast<std::uint8_t>(count)};
         // The subsets of a mask in rising order are the deposits of 0, 1, 2, ...
         unsigned subset = 0;
         do {
-            table.results[next++] = static_cast<std::uint8_t>(subset);
+            deposits.results[next++] = static_cast<std::uint8_t>(subset);
             subset = (subset - m) & m;
         } while (subset != 0);
     }
-    return table;
 }
-constexpr Deposits deposits = make_deposits();
+
+struct Tables {
+    Tables() noexcept {
+        fill(spread);
+        fill(deposits);
+    }
+    Spread spread;
+    Deposits deposits;
+};
+
+/// Made when they are first needed: in the library they would take more than all else here.
+const Tables& tables() noexcept {
+    static const Tables made;
+    return made;
+}
 
 /// The bits of a level, given out to the lanes of `alive`; returns where they end.
-std::uint64_t deposit_level(const std::uint8_t* level, std::uint64_t at, const Bytes& alive,
-                            Bytes& plane) noexcept {
+std::uint64_t deposit_level(const Deposits& deposits, const std::uint8_t* level, std::uint64_t at,
+                            const Bytes& alive, Bytes& plane) noexcept {
     for (std::size_t p = 0; p < plane_bytes; ++p) {
         const Deposits::Mask mask = deposits.masks[alive[p]];
         const unsigned window = load_little_endian<std::uint16_t>(level + at / 8) >> (at % 8);
@@ -80,7 +92,7 @@ PairTable make_pairs(const Stage& stage) noexcept {
 
 /// The symbols of a superblock by the planes of their indices.
 template <std::size_t bits>
-void look_up(const Stage& stage, const PairTable& pairs, const Planes& planes,
+void look_up(const Spread& spread, const Stage& stage, const PairTable& pairs, const Planes& planes,
              std::uint8_t* symbols) noexcept {
     for (std::size_t block = 0; block < plane_bytes; ++block, symbols += 8) {
         const std::size_t place = places[block];
@@ -110,6 +122,7 @@ bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t su
     const auto roots = static_cast<std::size_t>(stage.planes);
     const auto all = static_cast<std::size_t>(stage.bits());
     const PairTable pairs = make_pairs(stage);
+    const auto& [spread, deposits] = tables();
     Planes planes;
     std::array<std::uint8_t, superblock_symbols> joined;
     for (std::size_t s = 0; s < superblocks; ++s) {
@@ -121,10 +134,10 @@ bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t su
         bool past_end = false;
         for (std::size_t l = 0; roots + l < all; ++l) {
             std::uint64_t& at = cursor.level_bits[l];
-            at = deposit_level(levels[l], at, masks.alive[l], planes[roots + l]);
+            at = deposit_level(deposits, levels[l], at, masks.alive[l], planes[roots + l]);
             past_end |= at > end.level_bits[l];
         }
-        look_ups[all - 1](stage, pairs, planes, symbols);
+        look_ups[all - 1](spread, stage, pairs, planes, symbols);
         for (std::size_t block = 0; stage.tail && block < plane_bytes; block += 8) {
             std::uint64_t later = 0;
             for (std::size_t i = 0; i < 8; ++i) {

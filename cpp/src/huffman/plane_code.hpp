@@ -3,6 +3,7 @@
 #pragma once
 
 #include <array>
+#include <bit>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -84,6 +85,22 @@ void assign_words(Stage& stage, std::span<const std::uint8_t> ending,
 
 /// Bits that the words of all symbols take together, without padding.
 [[nodiscard]] std::uint64_t coded_bits(const PlaneCode& code, const Histogram& histogram) noexcept;
+
+/// The words of one length of a stage: the stage, its level bits, and how many the shape has.
+struct WordClass {
+    std::size_t stage;
+    int extra;
+    unsigned capacity;
+};
+
+/// Every class that has words, by stage and length. A symbol's class is all that a header tells of
+/// it: the words of a class are given out in the order of the symbols.
+[[nodiscard]] std::vector<WordClass> classes_of(const PlaneCode& code);
+
+/// Bits that name a class; 0 is for symbols without a word.
+[[nodiscard]] constexpr int class_width(std::size_t classes) noexcept {
+    return static_cast<int>(std::bit_width(classes));
+}
 
 void append_plane_code(const PlaneCode& code, std::vector<std::uint8_t>& out);
 

@@ -69,12 +69,4 @@ Result decode_words(std::span<const std::uint8_t> bits, const DecodeTable& table
     return finish(bits, table, symbols, {});
 }
 
-void append_words(std::span<const std::uint8_t> symbols, const CodeLengths& lengths,
-                  std::vector<std::uint8_t>& out) {
-    const CodeWords words = canonical_words(lengths);
-    BitWriter writer(out);
-    for (const std::uint8_t s : symbols) writer.put(words[s], lengths[s]);
-    writer.flush();
-}
-
 }  // namespace tersor::huffman

@@ -1,6 +1,7 @@
 #include "support/aligned_buffer.hpp"
 
 #include <cstdint>
+#include <new>
 
 #include "support/shared_pages.hpp"
 
@@ -42,14 +43,16 @@ bool is_shared(std::size_t bytes) noexcept {
 
 }  // namespace
 
+void throw_bad_alloc() { throw std::bad_alloc(); }
+
 void* allocate_huge_pages(std::size_t bytes) {
 #if defined(__linux__)
-    if (bytes > SIZE_MAX - 2 * huge_page) throw std::bad_alloc();
+    if (bytes > SIZE_MAX - 2 * huge_page) throw_bad_alloc();
     // Not from the heap, which gives what it had before, in small pages.
     const std::size_t size = whole_pages(bytes);
     void* const mapped =
         mmap(nullptr, size + huge_page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    if (mapped == MAP_FAILED) throw std::bad_alloc();
+    if (mapped == MAP_FAILED) throw_bad_alloc();
     char* const start = static_cast<char*>(mapped);
     const std::size_t before =
         (huge_page - reinterpret_cast<std::uintptr_t>(start) % huge_page) % huge_page;

@@ -4,7 +4,6 @@
 #include <cstddef>
 #include <cstring>
 #include <memory>
-#include <new>
 #include <span>
 #include <type_traits>
 #include <utility>
@@ -32,6 +31,9 @@ void free_aligned(void* memory, std::size_t bytes) noexcept;
 [[nodiscard]] std::size_t shrink_aligned(void* memory, std::size_t bytes,
                                          std::size_t kept) noexcept;
 
+/// Throws std::bad_alloc: not where it is called from, as that takes more than the call.
+[[noreturn]] void throw_bad_alloc();
+
 /// `size` elements, zeroed unless told otherwise, aligned to 64 bytes and padded to a multiple of
 /// 64 bytes plus one cache line, so that a full vector may be read at any element.
 template <class T>
@@ -41,7 +43,7 @@ class AlignedBuffer {
 public:
     AlignedBuffer() noexcept = default;
     explicit AlignedBuffer(std::size_t size, Fill fill = Fill::zeros) : size_(size) {
-        if (size > (SIZE_MAX - 2 * cache_line) / sizeof(T)) throw std::bad_alloc();
+        if (size > (SIZE_MAX - 2 * cache_line) / sizeof(T)) throw_bad_alloc();
         bytes_ = padded(size);
         data_ = Pointer(static_cast<T*>(allocate_aligned(bytes_)), Free{bytes_});
         if (fill == Fill::zeros) std::memset(static_cast<void*>(data_.get()), 0, bytes_);

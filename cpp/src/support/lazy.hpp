@@ -15,7 +15,8 @@ public:
     template <class Make>
     const T& get(const Make& make) const {
         if (const T* value = peek()) return *value;
-        std::call_once(once_, [&] { set(std::make_shared<const T>(make())); });
+        const std::lock_guard making(mutex_);
+        if (peek() == nullptr) set(std::make_shared<const T>(make()));
         return *value_;
     }
 
@@ -24,13 +25,13 @@ public:
 
     /// Makes `get` find this value. Only before the object is shared between threads.
     void put(T value) {
-        std::call_once(once_, [&] { set(std::make_shared<const T>(std::move(value))); });
+        if (peek() == nullptr) set(std::make_shared<const T>(std::move(value)));
     }
 
     /// Makes `get` find the other's value, if that is there. Only before the object is shared
     /// between threads.
     void share(const Lazy& other) {
-        if (other.peek() != nullptr) std::call_once(once_, [&] { set(other.value_); });
+        if (other.peek() != nullptr && peek() == nullptr) set(other.value_);
     }
 
 private:
@@ -39,7 +40,7 @@ private:
         ready_.store(value_.get(), std::memory_order_release);
     }
 
-    mutable std::once_flag once_;
+    mutable std::mutex mutex_;
     mutable std::shared_ptr<const T> value_;
     mutable std::atomic<const T*> ready_{nullptr};
 };
