@@ -84,12 +84,14 @@ struct FixedScale {
 
 using ActivationRange = Range (*)(const float* x, std::size_t size) noexcept;
 
-/// digits[p * stride + k] = digit p of round((x[k] - low) * scale), for `count` digits.
+/// digits[p * stride + k] = digit p of round((x[k] - low) * scale), for `count` digits. Where the
+/// level's shape has two planes per digit, digits[(count + p) * stride + k] becomes that digit xor
+/// the one 16 columns on.
 using SplitActivations = void (*)(const float* x, std::size_t size, float low, float scale,
                                   int count, std::uint8_t* digits, std::size_t stride) noexcept;
 
-/// y[i * rows + row] = sum of w * x[i] + bias[row] for `items` vectors, whose digits lie one behind
-/// the other (x_digits * stride bytes each), `weights` being the digits of w by code, and for the
+/// y[i * rows + row] = sum of w * x[i] + bias[row] for `items` vectors, whose planes of digits lie
+/// one behind the other, `weights` being the digits of w by code, and for the
 /// rows of the slices [slice_begin, slice_end); `bias` may be nullptr. Levels that have no such
 /// kernel leave it nullptr: the fp32 kernels meet every class.
 using MultiplySliding = void (*)(const Sliding& layout, const Digits& weights,

@@ -49,17 +49,18 @@ void multiply_fixed(const PackedMatrix::Layout& layout, const Sliding& sliding,
                     const Outputs& out, int threads) {
     const Kernels& kernel = kernels(layout.isa);
     const std::size_t stride = plane_bytes(layout.cols);
-    const std::size_t item_bytes = static_cast<std::size_t>(arithmetic.x_digits) * stride;
+    const int planes = arithmetic.x_digits * sliding.shape.planes_per_digit;
+    const std::size_t item_bytes = static_cast<std::size_t>(planes) * stride;
     const bool finest = arithmetic == finest_arithmetic;
     support::AlignedBuffer<std::uint8_t> digits(ranges.size() * item_bytes);
     std::array<FixedActivations, items_at_once> fixed;
     for (std::size_t n = 0; n < ranges.size(); ++n) {
         const Range& range = ranges[n];
         const FixedScale scale = scale_of(range, arithmetic.x_digits, sliding.shape.digit_bits);
-        std::uint8_t* planes = digits.data() + n * item_bytes;
+        std::uint8_t* const to = digits.data() + n * item_bytes;
         kernel.split_activations(x + n * layout.cols, layout.cols, range.low, scale.factor,
-                                 arithmetic.x_digits, planes, stride);
-        fixed[n] = {planes, stride, range.low, scale.unit,
+                                 arithmetic.x_digits, to, stride);
+        fixed[n] = {to, stride, range.low, scale.unit,
                     finest ? layout.highest_rows().sum_rests.data() : nullptr};
     }
     const Digits& weights = sliding.digits[static_cast<std::size_t>(arithmetic.w_digits - 1)];

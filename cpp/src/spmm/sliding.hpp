@@ -32,12 +32,13 @@ struct SlidingShape {
     std::uint32_t window_grain;    // windows start at multiples of it
     int digit_bits;                // of x and of the weights
     std::size_t max_codes;         // values in a codebook
+    int planes_per_digit = 1;      // of x; a second one holds differences
 
     friend constexpr bool operator==(const SlidingShape&, const SlidingShape&) = default;
 };
 
 inline constexpr SlidingShape no_sliding{0, 1, 8, 0};
-inline constexpr SlidingShape sliding_avx2{64, 16, 7, 16};
+inline constexpr SlidingShape sliding_avx2{64, 16, 7, 16, 2};
 inline constexpr SlidingShape sliding_avx512{128, 32, 8, 256};
 inline constexpr SlidingShape narrow_sliding_avx512{64, 16, 8, 16};
 inline constexpr SlidingShape sliding_neon{64, 16, 7, 64};
