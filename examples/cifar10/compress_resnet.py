@@ -43,7 +43,8 @@ class Recipe:
         prune_epochs: the first half lowers the density, the second retrains.
         share_epochs: fine-tuning of shared values.
         start: name of the recipe whose pruned network is pruned further; None = the dense one.
-        prune_rate, share_rate: learning rates at the start; both fall as a cosine.
+        prune_rate, share_rate: highest learning rates. Pruning's rises for a tenth of the epochs,
+            as a high one throws a converged network away; both fall as a cosine.
     """
 
     density: float
@@ -51,7 +52,7 @@ class Recipe:
     prune_epochs: int
     share_epochs: int
     start: str | None = None
-    prune_rate: float = 0.1
+    prune_rate: float = 0.02
     share_rate: float = 1e-3
 
 
@@ -62,6 +63,12 @@ def weights_of(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def _cosine(start: float, progress: float) -> float:
     return start * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def _rise_and_fall(highest: float, progress: float) -> float:
+    if 10 * progress < 1:
+        return highest * 10 * progress
+    return _cosine(highest, (10 * progress - 1) / 9)
 
 
 def prune(
@@ -102,7 +109,7 @@ def prune(
     for epoch in range(first, recipe.prune_epochs):
 
         def rate(part: float, epoch: int = epoch) -> float:
-            return _cosine(recipe.prune_rate, (epoch + part) / recipe.prune_epochs)
+            return _rise_and_fall(recipe.prune_rate, (epoch + part) / recipe.prune_epochs)
 
         def between(step: int, epoch: int = epoch) -> None:
             step += epoch * passes.steps
@@ -142,13 +149,12 @@ def choose(method: str, model: ResNet32, images: Images, recipe: Recipe) -> dict
     bits = _entropy(plain)
     if method == "uniform":
         # A few large weights set the width of the steps: more of them are needed.
-        found = plain
-        for steps in range(recipe.values, 256, 16):
-            finer = share_uniform(weights, steps, importance=importance, together=True)
-            if _entropy(finer) > bits:
-                break
-            found = finer
-        return found
+        # How the steps fall on these few makes the entropy rise and fall with their number.
+        for steps in range(255, recipe.values, -1):
+            found = share_uniform(weights, steps, importance=importance, together=True)
+            if _entropy(found) <= bits:
+                return found
+        return plain
     start = 2 * recipe.values + 1
     return share_ecsq(weights, start, bits=bits, importance=importance, together=True)
 
