@@ -35,7 +35,10 @@ public:
         }
         for (std::size_t i = 0; i < symbols().size(); ++i) {
             const Elf64_Sym& symbol = symbols()[i];
-            if (ELF64_ST_TYPE(symbol.st_info) == STT_SECTION) section_symbols_[symbol.st_shndx] = i;
+            if (ELF64_ST_TYPE(symbol.st_info) != STT_SECTION) continue;
+            // What the last link merges has no place within its section.
+            if ((sections()[symbol.st_shndx].sh_flags & SHF_MERGE) != 0) continue;
+            section_symbols_[symbol.st_shndx] = i;
         }
     }
 
@@ -65,6 +68,7 @@ private:
         const Elf64_Shdr relocations = sections()[table];
         const std::size_t target = relocations.sh_info;
         const Elf64_Shdr section = sections()[target];
+        const bool is_code = (section.sh_flags & SHF_EXECINSTR) != 0;
         const auto content = at<char>(section.sh_offset, section.sh_size);
         Bytes text(content.begin(), content.end());
         std::map<std::uint32_t, std::size_t> jumps;  // symbol -> where its jump is
@@ -77,7 +81,7 @@ private:
             const Elf64_Sym symbol = symbols()[index];
             // The last link rewrites what asks for a thread's data, call included.
             const bool of_thread = before == R_X86_64_TLSGD || before == R_X86_64_TLSLD;
-            const bool call = type == R_X86_64_PLT32 && !of_thread;
+            const bool call = type == R_X86_64_PLT32 && !of_thread && is_code;
             before = type;
             const auto settle_to = [&](std::size_t place) {
                 const auto distance =
