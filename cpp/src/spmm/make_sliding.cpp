@@ -1,6 +1,7 @@
-// Filling the sliding layout. Rows are taken group by group, as many as fit into the second cache:
-// there they are surveyed, put into an order in which those that advance alike share a slice, and
-// taken slice by slice into scratch memory, whose place in the layout is then known.
+// Filling the sliding layout. Each thread takes a group of rows: it surveys them, puts them into an
+// order in which those that advance alike share a slice, and takes them slice by slice into scratch
+// memory. What it looks at twice is in its own caches. When all have finished, the groups' places
+// in the layout are known.
 #include "spmm/make_sliding.hpp"
 
 #include <algorithm>
@@ -17,18 +18,171 @@
 namespace tersor::spmm {
 namespace {
 
-constexpr std::size_t row_grain = 64;
-
 /// Rows that are surveyed before any is weighed.
 constexpr std::size_t some_rows = 16;
 
-/// Entries of a group of rows. Larger groups leave fewer slots empty.
-constexpr std::size_t entries_of_group = std::size_t{5} << 18;
+/// Entries of a group of rows, at most and at least. Larger groups leave fewer slots empty.
+constexpr std::size_t most_entries = std::size_t{5} << 18;
+constexpr std::size_t least_entries = std::size_t{1} << 17;
 
-/// Non-zeros that a thread takes at a time, at most: what they become stays in its second cache.
-constexpr std::size_t nonzeros_at_once = std::size_t{1} << 16;
+/// Pairs of steps that are copied into the layout at a time where their place is known: until then
+/// they stay in the second cache.
+constexpr std::size_t pairs_at_once = 512;
 
-/// Makes the layout group by group.
+/// The entries and advances of a layout, to which pairs of steps come.
+class PairsOfLayout {
+public:
+    /// The layout will hold `nonzeros`, brought by so many threads.
+    PairsOfLayout(Sliding& layout, std::size_t nonzeros, std::size_t threads)
+        : layout_(layout), nonzeros_(nonzeros), side_by_side_(threads > 1) {}
+
+    [[nodiscard]] std::size_t size() const noexcept { return pairs_; }
+
+    /// Room for some more, which so many non-zeros became; and for the rest as well, if it is like
+    /// what is there.
+    void grow(std::size_t pairs, std::size_t nonzeros) {
+        pairs_ += pairs;
+        filled_ += nonzeros;
+        if (pairs_ * 2 <= layout_.advances.size()) return;
+        const double whole = static_cast<double>(nonzeros_) / static_cast<double>(filled_);
+        const auto room = static_cast<std::size_t>(1.05 * whole * static_cast<double>(pairs_)) + 64;
+        resize(room);
+        if (side_by_side_) layout_.entries.populate();
+    }
+    void put(const PairBuffer& made, std::size_t place) noexcept {
+        made.copy_to(layout_.entries.data() + place * pair_bytes(layout_.nibbles()),
+                     layout_.advances.data() + place * 2);
+    }
+    /// No room for more.
+    void finish() { resize(pairs_); }
+
+private:
+    void resize(std::size_t pairs) {
+        layout_.entries.resize(pairs * pair_bytes(layout_.nibbles()));
+        layout_.advances.resize(pairs * 2);
+    }
+
+    Sliding& layout_;
+    std::size_t nonzeros_;
+    bool side_by_side_;
+    std::size_t pairs_ = 0;
+    std::size_t filled_ = 0;  // non-zeros that they hold
+};
+
+/// What a thread makes of a group of rows.
+template <class Source>
+class GroupMaker {
+public:
+    GroupMaker(const Source& source, const Kernels& kernels, const Sliding& layout)
+        : source_(source),
+          kernels_(kernels),
+          codes_(layout.codes),
+          writer_(source, kernels, layout.shape, layout.nibbles()) {}
+
+    /// False where the matrix is malformed: a row is, or `nonzeros`, which are left for all groups,
+    /// do not suffice. `end` is where the group goes, or nullptr where groups before it are not yet
+    /// made.
+    bool make(std::size_t first, std::size_t last, const RowTotals& totals,
+              std::atomic<std::int64_t>& nonzeros, PairsOfLayout* end) {
+        first_ = first;
+        if (!survey(last - first, totals)) return false;
+        std::size_t all = 0;
+        for (const RowFacts& row : facts_) all += row.nonzeros();
+        const auto taken = static_cast<std::int64_t>(all);
+        if (nonzeros.fetch_sub(taken, std::memory_order_relaxed) < taken) return false;
+        order_ = order_rows(facts_, kernels_);
+        if (end == nullptr) writer_.reserve(all / step_slots);
+        fill(end);
+        return true;
+    }
+
+    /// What is not yet in the layout, and its non-zeros.
+    [[nodiscard]] const PairBuffer& made() const noexcept { return writer_.made(); }
+    [[nodiscard]] std::size_t nonzeros() const noexcept { return nonzeros_; }
+
+    /// Brings in what there is beside pairs of steps.
+    void append_to(Sliding& layout) const {
+        for (std::size_t i = 0; i < order_.size(); ++i) {
+            layout.sums[first_ + i] = sums_[order_[i]];
+            layout.row_order.push_back(static_cast<std::uint32_t>(first_ + order_[i]));
+        }
+        for (const std::uint32_t pairs : slice_pairs_) {
+            layout.slice_starts.push_back(layout.slice_starts.back() + pairs);
+        }
+        for (std::size_t a = 0; a < arithmetics.size(); ++a) {
+            layout.errors[a] = std::max(layout.errors[a], worst_[a]);
+        }
+    }
+
+private:
+    /// Checks the rows and finds out how they lie and what their weights add up to.
+    bool survey(std::size_t rows, const RowTotals& totals) {
+        facts_.resize(rows);
+        sums_.resize(rows);
+        worst_ = {};
+        // The sums of a row wait for each other: those of some rows do not.
+        std::array<std::array<std::uint32_t, 256>, some_rows> counts;
+        for (std::size_t r = 0; r < rows; r += some_rows) {
+            const std::size_t some = std::min(some_rows, rows - r);
+            bool all_good = true;
+            for (std::size_t i = 0; i < some; ++i) {
+                all_good &= source_.survey(first_ + r + i, facts_[r + i],
+                                           std::span(counts[i]).first(codes_));
+            }
+            if (!all_good) return false;
+            for (std::size_t i = 0; i < some; ++i) {
+                sums_[r + i] =
+                    static_cast<float>(totals.add(std::span(counts[i]).first(codes_), worst_));
+            }
+        }
+        return true;
+    }
+
+    void fill(PairsOfLayout* end) {
+        writer_.clear();
+        nonzeros_ = 0;
+        slice_pairs_.clear();
+        std::array<std::array<std::uint32_t, slice_rows>, slices_together> rows;
+        for (std::size_t next = 0; next < order_.size();) {
+            std::array<SliceRows, slices_together> some;
+            std::size_t count = 0;
+            for (; count < slices_together && next < order_.size(); ++count) {
+                const std::size_t size = std::min(slice_rows, order_.size() - next);
+                some[count] = {std::span(rows[count]).first(size), 0};
+                for (std::size_t r = 0; r < size; ++r, ++next) {
+                    rows[count][r] = static_cast<std::uint32_t>(first_ + order_[next]);
+                    some[count].nonzeros += facts_[order_[next]].nonzeros();
+                }
+                nonzeros_ += some[count].nonzeros;
+            }
+            const auto pairs = writer_.add_slices(std::span(some).first(count));
+            for (std::size_t i = 0; i < count; ++i) {
+                slice_pairs_.push_back(static_cast<std::uint32_t>(pairs[i]));
+            }
+            if (end != nullptr && made().pairs() >= pairs_at_once) {
+                const std::size_t place = end->size();
+                end->grow(made().pairs(), nonzeros_);
+                end->put(made(), place);
+                writer_.clear();
+                nonzeros_ = 0;
+            }
+        }
+    }
+
+    const Source& source_;
+    const Kernels& kernels_;
+    std::size_t codes_;
+    SliceWriter<Source> writer_;
+    std::size_t first_ = 0;
+    std::size_t nonzeros_ = 0;
+    std::vector<RowFacts> facts_;
+    std::vector<float> sums_;  // of each row's weights
+    RowTotals::Worst worst_{};
+    std::vector<std::uint32_t> order_;
+    std::vector<std::uint32_t> slice_pairs_;
+};
+
+/// Makes the layout, as many groups at a time as there are threads.
 template <class Source>
 class SlidingMaker {
 public:
@@ -39,7 +193,8 @@ public:
           codebook_(codebook),
           rows_(rows),
           threads_(static_cast<std::size_t>(std::max(threads, 1))),
-          layout_(layout) {
+          layout_(layout),
+          pairs_(layout, source.nonzeros(), threads_) {
         layout_.shape = sliding_shape(isa);
         layout_.codes = codebook.size();
         for (std::size_t d = 0; d < layout_.digits.size(); ++d) {
@@ -50,169 +205,62 @@ public:
                                   std::uint64_t{rows} * source.cols());
         layout_.slice_starts.assign(1, 0);
         layout_.sums.assign((rows + slice_rows - 1) / slice_rows * slice_rows, 0.0F);
-        writers_.reserve(threads_);
-        for (std::size_t p = 0; p < threads_; ++p) {
-            writers_.emplace_back(source, kernels_, layout_.shape, layout_.nibbles());
-        }
+        makers_.reserve(threads_);
+        for (std::size_t p = 0; p < threads_; ++p) makers_.emplace_back(source, kernels_, layout_);
     }
 
     /// False where the matrix is malformed.
     bool make() {
         const RowTotals totals(codebook_, layout_, kernels_.weigh_counts);
         const std::vector<std::size_t> bounds = group_bounds();
+        std::atomic<std::int64_t> left = static_cast<std::int64_t>(source_.nonzeros());
         for (std::size_t g = 0; g + 1 < bounds.size(); g += threads_) {
-            const std::size_t last = std::min(g + threads_, bounds.size() - 1);
-            const auto groups = std::span(bounds).subspan(g, last - g + 1);
-            if (!source_.load(groups.front(), groups.back(), static_cast<int>(threads_)) ||
-                !survey(totals, groups.front(), groups.back()) || nonzeros_ > source_.nonzeros()) {
+            const std::size_t count = std::min(threads_, bounds.size() - 1 - g);
+            if (!source_.load(bounds[g], bounds[g + count], static_cast<int>(threads_))) {
                 return false;
             }
-            order(groups);
-            fill(groups.front(), groups.back());
+            std::atomic<bool> good{true};
+            for_each_of(count, [&](std::size_t i) noexcept {
+                if (!makers_[i].make(bounds[g + i], bounds[g + i + 1], totals, left,
+                                     count == 1 ? &pairs_ : nullptr)) {
+                    good.store(false, std::memory_order_relaxed);
+                }
+            });
+            if (!good) return false;
+            std::vector<std::size_t> places;
+            for (const GroupMaker<Source>& maker : std::span(makers_).first(count)) {
+                maker.append_to(layout_);
+                places.push_back(pairs_.size());
+                pairs_.grow(maker.made().pairs(), maker.nonzeros());
+            }
+            for_each_of(count,
+                        [&](std::size_t i) noexcept { pairs_.put(makers_[i].made(), places[i]); });
         }
-        if (nonzeros_ != source_.nonzeros()) return false;
-        const std::size_t pairs = layout_.slice_starts.back();
-        layout_.entries.resize(pairs * pair_bytes(layout_.nibbles()));
-        layout_.advances.resize(pairs * 2);
-        return true;
+        pairs_.finish();
+        return left == 0;
     }
 
 private:
-    /// Groups of about as many entries each, of whole slices.
+    /// Groups of about as many entries each, of whole slices, and an even number of them, so that
+    /// two threads have equal parts. The threads there are do not count: the layout is the same.
     std::vector<std::size_t> group_bounds() const {
         const std::size_t entries = source_.entries_before(rows_);
-        const std::size_t groups = entries / entries_of_group + 1;
+        const std::size_t even = 2 * (entries / (2 * most_entries) + 1);
+        const std::size_t groups = std::clamp<std::size_t>(entries / least_entries, 1, even);
         std::vector<std::size_t> bounds{0};
-        for (std::size_t r = slice_rows; r < rows_; r += slice_rows) {
+        for (std::size_t r = slice_rows; r < rows_ && bounds.size() < groups; r += slice_rows) {
             if (source_.entries_before(r) * groups >= bounds.size() * entries) bounds.push_back(r);
         }
         bounds.push_back(rows_);
         return bounds;
     }
 
-    /// Checks the rows and finds out how they lie and what their weights add up to.
-    bool survey(const RowTotals& totals, std::size_t first, std::size_t last) {
-        facts_.resize(last - first);
-        sums_.resize(last - first);
-        std::vector<RowTotals::Worst> worst(facts_.size() / row_grain + 1, RowTotals::Worst{});
-        std::atomic<bool> good{true};
-        parallel_for(facts_.size(), row_grain, static_cast<int>(threads_),
+    template <class Function>
+    void for_each_of(std::size_t count, const Function& function) {
+        parallel_for(count, 1, static_cast<int>(threads_),
                      [&](std::size_t begin, std::size_t end) noexcept {
-                         // The sums of a row wait for each other: those of some rows do not.
-                         std::array<std::array<std::uint32_t, 256>, some_rows> counts;
-                         RowTotals::Worst here{};
-                         for (std::size_t r = begin; r < end; r += some_rows) {
-                             const std::size_t some = std::min(some_rows, end - r);
-                             bool all_good = true;
-                             for (std::size_t i = 0; i < some; ++i) {
-                                 all_good &=
-                                     source_.survey(first + r + i, facts_[r + i],
-                                                    std::span(counts[i]).first(codebook_.size()));
-                             }
-                             if (!all_good) {
-                                 good.store(false, std::memory_order_relaxed);
-                                 return;
-                             }
-                             for (std::size_t i = 0; i < some; ++i) {
-                                 sums_[r + i] = static_cast<float>(totals.add(
-                                     std::span(counts[i]).first(codebook_.size()), here));
-                             }
-                         }
-                         worst[begin / row_grain] = here;
+                         for (std::size_t i = begin; i < end; ++i) function(i);
                      });
-        if (!good) return false;
-        for (const RowTotals::Worst& some : worst) {
-            for (std::size_t a = 0; a < arithmetics.size(); ++a) {
-                layout_.errors[a] = std::max(layout_.errors[a], some[a]);
-            }
-        }
-        for (const RowFacts& row : facts_) nonzeros_ += row.nonzeros();
-        return true;
-    }
-
-    void order(std::span<const std::size_t> groups) {
-        const std::size_t first = groups.front();
-        std::vector<std::size_t> bounds;
-        for (const std::size_t bound : groups) bounds.push_back(bound - first);
-        const std::vector<std::uint32_t> rows =
-            order_rows(facts_, bounds, kernels_, static_cast<int>(threads_));
-        for (std::size_t i = 0; i < rows.size(); ++i) {
-            layout_.sums[first + i] = sums_[rows[i]];
-            layout_.row_order.push_back(static_cast<std::uint32_t>(first + rows[i]));
-        }
-    }
-
-    /// Fills entries, advances and slice starts of the rows [first, last), whose order is known.
-    /// Threads fill a few slices each, whose places are known when all have finished, and copy them
-    /// there.
-    void fill(std::size_t first, std::size_t last) {
-        const std::size_t first_slice = first / slice_rows;
-        const std::size_t slices = (last - first + slice_rows - 1) / slice_rows;
-        const auto rows_of = [&](std::size_t slice) {
-            const std::size_t row = first + slice * slice_rows;
-            return std::span<const std::uint32_t>(layout_.row_order)
-                .subspan(row, std::min(slice_rows, last - row));
-        };
-        std::vector<std::size_t> before(slices + 1, 0);  // non-zeros before each slice
-        for (std::size_t s = 0; s < slices; ++s) {
-            before[s + 1] = before[s];
-            for (const std::uint32_t row : rows_of(s)) {
-                before[s + 1] += facts_[row - first].nonzeros();
-            }
-        }
-        const std::size_t rounds = before[slices] / (threads_ * nonzeros_at_once) + 1;
-        const std::size_t at_once = before[slices] / (threads_ * rounds) + 1;
-        layout_.slice_starts.resize(first_slice + slices + 1);
-        std::vector<std::size_t> bounds(threads_ + 1, 0);  // of the slices of each thread
-        while (bounds[0] < slices) {
-            for (std::size_t p = 0; p < threads_; ++p) {
-                const auto enough =
-                    std::upper_bound(before.begin(), before.end(), before[bounds[p]] + at_once);
-                const auto past = static_cast<std::size_t>(enough - before.begin()) - 1;
-                bounds[p + 1] = std::min(slices, std::max(past, bounds[p] + 1));
-            }
-            std::uint32_t* const starts = layout_.slice_starts.data() + first_slice;
-            parallel_for(
-                threads_, 1, static_cast<int>(threads_),
-                [&](std::size_t begin, std::size_t end) noexcept {
-                    for (std::size_t p = begin; p < end; ++p) {
-                        writers_[p].clear();
-                        for (std::size_t s = bounds[p]; s < bounds[p + 1];) {
-                            std::array<SliceRows, slices_together> some;
-                            const std::size_t count = std::min(slices_together, bounds[p + 1] - s);
-                            for (std::size_t i = 0; i < count; ++i) {
-                                some[i] = {rows_of(s + i), before[s + i + 1] - before[s + i]};
-                            }
-                            const auto pairs = writers_[p].add_slices(std::span(some).first(count));
-                            for (std::size_t i = 0; i < count; ++i) {
-                                starts[++s] = static_cast<std::uint32_t>(pairs[i]);
-                            }
-                        }
-                    }
-                });
-            for (std::size_t s = bounds[0]; s < bounds[threads_]; ++s) starts[s + 1] += starts[s];
-            filled_ += before[bounds[threads_]] - before[bounds[0]];
-            make_room(starts[bounds[threads_]]);
-            parallel_for(threads_, 1, static_cast<int>(threads_),
-                         [&](std::size_t begin, std::size_t end) noexcept {
-                             for (std::size_t p = begin; p < end; ++p) {
-                                 const std::size_t at = starts[bounds[p]];
-                                 writers_[p].made().copy_to(
-                                     layout_.entries.data() + at * pair_bytes(layout_.nibbles()),
-                                     layout_.advances.data() + at * 2);
-                             }
-                         });
-            bounds[0] = bounds[threads_];
-        }
-    }
-
-    /// Room for `pairs`, and for the rest as well, if it is like what is there.
-    void make_room(std::size_t pairs) {
-        if (pairs * 2 <= layout_.advances.size()) return;
-        const double whole = static_cast<double>(source_.nonzeros()) / static_cast<double>(filled_);
-        const auto room = static_cast<std::size_t>(1.05 * whole * static_cast<double>(pairs)) + 64;
-        layout_.entries.resize(room * pair_bytes(layout_.nibbles()));
-        layout_.advances.resize(room * 2);
     }
 
     Source& source_;
@@ -221,11 +269,8 @@ private:
     std::size_t rows_;
     std::size_t threads_;
     Sliding& layout_;
-    std::vector<SliceWriter<Source>> writers_;
-    std::vector<RowFacts> facts_;  // of the rows at work
-    std::vector<float> sums_;
-    std::size_t nonzeros_ = 0;  // surveyed
-    std::size_t filled_ = 0;    // in the layout
+    PairsOfLayout pairs_;
+    std::vector<GroupMaker<Source>> makers_;
 };
 
 template <class Source>

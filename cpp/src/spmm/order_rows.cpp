@@ -5,8 +5,6 @@
 #include <numeric>
 #include <utility>
 
-#include "tersor/parallel.hpp"
-
 namespace tersor::spmm {
 namespace {
 
@@ -112,30 +110,9 @@ private:
 
 }  // namespace
 
-std::vector<std::uint32_t> order_rows(std::span<const RowFacts> facts,
-                                      std::span<const std::size_t> bounds, const Kernels& kernels,
-                                      int threads) {
+std::vector<std::uint32_t> order_rows(std::span<const RowFacts> facts, const Kernels& kernels) {
     Ordering ordering(facts, kernels);
-    std::vector<Part> parts;
-    for (std::size_t i = 0; i + 1 < bounds.size(); ++i) parts.push_back({bounds[i], bounds[i + 1]});
-    // Cut together until there is a part for each thread, some for the sake of balance.
-    const std::size_t enough = threads > 1 ? 4 * static_cast<std::size_t>(threads) : 1;
-    while (parts.size() < enough) {
-        std::erase_if(parts, [](const Part& part) { return part.slices() < 2; });
-        if (parts.empty()) break;
-        std::vector<Part> smaller(2 * parts.size());
-        parallel_for(parts.size(), 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
-            for (std::size_t i = begin; i < end; ++i) {
-                const auto [first, second] = ordering.halve(parts[i]);
-                smaller[2 * i] = first;
-                smaller[2 * i + 1] = second;
-            }
-        });
-        parts = std::move(smaller);
-    }
-    parallel_for(parts.size(), 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
-        for (std::size_t i = begin; i < end; ++i) ordering.finish(parts[i]);
-    });
+    ordering.finish({0, facts.size()});
     return ordering.take();
 }
 

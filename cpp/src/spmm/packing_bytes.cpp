@@ -33,7 +33,7 @@ std::uint64_t sliding_bytes(std::uint64_t rows, std::uint64_t cols, std::uint64_
     const std::uint64_t empty = cols / (std::uint64_t{max_advance} * shape.window_grain) + 2;
     const std::uint64_t steps = std::min(nonzeros, slices * dense) + slices * empty;
     const std::uint64_t entries = steps * (pair_bytes(codebook_size <= 16) / 2 + 1);
-    return entries * 5 / 2;  // while the memory for them grows by halves, and is copied
+    return entries * 3;  // the memory for a group's grows by halves, and is then copied
 }
 
 }  // namespace

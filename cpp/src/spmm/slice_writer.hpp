@@ -21,13 +21,15 @@ public:
     void clear() noexcept { pairs_ = 0; }
     [[nodiscard]] std::size_t pairs() const noexcept { return pairs_; }
 
+    void reserve(std::size_t pairs) {
+        if (pairs <= room_) return;
+        room_ = pairs;
+        entries_.resize(room_ * pair_size_);
+        advances_.resize(2 * room_);
+    }
     /// Lets the cursor write at most `pairs` more, and `take` take in what it wrote.
     void give(SliceCursor& slice, std::size_t pairs) {
-        if (pairs_ + pairs > room_) {
-            room_ = (pairs_ + pairs) * 3 / 2;
-            entries_.resize(room_ * pair_size_);
-            advances_.resize(2 * room_);
-        }
+        if (pairs_ + pairs > room_) reserve((pairs_ + pairs) * 3 / 2);
         slice.pairs = entries_.data() + pairs_ * pair_size_;
         slice.advances = advances_.data() + 2 * pairs_;
         slice.room = pairs;
@@ -78,6 +80,8 @@ public:
     }
 
     void clear() noexcept { made_.clear(); }
+    /// Room for so many pairs, if that is what will be made.
+    void reserve(std::size_t pairs) { made_.reserve(pairs); }
 
     /// Adds slices, up to `slices_together`, that are filled side by side; tells the pairs of each.
     std::array<std::size_t, slices_together> add_slices(std::span<const SliceRows> slices) {

@@ -102,4 +102,10 @@ std::size_t shrink_aligned(void* memory, std::size_t bytes, std::size_t kept) no
     return bytes;
 }
 
+void populate_aligned([[maybe_unused]] void* memory, [[maybe_unused]] std::size_t bytes) noexcept {
+#if defined(__linux__) && defined(MADV_POPULATE_WRITE)
+    if (bytes >= own_pages_from) madvise(memory, whole_pages(bytes), MADV_POPULATE_WRITE);
+#endif
+}
+
 }  // namespace tersor::support

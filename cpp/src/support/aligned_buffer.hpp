@@ -34,6 +34,10 @@ void free_aligned(void* memory, std::size_t bytes) noexcept;
 /// Throws std::bad_alloc: not where it is called from, as that takes more than the call.
 [[noreturn]] void throw_bad_alloc();
 
+/// Has the system find pages for large memory now, rather than when each is first written to, for
+/// which threads that write side by side wait on each other.
+void populate_aligned(void* memory, std::size_t bytes) noexcept;
+
 /// `size` elements, zeroed unless told otherwise, aligned to 64 bytes and padded to a multiple of
 /// 64 bytes plus one cache line, so that a full vector may be read at any element.
 template <class T>
@@ -63,6 +67,9 @@ public:
         freeing.allocated = shrink_aligned(data_.get(), freeing.allocated, bytes_);
         size_ = size;
     }
+
+    /// Before threads write to it side by side.
+    void populate() noexcept { populate_aligned(data_.get(), data_.get_deleter().allocated); }
 
     [[nodiscard]] T* data() noexcept { return data_.get(); }
     [[nodiscard]] const T* data() const noexcept { return data_.get(); }
