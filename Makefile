@@ -16,7 +16,7 @@
 #              (big-endian) alike
 # make fuzz SECONDS=60  each fuzz target for as many seconds, under sanitizers
 # make mutations  100,000 random damages of a file
-# make tsan    many threads on one packed matrix under ThreadSanitizer
+# make tsan    many threads that make one packed matrix or multiply with it under ThreadSanitizer
 # make asan    the C++ tests under AddressSanitizer and UndefinedBehaviorSanitizer
 
 PYTHON ?= python3

@@ -1,16 +1,65 @@
-// Many threads on one packed matrix: the promise of PackedMatrix, watched by ThreadSanitizer.
+// Many threads that make one packed matrix or multiply with it, watched by ThreadSanitizer.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
 #include <random>
 #include <thread>
+#include <utility>
 
 #include "isa_test.hpp"
+#include "tersor/parallel.hpp"
 #include "tersor/spmm.hpp"
 
 namespace tersor {
 namespace {
 
 class Concurrency : public test::IsaTest {};
+
+std::atomic<int> threads_started{0};
+
+/// Threads of its own: ThreadSanitizer does not see what OpenMP's wait for.
+void run_on_threads(std::size_t count, std::size_t grain, int, RangeFunction function,
+                    void* context) {
+    std::vector<std::thread> threads;
+    for (std::size_t begin = 0; begin < count; begin += grain) {
+        ++threads_started;
+        threads.emplace_back(function, context, begin, std::min(begin + grain, count));
+    }
+    for (std::thread& thread : threads) thread.join();
+}
+
+// So large that there are several groups of rows.
+TEST_P(Concurrency, ThreadsPackWhatOneThreadPacks) {
+    constexpr std::uint32_t rows = 2000;
+    constexpr std::uint32_t cols = 1500;
+    std::mt19937 generator(10);
+    std::vector<std::uint8_t> codes(std::size_t{rows} * cols);
+    for (auto& code : codes) {
+        if (generator() % 4 == 0) code = static_cast<std::uint8_t>(1 + generator() % 15);
+    }
+    std::vector<float> codebook(16);
+    for (std::size_t i = 1; i < codebook.size(); ++i) codebook[i] = 0.125F * static_cast<float>(i);
+    std::vector<float> x(cols);
+    for (float& value : x) value = static_cast<float>(generator() % 17) - 8;
+
+    const RelativeCsr csr = csr::encode(codes, rows, cols, 4);
+    const auto product = [&](int threads) {
+        PackedMatrix packed;
+        EXPECT_TRUE(spmm::pack(csr, codebook, packed, Regime::vector, threads).ok());
+        std::vector<float> y(rows);
+        spmm::multiply(packed, x, 1, {}, y, Precision::high);
+        return std::pair(packed.nbytes(), y);
+    };
+    const auto expected = product(1);
+    threads_started = 0;
+    set_parallel_runner(run_on_threads);
+    const auto packed_by_threads = product(4);
+    set_parallel_runner(nullptr);
+    EXPECT_EQ(packed_by_threads, expected);
+    // The portable layout has no groups.
+    if (GetParam() != Isa::scalar) EXPECT_GT(threads_started, 1);
+}
 
 TEST_P(Concurrency, ThreadsThatMultiplyWithOneMatrixAgree) {
     constexpr std::uint32_t rows = 70;
