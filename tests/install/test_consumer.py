@@ -160,11 +160,16 @@ def test_the_shared_library_has_a_name_for_its_interface(installed_prefix: Path)
     assert (shared.parent / soname).resolve() == shared.resolve()
 
 
-def function_names(archive: Path) -> set[str]:
-    """What an archive has for programs to link to, as C++ writes it."""
+def defined_names(archive: Path) -> list[tuple[str, str]]:
+    """What an archive has for programs to link to: the kind of symbol, as ``nm`` says, its name."""
     listed = command("nm", "--demangle", "--defined-only", "--extern-only", archive).splitlines()
     parts = [line.split(" ", 2) for line in listed]
-    functions = [part[2].split("(")[0] for part in parts if len(part) == 3 and part[1] == "T"]
+    return [(part[1], part[2]) for part in parts if len(part) == 3]
+
+
+def function_names(archive: Path) -> set[str]:
+    """Functions of an archive, as C++ writes them, without their arguments."""
+    functions = [name.split("(")[0] for kind, name in defined_names(archive) if kind == "T"]
     return {re.sub(r"\[abi:\w+\]", "", function) for function in functions}
 
 
@@ -194,6 +199,9 @@ def test_the_runtime_has_what_the_headers_declare_but_for_writing(installed_pref
     assert public - runtime == WRITING
     if platform.system() == "Linux":  # GNU ld makes one object of it
         assert runtime <= public
+        # Nothing that a program may have as well, from the standard library's headers.
+        archive = next(installed_prefix.rglob("libtersor_runtime.a"))
+        assert {kind for kind, _ in defined_names(archive)} == {"T"}
 
 
 def test_the_runtime_lacks_nothing_of_its_own(installed_prefix: Path) -> None:
