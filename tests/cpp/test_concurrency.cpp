@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "isa_test.hpp"
+#include "spmm_problem.hpp"
 #include "tersor/parallel.hpp"
 #include "tersor/spmm.hpp"
 
@@ -31,23 +32,12 @@ void run_on_threads(std::size_t count, std::size_t grain, int, RangeFunction fun
 
 // So large that there are several groups of rows.
 TEST_P(Concurrency, ThreadsPackWhatOneThreadPacks) {
-    constexpr std::uint32_t rows = 2000;
-    constexpr std::uint32_t cols = 1500;
-    std::mt19937 generator(10);
-    std::vector<std::uint8_t> codes(std::size_t{rows} * cols);
-    for (auto& code : codes) {
-        if (generator() % 4 == 0) code = static_cast<std::uint8_t>(1 + generator() % 15);
-    }
-    std::vector<float> codebook(16);
-    for (std::size_t i = 1; i < codebook.size(); ++i) codebook[i] = 0.125F * static_cast<float>(i);
-    std::vector<float> x(cols);
-    for (float& value : x) value = static_cast<float>(generator() % 17) - 8;
-
-    const RelativeCsr csr = csr::encode(codes, rows, cols, 4);
+    const test::Problem p = test::make_problem(2000, 1500, 0.25, 15, 10);
+    const std::vector<float> x = test::random_x(p.cols, 11);
     const auto product = [&](int threads) {
         PackedMatrix packed;
-        EXPECT_TRUE(spmm::pack(csr, codebook, packed, Regime::vector, threads).ok());
-        std::vector<float> y(rows);
+        EXPECT_TRUE(spmm::pack(p.csr, p.codebook, packed, Regime::vector, threads).ok());
+        std::vector<float> y(p.rows);
         spmm::multiply(packed, x, 1, {}, y, Precision::high);
         return std::pair(packed.nbytes(), y);
     };
