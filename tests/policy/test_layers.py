@@ -53,7 +53,7 @@ PYTHON_RANKS = [
         "cmake",
     },
     {"report", "shards"},
-    {"budget", "hessian", "obs", "ops", "prune", "quantize", "share", "state", "units"},
+    {"budget", "hessian", "moments", "obs", "ops", "prune", "quantize", "share", "state", "units"},
     {"nn"},
     {"compress", "fuse"},
     {"checkpoint"},

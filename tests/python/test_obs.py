@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 import tersor
-from tersor import Config, LayerConfig, obs
+from tersor import Config, LayerConfig, moments, obs
 from tersor.compress import estimate
 
 
@@ -89,7 +89,7 @@ def test_outputs_are_nearer_than_by_magnitude_and_kmeans(kind: str, settings: La
 
 
 def test_wide_layers_go_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(obs, "MAX_INPUTS", 64)
+    monkeypatch.setattr(moments, "MAX_INPUTS", 64)
     model, x = nn.Sequential(linear(60, 150)), inputs(256, 150)
     errors = []
     for calibration in (None, [x]):
