@@ -4,7 +4,8 @@
 
 First at given densities and numbers of values: plain (magnitude and k-means) and with errors
 compensated from 128 images, ``Config(calibration=...)``. Then to given ratios,
-``Config(target_ratio=...)``, without and with the Hessian's diagonal from 1,000 images.
+``Config(target_ratio=...)``: from the weights alone, with the Hessian's diagonal from 1,000 images,
+and with errors compensated from these.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from tersor.hessian import hessian_diagonal
 # Density and shared values of matrices and of filters.
 SETTINGS = ((1.0, 7, 1.0, 15), (0.5, 15, 0.5, 15), (0.3, 15, 0.5, 15), (0.2, 15, 0.5, 15))
 IMAGES = 128
-RATIOS = (10, 16, 24)
+RATIOS = (10, 16, 24, 40)
 
 
 def compress(
@@ -64,9 +65,11 @@ def main() -> None:
         hessian = hessian_diagonal(dense_model(net), images.split(250))
         for ratio in RATIOS:
             target = tersor.Config(target_ratio=ratio)
+            compensated = dataclasses.replace(target, calibration=[images])
             print(
                 f"  ratio {ratio}:  relative error {compress(net, target)};  "
-                f"Hessian {compress(net, target, hessian)}",
+                f"Hessian {compress(net, target, hessian)};  "
+                f"compensated {compress(net, compensated)}",
                 flush=True,
             )
 

@@ -9,6 +9,9 @@ A layer's distortion is the sum of importance times squared error where importan
 loss that is expected); else the squared error relative to the layer's own squares, as relative
 errors of layers add up in what a network computes.
 
+Where errors are compensated as weights are quantised (:mod:`tersor.obs`), a layer's distortion is
+relative too: to what pruning its weights one by one would cost.
+
 Sources: Shoham and Gersho 1988, "Efficient bit allocation for an arbitrary set of quantizers" (one
 slope for all); Choi et al. (arXiv 1612.01543), section 3.6 (importance across layers).
 """
@@ -18,8 +21,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -53,11 +57,59 @@ class Item:
     importance: npt.NDArray[np.float32] | None = None
 
 
+class Layer(Protocol):
+    """What the search asks of a layer."""
+
+    @property
+    def name(self) -> str:
+        """That its settings go by."""
+
+    @property
+    def size(self) -> int:
+        """Its number of weights."""
+
+    @property
+    def whole(self) -> float:
+        """The distortion where all of them are pruned."""
+
+    def settings(self, price: float, values: int | None = None) -> LayerConfig:
+        """The cheapest settings where a bit costs ``price``; of those with ``values``, if given."""
+
+
+@dataclass(frozen=True)
+class Compensated:
+    """A layer whose errors are compensated; the price also settles how many values there are.
+
+    Attributes:
+        name: of the layer.
+        size: its number of weights.
+        given: settings that are set already, as those of an :class:`Item`.
+        error: what pruning all weights, one by one, would cost.
+    """
+
+    name: str
+    size: int
+    given: LayerConfig
+    error: float
+    whole: float = 1.0
+
+    def settings(self, price: float, values: int | None = None) -> LayerConfig:
+        """The cheapest settings where a bit costs ``price``."""
+        return dataclasses.replace(
+            self.given,
+            method="ecsq",
+            values=self.given.values or 255,
+            bits=None,
+            penalty=price * self.error,
+            prune=True,
+        )
+
+
 class _Layer:
     """An item with what does not depend on the price."""
 
     def __init__(self, name: str, item: Item) -> None:
-        self.name, self.item = name, item
+        self.name, self.item, self.size = name, item, item.weight.size
         self.best = len(_VALUES) // 2  # of _VALUES, at the last price
         kept = kept_by(item.weight, item.settings)
         x = item.weight[kept]
@@ -131,6 +183,40 @@ def fit(
     Args:
         items: by name.
         measure: of the encoded weights by name: bytes of the whole file, or accuracy.
+        limit, size, progress: as for :func:`search`.
+
+    Raises:
+        ValueError: as :func:`search`.
+    """
+
+    def measure_encoded(chosen: Mapping[str, LayerConfig]) -> float:
+        return measure(
+            {
+                name: encode_layer(
+                    compress_weight(item.weight, chosen[name], name, item.importance)
+                )
+                for name, item in items.items()
+            }
+        )
+
+    layers = [_Layer(name, item) for name, item in items.items()]
+    return search(layers, measure_encoded, limit, size=size, progress=progress)
+
+
+def search(
+    layers: Sequence[Layer],
+    measure: Callable[[Mapping[str, LayerConfig]], float],
+    limit: float,
+    *,
+    size: bool,
+    progress: Callable[[Step], None] | None = None,
+) -> dict[str, LayerConfig]:
+    """Settings by name, at the lowest price of a bit within a size, or the highest that an accuracy
+    allows.
+
+    Args:
+        layers: to choose for.
+        measure: of settings by name: bytes of the whole file, or accuracy.
         limit: the most bytes, or the least accuracy.
         size: whether bytes are measured.
         progress: called after each step.
@@ -138,20 +224,15 @@ def fit(
     Raises:
         ValueError: no price meets the limit; the message says what the last one came to.
     """
-    layers = [_Layer(name, item) for name, item in items.items()]
     # What a bit costs if the whole distortion, all weights pruned, is spread over all weights.
-    weights = sum(item.weight.size for item in items.values())
+    weights = sum(layer.size for layer in layers)
     whole = sum(layer.whole for layer in layers) / max(1, weights)
     at = math.log(1e-2 * max(whole, 1e-30))
     lowest, highest = at - math.log(1e6), at + math.log(1e5)
 
     def attempt(at: float, values: Mapping[str, int | None]) -> _Tried:
         chosen = {la.name: la.settings(math.exp(at), values.get(la.name)) for la in layers}
-        blobs = {
-            name: encode_layer(compress_weight(item.weight, chosen[name], name, item.importance))
-            for name, item in items.items()
-        }
-        measured = measure(blobs)
+        measured = measure(chosen)
         kept = measured <= limit if size else measured >= limit
         if progress is not None:
             progress(Step(math.exp(at), measured, kept))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import glob
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,7 @@ from tersor.quantize import as_float32, compress_weight, decompress_layer, kept_
 from tersor.state import state_bytes
 
 FilterFunction = Callable[[nn.Module, str], bool]
+Taken = tuple[str, nn.Module, LayerConfig, Any]
 
 # How each type of layer is compressed. A subclass is left alone: its forward may differ.
 HANDLERS: dict[type[nn.Module], Callable[[Any, LayerConfig, str, Any], Compressed]] = {
@@ -53,7 +54,7 @@ def _taken(
     config: Config,
     filter_fn: FilterFunction | None,
     importance: Mapping[str, Any] | None,
-) -> Iterator[tuple[str, nn.Module, LayerConfig, Any]]:
+) -> Iterator[Taken]:
     """The layers that a configuration compresses, each once, and what matters in their weights."""
     for name, module in model.named_modules():
         if type(module) not in HANDLERS or (filter_fn is not None and not filter_fn(module, name)):
@@ -104,6 +105,85 @@ def _spread(model: nn.Module, config: Config, filter_fn: FilterFunction | None) 
     return dataclasses.replace(_with_settings(config, own), density=None)
 
 
+def _exactly(settings: LayerConfig) -> LayerConfig:
+    """Settings that keep the values which a weight has already."""
+    return LayerConfig(
+        values=255,
+        kind=settings.kind,
+        index_bits=settings.index_bits,
+        flat=settings.flat,
+        precision=settings.precision,
+    )
+
+
+Saved = list[tuple[torch.Tensor, torch.Tensor]]
+
+
+def _saved(modules: Iterable[nn.Module]) -> Saved:
+    """The parameters of modules, each with its values."""
+    return [(p, p.detach().clone()) for module in modules for p in module.parameters()]
+
+
+@torch.no_grad()
+def _restore(saved: Saved) -> None:
+    for parameter, values in saved:
+        parameter.copy_(values)
+
+
+class _Trial:
+    """What a model would be with other weights: its file's bytes, or its accuracy."""
+
+    def __init__(self, model: nn.Module, config: Config, layers: dict[nn.Module, str]) -> None:
+        self.model, self.config = model, config
+        # Layers that share a weight go by the name of the first of them.
+        self.first: dict[torch.Tensor, str] = {}
+        self.modules: dict[nn.Module, str] = {}
+        for module, name in layers.items():
+            weight: Any = module.weight
+            self.modules[module] = self.first.setdefault(weight, name)
+
+    def file_bytes(self, blobs: budget.Blobs) -> float:
+        """Bytes of the file with these weights."""
+        state = dict(self.model.state_dict())
+        for name, module in self.model.named_modules(remove_duplicate=False):
+            if module not in self.modules:
+                continue
+            prefix = f"{name}.".removeprefix(".")
+            del state[f"{prefix}weight"]
+            state[prefix + BLOB] = torch.from_numpy(blobs[self.modules[module]])
+            bias = state.get(f"{prefix}bias")
+            if self.config.biases is not None and bias is not None:
+                state[f"{prefix}bias"] = _share_bias(bias, self.config.biases, name)
+        return state_bytes(state)
+
+    @torch.no_grad()
+    def accuracy(self, blobs: budget.Blobs) -> float:
+        """What the configuration evaluates with these weights; the model keeps its own."""
+        assert self.config.evaluate is not None
+        saved = [(weight, weight.detach().clone()) for weight in self.first]
+        try:
+            for weight, name in self.first.items():
+                weight.copy_(torch.from_numpy(decompress_layer(decode_layer(blobs[name]))))
+            return float(self.config.evaluate(self.model))
+        finally:
+            _restore(saved)
+
+    def measure(self, blobs: budget.Blobs) -> float:
+        """What the target is about."""
+        if self.config.max_drop is not None:
+            return self.accuracy(blobs)
+        return self.file_bytes(blobs)
+
+    def limit(self) -> float:
+        """What may be measured at most, or at least."""
+        if self.config.max_drop is not None:
+            assert self.config.evaluate is not None
+            return float(self.config.evaluate(self.model)) - self.config.max_drop
+        if self.config.target_ratio is not None:
+            return tensor_bytes(self.model) // self.config.target_ratio
+        return float(self.config.target_bytes or 0)
+
+
 def fit(
     model: nn.Module,
     config: Config,
@@ -117,58 +197,27 @@ def fit(
     as there; the model is as it was when this returns.
 
     Raises:
-        ValueError: no choice meets the target; or importance is given for some layers alone.
+        ValueError: no choice meets the target; or importance is given for some layers alone, or
+            beside calibration inputs; or a layer is reached by none of these.
     """
     config = _spread(model, config, filter_fn)
-    items: dict[str, budget.Item] = {}
-    names: dict[str, list[str]] = {}  # of the layers that share an item's weight
-    first: dict[torch.Tensor, str] = {}
-    modules: dict[nn.Module, str] = {}
-    for name, module, settings, matters in _taken(model, config, filter_fn, importance):
-        if importance is not None and matters is None:
-            raise ValueError(f"{name}: no importance is given, and layers are weighed by it")
-        weight: Any = module.weight
-        key = first.setdefault(weight, name)
-        modules[module] = key
-        names.setdefault(key, []).append(name)
-        if key == name:
-            matters = None if matters is None else as_float32(matters, f"{name}: importance")
-            items[name] = budget.Item(as_float32(weight, name), settings, matters)
-
-    def file_bytes(blobs: budget.Blobs) -> float:
-        state = dict(model.state_dict())
-        for name, module in model.named_modules(remove_duplicate=False):
-            if module not in modules:
-                continue
-            prefix = f"{name}.".removeprefix(".")
-            del state[f"{prefix}weight"]
-            state[prefix + BLOB] = torch.from_numpy(blobs[modules[module]])
-            bias = state.get(f"{prefix}bias")
-            if config.biases is not None and bias is not None:
-                state[f"{prefix}bias"] = _share_bias(bias, config.biases, name)
-        return state_bytes(state)
-
-    @torch.no_grad()
-    def accuracy(blobs: budget.Blobs) -> float:
-        assert config.evaluate is not None
-        dense = {weight: weight.detach().clone() for weight in first}
-        try:
-            for weight, name in first.items():
-                weight.copy_(torch.from_numpy(decompress_layer(decode_layer(blobs[name]))))
-            return float(config.evaluate(model))
-        finally:
-            for weight, before in dense.items():
-                weight.copy_(before)
-
-    if config.max_drop is not None:
-        assert config.evaluate is not None
-        limit, measure = float(config.evaluate(model)) - config.max_drop, accuracy
+    taken = list(_taken(model, config, filter_fn, importance))
+    trial = _Trial(model, config, {module: name for name, module, _, _ in taken})
+    given: dict[str, Any] = {"size": config.max_drop is None, "progress": progress}
+    if config.calibration is not None:
+        if importance is not None:
+            raise ValueError("give either importance or calibration inputs")
+        chosen = _search_compensated(trial, taken, config.calibration, **given)
     else:
-        limit, measure = float(config.target_bytes or 0), file_bytes
-        if config.target_ratio is not None:
-            limit = tensor_bytes(model) // config.target_ratio
-    found = budget.fit(items, measure, limit, size=config.max_drop is None, progress=progress)
-    chosen = {n: found[key] for key, shared in names.items() for n in shared}
+        items: dict[str, budget.Item] = {}
+        for name, module, settings, matters in taken:
+            if importance is not None and matters is None:
+                raise ValueError(f"{name}: no importance is given, and layers are weighed by it")
+            if trial.modules[module] == name:
+                matters = None if matters is None else as_float32(matters, f"{name}: importance")
+                items[name] = budget.Item(as_float32(module.weight, name), settings, matters)
+        found = budget.fit(items, trial.measure, trial.limit(), **given)
+        chosen = {name: found[trial.modules[module]] for name, module, _, _ in taken}
     return dataclasses.replace(
         _with_settings(config, chosen),
         target_bytes=None,
@@ -176,6 +225,37 @@ def fit(
         max_drop=None,
         evaluate=None,
     )
+
+
+def _search_compensated(
+    trial: _Trial, taken: Sequence[Taken], batches: Sequence[Any], **given: Any
+) -> dict[str, LayerConfig]:
+    """Settings by name where errors are compensated, which each step of the search does."""
+    layers: dict[str, Any] = {name: module for name, module, _, _ in taken}
+    for name, layer in layers.items():
+        as_float32(layer.weight, name)  # finite
+    errors = obs.whole_errors(trial.model, layers, batches)
+    if missed := layers.keys() - errors.keys():
+        raise ValueError(f"{min(missed)}: no calibration input reaches it")
+    choices = [
+        budget.Compensated(name, layers[name].weight.numel(), settings, errors[name])
+        for name, _, settings, _ in taken
+    ]
+
+    def measure(chosen: Mapping[str, LayerConfig]) -> float:
+        saved = _saved(layers.values())
+        try:
+            named = {layer: (name, chosen[name]) for name, layer in layers.items()}
+            obs.compensate_(trial.model, batches, named)
+            blobs = {
+                name: encode_layer(compress_weight(weight, _exactly(chosen[name]), name))
+                for weight, name in trial.first.items()
+            }
+            return trial.measure(blobs)
+        finally:
+            _restore(saved)
+
+    return budget.search(choices, measure, trial.limit(), **given)
 
 
 def _settled(
@@ -217,14 +297,12 @@ def compress_(
     if config.calibration is None and config.together is None:
         return _swap_(model, config, filter_fn, importance)
     taken = [module for _, module, _, _ in _taken(model, config, filter_fn, importance)]
-    before = [(p, p.detach().clone()) for module in taken for p in module.parameters()]
+    before = _saved(taken)
     try:
         config = _settle_(model, config, filter_fn, importance)
         return _swap_(model, config, filter_fn, importance)
     except BaseException:
-        with torch.no_grad():
-            for parameter, value in before:
-                parameter.copy_(value)
+        _restore(before)
         raise
 
 
@@ -241,8 +319,9 @@ def _settle_(
     taken = list(_taken(model, config, filter_fn, importance))
     if config.calibration is not None:
         named = {module: (name, settings) for name, module, settings, _ in taken}
-        obs.compensate_(model, config.calibration, named)
-        return config
+        reached = obs.compensate_(model, config.calibration, named)
+        exact = {name: _exactly(own) for name, module, own, _ in taken if module in reached}
+        return _with_settings(config, exact)
     assert config.together is not None
     weights, kept, matters = {}, {}, {}
     for name, module, settings, own in taken:
@@ -254,19 +333,11 @@ def _settle_(
     shared = share_by(
         weights, kept, config.together, limit, matters if importance else None, together=True
     )
-    exact: dict[str, LayerConfig] = {}
-    for name, module, settings, _ in taken:
+    for name, module, _, _ in taken:
         weight: Any = module.weight
         with torch.no_grad():
             weight.copy_(torch.from_numpy(shared[name].dense()))
-        exact[name] = LayerConfig(
-            values=255,
-            kind=settings.kind,
-            index_bits=settings.index_bits,
-            flat=settings.flat,
-            precision=settings.precision,
-        )
-    return _with_settings(config, exact)
+    return _with_settings(config, {name: _exactly(own) for name, _, own, _ in taken})
 
 
 def _swap_(

@@ -33,7 +33,8 @@ class LayerConfig:
             all occur alike, less one bit.
         penalty: of ``ecsq``, instead of ``bits``: the mean error that a bit is worth.
         prune: of ``ecsq``: zero is one of the values, so that density and codes are settled
-            together; an entropy is then that of a code for each weight, pruned or not.
+            together; an entropy is then that of a code for each weight, pruned or not. Where
+            errors are compensated, ``bits`` stand for the penalty that would give them without.
         precision: class of arithmetic: ``highest``, ``high``, ``medium`` or ``low``.
     """
 
@@ -101,8 +102,9 @@ class Config:
         target_ratio: the same as a ratio, the model's bytes by those of the file; or
         max_drop: how much less than now ``evaluate`` may give, for the smallest file.
         evaluate: of a model: its accuracy, or whatever is better the higher it is.
-        calibration: inputs of the model, batch by batch, some 128 in all and without labels: layers
-            are pruned and shared one after another, and errors compensated (:mod:`tersor.obs`).
+        calibration: inputs of the model, batch by batch, some 128 in all (1,000 for a target) and
+            without labels: layers are pruned and shared one after another, and errors compensated
+            (:mod:`tersor.obs`). With a target the price of a code counts in this.
     """
 
     linear: LayerConfig = field(default_factory=LayerConfig)
@@ -131,8 +133,8 @@ class Config:
             raise ValueError(f"max_drop cannot be negative, not {self.max_drop}")
         if (self.max_drop is None) != (self.evaluate is None):
             raise ValueError("max_drop and evaluate belong together")
-        if self.searches + (self.calibration is not None) + (self.together is not None) > 1:
-            raise ValueError("a target, calibration and together cannot be combined")
+        if self.together is not None and (self.searches or self.calibration is not None):
+            raise ValueError("together cannot be combined with a target or calibration")
 
     @property
     def searches(self) -> bool:

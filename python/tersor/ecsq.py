@@ -198,11 +198,28 @@ class Problem:
             best = cost
         return found
 
+    def penalty_for(self, values: int, bits: float, iterations: int = 50) -> float:
+        """The least penalty whose solution has an entropy of at most ``bits``."""
+        return self._bisect(values, bits, iterations)[0]
+
     def solve_bits(self, values: int, bits: float, iterations: int = 50) -> Quantiser:
         """The solution with the least penalty whose entropy is at most ``bits``."""
+        _, above, below = self._bisect(values, bits, iterations)
+        if above is below:
+            return below
+        between = self._between(above, bits)
+        return between if between.distortion < below.distortion else below
+
+    def _bisect(
+        self, values: int, bits: float, iterations: int
+    ) -> tuple[float, Quantiser, Quantiser]:
+        """The least penalty that comes down to ``bits``, the solutions just above and below them.
+
+        They are one where no penalty is needed.
+        """
         above = self.solve(values, 0.0, iterations)
         if above.entropy <= bits:
-            return above
+            return 0.0, above, above
         low, high = 0.0, max(above.distortion, 1e-30)
         below = self.solve(values, high, iterations)
         while below.entropy > bits:
@@ -216,8 +233,7 @@ class Problem:
                 low, above = middle, found
             else:
                 high, below = middle, found
-        between = self._between(above, bits)
-        return between if between.distortion < below.distortion else below
+        return high, above, below
 
     def _between(self, above: Quantiser, bits: float) -> Quantiser:
         """Bits that no penalty gives, from the solution above them.

@@ -8,12 +8,19 @@ weights want to have; the second starts again from the dense weight and puts eac
 the nearest shared value. Where a layer has a bias, it takes up the mean of the error, and G is
 taken about the mean of x.
 
+Where the settings let ECSQ prune, the rate is in the loop: both sweeps put each weight on the
+multiple of one step that costs least, by its own error and by the price of its code, and so the
+weights that come later make up for what zeros and short codes cost.
+
 Sources: SparseGPT (arXiv 2301.00774), section 3; GPTQ (arXiv 2210.17323), section 3, whose shared
-inverse and lazy blocks these are.
+inverse and lazy blocks these are. The step is that of a uniform quantiser at high rates (Gish and
+Pierce 1968, "Asymptotically efficient quantizing").
 """
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -21,9 +28,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from tersor import ecsq
 from tersor.config import LayerConfig
 from tersor.moments import Moments, blocks_of, input_moments
-from tersor.quantize import kept_by, share_weight
+from tersor.quantize import bits_of, kept_by, share_weight, values_of
 
 _BLOCK = 128  # columns whose updates of later ones are gathered
 # Of the mean diagonal, added to the diagonal. With 128 inputs the moments of hundreds of entries
@@ -107,6 +115,81 @@ def prune_sweep(weight: torch.Tensor, piece: Piece, wanted: torch.Tensor) -> tor
     return sweep(weight, piece.root, lambda column, i: column * kept[:, i], look)
 
 
+def importance_of(weight: torch.Tensor, pieces: list[Piece]) -> torch.Tensor:
+    """What a squared error of each entry costs: ``[rows, inputs]``."""
+    importance = torch.empty_like(weight)
+    for piece in pieces:
+        piece.of(importance).copy_(1.0 / piece.certainty())
+    return importance
+
+
+def step_of(penalty: float, importance: float) -> float:
+    """The width of steps that suits the error which a bit is worth.
+
+    The error of steps s is importance * s^2 / 12, and a bit more quarters it: at this width the
+    next bit saves just the penalty.
+    """
+    return math.sqrt(6.0 * penalty / (math.log(2.0) * importance))
+
+
+def rate_sweeps(
+    weight: torch.Tensor, pieces: list[Piece], kept: torch.Tensor, penalty: float, values: int
+) -> torch.Tensor:
+    """Prunes and shares a weight at the price of its codes, error compensated: ``[rows, inputs]``.
+
+    Args:
+        weight: float32 ``[rows, inputs]``.
+        pieces: that make up the weight.
+        kept: bool, as the weight; the others become zero.
+        penalty: the error that a bit is worth.
+        values: at most so many beside zero.
+    """
+    importance = importance_of(weight, pieces)
+    low, high = -(values // 2), values - values // 2
+    step = step_of(penalty, float(importance[kept].mean()))
+    step = max(step, float(weight[kept].abs().max()) / max(1, values // 2))
+    codes = (weight / step).round_().clamp_(low, high) * kept
+    for _ in range(2):
+        # By how often each code occurred so far; one that did not may be used yet.
+        counts = torch.bincount((codes.flatten() - low).long(), minlength=values + 1)
+        price = -penalty * (counts.float().clamp(min=0.5) / codes.numel()).log2()
+        for piece in pieces:
+            own, allowed = piece.of(codes), piece.of(kept)
+            cost_of_error = 1.0 / piece.certainty()
+
+            def settle(
+                column: torch.Tensor,
+                i: int,
+                own: torch.Tensor = own,
+                allowed: torch.Tensor = allowed,
+                cost_of_error: torch.Tensor = cost_of_error,
+                price: torch.Tensor = price,
+            ) -> torch.Tensor:
+                # What is best lies between zero and the nearest, mostly beside one of the two.
+                nearest = (column / step).round_().clamp_(low, high)
+                inner = nearest - nearest.sign()
+                tried = torch.stack(
+                    [nearest, inner, inner - inner.sign(), torch.zeros_like(nearest)]
+                )
+                error = column - tried * step
+                cost = cost_of_error[i] * error * error + price[(tried - low).long()]
+                best = tried.gather(0, cost.argmin(0, keepdim=True))[0]
+                own[:, i] = best * allowed[:, i]
+                return own[:, i] * step
+
+            sweep(piece.of(weight), piece.root, settle)
+    return codes * step
+
+
+def _penalty(x: torch.Tensor, importance: torch.Tensor, zeros: int, settings: LayerConfig) -> float:
+    """The penalty that is given, or the one of the bits if nothing were compensated."""
+    if settings.penalty is not None:
+        return settings.penalty
+    values = values_of(settings, 2)
+    problem = ecsq.Problem(x.numpy(), importance.numpy(), zeros)
+    return problem.penalty_for(values, bits_of(settings, values))
+
+
 def compensate(
     weight: torch.Tensor, pieces: list[Piece], settings: LayerConfig, name: str = "weight"
 ) -> torch.Tensor:
@@ -122,12 +205,14 @@ def compensate(
     Returns:
         float32 ``[rows, inputs]``.
     """
-    importance = torch.empty_like(weight)
-    for piece in pieces:
-        piece.of(importance).copy_(1.0 / piece.certainty())
+    importance = importance_of(weight, pieces)
+    largest = torch.from_numpy(kept_by(weight.numpy(), settings))
+    count = int(largest.sum())
+    if settings.prune and settings.kind.startswith("shared") and count > 0:
+        penalty = _penalty(weight[largest], importance[largest], weight.numel() - count, settings)
+        return rate_sweeps(weight, pieces, largest, penalty, values_of(settings, 2))
     # How many weights each part keeps goes by what pruning them alone would cost.
     cost = torch.where(weight != 0, weight**2 * importance, -1.0)
-    count = int(kept_by(weight.numpy(), settings).sum())
     wanted = torch.zeros(weight.numel(), dtype=torch.bool)
     wanted[torch.topk(cost.flatten(), count, sorted=False).indices] = True
     wanted = wanted.view_as(weight)
@@ -151,14 +236,10 @@ def compensate(
     return shared
 
 
-@torch.no_grad()
-def compensate_layer_(
-    layer: nn.Linear | nn.Conv2d, moments: Moments, settings: LayerConfig, name: str = "layer"
-) -> None:
-    """Prunes and shares a layer's weight in place; its bias takes up the mean of the error."""
+def pieces_of(layer: nn.Linear | nn.Conv2d, moments: Moments) -> list[Piece]:
+    """The pieces of a layer's weight; with a bias, the moments are taken about their mean."""
     groups, inputs = moments.mean.shape
-    weight = layer.weight.detach().float().flatten(1)
-    rows = len(weight) // groups
+    rows = len(layer.weight) // groups
     pieces = []
     for g, mean in enumerate(moments.mean):
         for block, second in zip(blocks_of(inputs), moments.second, strict=True):
@@ -167,9 +248,20 @@ def compensate_layer_(
                 centred = centred - torch.outer(mean[block], mean[block])
             root = inverse_root(centred)
             pieces.append(Piece(slice(g * rows, (g + 1) * rows), block, root))
-    made = compensate(weight, pieces, settings, name)
+    return pieces
+
+
+@torch.no_grad()
+def compensate_layer_(
+    layer: nn.Linear | nn.Conv2d, moments: Moments, settings: LayerConfig, name: str = "layer"
+) -> None:
+    """Prunes and shares a layer's weight in place; its bias takes up the mean of the error."""
+    weight = layer.weight.detach().float().flatten(1)
+    settings = dataclasses.replace(settings, values=values_of(settings, layer.weight.dim()))
+    made = compensate(weight, pieces_of(layer, moments), settings, name)
     if layer.bias is not None:
-        error = (weight - made).view(groups, rows, inputs)
+        groups, inputs = moments.mean.shape
+        error = (weight - made).view(groups, -1, inputs)
         layer.bias += torch.einsum("gri,gi->gr", error, moments.mean).flatten().to(layer.bias)
     layer.weight.copy_(made.view_as(layer.weight))
 
@@ -180,7 +272,7 @@ def compensate_(
     batches: Iterable[torch.Tensor],
     settings: Mapping[nn.Module, tuple[str, LayerConfig]],
     progress: Callable[[str], None] | None = None,
-) -> None:
+) -> set[nn.Module]:
     """Settles the layers of a model one after another, in the order of their first call.
 
     Each sees its inputs as the layers before it, settled already, give them.
@@ -190,6 +282,9 @@ def compensate_(
         batches: inputs, some 128 in all; no labels.
         settings: name and settings of each layer that is to be settled.
         progress: called with the name of each layer that is done.
+
+    Returns:
+        The layers that inputs reach; the others are as they were.
 
     Raises:
         ValueError: a convolution's padding is no number.
@@ -217,3 +312,28 @@ def compensate_(
                 progress(name)
     finally:
         model.train(training)
+    return set(order)
+
+
+@torch.no_grad()
+def whole_errors(
+    model: nn.Module, layers: Mapping[str, nn.Linear | nn.Conv2d], batches: Iterable[torch.Tensor]
+) -> dict[str, float]:
+    """What pruning all of a layer's weights would cost, weight by weight, by the layer's name.
+
+    Layers that are never called have none.
+    """
+    batches = list(batches)
+    training = model.training
+    model.eval()
+    errors: dict[str, float] = {}
+    try:
+        for name, layer in layers.items():
+            moments = input_moments(model, layer, batches)
+            if moments is not None:
+                weight = layer.weight.detach().float().flatten(1)
+                importance = importance_of(weight, pieces_of(layer, moments))
+                errors[name] = float((importance * weight**2).sum())
+    finally:
+        model.train(training)
+    return errors

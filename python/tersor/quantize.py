@@ -104,6 +104,16 @@ def _shared_already(
     return (distinct, number) if len(distinct) <= limit else None
 
 
+def values_of(settings: LayerConfig, dimensions: int) -> int:
+    """The most shared values beside zero of a weight with so many dimensions."""
+    return settings.values or (15 if dimensions <= 2 else 255)
+
+
+def bits_of(settings: LayerConfig, values: int) -> float:
+    """The entropy that ECSQ comes down to where no penalty is given."""
+    return max(0.0, math.log2(values) - 1) if settings.bits is None else settings.bits
+
+
 def share_weight(
     weight: npt.NDArray[np.float32],
     kept: npt.NDArray[np.bool_],
@@ -118,7 +128,7 @@ def share_weight(
     Raises:
         ValueError: as :func:`compress_weight`.
     """
-    limit = settings.values or (15 if weight.ndim <= 2 else 255)
+    limit = values_of(settings, weight.ndim)
     weights, masks = {name: weight}, {name: kept}
     matters = None if importance is None else {name: as_float32(importance, f"{name}: importance")}
     if settings.penalty is None and (already := _shared_already(weight[kept], limit)) is not None:
@@ -149,9 +159,7 @@ def share_by(
         return share_uniform(weights, limit, **given)
     if settings.method == "kmeans":
         return share_kmeans(weights, limit, mode=settings.mode, **given)
-    bits = settings.bits
-    if bits is None and settings.penalty is None:
-        bits = max(0.0, math.log2(limit) - 1)
+    bits = None if settings.penalty is not None else bits_of(settings, limit)
     return share_ecsq(
         weights, limit, bits=bits, penalty=settings.penalty, prune=settings.prune, **given
     )
