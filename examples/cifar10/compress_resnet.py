@@ -1,8 +1,8 @@
 """The methods of Choi et al. on ResNet-32: one pruned network, shared values by each of the four.
 
 Prunes the dense network gradually while retraining, then shares values by one of the methods and
-fine-tunes them with the norms; the dense network teaches. Nothing is chosen on the test set.
-``resnet_results.py`` runs it.
+fine-tunes them with the norms, in some recipes after training which value each weight takes; the
+dense network teaches. Nothing is chosen on the test set. ``resnet_results.py`` runs it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from resnet import ResNet32
 from tersor.hessian import hessian_diagonal
 from tersor.methods import Sharing, code_entropy, share_ecsq, share_kmeans, share_uniform
 from tersor.prune import CubicSchedule, Masks, density_masks
-from tersor.share import SharedWeights
+from tersor.share import MovingCodes, SharedWeights
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from training import bytes_so_far, rate_of
@@ -42,17 +42,20 @@ class Recipe:
         values: shared values beside zero, one set for all layers.
         prune_epochs: the first half lowers the density, the second retrains.
         share_epochs: fine-tuning of shared values.
+        move_epochs: before that, weights train on and take other values.
         start: name of the recipe whose pruned network is pruned further; None = the dense one.
-        prune_rate, share_rate: highest learning rates. Pruning's rises for a tenth of the epochs,
-            as a high one throws a converged network away; both fall as a cosine.
+        prune_rate, move_rate, share_rate: highest learning rates. Pruning's rises for a tenth of
+            the epochs, as a high one throws a converged network away; all fall as a cosine.
     """
 
     density: float
     values: int
     prune_epochs: int
     share_epochs: int
+    move_epochs: int = 0
     start: str | None = None
     prune_rate: float = 0.02
+    move_rate: float = 5e-3
     share_rate: float = 1e-3
 
 
@@ -164,12 +167,48 @@ def _entropy(shared: dict[str, Sharing]) -> float:
     return code_entropy(np.concatenate([s.codes.reshape(-1) for s in shared.values()]))
 
 
+def _move(
+    model: ResNet32,
+    teacher: nn.Module,
+    images: Images,
+    chosen: dict[str, Sharing],
+    recipe: Recipe,
+    seed: int,
+) -> dict[str, Sharing]:
+    """Trains which value each weight takes, and the norms, in place."""
+    moving = MovingCodes(weights_of(model), chosen)
+    optimizer = torch.optim.SGD(
+        model.parameters(),
+        **rate_of(recipe.move_rate, images.labels.device),
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=2e-4,
+    )
+    passes = Passes(model, images, optimizer, teacher, moving.restore, moving.write)
+    before = recipe.prune_epochs + recipe.share_epochs
+    for epoch in range(recipe.move_epochs):
+
+        def rate(part: float, epoch: int = epoch) -> float:
+            return _cosine(recipe.move_rate, (epoch + part) / recipe.move_epochs)
+
+        reached = passes.run(10_000 * (seed + 1) + before + epoch, rate)
+        print(
+            f"epoch {epoch + 1}/{recipe.move_epochs}: {reached}, "
+            f"{bytes_so_far(model, 255):,} bytes, moving codes",
+            flush=True,
+        )
+    return moving.shared()
+
+
 def share(
     model: ResNet32, teacher: nn.Module, images: Images, method: str, recipe: Recipe, seed: int
 ) -> None:
     """Shares the values of a pruned network, in place, and fine-tunes them and the norms."""
     device = images.labels.device
-    values = SharedWeights(weights_of(model), dict(choose(method, model, images, recipe)))
+    chosen = choose(method, model, images, recipe)
+    if recipe.move_epochs:
+        chosen = _move(model, teacher, images, chosen, recipe, seed)
+    values = SharedWeights(weights_of(model), dict(chosen))
     others = [p for p in model.parameters() if p.dim() == 1]
     optimizer = torch.optim.Adam(
         [*values.codebooks.values(), *others],

@@ -37,7 +37,12 @@ SEEDS = (0, 1, 2)
 # The methods of Choi et al., at one mask; then one that goes on from its pruned network.
 RECIPES = {
     "papers": Recipe(density=0.19, values=15, prune_epochs=16, share_epochs=1),
-    "best": Recipe(density=0.13, values=15, prune_epochs=8, share_epochs=1, start="papers"),
+    "best": Recipe(
+        density=0.13, values=15, prune_epochs=8, share_epochs=1, move_epochs=2, start="papers"
+    ),
+    "smaller": Recipe(
+        density=0.077, values=5, prune_epochs=10, share_epochs=1, move_epochs=3, start="best"
+    ),
 }
 
 
