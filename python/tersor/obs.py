@@ -40,9 +40,14 @@ _BLOCK = 128  # columns whose updates of later ones are gathered
 _DAMPING = 0.1
 
 
-def inverse_root(second: torch.Tensor) -> torch.Tensor:
-    """Upper triangular U with U^T U the inverse of the damped second moments ``[n, n]``."""
-    damped = second + _DAMPING * second.diagonal().mean().clamp(min=1e-12) * torch.eye(len(second))
+def inverse_root(second: torch.Tensor, power: float = 0.0) -> torch.Tensor:
+    """Upper triangular U with U^T U the inverse of the damped second moments ``[n, n]``.
+
+    Moments about a mean have rounding errors by the ``power`` of the inputs, the sum of their
+    squares: where inputs hardly vary, these alone could make moments that are none.
+    """
+    diagonal = _DAMPING * float(second.diagonal().mean()) + 1e-6 * power
+    damped = second + max(diagonal, 1e-12) * torch.eye(len(second))
     # G = R R^T with R upper triangular: the Cholesky factor of G read backwards. Then U = R^-1.
     root = torch.linalg.cholesky(damped.flip(0, 1)).flip(0, 1)
     inverse: torch.Tensor = torch.linalg.solve_triangular(root, torch.eye(len(second)), upper=True)
@@ -243,10 +248,11 @@ def pieces_of(layer: nn.Linear | nn.Conv2d, moments: Moments) -> list[Piece]:
     pieces = []
     for g, mean in enumerate(moments.mean):
         for block, second in zip(blocks_of(inputs), moments.second, strict=True):
-            centred = second[g]
+            centred, power = second[g], 0.0
             if layer.bias is not None:
+                power = float(centred.trace())
                 centred = centred - torch.outer(mean[block], mean[block])
-            root = inverse_root(centred)
+            root = inverse_root(centred, power)
             pieces.append(Piece(slice(g * rows, (g + 1) * rows), block, root))
     return pieces
 

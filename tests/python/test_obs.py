@@ -229,6 +229,18 @@ def test_wide_layers_go_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     assert errors[1] < 0.7 * errors[0]
 
 
+def test_inputs_that_do_not_vary_are_settled_too() -> None:
+    model = nn.Sequential(nn.Linear(60, 300), nn.ReLU(), nn.Linear(300, 40))
+    with torch.no_grad():
+        model[0].weight.zero_()  # as where a search prunes all of it
+    x = inputs(1000, 60)
+    expected = model(x[:1]).detach()
+    settings = LayerConfig(density=0.5, values=15)
+    tersor.compress_(model, Config(linear=settings, calibration=[x]))
+    # The bias takes up what the constant inputs lose.
+    assert torch.allclose(model(x[:1]), expected, atol=1e-3)
+
+
 def test_layers_are_settled_in_order_and_zeros_stay() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(60, 40), nn.ReLU(), nn.Dropout(), nn.Linear(40, 10)).train()
