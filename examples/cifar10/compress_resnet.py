@@ -21,7 +21,7 @@ from torch import nn
 import tersor
 from cifar10 import Images, to_input
 from passes import Passes
-from resnet import ResNet32
+from resnet import ResNet32, ScaleShift, fold_norms_
 from tersor.hessian import hessian_diagonal
 from tersor.methods import Sharing, code_entropy, share_ecsq, share_kmeans, share_uniform
 from tersor.prune import CubicSchedule, Masks, density_masks
@@ -229,29 +229,15 @@ def share(
         )
 
 
-def simplify_norms_(model: nn.Module) -> None:
-    """Norms with running means 0 and variances 1, which cost no bytes, that compute the same."""
-    for norm in model.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            assert norm.running_mean is not None
-            assert norm.running_var is not None
-            with torch.no_grad():
-                norm.weight.div_((norm.running_var + norm.eps).sqrt())
-                norm.bias.sub_(norm.running_mean * norm.weight)
-                norm.running_mean.zero_()
-                norm.running_var.fill_(1.0 - norm.eps)
-
-
 def save(model: ResNet32, path: Path) -> None:
-    """Writes the compressed network, its values shared already, scales and shifts in fp16.
+    """Writes the compressed network, its values shared already.
 
-    The norms' running statistics are constants by then, which are coded in a few bytes.
+    In the place of norms it has scales and shifts (:func:`resnet.fold_norms_`), in fp16.
     """
     shared = tersor.LayerConfig(values=255, kind="shared_fp16")
     plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    simplify_norms_(plain)
-    for norm in plain.modules():
-        if isinstance(norm, nn.BatchNorm2d):
-            norm.weight.data, norm.bias.data = norm.weight.half(), norm.bias.half()
+    for module in fold_norms_(plain).modules():
+        if isinstance(module, ScaleShift):
+            module.half()
     path.parent.mkdir(parents=True, exist_ok=True)
     tersor.save(tersor.compress_(plain, tersor.Config(linear=shared, conv=shared)), path)

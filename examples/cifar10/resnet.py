@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tersor.compress import swap_modules
+
 
 class Block(nn.Module):
     """Two 3x3 convolutions beside a shortcut without parameters (option A of the paper)."""
@@ -57,3 +59,30 @@ class ResNet32(nn.Module):
         x = self.stages(F.relu(self.bn(self.conv(x))))
         scores: torch.Tensor = self.fc(x.mean((2, 3)))
         return scores
+
+
+class ScaleShift(nn.Module):
+    """What a trained norm computes: a scale (``weight``), a shift (``bias``) for each channel."""
+
+    def __init__(self, weight: torch.Tensor, bias: torch.Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """``[n, channels, h, w]`` to the same."""
+        return torch.addcmul(self.bias[:, None, None], x, self.weight[:, None, None])
+
+
+def fold_norms_(model: ResNet32) -> ResNet32:
+    """Puts a scale and a shift in the place of each norm, whose statistics cost bytes."""
+
+    def folded(module: nn.Module, _: str) -> nn.Module | None:
+        if not isinstance(module, nn.BatchNorm2d):
+            return None
+        assert module.running_mean is not None
+        assert module.running_var is not None
+        weight = module.weight.detach() / (module.running_var + module.eps).sqrt()
+        return ScaleShift(weight, module.bias.detach() - module.running_mean * weight)
+
+    swap_modules(model, folded)
+    return model

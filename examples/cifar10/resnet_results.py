@@ -23,7 +23,7 @@ from safetensors.torch import load_file
 
 from cifar10 import Images, error_percent, find_archive, load
 from compress_resnet import METHODS, Recipe, prune, save, share
-from resnet import ResNet32
+from resnet import ResNet32, fold_norms_
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from rows import ROOT, Row, add_row, differences, linear8, markdown, measure, read_table
@@ -41,7 +41,7 @@ RECIPES = {
         density=0.13, values=15, prune_epochs=8, share_epochs=1, move_epochs=2, start="papers"
     ),
     "smaller": Recipe(
-        density=0.077, values=5, prune_epochs=10, share_epochs=1, move_epochs=3, start="best"
+        density=0.077, values=9, prune_epochs=10, share_epochs=1, move_epochs=3, start="best"
     ),
 }
 
@@ -69,7 +69,7 @@ class Table:
         return measure(
             (NETWORK, method, seed),
             path,
-            ResNet32(),
+            fold_norms_(ResNet32()),
             self.dense_error,
             lambda model: error_percent(model, self.test),
         )
