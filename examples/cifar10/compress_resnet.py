@@ -167,6 +167,18 @@ def _entropy(shared: dict[str, Sharing]) -> float:
     return code_entropy(np.concatenate([s.codes.reshape(-1) for s in shared.values()]))
 
 
+def _train(passes: Passes, epochs: int, highest: float, first_seed: int, what: str) -> None:
+    """Passes at a rate that falls as a cosine."""
+    for epoch in range(epochs):
+
+        def rate(part: float, epoch: int = epoch) -> float:
+            return _cosine(highest, (epoch + part) / epochs)
+
+        reached = passes.run(first_seed + epoch, rate)
+        size = bytes_so_far(passes.model, 255)
+        print(f"epoch {epoch + 1}/{epochs}: {reached}, {size:,} bytes, {what}", flush=True)
+
+
 def _move(
     model: ResNet32,
     teacher: nn.Module,
@@ -185,18 +197,8 @@ def _move(
         weight_decay=2e-4,
     )
     passes = Passes(model, images, optimizer, teacher, moving.restore, moving.write)
-    before = recipe.prune_epochs + recipe.share_epochs
-    for epoch in range(recipe.move_epochs):
-
-        def rate(part: float, epoch: int = epoch) -> float:
-            return _cosine(recipe.move_rate, (epoch + part) / recipe.move_epochs)
-
-        reached = passes.run(10_000 * (seed + 1) + before + epoch, rate)
-        print(
-            f"epoch {epoch + 1}/{recipe.move_epochs}: {reached}, "
-            f"{bytes_so_far(model, 255):,} bytes, moving codes",
-            flush=True,
-        )
+    first = 10_000 * (seed + 1) + recipe.prune_epochs + recipe.share_epochs
+    _train(passes, recipe.move_epochs, recipe.move_rate, first, "moving codes")
     return moving.shared()
 
 
@@ -216,17 +218,8 @@ def share(
         capturable=device.type == "cuda",
     )
     passes = Passes(model, images, optimizer, teacher, values.gather_gradients, values.write)
-    for epoch in range(recipe.share_epochs):
-
-        def rate(part: float, epoch: int = epoch) -> float:
-            return _cosine(recipe.share_rate, (epoch + part) / recipe.share_epochs)
-
-        reached = passes.run(10_000 * (seed + 1) + recipe.prune_epochs + epoch, rate)
-        print(
-            f"epoch {epoch + 1}/{recipe.share_epochs}: {reached}, "
-            f"{bytes_so_far(model, 255):,} bytes, {method}",
-            flush=True,
-        )
+    first = 10_000 * (seed + 1) + recipe.prune_epochs
+    _train(passes, recipe.share_epochs, recipe.share_rate, first, method)
 
 
 def save(model: ResNet32, path: Path) -> None:
