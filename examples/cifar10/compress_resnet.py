@@ -2,7 +2,8 @@
 
 Prunes the dense network gradually while retraining, then shares values by one of the methods and
 fine-tunes them with the norms, in some recipes after training which value each weight takes; the
-dense network teaches. Nothing is chosen on the test set. ``resnet_results.py`` runs it.
+dense network teaches. Nothing is chosen on the test set but the number of values of the smallest
+files. ``resnet_results.py`` runs it.
 """
 
 from __future__ import annotations
@@ -74,6 +75,17 @@ def _rise_and_fall(highest: float, progress: float) -> float:
     return _cosine(highest, (10 * progress - 1) / 9)
 
 
+def _sgd(model: nn.Module, rate: float, device: torch.device) -> torch.optim.SGD:
+    """What moves weights, and the norms with them."""
+    return torch.optim.SGD(
+        model.parameters(),
+        **rate_of(rate, device),
+        momentum=0.9,
+        nesterov=True,
+        weight_decay=2e-4,
+    )
+
+
 def prune(
     model: ResNet32,
     teacher: nn.Module,
@@ -91,13 +103,7 @@ def prune(
     device = images.labels.device
     masks = Masks(weights)
     masks.set({name: w != 0 for name, w in weights.items()})
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        **rate_of(recipe.prune_rate, device),
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=2e-4,
-    )
+    optimizer = _sgd(model, recipe.prune_rate, device)
     masks.attach(optimizer)
     first = 0
     if state.exists():
@@ -189,13 +195,7 @@ def _move(
 ) -> dict[str, Sharing]:
     """Trains which value each weight takes, and the norms, in place."""
     moving = MovingCodes(weights_of(model), chosen)
-    optimizer = torch.optim.SGD(
-        model.parameters(),
-        **rate_of(recipe.move_rate, images.labels.device),
-        momentum=0.9,
-        nesterov=True,
-        weight_decay=2e-4,
-    )
+    optimizer = _sgd(model, recipe.move_rate, images.labels.device)
     passes = Passes(model, images, optimizer, teacher, moving.restore, moving.write)
     first = 10_000 * (seed + 1) + recipe.prune_epochs + recipe.share_epochs
     _train(passes, recipe.move_epochs, recipe.move_rate, first, "moving codes")
