@@ -41,7 +41,7 @@ RECIPES = {
         density=0.13, values=15, prune_epochs=8, share_epochs=1, move_epochs=2, start="papers"
     ),
     "smaller": Recipe(
-        density=0.077, values=9, prune_epochs=10, share_epochs=1, move_epochs=3, start="best"
+        density=0.075, values=9, prune_epochs=50, share_epochs=2, move_epochs=20, start="best"
     ),
 }
 

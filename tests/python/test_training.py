@@ -10,7 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tersor.methods import share_kmeans
 from tersor.prune import Masks
+from tersor.share import MovingCodes
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
@@ -54,6 +56,41 @@ def test_a_replayed_step_trains_as_a_plain_one(training: ModuleType) -> None:
             step(torch.randn(16, 8, device=device), torch.randint(0, 4, (16,), device=device))
         found.append(model.weight.detach().cpu())
     torch.testing.assert_close(found[0], found[1])
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_codes_move_in_a_replayed_step_as_in_a_plain_one(training: ModuleType) -> None:
+    device = torch.device("cuda")
+    found = []
+    for wrap in (training.Step, lambda step: step):
+        torch.manual_seed(0)
+        weight = torch.nn.Parameter(torch.randn(64, device=device))
+        target = torch.randn(64, device=device)
+        chosen = share_kmeans({"w": weight.detach().cpu().numpy()}, 7)
+        moving = MovingCodes({"w": weight}, chosen)
+        optimizer = torch.optim.SGD([weight], **training.rate_of(0.1, device))
+
+        def one(
+            scale: torch.Tensor,
+            weight: torch.nn.Parameter = weight,
+            target: torch.Tensor = target,
+            moving: MovingCodes = moving,
+            optimizer: torch.optim.Optimizer = optimizer,
+        ) -> None:
+            weight.grad = None
+            (scale * (weight - target) ** 2).sum().backward()
+            moving.restore()
+            optimizer.step()
+            moving.write()
+
+        step = wrap(one)
+        for i in range(8):
+            step(torch.full((), 1.0 + i, device=device))
+        made = moving.shared()["w"]
+        assert (made.codes != chosen["w"].codes).any()
+        found.append((made.codes.tolist(), weight.detach().cpu()))
+    assert found[0][0] == found[1][0]
+    torch.testing.assert_close(found[0][1], found[1][1])
 
 
 def test_rates_are_set_in_place_for_a_captured_step(training: ModuleType) -> None:
