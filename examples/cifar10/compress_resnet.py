@@ -2,7 +2,7 @@
 
 Prunes the dense network gradually while retraining, then shares values by one of the methods and
 fine-tunes them with the norms, in some recipes after training which value each weight takes; the
-dense network teaches. Nothing is chosen on the test set but the number of values of the smallest
+dense network teaches. Nothing is chosen on the test set but the bits for a code of the smallest
 files. ``resnet_results.py`` runs it.
 """
 
@@ -15,7 +15,6 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -24,14 +23,13 @@ from cifar10 import Images, to_input
 from passes import Passes
 from resnet import ResNet32, ScaleShift, fold_norms_
 from tersor.hessian import hessian_diagonal
-from tersor.methods import Sharing, code_entropy, share_ecsq, share_kmeans, share_uniform
+from tersor.methods import Sharing
 from tersor.prune import CubicSchedule, Masks, density_masks
 from tersor.share import MovingCodes, SharedWeights
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from sharing import share_by, share_uniform_within
 from training import bytes_so_far, rate_of
-
-METHODS = ("kmeans", "hessian", "ecsq", "uniform")  # from the worst to the best of the paper
 
 
 @dataclass(frozen=True)
@@ -40,20 +38,23 @@ class Recipe:
 
     Attributes:
         density: share of the weights kept, over all layers.
-        values: shared values beside zero, one set for all layers.
         prune_epochs: the first half lowers the density, the second retrains.
         share_epochs: fine-tuning of shared values.
         move_epochs: before that, weights train on and take other values.
+        values: beside zero, one set for all layers, of Hessian-weighted k-means; the other methods
+            keep its weighted error.
+        bits: for a code; uniform steps are then as many as need no more, whatever their error.
         start: name of the recipe whose pruned network is pruned further; None = the dense one.
         prune_rate, move_rate, share_rate: highest learning rates. Pruning's rises for a tenth of
             the epochs, as a high one throws a converged network away; all fall as a cosine.
     """
 
     density: float
-    values: int
     prune_epochs: int
     share_epochs: int
     move_epochs: int = 0
+    values: int = 15
+    bits: float | None = None
     start: str | None = None
     prune_rate: float = 0.02
     move_rate: float = 5e-3
@@ -144,33 +145,14 @@ def prune(
 
 
 def choose(method: str, model: ResNet32, images: Images, recipe: Recipe) -> dict[str, Sharing]:
-    """Shared values for all layers together, by one of :data:`METHODS`."""
+    """Shared values for all layers together, by one of :data:`sharing.METHODS`."""
     weights = {n: w.detach().cpu().numpy() for n, w in weights_of(model).items()}
-    if method == "kmeans":
-        return share_kmeans(weights, recipe.values, together=True)
     sample = to_input(images.pixels[:1000]).split(100)
     diagonal = hessian_diagonal(model, sample)
     importance = {name: diagonal[name].cpu().numpy() for name in weights}
-    if method == "hessian":
-        return share_kmeans(weights, recipe.values, importance=importance, together=True)
-    # The entropy that k-means would need, so that methods compare at about the same size.
-    plain = share_kmeans(weights, recipe.values, together=True)
-    bits = _entropy(plain)
-    if method == "uniform":
-        # A few large weights set the width of the steps: more of them are needed.
-        # How the steps fall on these few makes the entropy rise and fall with their number.
-        for steps in range(255, recipe.values, -1):
-            found = share_uniform(weights, steps, importance=importance, together=True)
-            if _entropy(found) <= bits:
-                return found
-        return plain
-    start = 2 * recipe.values + 1
-    return share_ecsq(weights, start, bits=bits, importance=importance, together=True)
-
-
-def _entropy(shared: dict[str, Sharing]) -> float:
-    """Bits for a code."""
-    return code_entropy(np.concatenate([s.codes.reshape(-1) for s in shared.values()]))
+    if method == "uniform" and recipe.bits is not None:
+        return share_uniform_within(weights, importance, recipe.bits)
+    return share_by(method, weights, importance, recipe.values)
 
 
 def _train(passes: Passes, epochs: int, highest: float, first_seed: int, what: str) -> None:

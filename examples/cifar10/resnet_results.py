@@ -22,11 +22,12 @@ import torch
 from safetensors.torch import load_file
 
 from cifar10 import Images, error_percent, find_archive, load
-from compress_resnet import METHODS, Recipe, prune, save, share
+from compress_resnet import Recipe, prune, save, share
 from resnet import ResNet32, fold_norms_
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from rows import ROOT, Row, add_row, differences, linear8, markdown, measure, read_table
+from sharing import METHODS
 from training import find_device
 
 HERE = Path(__file__).resolve().parent
@@ -36,12 +37,12 @@ SEEDS = (0, 1, 2)
 
 # The methods of Choi et al., at one mask; then one that goes on from its pruned network.
 RECIPES = {
-    "papers": Recipe(density=0.19, values=15, prune_epochs=16, share_epochs=1),
+    "papers": Recipe(density=0.19, prune_epochs=16, share_epochs=2, values=21),
     "best": Recipe(
-        density=0.13, values=15, prune_epochs=8, share_epochs=1, move_epochs=2, start="papers"
+        density=0.13, prune_epochs=8, share_epochs=1, move_epochs=2, bits=2.55, start="papers"
     ),
     "smaller": Recipe(
-        density=0.075, values=9, prune_epochs=50, share_epochs=2, move_epochs=20, start="best"
+        density=0.075, prune_epochs=50, share_epochs=2, move_epochs=20, bits=2.3, start="best"
     ),
 }
 

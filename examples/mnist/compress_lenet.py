@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -21,12 +20,13 @@ from mnist import augment, load_train, to_input
 from models import dense_model
 from tersor.compress import decompress_
 from tersor.hessian import hessian_diagonal
-from tersor.methods import Sharing, code_entropy, share_ecsq, share_kmeans, share_uniform
+from tersor.methods import Sharing, share_kmeans
 from tersor.prune import CubicSchedule, Masks, density_masks
 from tersor.share import SharedWeights
 from tersor.units import remove_dead_units_, sort_units_
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from sharing import share_by
 from training import Step, bytes_so_far, distillation_loss, find_device, rate_of, set_rate
 
 COMPRESSED = Path(__file__).parent / "compressed"
@@ -40,10 +40,10 @@ class Recipe:
         prune_epochs: pruning with retraining; the last quarter of its steps leaves the masks alone.
         share_epochs: fine-tuning of shared values.
         density: share of the weights kept, over all layers.
-        method: that chooses shared values: one of :data:`METHODS`.
-        values: shared values beside zero, for each weight.
+        method: one of :data:`sharing.METHODS`, for all layers as one problem; None = k-means for
+            each layer by itself.
+        values: shared values beside zero; of the methods, those of Hessian-weighted k-means.
         bias_values: the same for each bias; None leaves biases as they are.
-        layerwise: a set of values for each layer instead of one for all.
         initial_density: the gradual descent starts there.
         start: a compressed file, ``{}`` in place of the seed, to prune further; None = dense.
         redraw: epochs between new augmented copies of the images.
@@ -56,10 +56,9 @@ class Recipe:
     prune_epochs: int
     share_epochs: int
     density: float
-    method: str = "kmeans"
+    method: str | None = None
     values: int = 15
     bias_values: int | None = None
-    layerwise: bool = True
     initial_density: float = 1.0
     start: str | None = None
     redraw: int = 1
@@ -76,8 +75,6 @@ RECIPES = {
     "lenet-300-100": Recipe(prune_epochs=13, share_epochs=5, density=0.02),
     "lenet-5": Recipe(prune_epochs=3, share_epochs=2, density=0.015, initial_density=0.3),
 }
-
-METHODS = ("kmeans", "hessian", "uniform", "ecsq")
 
 
 @dataclass(frozen=True)
@@ -273,28 +270,13 @@ class Training:
 
     def choose(self) -> dict[str, Sharing]:
         """Shared values by the recipe's method."""
-        recipe, together = self.recipe, not self.recipe.layerwise
+        recipe = self.recipe
         weights = {name: w.detach().cpu().numpy() for name, w in self.weights.items()}
-        if recipe.method == "kmeans":
-            return share_kmeans(weights, recipe.values, together=together)
+        if recipe.method is None:
+            return share_kmeans(weights, recipe.values)
         diagonal = hessian_diagonal(self.model, to_input(self.images[:1000]).split(250))
         importance = {name: diagonal[name].cpu().numpy() for name in weights}
-        if recipe.method == "hessian":
-            return share_kmeans(weights, recipe.values, importance=importance, together=together)
-        if recipe.method == "uniform":
-            return share_uniform(weights, recipe.values, importance=importance, together=together)
-        if recipe.method != "ecsq":
-            raise ValueError(f"method {recipe.method!r} is none of {', '.join(METHODS)}")
-        # The entropy that k-means would need, so that methods compare at about the same size.
-        plain = share_kmeans(weights, recipe.values, together=True)
-        codes = np.concatenate([s.codes.reshape(-1) for s in plain.values()])
-        return share_ecsq(
-            weights,
-            2 * recipe.values + 1,
-            bits=code_entropy(codes),
-            importance=importance,
-            together=together,
-        )
+        return share_by(recipe.method, weights, importance, recipe.values)
 
     def share(self) -> None:
         """Shares the values of weights, and of biases if the recipe says so, and fine-tunes."""

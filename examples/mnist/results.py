@@ -20,20 +20,21 @@ import torch
 from torch import nn
 
 import tersor
-from compress_lenet import METHODS, Recipe, Training
+from compress_lenet import Recipe, Training
 from mnist import error_percent, load_test
 from models import MODELS, dense_model
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from rows import ROOT, Row, add_row, differences, linear8, markdown, measure, read_table
+from sharing import METHODS
 
 HERE = Path(__file__).resolve().parent
 SEEDS = (0, 1, 2)
 
 # The methods of Choi et al., at one mask for each seed, one problem for all layers.
 PAPERS = {
-    "lenet-300-100": Recipe(8, 4, 0.05, values=15, layerwise=False),
-    "lenet-5": Recipe(4, 1, 0.03, values=15, layerwise=False, initial_density=0.3),
+    "lenet-300-100": Recipe(8, 4, 0.045),
+    "lenet-5": Recipe(4, 1, 0.03, initial_density=0.3),
 }
 # Recipes of their own, with a mask of their own.
 RECIPES = {

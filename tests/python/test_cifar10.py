@@ -58,13 +58,11 @@ def test_training_then_pruning_then_sharing(
     trained = _run("train_resnet.py", "--data", data, "--epochs", 1, "--output", dense)
     assert "epoch 1/1" in trained
     monkeypatch.syspath_prepend(EXAMPLE)
-    cifar10, compress_resnet, resnet = map(
-        importlib.import_module, ("cifar10", "compress_resnet", "resnet")
+    cifar10, compress_resnet, resnet, sharing = map(
+        importlib.import_module, ("cifar10", "compress_resnet", "resnet", "sharing")
     )
     images, test = cifar10.load(data)
-    recipe = compress_resnet.Recipe(
-        density=0.2, values=15, prune_epochs=2, share_epochs=1, move_epochs=1
-    )
+    recipe = compress_resnet.Recipe(density=0.2, prune_epochs=2, share_epochs=1, move_epochs=1)
 
     teacher = resnet.ResNet32()
     teacher.load_state_dict(load_file(dense))
@@ -77,7 +75,7 @@ def test_training_then_pruning_then_sharing(
     weights = compress_resnet.weights_of(pruned())
     kept = sum(int((w != 0).sum()) for w in weights.values())
     assert kept == pytest.approx(0.2 * sum(w.numel() for w in weights.values()), rel=0.01)
-    for method in compress_resnet.METHODS:
+    for method in sharing.METHODS:
         model = pruned()  # the second time and from then on, found
         again = compress_resnet.weights_of(model)
         assert all(torch.equal(w, again[name]) for name, w in weights.items())
