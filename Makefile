@@ -29,7 +29,7 @@ NATIVE_SOURCES = $(shell find cpp CMakeLists.txt cmake pyproject.toml -type f)
 .PHONY: demo results results-check tables test test-cpp test-python check format dev bench-spmm bench-quantise bench-huffman bench-memory bench-nncodec arm asan fuzz fuzz-seeds mutations tsan arm32 s390x stubs clean
 
 demo: $(VENV)/.installed
-	$(BIN)/tersor demo --output build/demo.json
+	$(BIN)/python examples/mnist/demo.py --output build/demo.json
 
 results: $(VENV)/.installed
 	$(BIN)/python examples/mnist/results.py

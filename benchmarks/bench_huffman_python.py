@@ -18,7 +18,6 @@ import bitarray.util
 import constriction
 import numpy as np
 import numpy.typing as npt
-
 import tersor.huffman
 
 ROUNDS = 9
@@ -63,12 +62,12 @@ def with_constriction(symbols: Bytes) -> Callable[[], Bytes]:
 def main() -> None:
     symbols = np.fromfile(sys.argv[1], np.uint8)
     part = symbols[: symbols.size // SLOW_SHARE].copy()
-    stream = tersor.huffman.encode(symbols)
+    stream = tersor.codec.huffman.encode(symbols)
     out = np.empty(symbols.size + 64, np.uint8)
     out = out[-out.ctypes.data % 64 :][: symbols.size]
 
     def ours() -> Bytes:
-        tersor.huffman.decode(stream, out=out)
+        tersor.codec.huffman.decode(stream, out=out)
         return out
 
     decoders: dict[str, tuple[Callable[[], Bytes], Bytes]] = {

@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 
 import tersor
-from tersor import container
-from tersor.container import INDEX, Tensor
-from tersor.layer import SUFFIX
-from tersor.quantize import decompress_layer
+from tersor.codec.blob import SUFFIX
+from tersor.codec.encode import decompress_weight
+from tersor.io import container
+from tersor.io.container import INDEX, Tensor
 
 SIDE = 4096
 PER_SHARD = 4
@@ -59,7 +59,7 @@ def check(dense: Path, compressed: Path) -> None:
     with tersor.open(compressed) as file, tersor.open(dense) as original:
         file.verify()
         weight = original.tensors["layers.0.weight"].bytes().view(np.float32)
-        decoded = decompress_layer(file.tensors["layers.0.weight" + SUFFIX].layer()).reshape(-1)
+        decoded = decompress_weight(file.tensors["layers.0.weight" + SUFFIX].layer()).reshape(-1)
         kept = decoded != 0
         assert abs(kept.mean() - DENSITY) < 0.001
         assert np.abs(weight[kept]).min() >= np.abs(weight[~kept]).max()

@@ -22,11 +22,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from tersor import container
+from tersor.codec.blob import SUFFIX, decode_blob, encode_blob
+from tersor.codec.encode import decompress_weight, encode_smallest
 from tersor.config import LayerConfig
-from tersor.layer import SUFFIX, decode_layer, encode_layer
-from tersor.methods import Sharing, share_ecsq, share_kmeans, share_uniform
-from tersor.quantize import decompress_layer, encode_shared, kept_weights
+from tersor.io import container
+from tersor.pruning.magnitude import kept_weights
+from tersor.quantizers.base import Quantized
+from tersor.quantizers.ecsq import quantize_ecsq
+from tersor.quantizers.kmeans import quantize_kmeans
+from tersor.quantizers.uniform import quantize_uniform
 
 # Shape and density of each layer (arXiv 1510.00149, table 4).
 LAYERS = {
@@ -62,13 +66,13 @@ def model(importance: bool) -> tuple[Arrays, Arrays | None]:
 def share(
     method: str, weights: Arrays, kept: dict[str, npt.NDArray[np.bool_]], matters: Arrays | None,
     together: bool,
-) -> dict[str, Sharing]:  # fmt: skip
+) -> dict[str, Quantized]:  # fmt: skip
     """Shared values by one of the methods, 31 or about as many."""
     if method == "uniform":
-        return share_uniform(weights, 32, kept=kept, together=together)
+        return quantize_uniform(weights, 32, kept=kept, together=together)
     if method == "ecsq":
-        return share_ecsq(weights, 64, bits=3.0, kept=kept, together=together)
-    return share_kmeans(weights, 31, kept=kept, importance=matters, together=together)
+        return quantize_ecsq(weights, 64, bits=3.0, kept=kept, together=together)
+    return quantize_kmeans(weights, 31, kept=kept, importance=matters, together=together)
 
 
 def run(method: str, together: bool, path: Path) -> dict[str, object]:
@@ -91,7 +95,7 @@ def run(method: str, together: bool, path: Path) -> dict[str, object]:
         kept.clear()
         chosen = time.perf_counter()
         for name in names:
-            blob = encode_layer(encode_shared(shared.pop(name), LayerConfig()))
+            blob = encode_blob(encode_smallest(shared.pop(name), LayerConfig()))
             tensors[f"{name}.weight{SUFFIX}"] = container.Tensor("U8", blob.shape, blob)
         spent["prune"] += pruned - started
         spent["share"] += chosen - pruned
@@ -102,7 +106,7 @@ def run(method: str, together: bool, path: Path) -> dict[str, object]:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     with container.open(path) as file:
         file.verify()
-        back = decompress_layer(decode_layer(file.tensors[f"conv3.weight{SUFFIX}"].bytes()))
+        back = decompress_weight(decode_blob(file.tensors[f"conv3.weight{SUFFIX}"].bytes()))
     error = float(((back - weights["conv3"]) ** 2).sum() / (weights["conv3"] ** 2).sum())
     if not 0.01 < error < 0.3:  # most of it is what pruning takes
         raise AssertionError(f"conv3 comes back with a relative error of {error}")

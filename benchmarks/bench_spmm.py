@@ -29,7 +29,10 @@ from torch import nn
 from spmm_layers import ALEXNET, EIE, SHAPES, Shape, make_inputs, make_layer
 from spmm_peers import peers
 from spmm_report import report
-from tersor import _core, container, isa, layer, spmm
+from tersor import _core
+from tersor.codec.blob import decode_blob, encode_blob
+from tersor.io import container
+from tersor.kernels import isa, spmm
 from tersor.nn import CompressedLinear
 
 PRECISIONS = ["highest", "high", "medium", "low"]
@@ -164,9 +167,9 @@ def bench_product(
     """The rows of one layer."""
     size = (shape.outputs, shape.inputs)
     made, weight = make_layer(size, shape.density, shape.values, 1)
-    packed = layer.pack_layer(made)
+    packed = spmm.pack_blob(made)
     bytes_per_nonzero = packed.nbytes / max(1, packed.nonzeros)
-    modules = modules_of(layer.encode_layer(made)) if "module" in through else {}
+    modules = modules_of(encode_blob(made)) if "module" in through else {}
     dense = nn.Linear(shape.inputs, shape.outputs, bias=False)
     dense.weight = nn.Parameter(torch.from_numpy(weight), requires_grad=False)
     others = peers(weight) if with_peers else []
@@ -249,7 +252,7 @@ def bench_codebooks() -> dict[str, Any]:
     packed = {}
     for size in CODEBOOKS:
         made, _ = make_layer((4096, 4096), 0.09, size - 1, 1)
-        packed[size] = layer.pack_layer(made)
+        packed[size] = spmm.pack_blob(made)
     found = []
     for batch in (1, 64):
         x = torch.from_numpy(make_inputs(Shape("", 4096, 4096, 0.09), batch, 2))
@@ -267,7 +270,7 @@ def bench_threads() -> dict[str, Any]:
     """Alex-6 with one and with two threads, on whatever processors there are."""
     shape = EIE[0]
     made, _ = make_layer((shape.outputs, shape.inputs), shape.density, shape.values, 1)
-    packed = layer.pack_layer(made)
+    packed = spmm.pack_blob(made)
     x = torch.from_numpy(make_inputs(shape, 1, 2))
     pinned = os.sched_getaffinity(0)
     os.sched_setaffinity(0, range(os.cpu_count() or 1))
@@ -290,14 +293,14 @@ def bench_packing() -> dict[str, Any]:
     try:
         for shape in SHAPES:
             made, _ = make_layer((shape.outputs, shape.inputs), shape.density, shape.values, 1)
-            blob, codebook = layer.encode_layer(made), made.codebook()
-            packed = layer.pack_layer(blob)
+            blob, codebook = encode_blob(made), made.codebook()
+            packed = spmm.pack_blob(blob)
             calls = [
                 Contender(f"{name}_{threads}", call)
                 for threads in (1, 2)
                 for name, call in (
                     ("pack", partial(spmm.pack, made.csr, codebook, threads=threads)),
-                    ("blob", partial(layer.pack_layer, blob, threads=threads)),
+                    ("blob", partial(spmm.pack_blob, blob, threads=threads)),
                 )
             ]
             us = medians(calls, 15)
@@ -318,7 +321,7 @@ def bench_loading() -> dict[str, Any]:
         tensors, state = {}, {}
         for seed, (name, shape, density, values) in enumerate(ALEXNET):
             made, weight = make_layer(shape, density, values, seed)
-            blob = layer.encode_layer(made)
+            blob = encode_blob(made)
             tensors[f"{name}.weight_blob"] = container.Tensor("U8", blob.shape, blob.tobytes())
             state[f"{name}.weight"] = torch.from_numpy(weight)
         container.write_file(ours, tensors, {})
@@ -327,7 +330,7 @@ def bench_loading() -> dict[str, Any]:
         def load() -> list[spmm.PackedMatrix]:
             with container.open(ours) as file:
                 file.verify()
-                return [layer.pack_layer(view.bytes()) for view in file.tensors.values()]
+                return [spmm.pack_blob(view.bytes()) for view in file.tensors.values()]
 
         def read() -> None:
             with container.open(ours) as file:
@@ -337,7 +340,7 @@ def bench_loading() -> dict[str, Any]:
             with container.open(ours) as file:
                 file.verify()
                 for view in file.tensors.values():
-                    layer.decode_layer(view.bytes())
+                    decode_blob(view.bytes())
 
         calls = [
             Contender("dense", lambda: torch.load(theirs, mmap=False)),

@@ -25,12 +25,12 @@ import numpy as np
 import numpy.typing as npt
 
 import tersor
-from tersor import csr, huffman
+from tersor.codec import csr, huffman
+from tersor.codec.blob import SUFFIX, CompressedTensor, decode_blob, encode_blob, inspect_blob
+from tersor.codec.encode import compress_weight, decompress_weight
 from tersor.config import LayerConfig
-from tersor.container import Tensor, write_file
-from tersor.layer import SUFFIX, Layer, decode_layer, encode_layer, inspect_layer
-from tersor.quantize import compress_weight, decompress_layer
-from tersor.report import Totals, layer_row, report
+from tersor.io.container import Tensor, write_file
+from tersor.reporting.file_report import Totals, layer_row, report
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "docs" / "tables.json"
@@ -290,13 +290,13 @@ def encode(row: Printed, codes: Codes) -> bytes:
     levels = np.arange(1, (1 << row.code_bits)) - 2 ** (row.code_bits - 1) + 0.5  # none is zero
     values = (levels / (1 << row.code_bits)).astype(np.float32)
     matrix = csr.encode(codes.reshape(row.shape[0], -1), row.index_bits, flat=True)
-    return encode_layer(Layer(row.shape, "shared_fp32", matrix, values)).tobytes()
+    return encode_blob(CompressedTensor(row.shape, "shared_fp32", matrix, values)).tobytes()
 
 
 def encode_cheapest(row: Printed, blob: bytes) -> bytes:
     """The same weights as the library stores them when nothing is asked of it."""
-    dense = decompress_layer(decode_layer(blob))
-    return encode_layer(compress_weight(dense, LayerConfig(values=255), row.name)).tobytes()
+    dense = decompress_weight(decode_blob(blob))
+    return encode_blob(compress_weight(dense, LayerConfig(codebook_size=255), row.name)).tobytes()
 
 
 @dataclass(frozen=True)
@@ -338,7 +338,7 @@ class NetworkResult:
 
 
 def _layer_result(row: Printed, blob: bytes, cheapest: bytes) -> LayerResult:
-    counted = layer_row(row.name, inspect_layer(blob))
+    counted = layer_row(row.name, inspect_blob(blob))
     return LayerResult(
         name=row.name,
         weights=row.weights,

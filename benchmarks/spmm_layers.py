@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tersor import csr
-from tersor.layer import Layer
+from tersor.codec import csr
+from tersor.codec.blob import CompressedTensor
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ ALEXNET = [
 
 def make_layer(
     shape: tuple[int, ...], density: float, values: int, seed: int
-) -> tuple[Layer, np.ndarray]:
+) -> tuple[CompressedTensor, np.ndarray]:
     """A pruned layer with shared weights, and its dense float32 tensor."""
     generator = np.random.default_rng(seed)
     kept = generator.random(shape, dtype=np.float32) < density
@@ -61,7 +61,7 @@ def make_layer(
     codes = generator.integers(1, len(shared) + 1, shape, dtype=np.uint8)
     codes *= kept
     matrix = csr.encode(codes.reshape(shape[0], -1), 4)
-    layer = Layer(shape, "shared_fp32", matrix, np.sort(shared).astype(np.float32))
+    layer = CompressedTensor(shape, "shared_fp32", matrix, np.sort(shared).astype(np.float32))
     return layer, layer.codebook()[codes]
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from bench_spmm import Answer
 from spmm_layers import EIE, Shape, make_inputs, make_layer
-from tersor import isa, layer, spmm
+from tersor.kernels import isa, spmm
 
 SHAPES = [shape for shape in EIE if shape.name in ("Alex-7", "Alex-8", "NT-We")]
 KERNELS = spmm.kernels()
@@ -27,7 +27,7 @@ LARGEST_ERROR = 0.1
 @functools.cache
 def packed_for(shape: Shape, level: str) -> spmm.PackedMatrix:
     with isa.use(level):
-        return layer.pack_layer(
+        return spmm.pack_blob(
             make_layer((shape.outputs, shape.inputs), shape.density, shape.values, 1)[0]
         )
 

@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 import tersor
-from tersor.methods import share_uniform
-from tersor.report import report
+from tersor.quantizers.uniform import quantize_uniform
+from tersor.reporting.file_report import report
 
 ROOT = Path(__file__).resolve().parents[1]
 TABLE = ROOT / "docs" / "results.json"
@@ -146,7 +146,7 @@ def markdown(rows: list[Row], seeds: int) -> Iterator[str]:
 def linear8(model: nn.Module) -> None:
     """8-bit linear quantisation without pruning or retraining, the baseline of every table."""
     weights = {n: p for n, p in model.named_parameters() if p.dim() > 1}
-    shared = share_uniform({n: p.detach().numpy() for n, p in weights.items()}, 255)
+    shared = quantize_uniform({n: p.detach().numpy() for n, p in weights.items()}, 255)
     with torch.no_grad():
         for name, parameter in weights.items():
             parameter.copy_(torch.from_numpy(shared[name].dense()))

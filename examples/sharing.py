@@ -11,12 +11,15 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from tersor.methods import Sharing, code_entropy, share_ecsq, share_kmeans, share_uniform
+from tersor.quantizers.base import Quantized, code_entropy
+from tersor.quantizers.ecsq import quantize_ecsq
+from tersor.quantizers.kmeans import quantize_kmeans
+from tersor.quantizers.uniform import quantize_uniform
 
 METHODS = ("kmeans", "hessian", "uniform", "ecsq")
 
 Arrays = Mapping[str, npt.NDArray[np.float32]]
-Shared = dict[str, Sharing]
+Shared = dict[str, Quantized]
 
 
 def weighted_error(weights: Arrays, importance: Arrays, shared: Shared) -> float:
@@ -46,7 +49,7 @@ def share_by(method: str, weights: Arrays, importance: Arrays, values: int) -> S
         importance: the Hessian's diagonal, as the weights.
         values: beside zero, of Hessian-weighted k-means, whose weighted error is the bound.
     """
-    hessian = share_kmeans(weights, values, importance=importance, together=True)
+    hessian = quantize_kmeans(weights, values, importance=importance, together=True)
     bound = weighted_error(weights, importance, hessian)
 
     def within(shared: Shared) -> bool:
@@ -55,10 +58,10 @@ def share_by(method: str, weights: Arrays, importance: Arrays, values: int) -> S
     if method == "hessian":
         return hessian
     if method == "kmeans":
-        return _first(lambda k: share_kmeans(weights, k, together=True), values, within)
+        return _first(lambda k: quantize_kmeans(weights, k, together=True), values, within)
     if method == "uniform":
         return _first(
-            lambda k: share_uniform(weights, k, importance=importance, together=True), 1, within
+            lambda k: quantize_uniform(weights, k, importance=importance, together=True), 1, within
         )
     if method != "ecsq":
         raise ValueError(f"method {method!r} is none of {', '.join(METHODS)}")
@@ -67,7 +70,7 @@ def share_by(method: str, weights: Arrays, importance: Arrays, values: int) -> S
 
     def ecsq(exponent: float) -> Shared:
         penalty = bound / max(1, kept) * 2.0**exponent  # about the error that a bit is worth
-        return share_ecsq(weights, start, penalty=penalty, importance=importance, together=True)
+        return quantize_ecsq(weights, start, penalty=penalty, importance=importance, together=True)
 
     low, high = -6.0, 6.0
     found = ecsq(low)
@@ -93,7 +96,7 @@ def _first(make: Callable[[int], Shared], start: int, accept: Callable[[Shared],
 def share_uniform_within(weights: Arrays, importance: Arrays, bits: float) -> Shared:
     """As many uniform steps as need no more than so many bits for a code, all layers together."""
     for steps in range(255, 1, -1):
-        made = share_uniform(weights, steps, importance=importance, together=True)
+        made = quantize_uniform(weights, steps, importance=importance, together=True)
         if entropy(made) <= bits:
             return made
-    return share_uniform(weights, 1, importance=importance, together=True)
+    return quantize_uniform(weights, 1, importance=importance, together=True)

@@ -98,5 +98,5 @@ def distillation_loss(
 
 def bytes_so_far(model: nn.Module, values: int) -> int:
     """What a model would take now, with so many shared values in each layer, really encoded."""
-    layer = tersor.LayerConfig(values=values, kind="shared_fp16")
+    layer = tersor.LayerConfig(codebook_size=values, kind="shared_fp16")
     return tersor.estimate(model, tersor.Config(linear=layer, conv=layer)).compressed_bytes

@@ -30,14 +30,14 @@ sys.path.insert(0, str(ROOT / "examples" / "mnist"))
 import tersor  # noqa: E402
 from mnist import error_percent, load_test, load_train, to_input  # noqa: E402
 from models import MODELS, dense_model  # noqa: E402
-from tersor.compress import decompress_  # noqa: E402
-from tersor.methods import share_uniform  # noqa: E402
+from tersor.pipeline.compress import decompress_  # noqa: E402
+from tersor.quantizers.uniform import quantize_uniform  # noqa: E402
 
 BUILD = ROOT / "build" / "nncodec"
 TABLE = ROOT / "docs" / "nncodec.json"
 TEST = load_test()
 
-BIASES = tersor.LayerConfig(values=63, kind="shared_fp16")
+BIASES = tersor.LayerConfig(codebook_size=63, kind="shared_fp16")
 FREE = tersor.LayerConfig(kind="shared_fp16")
 
 # How far the error may rise over the checkpoint's own, in points.
@@ -52,11 +52,11 @@ def _uniform(dense: nn.Module) -> Tries:
     named = dict(dense.named_parameters())
     weights = {n: p.detach().numpy() for n, p in named.items() if n.endswith("weight")}
     largest = max(float(abs(weight).max()) for weight in weights.values())
-    kept = tersor.LayerConfig(values=255, kind="shared_fp16")
+    kept = tersor.LayerConfig(codebook_size=255, kind="shared_fp16")
     step = 0.25
     while largest < 127 * step:  # values fit a byte
         step /= 2**0.25
-        shared = share_uniform(weights, step=step, together=True)
+        shared = quantize_uniform(weights, step=step, together=True)
         model = copy.deepcopy(dense)
         with torch.no_grad():
             for name, parameter in model.named_parameters():

@@ -22,10 +22,12 @@ import tersor
 from cifar10 import Images, to_input
 from passes import Passes
 from resnet import ResNet32, ScaleShift, fold_norms_
-from tersor.hessian import hessian_diagonal
-from tersor.methods import Sharing
-from tersor.prune import CubicSchedule, Masks, density_masks
-from tersor.share import MovingCodes, SharedWeights
+from tersor.calibration.sensitivity import hessian_diagonal
+from tersor.pruning.masks import Masks, density_masks
+from tersor.pruning.schedules import CubicSchedule
+from tersor.quantizers.base import Quantized
+from tersor.training.assignments import TrainedAssignments
+from tersor.training.codebooks import SharedWeights
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sharing import share_by, share_uniform_within
@@ -144,7 +146,7 @@ def prune(
         os.replace(new, state)
 
 
-def choose(method: str, model: ResNet32, images: Images, recipe: Recipe) -> dict[str, Sharing]:
+def choose(method: str, model: ResNet32, images: Images, recipe: Recipe) -> dict[str, Quantized]:
     """Shared values for all layers together, by one of :data:`sharing.METHODS`."""
     weights = {n: w.detach().cpu().numpy() for n, w in weights_of(model).items()}
     sample = to_input(images.pixels[:1000]).split(100)
@@ -171,12 +173,12 @@ def _move(
     model: ResNet32,
     teacher: nn.Module,
     images: Images,
-    chosen: dict[str, Sharing],
+    chosen: dict[str, Quantized],
     recipe: Recipe,
     seed: int,
-) -> dict[str, Sharing]:
+) -> dict[str, Quantized]:
     """Trains which value each weight takes, and the norms, in place."""
-    moving = MovingCodes(weights_of(model), chosen)
+    moving = TrainedAssignments(weights_of(model), chosen)
     optimizer = _sgd(model, recipe.move_rate, images.labels.device)
     passes = Passes(model, images, optimizer, teacher, moving.restore, moving.write)
     first = 10_000 * (seed + 1) + recipe.prune_epochs + recipe.share_epochs
@@ -209,7 +211,7 @@ def save(model: ResNet32, path: Path) -> None:
 
     In the place of norms it has scales and shifts (:func:`resnet.fold_norms_`), in fp16.
     """
-    shared = tersor.LayerConfig(values=255, kind="shared_fp16")
+    shared = tersor.LayerConfig(codebook_size=255, kind="shared_fp16")
     plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for module in fold_norms_(plain).modules():
         if isinstance(module, ScaleShift):

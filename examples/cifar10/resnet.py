@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tersor.compress import swap_modules
+from tersor.nn.registry import swap_modules
 
 
 class Block(nn.Module):

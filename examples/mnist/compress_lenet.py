@@ -18,12 +18,14 @@ from torch import nn
 import tersor
 from mnist import augment, load_train, to_input
 from models import dense_model
-from tersor.compress import decompress_
-from tersor.hessian import hessian_diagonal
-from tersor.methods import Sharing, share_kmeans
-from tersor.prune import CubicSchedule, Masks, density_masks
-from tersor.share import SharedWeights
-from tersor.units import remove_dead_units_, sort_units_
+from tersor.calibration.sensitivity import hessian_diagonal
+from tersor.pipeline.compress import decompress_
+from tersor.pruning.masks import Masks, density_masks
+from tersor.pruning.neurons import remove_dead_neurons_, sort_neurons_
+from tersor.pruning.schedules import CubicSchedule
+from tersor.quantizers.base import Quantized
+from tersor.quantizers.kmeans import quantize_kmeans
+from tersor.training.codebooks import SharedWeights
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from sharing import share_by
@@ -262,18 +264,18 @@ class Training:
             handle.remove()
         layers = self.model.hidden_pairs()
         for producer, consumer in reversed(layers):
-            remove_dead_units_(producer, consumer)
+            remove_dead_neurons_(producer, consumer)
         for producer, consumer in layers:
-            remove_dead_units_(producer, consumer)
-            sort_units_(producer, consumer)
+            remove_dead_neurons_(producer, consumer)
+            sort_neurons_(producer, consumer)
         self.masks.set({name: w != 0 for name, w in self.weights.items()})
 
-    def choose(self) -> dict[str, Sharing]:
+    def choose(self) -> dict[str, Quantized]:
         """Shared values by the recipe's method."""
         recipe = self.recipe
         weights = {name: w.detach().cpu().numpy() for name, w in self.weights.items()}
         if recipe.method is None:
-            return share_kmeans(weights, recipe.values)
+            return quantize_kmeans(weights, recipe.values)
         diagonal = hessian_diagonal(self.model, to_input(self.images[:1000]).split(250))
         importance = {name: diagonal[name].cpu().numpy() for name in weights}
         return share_by(recipe.method, weights, importance, recipe.values)
@@ -281,7 +283,7 @@ class Training:
     def share(self) -> None:
         """Shares the values of weights, and of biases if the recipe says so, and fine-tunes."""
         recipe = self.recipe
-        chosen: dict[str, int | Sharing] = dict(self.choose())
+        chosen: dict[str, int | Quantized] = dict(self.choose())
         shared = dict(self.weights)
         free = list(self.biases.values())
         if recipe.bias_values is not None:

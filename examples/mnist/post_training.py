@@ -21,7 +21,7 @@ import torch
 import tersor
 from mnist import error_percent, load_test, load_train, to_input
 from models import MODELS, dense_model
-from tersor.hessian import hessian_diagonal
+from tersor.calibration.sensitivity import hessian_diagonal
 
 # Density and shared values of matrices and of filters.
 SETTINGS = ((1.0, 7, 1.0, 15), (0.5, 15, 0.5, 15), (0.3, 15, 0.5, 15), (0.2, 15, 0.5, 15))
@@ -52,8 +52,8 @@ def main() -> None:
         for settings in SETTINGS:
             density, values, conv_density, conv_values = settings
             plain = tersor.Config(
-                linear=tersor.LayerConfig(density=density, values=values),
-                conv=tersor.LayerConfig(density=conv_density, values=conv_values),
+                linear=tersor.LayerConfig(density=density, codebook_size=values),
+                conv=tersor.LayerConfig(density=conv_density, codebook_size=conv_values),
             )
             compensated = dataclasses.replace(plain, calibration=[images[:IMAGES]])
             print(

@@ -117,7 +117,7 @@ def evaluate(net: str, method: str, seed: int, path: Path) -> Row:
 
 def _save(model: nn.Module, path: Path, biases: bool) -> None:
     # The values are shared already: whatever number holds them changes nothing but fp16's rounding.
-    shared = tersor.LayerConfig(values=255, kind="shared_fp16")
+    shared = tersor.LayerConfig(codebook_size=255, kind="shared_fp16")
     config = tersor.Config(linear=shared, conv=shared, biases=shared if biases else None)
     tersor.compress_(model, config)
     path.parent.mkdir(exist_ok=True)

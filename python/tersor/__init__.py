@@ -6,21 +6,21 @@ is imported when it is first asked for.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from tersor import config, container, conv, csr, huffman, isa, kmeans, layer, methods, spmm
+from tersor import _renamed
 from tersor._core import FormatError
 from tersor._core import version as _version
+from tersor._lazy import lazy_exports
 from tersor.config import Config, LayerConfig
-from tersor.container import open
-from tersor.isa import show_config
+from tersor.io.container import open
+from tersor.kernels.isa import show_config
 
 if TYPE_CHECKING:
-    from tersor import budget, hessian, nn, obs, ops, prune, quantize, share, units
-    from tersor.checkpoint import load, save
-    from tersor.compress import compress_, decompress_, estimate
-    from tersor.fuse import fuse_
+    from tersor import calibration, nn, ops, pipeline, pruning, search, training
+    from tersor.io.checkpoint import load, save
+    from tersor.nn.fuse import fuse_
+    from tersor.pipeline.compress import compress_, decompress_, estimate
 
 __version__: str = _version()
 
@@ -28,63 +28,52 @@ __all__ = [
     "Config",
     "FormatError",
     "LayerConfig",
-    "budget",
+    "calibration",
+    "codec",
     "compress_",
     "config",
-    "container",
-    "conv",
-    "csr",
     "decompress_",
     "estimate",
     "fuse_",
-    "hessian",
-    "huffman",
-    "isa",
-    "kmeans",
-    "layer",
+    "io",
+    "kernels",
     "load",
-    "methods",
     "nn",
-    "obs",
     "open",
     "ops",
-    "prune",
-    "quantize",
+    "pipeline",
+    "pruning",
+    "quantizers",
     "save",
-    "share",
+    "search",
     "show_config",
-    "spmm",
-    "units",
+    "training",
 ]
 
-# Name -> (module, attribute or "" for the module itself): the torch side, imported on first use.
-_LAZY = {
-    "compress_": ("tersor.compress", "compress_"),
-    "decompress_": ("tersor.compress", "decompress_"),
-    "estimate": ("tersor.compress", "estimate"),
-    "fuse_": ("tersor.fuse", "fuse_"),
-    "load": ("tersor.checkpoint", "load"),
-    "save": ("tersor.checkpoint", "save"),
-    "budget": ("tersor.budget", ""),
-    "hessian": ("tersor.hessian", ""),
-    "obs": ("tersor.obs", ""),
-    "nn": ("tersor.nn", ""),
-    "units": ("tersor.units", ""),
-    "ops": ("tersor.ops", ""),
-    "prune": ("tersor.prune", ""),
-    "quantize": ("tersor.quantize", ""),
-    "share": ("tersor.share", ""),
-}
+__getattr__ = lazy_exports(
+    "tersor",
+    {
+        "compress_": "tersor.pipeline.compress:compress_",
+        "decompress_": "tersor.pipeline.compress:decompress_",
+        "estimate": "tersor.pipeline.compress:estimate",
+        "fuse_": "tersor.nn.fuse:fuse_",
+        "load": "tersor.io.checkpoint:load",
+        "save": "tersor.io.checkpoint:save",
+        "calibration": "tersor.calibration",
+        "codec": "tersor.codec",
+        "kernels": "tersor.kernels",
+        "nn": "tersor.nn",
+        "ops": "tersor.ops",
+        "pipeline": "tersor.pipeline",
+        "pruning": "tersor.pruning",
+        "quantizers": "tersor.quantizers",
+        "search": "tersor.search",
+        "training": "tersor.training",
+        **{old: f"tersor.{old}" for old in _renamed.MODULES},
+    },
+)
+_renamed.install()
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _LAZY:
-        raise AttributeError(f"module 'tersor' has no attribute '{name}'")
-    module, attribute = _LAZY[name]
-    try:
-        loaded = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name == "torch":
-            raise ImportError(f"tersor.{name} needs torch: pip install 'tersor[torch]'") from error
-        raise
-    return getattr(loaded, attribute) if attribute else loaded
+def __dir__() -> list[str]:
+    return list(__all__)

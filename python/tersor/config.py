@@ -7,12 +7,15 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Any
 
+from tersor._renamed import renamed_fields
+
 KINDS = ("shared_fp32", "shared_fp16", "plain_fp32", "plain_fp16")
 METHODS = ("kmeans", "uniform", "ecsq")
-MODES = ("exact", "lloyd")
+ALGORITHMS = ("exact", "lloyd")
 PRECISIONS = ("highest", "high", "medium", "low")
 
 
+@renamed_fields(values="codebook_size", mode="algorithm")
 @dataclass(frozen=True)
 class LayerConfig:
     """Settings of one layer.
@@ -27,7 +30,7 @@ class LayerConfig:
         index_bits: width of a gap, 2 to 8; None = what costs the fewest bytes.
         flat: gaps over the whole tensor, or by rows; None = what costs the fewest bytes.
         method: that chooses the shared values: ``kmeans``, ``uniform`` or ``ecsq``
-            (:mod:`tersor.methods`).
+            (:mod:`tersor.quantizers.base`).
         mode: of ``kmeans``: ``exact`` or ``lloyd``.
         bits: of ``ecsq``: entropy of a code; None = what ``values`` shared values take when they
             all occur alike, less one bit.
@@ -38,22 +41,22 @@ class LayerConfig:
         precision: class of arithmetic: ``highest``, ``high``, ``medium`` or ``low``.
     """
 
-    values: int | None = None
+    codebook_size: int | None = None
     kind: str = "shared_fp32"
     density: float | None = None
     threshold: float | None = None
     index_bits: int | None = None
     flat: bool | None = None
     method: str = "kmeans"
-    mode: str = "exact"
+    algorithm: str = "exact"
     bits: float | None = None
     penalty: float | None = None
     prune: bool = False
     precision: str = "high"
 
     def __post_init__(self) -> None:
-        if self.values is not None and not 1 <= self.values <= 255:
-            raise ValueError(f"values must be 1 to 255, not {self.values}")
+        if self.codebook_size is not None and not 1 <= self.codebook_size <= 255:
+            raise ValueError(f"codebook_size must be 1 to 255, not {self.codebook_size}")
         if self.kind not in KINDS:
             raise ValueError(f"kind '{self.kind}' is none of {', '.join(KINDS)}")
         if self.method not in METHODS:
@@ -68,8 +71,8 @@ class LayerConfig:
             raise ValueError("give either bits or a penalty")
         if self.prune and self.method != "ecsq":
             raise ValueError(f"only ecsq prunes while it shares, not {self.method}")
-        if self.mode not in MODES:
-            raise ValueError(f"mode '{self.mode}' is none of {', '.join(MODES)}")
+        if self.algorithm not in ALGORITHMS:
+            raise ValueError(f"algorithm '{self.algorithm}' is none of {', '.join(ALGORITHMS)}")
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision '{self.precision}' is none of {', '.join(PRECISIONS)}")
         if self.density is not None and not 0.0 <= self.density <= 1.0:
@@ -82,6 +85,7 @@ class LayerConfig:
             raise ValueError(f"index_bits must be 2 to 8, not {self.index_bits}")
 
 
+@renamed_fields(together="joint_codebook")
 @dataclass(frozen=True)
 class Config:
     """Settings of a model.
@@ -98,20 +102,20 @@ class Config:
         density: share of the weights kept over all layers together, the largest ones, of those that
             have neither a density nor a threshold of their own.
         target_bytes: the most bytes of the saved file; density, values and code of each layer are
-            then chosen (:mod:`tersor.budget`), within what its settings allow; or
+            then chosen (:mod:`tersor.search.rate_distortion`), within what its settings allow; or
         target_ratio: the same as a ratio, the model's bytes by those of the file; or
         max_drop: how much less than now ``evaluate`` may give, for the smallest file.
         evaluate: of a model: its accuracy, or whatever is better the higher it is.
         calibration: inputs of the model, batch by batch, some 128 in all (1,000 for a target) and
             without labels: layers are pruned and shared one after another, and errors compensated
-            (:mod:`tersor.obs`). With a target the price of a code counts in this.
+            (:mod:`tersor.calibration.compensation`). With a target the rate of a code counts too.
     """
 
     linear: LayerConfig = field(default_factory=LayerConfig)
     conv: LayerConfig = field(default_factory=LayerConfig)
     biases: LayerConfig | None = None
     overrides: Mapping[str, LayerConfig | None] = field(default_factory=dict)
-    together: LayerConfig | None = None
+    joint_codebook: LayerConfig | None = None
     density: float | None = None
     target_bytes: int | None = None
     target_ratio: float | None = None
@@ -133,8 +137,8 @@ class Config:
             raise ValueError(f"max_drop cannot be negative, not {self.max_drop}")
         if (self.max_drop is None) != (self.evaluate is None):
             raise ValueError("max_drop and evaluate belong together")
-        if self.together is not None and (self.searches or self.calibration is not None):
-            raise ValueError("together cannot be combined with a target or calibration")
+        if self.joint_codebook is not None and (self.searches or self.calibration is not None):
+            raise ValueError("joint_codebook cannot be combined with a target or calibration")
 
     @property
     def searches(self) -> bool:

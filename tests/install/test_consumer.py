@@ -16,7 +16,10 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tersor import container, csr, layer, spmm
+from tersor.codec import csr
+from tersor.codec.blob import CompressedTensor, encode_blob
+from tersor.io import container
+from tersor.kernels import spmm
 
 ROOT = Path(__file__).resolve().parents[2]
 CONSUMER = Path(__file__).parent / "consumer"
@@ -64,7 +67,7 @@ def write_model(file: Path) -> npt.NDArray[np.float32]:
     codes[rng.random((ROWS, COLS)) > 0.1] = 0
     values = np.sort(rng.normal(size=15)).astype(np.float32)
     matrix = csr.encode(codes, 3)
-    blob = layer.encode_layer(layer.Layer((ROWS, COLS), "shared_fp32", matrix, values))
+    blob = encode_blob(CompressedTensor((ROWS, COLS), "shared_fp32", matrix, values))
     container.write_file(
         file, {"fc.weight_blob": container.Tensor("U8", (blob.size,), blob.tobytes())}
     )

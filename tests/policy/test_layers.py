@@ -34,34 +34,37 @@ RANKS = {
 INTRINSICS = {"immintrin.h", "x86intrin.h", "emmintrin.h", "arm_neon.h", "arm_sve.h"}
 ISAS = ("scalar", "avx2", "avx512", "amx", "neon")
 
-# The Python side in order; each may import those before its own group and its group.
+# The Python side: each folder (or module of the top folder) imports those before it and itself.
 PYTHON_RANKS = [
-    {"_core"},
-    {
-        "checks",
-        "config",
-        "ecsq",
-        "isa",
-        "csr",
-        "huffman",
-        "kmeans",
-        "methods",
-        "spmm",
-        "conv",
-        "layer",
-        "container",
-        "cmake",
-    },
-    {"report", "shards"},
-    {"budget", "hessian", "moments", "obs", "ops", "prune", "quantize", "share", "state", "units"},
+    {"_core", "_lazy", "_renamed", "_validation", "cmake"},
+    {"config"},
+    {"pruning", "quantizers"},
+    {"codec"},
+    {"kernels"},
+    {"ops"},
     {"nn"},
-    {"compress", "fuse"},
-    {"checkpoint"},
-    {"demo"},
+    {"io"},
+    {"calibration", "search"},
+    {"pipeline"},
+    {"reporting", "training"},
+    {"cli"},
 ]
-NUMPY_ONLY = (
-    PYTHON_RANKS[0] | PYTHON_RANKS[1] | PYTHON_RANKS[2] | {"cli", "model_files", "__init__"}
-)
+# Folders and modules whose files import no torch; of the command line, none at the top level.
+NUMPY_ONLY = {
+    *PYTHON_RANKS[0],
+    *PYTHON_RANKS[1],
+    "quantizers",
+    "codec",
+    "kernels",
+    "io/container",
+    "io/floats",
+    "io/shards",
+    "pruning/magnitude",
+    "reporting/file_report",
+    "search",
+    "cli",
+    "__init__",
+}
 
 
 def relative(path: Path) -> str:
@@ -131,32 +134,35 @@ def imports(path: Path, *, top_level_only: bool = False) -> Iterator[str]:
 
 
 def module_of(path: Path) -> str:
+    """The folder of a file, or the module where it stands in the top folder."""
     return path.relative_to(ROOT / "python" / "tersor").parts[0].removesuffix(".py")
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=relative)
 def test_numpy_only_modules_import_no_torch(path: Path) -> None:
-    module = module_of(path)
-    if module not in NUMPY_ONLY:
-        assert any(module in group for group in PYTHON_RANKS), f"give {module} a rank"
+    name = str(path.relative_to(ROOT / "python" / "tersor").with_suffix(""))
+    package = path.name == "__init__.py"  # imported with any module of its folder
+    if not package and not {name, module_of(path)} & NUMPY_ONLY:
         return
-    # Those of the command line import it inside what needs it.
-    for name in imports(path, top_level_only=module in ("cli", "model_files")):
-        assert name.split(".")[0] != "torch", f"{relative(path)} imports {name}"
+    folder_is_torch = not any(n.split("/")[0] == module_of(path) for n in NUMPY_ONLY)
+    if package and folder_is_torch:
+        return
+    for imported in imports(path, top_level_only=module_of(path) == "cli"):
+        assert imported.split(".")[0] != "torch", f"{relative(path)} imports {imported}"
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=relative)
 def test_python_imports_only_what_stands_before(path: Path) -> None:
     module = module_of(path)
-    rank = next((i for i, group in enumerate(PYTHON_RANKS) if module in group), None)
-    if rank is None:
-        assert module in ("cli", "model_files", "__init__")
+    if module == "__init__":
         return
-    allowed = set().union(*PYTHON_RANKS[: rank + 1])
+    rank = next((i for i, group in enumerate(PYTHON_RANKS) if module in group), None)
+    assert rank is not None, f"give {module} a rank"
+    allowed = {"__version__"}.union(*PYTHON_RANKS[:rank], {module}, PYTHON_RANKS[0])
     for name in imports(path):
         parts = name.split(".")
         if parts[0] == "tersor" and len(parts) > 1:
-            assert parts[1] in allowed or parts[1] == "__version__", f"{relative(path)}: {name}"
+            assert parts[1] in allowed, f"{relative(path)} imports {name}"
 
 
 @pytest.mark.parametrize("path", PYTHON, ids=relative)
@@ -212,8 +218,8 @@ def test_importing_tersor_loads_no_torch() -> None:
 
 def test_inspect_loads_no_torch_and_no_rich_off_a_terminal() -> None:
     checkpoint = ROOT / "examples" / "mnist" / "checkpoints" / "lenet-5.safetensors"
-    code = "import sys\nfrom tersor import cli\nassert cli.main(sys.argv[1:]) == 0"
+    code = "import sys\nfrom tersor.cli import main as cli\nassert cli.main(sys.argv[1:]) == 0"
     loaded = modules_after(code, "inspect", str(checkpoint))
-    assert "tersor.report" in loaded
+    assert "tersor.reporting.file_report" in loaded
     assert "torch" not in loaded
     assert "rich.table" not in loaded

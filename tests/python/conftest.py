@@ -6,14 +6,14 @@ from collections.abc import Iterator
 
 import pytest
 
-from tersor import isa as isa_levels
+from tersor.kernels.isa import available, compiled, use
 
 
-@pytest.fixture(params=isa_levels.compiled())
+@pytest.fixture(params=compiled())
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs the test once for each instruction set; those that the machine lacks are reported."""
     name: str = request.param
-    if name not in isa_levels.available():
+    if name not in available():
         pytest.skip(f"this machine lacks {name}")
-    with isa_levels.use(name):
+    with use(name):
         yield name

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tersor.nn.compressed import Compressed
+from tersor.nn.base import Compressed
 from tersor.nn.conv import CompressedConv2d
 from tersor.nn.linear import CompressedLinear
 

@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from tersor.codec.blob import encode_blob
+from tersor.codec.encode import compress_weight
 from tersor.config import LayerConfig
-from tersor.layer import encode_layer
-from tersor.nn.compressed import Compressed, autocast, refuse_forward_mode
-from tersor.ops import run_conv2d
-from tersor.quantize import compress_weight
+from tersor.nn.base import Compressed, autocast, refuse_forward_mode
+from tersor.ops.forward import run_conv2d
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,13 @@ class CompressedConv2d(Compressed):
     ) -> CompressedConv2d:
         """Compresses a dense layer; the dense one is left as it was.
 
-        ``importance`` has the weight's shape, as for :func:`tersor.quantize.compress_weight`;
+        ``importance`` has the weight's shape, as for :func:`tersor.codec.encode.compress_weight`;
         ``activation`` is fused.
 
         Raises:
             ValueError: the weight holds NaN or infinity; the message names the layer.
         """
-        blob = encode_layer(compress_weight(module.weight, settings, name, importance))
+        blob = encode_blob(compress_weight(module.weight, settings, name, importance))
         made = cls(
             blob,
             module.bias,

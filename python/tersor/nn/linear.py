@@ -7,11 +7,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from tersor.codec.blob import encode_blob
+from tersor.codec.encode import compress_weight
 from tersor.config import LayerConfig
-from tersor.layer import encode_layer
-from tersor.nn.compressed import BLOB, Compressed, autocast, refuse_forward_mode
-from tersor.ops import packed_of, run_linear
-from tersor.quantize import compress_weight
+from tersor.nn.base import BLOB, Compressed, autocast, refuse_forward_mode
+from tersor.ops.forward import run_linear
+from tersor.ops.packed import packed_of
 
 
 class CompressedLinear(Compressed):
@@ -28,13 +29,13 @@ class CompressedLinear(Compressed):
     ) -> CompressedLinear:
         """Compresses a dense layer; the dense one is left as it was.
 
-        ``importance`` has the weight's shape, as for :func:`tersor.quantize.compress_weight`;
+        ``importance`` has the weight's shape, as for :func:`tersor.codec.encode.compress_weight`;
         ``activation`` is fused.
 
         Raises:
             ValueError: the weight holds NaN or infinity; the message names the layer.
         """
-        blob = encode_layer(compress_weight(module.weight, settings, name, importance))
+        blob = encode_blob(compress_weight(module.weight, settings, name, importance))
         made = cls(blob, module.bias, settings.precision, module.weight.dtype, activation)
         return made.train(module.training)
 

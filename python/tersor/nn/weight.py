@@ -9,7 +9,7 @@ import torch
 from torch.utils._pytree import tree_map_only
 
 if TYPE_CHECKING:
-    from tersor.nn.compressed import Compressed
+    from tersor.nn.base import Compressed
 
 
 class CompressedWeight(torch.Tensor):

@@ -1,0 +1,1 @@
+"""What a few unlabelled inputs of a model tell, and quantization that makes use of it."""

@@ -1,0 +1,1 @@
+"""Files: the container, checkpoints of several files, models saved and loaded."""

@@ -1,0 +1,257 @@
+"""The file: a valid ``.safetensors`` file in which compressed tensors are uint8 blobs.
+
+docs/format.md has the bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tersor import _core
+from tersor._core import FormatError
+from tersor.codec.blob import NO_LIMIT, CompressedTensor, decode_blob, decode_rows, inspect_blob
+
+INDEX = "model.safetensors.index.json"
+"""The usual name of the index of a checkpoint of several files."""
+
+_MAX_INDEX_BYTES = 100_000_000  # as a file's header
+_LIST_ALLOWED = 1 << 20  # for the list of tensors, whatever the caller's limit
+_SHARD = re.compile(r"\w[\w.-]*\.safetensors", re.ASCII)
+
+
+def _list_limit(max_bytes: int | None) -> int:
+    """What listing the tensors of a file may take."""
+    return NO_LIMIT if max_bytes is None else max(max_bytes, _LIST_ALLOWED)
+
+
+@dataclass(frozen=True)
+class Tensor:
+    """A tensor to write: the dtype as safetensors names it (``F32``), shape, bytes in row order."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    data: bytes | memoryview | npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class TensorView:
+    """A tensor of an open file; nothing is decoded until it is asked for.
+
+    Attributes:
+        nbytes: its bytes in the file, of which the first is byte ``offset``.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    nbytes: int
+    offset: int
+    compressed: bool
+    _file: _core.File = field(repr=False, compare=False)
+    _max_bytes: int | None = field(default=None, repr=False, compare=False)
+
+    def bytes(self) -> npt.NDArray[np.uint8]:
+        """The stored bytes, uint8 ``[nbytes]``: a read-only view into the file."""
+        return self._file.bytes(self.name)
+
+    def layer(self, *, threads: int = 1) -> CompressedTensor:
+        """Decodes a compressed tensor, within the ``max_bytes`` of :func:`open`.
+
+        Raises:
+            FormatError: the blob is malformed; the message names the byte.
+        """
+        return decode_blob(self.bytes(), max_bytes=self._max_bytes, threads=threads)
+
+    def rows(
+        self, first: int, count: int, *, verify: bool = True, threads: int = 1
+    ) -> CompressedTensor:
+        """Decodes a range of rows alone: :func:`tersor.codec.blob.decode_rows`."""
+        return decode_rows(
+            self.bytes(), first, count, verify=verify, max_bytes=self._max_bytes, threads=threads
+        )
+
+    def needed_bytes(self) -> int:
+        """What a copy of the stored bytes takes; of a compressed tensor, decoding it besides, and
+        of a layer's weight packing it, at most, for the instruction set in use."""
+        if not self.compressed:
+            return self.nbytes
+        info = inspect_blob(self.bytes(), verify=False)
+        packing = 0 if info.is_vector else info.packing_bytes
+        return self.nbytes + info.decoded_bytes + packing
+
+    def release(self) -> None:
+        """Lets the system take back the memory of the mapped bytes, until they are read again."""
+        self._file.release(self.name)
+
+
+class File:
+    """An open file: what it holds, without decoding it.
+
+    Attributes:
+        tensors: by name, in the order of their names.
+        metadata: the ``__metadata__`` of the file.
+        file_bytes: its size.
+        is_tersor: whether tersor wrote it.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], max_bytes: int | None = None) -> None:
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise FileNotFoundError(f"{self.path}: no such file")
+        self._file = _core.File.open(str(self.path), _list_limit(max_bytes))
+        self.tensors = {
+            entry["name"]: TensorView(**entry, _file=self._file, _max_bytes=max_bytes)
+            for entry in self._file.tensors()
+        }
+        self.metadata: dict[str, str] = self._file.metadata()
+        self.file_bytes: int = self._file.file_bytes
+        self.is_tersor: bool = self._file.is_tersor
+
+    def verify(self) -> None:
+        """Checks every hash that opening has not checked.
+
+        Together they cover every byte of a file that tersor wrote; of others, the blobs alone.
+
+        Raises:
+            FormatError: a tensor's bytes are not those that were written.
+        """
+        self._file.verify()
+
+    def __enter__(self) -> File:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing to do: the mapping is released with the last view into it."""
+
+
+def read_index(path: Path, max_bytes: int | None = None) -> dict[str, str]:
+    """The shard of each tensor, by the names of tensors, as a checkpoint's index has them.
+
+    Raises:
+        FormatError: it is malformed, or names a file that does not stand beside it.
+    """
+    most = min(_list_limit(max_bytes), _MAX_INDEX_BYTES)
+    if path.stat().st_size > most:
+        raise FormatError(f"{path}: an index of more than {most} bytes, at byte {most}")
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(pairs)
+        if len(members) < len(pairs):
+            raise FormatError(f"{path}: a name occurs twice")
+        return members
+
+    try:
+        content = json.loads(path.read_bytes(), object_pairs_hook=unique)
+    except FormatError:
+        raise
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{path}: {error}") from None
+    names = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(names, dict):
+        raise FormatError(f"{path}: not an index: it has no weight_map")
+    for shard in names.values():
+        if not isinstance(shard, str) or not _SHARD.fullmatch(shard):
+            raise FormatError(f"{path}: {shard!r} is not the name of a file beside it")
+    return names
+
+
+class Sharded(File):
+    """An open checkpoint of several files, used as one :class:`File`.
+
+    Attributes:
+        shards: the files by their names.
+        metadata: of the first shard.
+    """
+
+    def __init__(self, path: Path, max_bytes: int | None = None) -> None:
+        self.path = path
+        if not path.is_file():
+            raise FileNotFoundError(f"{path}: no such file")
+        shard_of = read_index(path, max_bytes)
+        self.shards = {
+            name: File(path.parent / name, max_bytes) for name in sorted(set(shard_of.values()))
+        }
+        found = {
+            name: (view, shard)
+            for shard, file in self.shards.items()
+            for name, view in file.tensors.items()
+        }
+        held = sum(len(file.tensors) for file in self.shards.values())
+        if held > len(found) or {n: shard for n, (_, shard) in found.items()} != shard_of:
+            raise FormatError(f"{path}: the tensors of the shards are not those of the index")
+        self.tensors = {name: found[name][0] for name in sorted(found)}
+        files = self.shards.values()
+        self.metadata = next((file.metadata for file in files), {})
+        self.file_bytes = path.stat().st_size + sum(file.file_bytes for file in files)
+        self.is_tersor = all(file.is_tersor for file in files)
+
+    def verify(self) -> None:
+        """Checks every hash of every shard that opening has not checked."""
+        for file in self.shards.values():
+            file.verify()
+
+
+def open(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> File:
+    """Opens a file, or a checkpoint of several, and checks its structure; nothing is decoded.
+
+    Args:
+        path: a ``.safetensors`` file, the ``.json`` index of a checkpoint, or the folder that holds
+            one under its usual name.
+        max_bytes: what each of these may allocate: the list of tensors while a file is opened, but
+            for the first megabyte, and decoding a layer for its content
+            (:func:`tersor.codec.blob.decode_blob`).
+
+    Raises:
+        FileNotFoundError: there is none.
+        FormatError: it is malformed; the message names the byte.
+    """
+    path = Path(path)
+    if path.is_dir() and (path / INDEX).is_file():
+        path /= INDEX
+    return Sharded(path, max_bytes) if path.suffix == ".json" else File(path, max_bytes)
+
+
+def write_file(
+    path: str | os.PathLike[str],
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    plain: bool = False,
+) -> None:
+    """Writes a file in one step: beside the target, synced to disk, renamed over it.
+
+    The same input gives the same bytes.
+
+    Args:
+        tensors: by name.
+        metadata: texts for the header's ``__metadata__``.
+        plain: a file as the stock library writes it: an entry of the header for every tensor, and
+            no hashes. Otherwise hashes cover the whole file, and tensors of less than 4096 bytes
+            stand together in one, which only this library reads.
+
+    Raises:
+        OSError: the system refuses; nothing is left behind and an old file stays as it was.
+        ValueError: what a reader would refuse: an unknown dtype, a shape that does not fit the
+            bytes, a name or key of the format's own, text that has no UTF-8, more
+            than 100 MB of names and metadata.
+    """
+    extra = dict(metadata or {})
+    for text in (*tensors, *extra, *extra.values()):
+        text.encode()  # a lone surrogate has no UTF-8, and no string of the compiled core
+    listed = []
+    for name, tensor in tensors.items():
+        if isinstance(tensor.data, np.ndarray):
+            raw = np.ascontiguousarray(tensor.data).reshape(-1).view(np.uint8)
+        else:
+            raw = np.frombuffer(tensor.data, np.uint8)
+        listed.append((name, tensor.dtype, list(tensor.shape), raw))
+    _core.write_file(str(path), listed, list(extra.items()), plain)

@@ -1,0 +1,1 @@
+"""The compiled kernels on numpy arrays: products, convolutions, instruction sets."""

@@ -1,0 +1,9 @@
+"""``torch.ops.tersor``: importing this registers the operators and their gradients."""
+
+from __future__ import annotations
+
+from tersor.ops import autograd, library
+from tersor.ops.forward import run_conv2d, run_linear
+from tersor.ops.packed import packed_of
+
+__all__ = ["autograd", "library", "packed_of", "run_conv2d", "run_linear"]

@@ -1,0 +1,68 @@
+"""Packed matrices by blob, for as long as the blob lives."""
+
+from __future__ import annotations
+
+import weakref
+
+import numpy as np
+import torch
+
+from tersor import _core
+from tersor.kernels.spmm import pack_blob
+
+# Packed matrices by blob, for as long as the blob lives.
+_PACKED: dict[int, tuple[weakref.ref[torch.Tensor], int, _core.PackedMatrix]] = {}
+
+
+# The same with other values, by the tensor of the values.
+_REVALUED: dict[
+    int, tuple[weakref.ref[torch.Tensor], int, _core.PackedMatrix, _core.PackedMatrix]
+] = {}
+
+
+def _version(tensor: torch.Tensor) -> int:
+    """How often the tensor was changed; those made in inference mode count no versions."""
+    try:
+        return tensor._version
+    except RuntimeError:
+        return 0
+
+
+def packed_of(blob: torch.Tensor, values: torch.Tensor | None = None) -> _core.PackedMatrix:
+    """The packed matrix of a blob, made when it is first asked for.
+
+    Args:
+        blob: uint8 ``[n]``.
+        values: ``[k]``, in place of the blob's shared values.
+
+    Raises:
+        FormatError: the blob is malformed.
+        ValueError: the values are not as many as the blob's, or not finite.
+    """
+    key = id(blob)
+    entry = _PACKED.get(key)
+    if entry is not None and entry[0]() is blob and entry[1] == _version(blob):
+        packed = entry[2]
+    else:
+        packed = pack_blob(blob.detach().cpu().numpy(), threads=torch.get_num_threads())
+        reference = weakref.ref(blob, lambda _: _PACKED.pop(key, None))
+        _PACKED[key] = (reference, _version(blob), packed)
+    return packed if values is None else _revalued(packed, values)
+
+
+def _revalued(packed: _core.PackedMatrix, values: torch.Tensor) -> _core.PackedMatrix:
+    key = id(values)
+    entry = _REVALUED.get(key)
+    if (
+        entry is not None
+        and entry[0]() is values
+        and entry[1] == _version(values)
+        and entry[2] is packed
+    ):
+        return entry[3]
+    codebook = np.zeros(values.numel() + 1, np.float32)
+    codebook[1:] = values.detach().cpu().float().numpy()
+    revalued = packed.with_codebook(codebook)
+    reference = weakref.ref(values, lambda _: _REVALUED.pop(key, None))
+    _REVALUED[key] = (reference, _version(values), packed, revalued)
+    return revalued

@@ -1,0 +1,1 @@
+"""A model, layer by layer: select, prune, quantize, encode, swap."""

@@ -1,0 +1,73 @@
+"""Magnitude pruning of one weight: which entries stay (Han et al. 2015, arXiv 1506.02626)."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from tersor.config import LayerConfig
+
+_CHUNK = 1 << 20  # weights looked at together
+
+
+def _size_of_rank(weight: npt.NDArray[np.float32], count: int) -> np.float32:
+    """The absolute value of the ``count``-th largest weight, without a copy of the weight.
+
+    The bits of a float ascend with it: a histogram of the upper ones finds those of the value, a
+    second one, of what begins with these, the lower ones.
+    """
+    bits = weight.reshape(-1).view(np.uint32)
+    prefix = np.uint32(0)
+    for shift in (15, 0):
+        counts = np.zeros(1 << 16, np.int64)
+        for start in range(0, bits.size, _CHUNK):
+            size = bits[start : start + _CHUNK] & np.uint32(0x7FFFFFFF)
+            if shift == 0:
+                size = size[size >> np.uint32(15) == prefix] & np.uint32(0x7FFF)
+            counts += np.bincount(size >> np.uint32(shift), minlength=1 << 16)
+        larger = np.cumsum(counts[::-1])[::-1]  # so many are as large as the bin's least
+        found = int(np.flatnonzero(larger >= count)[-1])
+        count -= int(larger[found] - counts[found])
+        prefix = np.uint32(found) if shift else prefix << np.uint32(15) | np.uint32(found)
+    value: np.float32 = np.array([prefix], np.uint32).view(np.float32)[0]
+    return value
+
+
+def kept_weights(weight: npt.NDArray[np.float32], density: float | None) -> npt.NDArray[np.bool_]:
+    """Which weights stay: the largest ones, the first of equal ones, and never one that is zero.
+
+    Args:
+        weight: contiguous float32 of any shape.
+        density: share of the weights kept, 0 to 1; None = all but the zeros.
+    """
+    nonzero: npt.NDArray[np.bool_] = weight != 0
+    count = weight.size if density is None else round(density * weight.size)
+    if int(np.count_nonzero(nonzero)) <= count:
+        return nonzero
+    if count == 0:
+        return np.zeros_like(nonzero)
+    least = _size_of_rank(weight, count)
+    kept = weight > least
+    kept |= weight < -least
+    equal = np.flatnonzero((weight == least) | (weight == -least))
+    kept.reshape(-1)[equal[: count - int(np.count_nonzero(kept))]] = True
+    return kept
+
+
+def kept_by(weight: npt.NDArray[np.float32], settings: LayerConfig) -> npt.NDArray[np.bool_]:
+    """Which weights stay by the settings' density or threshold."""
+    if settings.threshold is None:
+        return kept_weights(weight, settings.density)
+    flat = weight.reshape(-1)
+    total = squares = 0.0
+    for start in range(0, flat.size, _CHUNK):
+        part = flat[start : start + _CHUNK].astype(np.float64)
+        total += float(part.sum())
+        squares += float(part @ part)
+    mean = total / max(1, flat.size)
+    deviation = math.sqrt(max(0.0, squares / max(1, flat.size) - mean**2))
+    limit = np.float32(settings.threshold * deviation)
+    kept: npt.NDArray[np.bool_] = (weight > limit) | (weight < -limit)
+    return kept

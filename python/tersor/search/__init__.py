@@ -1,0 +1,1 @@
+"""The search for the settings of all layers at a given size or accuracy."""

@@ -1,0 +1,1 @@
+"""Training of pruned and quantized networks."""

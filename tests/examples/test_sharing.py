@@ -1,0 +1,104 @@
+"""Methods compared at one weighted error (examples/sharing.py)."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from tersor.quantizers.base import Quantized
+from tersor.quantizers.kmeans import quantize_kmeans
+from tersor.quantizers.uniform import quantize_uniform
+
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
+
+Arrays = dict[str, npt.NDArray[np.float32]]
+
+
+@pytest.fixture
+def sharing(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    return importlib.import_module("sharing")
+
+
+@pytest.fixture
+def problem() -> tuple[Arrays, Arrays]:
+    """Two layers, a third of the weights pruned, and what they matter."""
+    rng = np.random.default_rng(3)
+    weights, importance = {}, {}
+    for name, shape in (("a", (40, 50)), ("b", (30, 20))):
+        w = rng.laplace(size=shape).astype(np.float32)
+        weights[name] = np.where(rng.random(shape) < 1 / 3, np.float32(0), w)
+        importance[name] = rng.exponential(size=shape).astype(np.float32)
+    return weights, importance
+
+
+def test_every_method_keeps_the_error_of_hessian_weighted_kmeans(
+    sharing: ModuleType, problem: tuple[Arrays, Arrays]
+) -> None:
+    weights, importance = problem
+    found = {m: sharing.share_by(m, weights, importance, 7) for m in sharing.METHODS}
+    errors = {m: sharing.weighted_error(weights, importance, s) for m, s in found.items()}
+    by_hand = sum(
+        float((importance[n] * (found["hessian"][n].dense() - weights[n]) ** 2).sum())
+        for n in weights
+    )
+    assert errors["hessian"] == pytest.approx(by_hand, rel=1e-4)
+    assert all(0 < e <= errors["hessian"] for e in errors.values())
+    bits = {m: sharing.entropy(s) for m, s in found.items()}
+    assert bits["ecsq"] < bits["uniform"] < bits["hessian"] < bits["kmeans"]
+
+
+def test_no_number_of_values_below_would_do(
+    sharing: ModuleType, problem: tuple[Arrays, Arrays]
+) -> None:
+    weights, importance = problem
+
+    def error(shared: dict[str, Quantized]) -> float:
+        made: float = sharing.weighted_error(weights, importance, shared)
+        return made
+
+    def values(shared: dict[str, Quantized]) -> int:
+        return len(np.unique(np.concatenate([s.values for s in shared.values()])))
+
+    bound = error(sharing.share_by("hessian", weights, importance, 7))
+    k = values(sharing.share_by("kmeans", weights, importance, 7))
+    assert k > 7
+    assert error(quantize_kmeans(weights, k - 1, together=True)) > bound
+    fewest = error(sharing.share_by("uniform", weights, importance, 7))
+    tried = [
+        quantize_uniform(weights, s, importance=importance, together=True) for s in range(1, 99)
+    ]
+    assert fewest == next(e for e in map(error, tried) if e <= bound)
+
+
+def test_entropy_counts_values_and_not_their_numbers_in_each_layer(sharing: ModuleType) -> None:
+    one = np.ones((2, 2), np.uint8)
+    shared = {
+        "a": Quantized(one, np.array([0.5], np.float32)),
+        "b": Quantized(one, np.array([-1.0], np.float32)),
+    }
+    assert sharing.entropy(shared) == 1.0
+
+
+def test_uniform_steps_within_bits_are_the_most(
+    sharing: ModuleType, problem: tuple[Arrays, Arrays]
+) -> None:
+    weights, importance = problem
+    found = sharing.share_uniform_within(weights, importance, 2.5)
+    assert sharing.entropy(found) <= 2.5
+    every = [
+        quantize_uniform(weights, s, importance=importance, together=True) for s in range(2, 256)
+    ]
+    within = [s for s in every if sharing.entropy(s) <= 2.5]
+    for name in weights:
+        np.testing.assert_array_equal(found[name].codes, within[-1][name].codes)
+
+
+def test_an_unknown_method_is_named(sharing: ModuleType, problem: tuple[Arrays, Arrays]) -> None:
+    with pytest.raises(ValueError, match="'best' is none of kmeans, hessian, uniform, ecsq"):
+        sharing.share_by("best", *problem, 7)

@@ -1,0 +1,280 @@
+"""Error compensation: its algebra, and what it wins on inputs that correlate."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import tersor
+from tersor import Config, LayerConfig
+from tersor.calibration import compensation, statistics
+from tersor.pipeline.compress import estimate, fit
+
+
+def inputs(samples: int, size: int, seed: int = 0) -> torch.Tensor:
+    """That correlate, as activations do; the seed makes others of the same distribution."""
+    mixing = torch.randn(size // 4, size, generator=torch.Generator().manual_seed(9))
+    g = torch.Generator().manual_seed(seed)
+    mixed = torch.randn(samples, size // 4, generator=g) @ mixing
+    return mixed + 0.5 * torch.randn(samples, size, generator=g) + 1.0
+
+
+def linear(rows: int, cols: int) -> nn.Linear:
+    torch.manual_seed(0)
+    return nn.Linear(cols, rows)
+
+
+def problem(kind: str) -> tuple[nn.Sequential, torch.Tensor, torch.Tensor]:
+    """A model of one layer, inputs for calibration, and inputs for the errors."""
+    torch.manual_seed(0)
+    if kind == "linear":
+        return nn.Sequential(linear(60, 150)), inputs(256, 150), inputs(256, 150, 1)
+    groups = 2 if kind == "groups" else 1
+    layer = nn.Conv2d(16, 24, 3, padding=1, stride=2, groups=groups)
+    x = inputs(12, 16 * 144).view(12, 16, 12, 12).cumsum(2).cumsum(3) / 20
+    return nn.Sequential(layer), x, x.flip(0)
+
+
+def test_the_root_is_that_of_the_damped_inverse() -> None:
+    x = inputs(300, 40)
+    second = x.T @ x / len(x)
+    root = compensation.inverse_root(second)
+    assert torch.equal(root, root.triu())
+    damped = second + compensation._DAMPING * second.diagonal().mean() * torch.eye(40)
+    assert torch.allclose(root.T @ root @ damped, torch.eye(40), atol=1e-3)
+
+
+def test_one_pruned_weight_is_made_up_for_exactly() -> None:
+    """The later weights become those of least squares with the pruned one held at zero."""
+    x, weight = inputs(500, 200).double(), torch.randn(3, 200).double()
+    second = (x.T @ x / len(x)).float()
+    root = compensation.inverse_root(second)
+    cut = 130
+
+    def settle(column: torch.Tensor, i: int) -> torch.Tensor:
+        return torch.zeros_like(column) if i == cut else column.clone()
+
+    got = compensation.sweep(weight.float(), root, settle).double()
+    damped = torch.linalg.inv((root.T @ root).double())
+    later = slice(cut + 1, 200)
+    step = torch.linalg.solve(damped[later, later], damped[later, cut])
+    assert torch.equal(got[:, :cut], weight.float()[:, :cut].double())
+    expected = weight[:, later] + weight[:, cut : cut + 1] * step
+    assert torch.allclose(got[:, later], expected, atol=2e-3)
+
+
+def test_a_bit_more_saves_the_penalty_at_the_width_of_a_step() -> None:
+    step = compensation.step_of(penalty=0.3, importance=7.0)
+    error = 7.0 * step**2 / 12
+    slope = 2 * np.log(2.0) * error  # of error * 4 ** -bits
+    assert slope == pytest.approx(0.3)
+
+
+def test_each_weight_goes_where_error_and_price_are_least() -> None:
+    """Where inputs do not correlate nothing is compensated, and all multiples can be tried."""
+    rng = np.random.default_rng(0)
+    weight = rng.laplace(0, 1, (40, 30)).astype(np.float32)
+    spread = rng.uniform(0.5, 2.0, 30).astype(np.float32)
+    root = torch.diag(torch.from_numpy(spread))
+    piece = compensation.Piece(slice(0, 40), slice(0, 30), root)
+    kept, penalty = weight > -2.0, 0.05
+    got = compensation.rate_sweeps(
+        torch.from_numpy(weight), [piece], torch.from_numpy(kept), penalty, values=40
+    )
+    importance = np.broadcast_to(1 / spread**2, weight.shape)
+    step = compensation.step_of(penalty, float(importance[kept].mean()))
+    tried = np.arange(-20, 21)
+    codes = np.rint(weight / step) * kept
+    for _ in range(2):
+        counts = np.maximum(0.5, [(codes == t).sum() for t in tried])
+        price = -penalty * np.log2(counts / codes.size)
+        error = importance[..., None] * (weight[..., None] - tried * step) ** 2
+        codes = tried[(error + price).argmin(-1)] * kept
+    assert len(np.unique(codes)) > 4
+    assert 0.2 < np.mean(codes == 0) < 0.9
+    np.testing.assert_allclose(got, codes * step, rtol=1e-5)
+
+
+def test_few_values_are_enough_where_few_are_allowed() -> None:
+    weight = torch.randn(30, 20, generator=torch.Generator().manual_seed(0))
+    piece = compensation.Piece(slice(0, 30), slice(0, 20), torch.eye(20))
+    for values in (1, 2, 5):
+        got = compensation.rate_sweeps(weight, [piece], weight.abs() > 0.1, 1e-3, values)
+        distinct = set(got.unique().tolist()) - {0.0}
+        assert 1 <= len(distinct) <= values
+        assert not got[weight.abs() <= 0.1].any()
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv", "groups"])
+def test_bits_of_ecsq_hold_about_and_errors_are_made_up_for(kind: str) -> None:
+    model, x, new = problem(kind)
+    settings = LayerConfig(codebook_size=63, method="ecsq", prune=True, bits=1.2)
+    errors, sizes = [], []
+    for calibration in (None, [x]):
+        made = copy.deepcopy(model)
+        tersor.compress_(made, Config(settings, settings, calibration=calibration))
+        sizes.append(made[0].info.total_bytes)
+        with torch.no_grad():
+            errors.append(float(((made(new) - model(new)) ** 2).mean()))
+    assert sizes[1] < 1.2 * sizes[0]
+    assert errors[1] < 0.8 * errors[0]
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv", "groups"])
+def test_a_size_is_met_with_less_error_than_without_inputs(kind: str, tmp_path: Path) -> None:
+    model, x, new = problem(kind)
+    errors = []
+    for calibration in (None, [x]):
+        made = copy.deepcopy(model)
+        config = Config(target_ratio=8, calibration=calibration)
+        size = estimate(made, config).compressed_bytes
+        tersor.compress_(made, config)
+        assert estimate(model, config).compressed_bytes == size
+        tersor.save(made, tmp_path / "m.safetensors")
+        written = (tmp_path / "m.safetensors").stat().st_size
+        limit = sum(p.numel() * 4 for p in model.parameters()) // 8
+        assert 0.9 * limit <= written <= limit
+        with torch.no_grad():
+            errors.append(float(((made(new) - model(new)) ** 2).mean()))
+    assert errors[1] < 0.7 * errors[0]
+
+
+def test_an_accuracy_is_kept_and_the_model_left_as_it_was() -> None:
+    model, x, _ = problem("linear")
+    before = copy.deepcopy(model.state_dict())
+    exact = model(x).detach()
+
+    @torch.no_grad()
+    def evaluate(candidate: nn.Module) -> float:
+        return -float((candidate(x) - exact).norm() / exact.norm())
+
+    config = Config(max_drop=0.1, evaluate=evaluate, calibration=[x])
+    chosen = fit(model, config)
+    assert not chosen.searches
+    assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
+    tersor.compress_(model, chosen)
+    assert -0.1 <= evaluate(model) <= -0.05
+
+
+class Half(nn.Module):
+    """Two layers, one of which is never called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.unused = linear(20, 50), linear(30, 50)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.used(x)
+        return y
+
+
+def test_a_target_needs_inputs_that_reach_every_layer_and_no_importance() -> None:
+    config = Config(target_ratio=4, calibration=[inputs(16, 50)])
+    with pytest.raises(ValueError, match="unused: no calibration input"):
+        tersor.compress_(Half(), config)
+    with pytest.raises(ValueError, match="either importance or calibration"):
+        tersor.compress_(Half(), config, importance={})
+
+
+def test_a_layer_that_inputs_miss_keeps_its_own_settings() -> None:
+    settings = LayerConfig(density=0.5, codebook_size=7)
+    plain, made = Half(), Half()
+    tersor.compress_(plain, Config(linear=settings))
+    tersor.compress_(made, Config(linear=settings, calibration=[inputs(64, 50)]))
+    assert made.unused.info.clusters == 7
+    assert torch.equal(made.unused.dense_weight(), plain.unused.dense_weight())
+    assert not torch.equal(made.used.dense_weight(), plain.used.dense_weight())
+
+
+@pytest.mark.parametrize("settings", [
+    LayerConfig(density=0.5, codebook_size=15),
+    LayerConfig(density=0.2, codebook_size=7),
+    LayerConfig(codebook_size=3),
+    LayerConfig(density=0.3, codebook_size=15, method="uniform"),
+    LayerConfig(density=0.3, kind="plain_fp32"),
+], ids=["half", "fifth", "dense", "uniform", "plain"])  # fmt: skip
+@pytest.mark.parametrize("kind", ["linear", "conv", "groups"])
+def test_outputs_are_nearer_than_by_magnitude_and_kmeans(kind: str, settings: LayerConfig) -> None:
+    model, x, new = problem(kind)
+    errors = []
+    for calibration in (None, [x[:6], x[6:]]):
+        made = copy.deepcopy(model)
+        both = {"linear": settings, "conv": settings}
+        tersor.compress_(made, Config(**both, calibration=calibration))
+        info = made[0].info
+        if settings.density is not None:
+            assert info.nonzeros <= round(settings.density * info.weights)
+            assert info.nonzeros >= 0.9 * settings.density * info.weights
+        if settings.codebook_size:
+            assert info.clusters <= settings.codebook_size
+        with torch.no_grad():
+            errors.append(float(((made(new) - model(new)) ** 2).mean()))
+    assert errors[1] < (0.6 if kind == "linear" else 0.8) * errors[0]
+
+
+def test_wide_layers_go_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(statistics, "MAX_INPUTS", 64)
+    model, x = nn.Sequential(linear(60, 150)), inputs(256, 150)
+    errors = []
+    for calibration in (None, [x]):
+        made = copy.deepcopy(model)
+        settings = LayerConfig(density=0.4, codebook_size=15)
+        tersor.compress_(made, Config(linear=settings, calibration=calibration))
+        with torch.no_grad():
+            errors.append(float(((made(x) - model(x)) ** 2).mean()))
+    assert errors[1] < 0.7 * errors[0]
+
+
+def test_inputs_that_do_not_vary_are_settled_too() -> None:
+    model = nn.Sequential(nn.Linear(60, 300), nn.ReLU(), nn.Linear(300, 40))
+    with torch.no_grad():
+        model[0].weight.zero_()  # as where a search prunes all of it
+    x = inputs(1000, 60)
+    expected = model(x[:1]).detach()
+    settings = LayerConfig(density=0.5, codebook_size=15)
+    tersor.compress_(model, Config(linear=settings, calibration=[x]))
+    # The bias takes up what the constant inputs lose.
+    assert torch.allclose(model(x[:1]), expected, atol=1e-3)
+
+
+def test_layers_are_settled_in_order_and_zeros_stay() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(60, 40), nn.ReLU(), nn.Dropout(), nn.Linear(40, 10)).train()
+    with torch.no_grad():
+        model[0].weight[:, 7] = 0
+    x, dense = inputs(128, 60), copy.deepcopy(model).eval()
+    settings = LayerConfig(density=0.5, codebook_size=15)
+    order: list[str] = []
+    named = {model[i]: (str(i), settings) for i in (0, 3)}
+    compensation.compensate_(model, [x], named, order.append)
+    assert order == ["0", "3"]
+    assert model.training
+    assert not model[0].weight[:, 7].any()
+    # What the first layer lost the second one's bias gives back in the mean.
+    assert torch.allclose(model.eval()(x).mean(0), dense(x).mean(0), atol=0.3)
+
+
+def test_an_estimate_leaves_the_model_and_is_what_is_made() -> None:
+    model, x = nn.Sequential(linear(30, 50)), inputs(128, 50)
+    before = copy.deepcopy(model.state_dict())
+    config = Config(linear=LayerConfig(density=0.3, codebook_size=7), calibration=[x])
+    size = estimate(model, config).layers["0"].total_bytes
+    assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
+    tersor.compress_(model, config)
+    assert model[0].info.total_bytes == size
+
+
+def test_what_cannot_be_done_leaves_the_model_as_it_was() -> None:
+    model = nn.Sequential(linear(20, 50), nn.Flatten(), nn.Unflatten(1, (20, 1, 1)))
+    model.append(nn.Conv2d(20, 5, 1, padding="same"))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match="padding"):
+        tersor.compress_(model, Config(calibration=[inputs(16, 50)]))
+    assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
+    with pytest.raises(ValueError, match="cannot be combined"):
+        Config(calibration=[], joint_codebook=LayerConfig())

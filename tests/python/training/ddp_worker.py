@@ -1,0 +1,63 @@
+"""A rank of the data-parallel test: prunes and shares while training, and writes what it has."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from tersor.pruning.masks import Masks, density_masks
+from tersor.pruning.schedules import CubicSchedule
+from tersor.training.codebooks import SharedWeights
+
+
+def main(folder: Path) -> None:
+    """Trains on data of the rank's own; rank 0's first weights become those of all."""
+    dist.init_process_group("gloo")
+    rank = dist.get_rank()
+    torch.manual_seed(rank)
+    torch.set_num_threads(1)
+    model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 4))
+    parallel = DistributedDataParallel(model)
+    x, y = torch.randn(400, 20), torch.randint(0, 4, (400,))
+    weights = {n: p for n, p in model.named_parameters() if n.endswith("weight")}
+    masks = Masks(weights)
+
+    def step(index: int) -> None:
+        batch = slice(index * 40 % 400, index * 40 % 400 + 40)
+        model.zero_grad(set_to_none=True)
+        nn.functional.cross_entropy(parallel(x[batch]), y[batch]).backward()
+
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    masks.attach(optimizer)
+    schedule = CubicSchedule(0.2, 60)
+    for i in range(80):
+        step(i)
+        optimizer.step()
+        if i % 8 == 7:
+            scores = {
+                n: p.detach().abs() * optimizer.state[p]["exp_avg_sq"] ** 0.25
+                for n, p in weights.items()
+            }
+            masks.set(density_masks(scores, schedule.density(i)))
+    shared = SharedWeights(weights, 7)
+    codebooks = torch.optim.Adam(shared.codebooks.values(), 5e-3)
+    for i in range(30):
+        step(i)
+        shared.gather_gradients()
+        codebooks.step()
+        shared.write()
+    state = {"data": x, "weights": dict(weights), "masks": masks.state_dict()}
+    state |= {"codes": shared.codes, "codebooks": dict(shared.codebooks)}
+    torch.save(state, folder / f"rank{rank}.pt")
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    main(Path(sys.argv[1]))
