@@ -1,8 +1,8 @@
 """What a file says of each compressed tensor beside its blob: dtype, precision, activation.
 
-The text stands in the file's metadata under ``tersor.layers``: a JSON object by tensor name (that of
-the dense tensor), whose members are the fields of :class:`LayerRecord` that differ from their
-defaults. The name ``*`` holds the fields of all tensors that do not have their own.
+The text stands in the metadata under ``tersor.layers``: a JSON object by tensor name (that of the
+dense tensor), whose members are the fields of :class:`LayerRecord` that differ from their defaults.
+The name ``*`` holds the fields of all tensors that do not have their own.
 """
 
 from __future__ import annotations
