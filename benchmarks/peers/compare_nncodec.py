@@ -44,7 +44,7 @@ FREE = tersor.LayerConfig(kind="shared_fp16")
 ALLOWED = (0.0, 0.1, 0.3)
 
 
-Tries = Iterator[tuple[dict[str, Any], nn.Module, tersor.Config]]
+Tries = Iterator[tuple[dict[str, Any], nn.Module, tersor.Config, list[torch.Tensor] | None]]
 
 
 def _uniform(dense: nn.Module) -> Tries:
@@ -62,7 +62,7 @@ def _uniform(dense: nn.Module) -> Tries:
             for name, parameter in model.named_parameters():
                 if name in shared:
                     parameter.copy_(torch.from_numpy(shared[name].dense()))
-        yield {"method": "uniform", "step": step}, model, tersor.Config(kept, kept, BIASES)
+        yield {"method": "uniform", "step": step}, model, tersor.Config(kept, kept, BIASES), None
 
 
 def _budgets(
@@ -73,8 +73,8 @@ def _budgets(
     size, most = sizes
     while size < most:
         size = round(size * 1.08)
-        config = tersor.Config(FREE, FREE, BIASES, target_bytes=size, calibration=calibration)
-        yield {"method": method, "target": size}, copy.deepcopy(model), config
+        config = tersor.Config(FREE, FREE, BIASES, target_bytes=size)
+        yield {"method": method, "target": size}, copy.deepcopy(model), config, calibration
 
 
 def _sweep(model: nn.Module, wanted: float, sizes: tuple[int, int]) -> list[dict[str, Any]]:
@@ -83,9 +83,9 @@ def _sweep(model: nn.Module, wanted: float, sizes: tuple[int, int]) -> list[dict
     path = BUILD / "sweep.safetensors"
     images = [to_input(load_train()[0][:1000])]
     for tries in (_uniform(model), _budgets(model, sizes, None), _budgets(model, sizes, images)):
-        for settings, changed, config in tries:
+        for settings, changed, config, data in tries:
             try:
-                tersor.compress_(changed, config)
+                tersor.compress_(changed, config, data=data)
             except ValueError:  # too few bytes for any choice
                 continue
             tersor.save(changed, path)

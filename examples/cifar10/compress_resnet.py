@@ -217,4 +217,6 @@ def save(model: ResNet32, path: Path) -> None:
         if isinstance(module, ScaleShift):
             module.half()
     path.parent.mkdir(parents=True, exist_ok=True)
-    tersor.save(tersor.compress_(plain, tersor.Config(linear=shared, conv=shared)), path)
+    tersor.save(
+        tersor.compress_(plain, tersor.Config(linear=shared, conv=shared)), path, config=False
+    )

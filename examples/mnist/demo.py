@@ -21,8 +21,9 @@ from typing import Any
 import torch
 from torch import nn
 
+import tersor
 from tersor.config import Config, LayerConfig
-from tersor.io import checkpoint, container
+from tersor.io import container
 from tersor.pipeline.compress import compress_
 from tersor.reporting.file_report import report, to_json, to_text
 
@@ -112,7 +113,7 @@ def measure(data: Path, net: str, path: Path) -> Measured:
     images, labels = mnist.load_test()
     dense = _dense(data, net)
     compressed: nn.Module = _example(data, "models").MODELS[net]()
-    checkpoint.load(path, compressed)
+    tersor.load_model(path, compressed)
     compressed.eval()
     error_dense = mnist.error_percent(dense, images, labels)
     error_compressed = mnist.error_percent(compressed, images, labels)
@@ -163,7 +164,7 @@ def _compress(data: Path, net: str, seed: int, path: Path, console: Any) -> None
         shared = LayerConfig(codebook_size=255)
         compress_(model, Config(linear=shared, conv=shared))
         path.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.save(model, path)
+        tersor.save(model, path, config=False)
 
 
 def run(*, data: Path | None, output: Path, nets: Sequence[str] = NETS, seed: int = 0) -> bool:

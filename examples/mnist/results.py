@@ -121,7 +121,7 @@ def _save(model: nn.Module, path: Path, biases: bool) -> None:
     config = tersor.Config(linear=shared, conv=shared, biases=shared if biases else None)
     tersor.compress_(model, config)
     path.parent.mkdir(exist_ok=True)
-    tersor.save(model, path)
+    tersor.save(model, path, config=False)
 
 
 def _make(net: str, method: str, seed: int, path: Path, pruned: Path) -> None:

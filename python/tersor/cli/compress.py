@@ -22,7 +22,7 @@ from tersor.io import container
 from tersor.io.floats import FLOAT_READERS
 
 if TYPE_CHECKING:
-    from tersor.config import LayerConfig
+    from tersor.config import LayerConfig, Method
     from tersor.reporting.file_report import Report
 
 
@@ -78,7 +78,7 @@ def compress(
     bits: int = 4,
     conv_bits: int = 8,
     density: float | None = None,
-    method: str = "kmeans",
+    method: Method = "kmeans",
     target_bytes: int | None = None,
     target_ratio: float | None = None,
     only: Sequence[str] = (),

@@ -104,7 +104,7 @@ def _app() -> Any:
             bits=bits,
             conv_bits=conv_bits,
             density=density,
-            method=method,
+            method=method,  # type: ignore[arg-type]
             target_bytes=target_bytes,
             target_ratio=target_ratio,
             only=only or (),

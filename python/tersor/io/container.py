@@ -41,6 +41,11 @@ class Tensor:
     shape: tuple[int, ...]
     data: bytes | memoryview | npt.NDArray[Any]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the data."""
+        return len(self.data) if isinstance(self.data, bytes) else self.data.nbytes
+
 
 @dataclass(frozen=True)
 class TensorView:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from tersor._validation import as_float32
 from tersor.config import LayerConfig
-from tersor.quantizers.base import Arrays, Masks, Quantized, check
+from tersor.quantizers.base import MAX_CODEBOOK_SIZE, Arrays, Masks, Quantized, check
 from tersor.quantizers.ecsq import quantize_ecsq
 from tersor.quantizers.kmeans import quantize_kmeans
 from tersor.quantizers.uniform import quantize_uniform
@@ -55,9 +55,13 @@ def quantize_weight(
     limit = codebook_size_of(settings, weight.ndim)
     weights, masks = {name: weight}, {name: kept}
     matters = None if importance is None else {name: as_float32(importance, f"{name}: importance")}
-    if settings.penalty is None and (already := _shared_already(weight[kept], limit)) is not None:
-        distinct, number = already
-        # Shared already: keep exactly these values.
+    # Weights that share a codebook already keep it, whatever number would be chosen for others.
+    chosen = (settings.codebook_size, settings.bits) != (None, None)
+    exact = None
+    if settings.penalty is None:
+        exact = _shared_already(weight[kept], limit if chosen else MAX_CODEBOOK_SIZE)
+    if exact is not None:
+        distinct, number = exact
         check(weights, matters)
         codes = np.zeros(weight.shape, np.uint8)
         codes[kept] = number + 1

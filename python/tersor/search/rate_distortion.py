@@ -106,7 +106,7 @@ class Compensated:
         )
 
 
-class _Layer:
+class WeightLayer:
     """An item with what does not depend on the price."""
 
     def __init__(self, name: str, item: Item) -> None:
@@ -198,7 +198,7 @@ def fit(
             }
         )
 
-    layers = [_Layer(name, item) for name, item in items.items()]
+    layers = [WeightLayer(name, item) for name, item in items.items()]
     return search(layers, measure_encoded, limit, size=size, progress=progress)
 
 
