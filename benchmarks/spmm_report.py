@@ -11,7 +11,7 @@ from typing import Any
 import matplotlib
 import matplotlib.pyplot as plt
 
-from spmm_layers import EIE, SHAPES
+from benchmarks.spmm_layers import EIE, SHAPES
 
 matplotlib.use("Agg")
 

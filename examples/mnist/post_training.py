@@ -1,6 +1,6 @@
 """Compression of the dense LeNets from a few images without labels or retraining.
 
-    python examples/mnist/post_training.py
+    python -m examples.mnist.post_training
 
 First at given densities and numbers of values: plain (magnitude and k-means) and with errors
 compensated from 128 images, ``compress_(data=...)``. Then to given ratios,
@@ -18,8 +18,8 @@ from pathlib import Path
 import torch
 
 import tersor
-from mnist import error_percent, load_test, load_train, to_input
-from models import MODELS, dense_model
+from examples.mnist.dataset import error_percent, load_test, load_train, to_input
+from examples.mnist.models import MODELS, dense_model
 from tersor.calibration.sensitivity import hessian_diagonal
 
 # Density and shared values of matrices and of filters.
