@@ -1,4 +1,4 @@
-"""Magnitude pruning of one weight: which entries stay (Han et al. 2015, arXiv 1506.02626)."""
+"""Magnitude pruning of one weight (Han et al. 2015, arXiv 1506.02626)."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from tersor.config import LayerConfig
 
 Weight = Callable[[], npt.NDArray[np.float32]]
 
-_CHUNK = 1 << 20  # weights looked at together
+_CHUNK = 1 << 20  # weights processed at once
 
 
 def _size_of_rank(weights: Sequence[Weight], count: int) -> np.float32:
     """The absolute value of the ``count``-th largest entry of all weights, without copying them.
 
-    The bits of a float ascend with it: a histogram of the upper ones finds those of the value, a
-    second one, of what begins with these, the lower ones.
+    A radix select: the bit patterns of non-negative floats are ordered as the floats, so one
+    histogram of the upper 16 bits finds those of the result, and a second one its lower bits.
     """
     prefix = np.uint32(0)
     for shift in (15, 0):
@@ -31,7 +31,7 @@ def _size_of_rank(weights: Sequence[Weight], count: int) -> np.float32:
                 if shift == 0:
                     size = size[size >> np.uint32(15) == prefix] & np.uint32(0x7FFF)
                 counts += np.bincount(size >> np.uint32(shift), minlength=1 << 16)
-        larger = np.cumsum(counts[::-1])[::-1]  # so many are as large as the bin's least
+        larger = np.cumsum(counts[::-1])[::-1]  # number of weights in this bin or above
         found = int(np.flatnonzero(larger >= count)[-1])
         count -= int(larger[found] - counts[found])
         prefix = np.uint32(found) if shift else prefix << np.uint32(15) | np.uint32(found)
@@ -69,11 +69,14 @@ def counts_of_largest(weights: Sequence[Weight], count: int) -> list[int]:
 
 
 def kept_weights(weight: npt.NDArray[np.float32], density: float | None) -> npt.NDArray[np.bool_]:
-    """Which weights stay: the largest ones, the first of equal ones, and never one that is zero.
+    """The mask of the largest weights; ties keep the first ones, and zeros are never kept.
 
     Args:
         weight: contiguous float32 of any shape.
-        density: share of the weights kept, 0 to 1; None = all but the zeros.
+        density: fraction of the weights kept, 0 to 1; None = all non-zeros.
+
+    Returns:
+        bool of the weight's shape.
     """
     nonzero: npt.NDArray[np.bool_] = weight != 0
     count = weight.size if density is None else round(density * weight.size)
@@ -90,7 +93,7 @@ def kept_weights(weight: npt.NDArray[np.float32], density: float | None) -> npt.
 
 
 def kept_by(weight: npt.NDArray[np.float32], settings: LayerConfig) -> npt.NDArray[np.bool_]:
-    """Which weights stay by the settings' density or threshold."""
+    """The mask by the density or threshold of the settings: bool of the weight's shape."""
     if settings.threshold is None:
         return kept_weights(weight, settings.density)
     flat = weight.reshape(-1)
