@@ -120,6 +120,7 @@ class File:
     """An open file: what it holds, without decoding it.
 
     Attributes:
+        paths: of what was opened.
         tensors: by name, in the order of their names.
         metadata: the ``__metadata__`` of the file.
         file_bytes: its size.
@@ -128,6 +129,7 @@ class File:
 
     def __init__(self, path: str | os.PathLike[str], max_bytes: int | None = None) -> None:
         self.path = Path(path)
+        self.paths: tuple[Path, ...] = (self.path,)
         check_readable(self.path)
         self._file = _core.File.open(str(self.path), _list_limit(max_bytes))
         self.tensors = {
@@ -203,6 +205,7 @@ class Sharded(File):
     """An open checkpoint of several files, used as one :class:`File`.
 
     Attributes:
+        paths: of the index and the shards.
         shards: the files by their names.
         metadata: of the first shard.
     """
@@ -214,6 +217,7 @@ class Sharded(File):
         self.shards = {
             name: File(path.parent / name, max_bytes) for name in sorted(set(shard_of.values()))
         }
+        self.paths = (path, *(file.path for file in self.shards.values()))
         found = {
             name: (view, shard)
             for shard, file in self.shards.items()

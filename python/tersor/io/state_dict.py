@@ -38,8 +38,12 @@ if hasattr(torch, "float8_e8m0fnu"):  # from torch 2.7 on
 _TORCH = {name: dtype for dtype, name in DTYPES.items()}
 
 
-def _check_storable(value: object, name: str) -> None:
-    """Refuses, with its name, what a file of tensors cannot hold."""
+def check_storable(value: object, name: str) -> None:
+    """Refuses what a file of tensors cannot hold.
+
+    Raises:
+        ValueError: the message has the name, and what to do.
+    """
     if not isinstance(value, torch.Tensor):
         raise ValueError(
             f"{name}: a {type(value).__name__} is not a tensor and cannot be saved; let "
@@ -61,7 +65,7 @@ def to_file_tensor(tensor: torch.Tensor, name: str) -> Tensor:
         ValueError: it is no tensor, safetensors has no name for its type, its layout is not
             strided, or it holds no data (the meta device, a wrapper subclass).
     """
-    _check_storable(tensor, name)
+    check_storable(tensor, name)
     try:
         plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
         # What has one element or none may have any stride, and a view as bytes needs 1.
@@ -131,7 +135,7 @@ def file_tensors(
     aliased: dict[str, str] = {}
     first: dict[tuple[object, ...], str] = {}
     for name, value in sorted(state.items()):
-        _check_storable(value, name)
+        check_storable(value, name)
         stored = first.setdefault(storage_key(value), name) if value.numel() else name
         if stored != name:
             aliased[name] = stored
