@@ -29,17 +29,17 @@ NATIVE_SOURCES = $(shell find cpp CMakeLists.txt cmake pyproject.toml -type f)
 .PHONY: demo results results-check tables test test-cpp test-python check format dev bench-spmm bench-quantise bench-huffman bench-memory bench-nncodec arm asan fuzz fuzz-seeds mutations tsan arm32 s390x stubs clean
 
 demo: $(VENV)/.installed
-	$(BIN)/python examples/mnist/demo.py --output build/demo.json
+	$(BIN)/python -m examples.mnist.demo --output build/demo.json
 
 results: $(VENV)/.installed
-	$(BIN)/python examples/mnist/results.py
+	$(BIN)/python -m examples.mnist.results
 
 results-check: $(VENV)/.installed
-	$(BIN)/python examples/mnist/results.py --check
-	$(BIN)/python examples/cifar10/resnet_results.py --check
+	$(BIN)/python -m examples.mnist.results --check
+	$(BIN)/python -m examples.cifar10.resnet_results --check
 
 tables: $(VENV)/.installed
-	$(BIN)/python benchmarks/paper_tables.py
+	$(BIN)/python -m benchmarks.paper_tables
 
 test: test-cpp test-python
 
@@ -69,25 +69,25 @@ dev: $(VENV)/.tools
 
 bench-spmm: $(VENV)/.installed
 	$(PIP) -r benchmarks/requirements.txt
-	$(BIN)/python benchmarks/bench_spmm.py $(BENCH)
+	$(BIN)/python -m benchmarks.bench_spmm $(BENCH)
 	taskset -c 0 $(BIN)/python -m pytest benchmarks/test_kernels.py --benchmark-columns=min,median \
 	  --benchmark-max-time=0.2 --benchmark-json=build/bench/kernels.json
 
 bench-quantise: $(VENV)/.installed
-	$(BIN)/python benchmarks/bench_quantise.py
+	$(BIN)/python -m benchmarks.bench_quantise
 
 bench-memory: $(VENV)/.installed
-	$(BIN)/python benchmarks/bench_memory.py
+	$(BIN)/python -m benchmarks.bench_memory
 
 bench-huffman: $(VENV)/.installed $(VENV)/.tools build/.zstd build/bench/data/f.bin
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/bench/cpp -G Ninja -DTERSOR_BENCHMARKS=ON
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/bench/cpp --target bench_huffman
 	taskset -c 0 build/bench/cpp/bench_huffman build/bench/data build/bench/huffman.json
 	$(PIP) -r benchmarks/requirements.txt
-	taskset -c 0 $(BIN)/python benchmarks/bench_huffman_python.py build/bench/data/a.bin
+	taskset -c 0 $(BIN)/python -m benchmarks.bench_huffman_python build/bench/data/a.bin
 
 bench-nncodec: $(VENV)/.installed build/nncodec/.installed
-	$(BIN)/python benchmarks/peers/compare_nncodec.py build/nncodec/venv/bin/python
+	$(BIN)/python -m benchmarks.peers.compare_nncodec build/nncodec/venv/bin/python
 
 # In an environment of its own: it pins old dependencies.
 build/nncodec/.installed: benchmarks/peers/requirements.txt constraints.txt
@@ -97,7 +97,7 @@ build/nncodec/.installed: benchmarks/peers/requirements.txt constraints.txt
 	@touch $@
 
 build/bench/data/f.bin: benchmarks/huffman_data.py | $(VENV)/.installed
-	$(BIN)/python benchmarks/huffman_data.py build/bench/data
+	$(BIN)/python -m benchmarks.huffman_data build/bench/data
 
 asan: $(VENV)/.tools build/.gtest
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/asan -G Ninja -DTERSOR_TESTS=ON \

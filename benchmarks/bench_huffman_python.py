@@ -1,6 +1,6 @@
 """Prefix decoding from Python against the packages that offer it.
 
-``python benchmarks/bench_huffman_python.py a.bin`` decodes 16M symbols with tersor, zlib (Huffman
+``python -m benchmarks.bench_huffman_python a.bin`` decodes 16M symbols with tersor, zlib (Huffman
 codes alone), bitarray and constriction in turns, one thread each, after checking every answer.
 """
 
@@ -18,7 +18,8 @@ import bitarray.util
 import constriction
 import numpy as np
 import numpy.typing as npt
-import tersor.huffman
+
+from tersor.codec import huffman
 
 ROUNDS = 9
 SLOW_SHARE = 16  # peers decode this fraction of the stream: their speed does not depend on it
@@ -62,12 +63,12 @@ def with_constriction(symbols: Bytes) -> Callable[[], Bytes]:
 def main() -> None:
     symbols = np.fromfile(sys.argv[1], np.uint8)
     part = symbols[: symbols.size // SLOW_SHARE].copy()
-    stream = tersor.codec.huffman.encode(symbols)
+    stream = huffman.encode(symbols)
     out = np.empty(symbols.size + 64, np.uint8)
     out = out[-out.ctypes.data % 64 :][: symbols.size]
 
     def ours() -> Bytes:
-        tersor.codec.huffman.decode(stream, out=out)
+        huffman.decode(stream, out=out)
         return out
 
     decoders: dict[str, tuple[Callable[[], Bytes], Bytes]] = {

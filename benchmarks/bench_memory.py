@@ -1,6 +1,6 @@
 """Peak memory while a sharded checkpoint is compressed: it follows the largest tensor.
 
-    python benchmarks/bench_memory.py [--gigabytes 2] [--folder build/bench/memory]
+    python -m benchmarks.bench_memory [--gigabytes 2] [--folder build/bench/memory]
 
 Makes a checkpoint of normally distributed matrices, 4096 x 4096 in fp32 as large networks have
 them, four to a shard, with norms in fp16 between them; runs ``tersor compress`` on its folder as

@@ -1,6 +1,6 @@
 """Quantising AlexNet's 61 million weights: from dense tensors in memory to the file on the disk.
 
-    python benchmarks/bench_quantise.py [--json build/bench/quantise.json]
+    python -m benchmarks.bench_quantise [--json build/bench/quantise.json]
 
 Each method runs in a process of its own, layer by layer and with all layers as one problem: prune
 to the densities of Deep Compression, choose shared values, encode, write, and read one layer back
@@ -136,7 +136,7 @@ def main() -> None:
     rows = []
     for method in parsed.method or METHODS:
         for problem in ("layers", "together"):
-            command = [sys.executable, __file__, "--one", method, problem]
+            command = [sys.executable, "-m", __spec__.name, "--one", method, problem]
             done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
             rows.append(json.loads(done.stdout))
             print(rows[-1], flush=True)

@@ -26,9 +26,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from spmm_layers import ALEXNET, EIE, SHAPES, Shape, make_inputs, make_layer
-from spmm_peers import peers
-from spmm_report import report
+from benchmarks.spmm_layers import ALEXNET, EIE, SHAPES, Shape, make_inputs, make_layer
+from benchmarks.spmm_peers import peers
+from benchmarks.spmm_report import report
 from tersor import _core
 from tersor.codec.blob import decode_blob, encode_blob
 from tersor.io import container

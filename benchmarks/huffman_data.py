@@ -1,6 +1,6 @@
 """The six symbol streams that the Huffman benchmark codes: what layers of pruned networks hold.
 
-``python benchmarks/huffman_data.py FOLDER`` writes ``a.bin`` to ``f.bin``, 16M symbols each:
+``python -m benchmarks.huffman_data FOLDER`` writes ``a.bin`` to ``f.bin``, 16M symbols each:
 
 - a: codes of a Gaussian pruned to 30 %, 16 shared values, 3.62 bits;
 - b: codes of a Gaussian pruned to 9 %, 32 shared values, 3.71 bits;

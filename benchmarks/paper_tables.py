@@ -1,8 +1,8 @@
 """Deep Compression's tables by layer, from real streams: both LeNets, AlexNet, VGG-16.
 
-    python benchmarks/paper_tables.py           every layer beside its printed row: docs/tables.json
-    python benchmarks/paper_tables.py --net alexnet     one network, printed alone
-    python benchmarks/paper_tables.py --table           the lines of docs/results.md
+    python -m benchmarks.paper_tables           every layer beside its printed row: docs/tables.json
+    python -m benchmarks.paper_tables --net alexnet     one network, printed alone
+    python -m benchmarks.paper_tables --table           the lines of docs/results.md
 
 Trained weights of AlexNet and VGG-16 are not at hand. Codes are drawn instead: of the published
 shape, density and widths, and so that an optimal prefix code takes the printed bits for each code

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import matplotlib
 import matplotlib.pyplot as plt
 
-from spmm_layers import EIE, SHAPES
+from benchmarks.spmm_layers import EIE, SHAPES
 
 matplotlib.use("Agg")
 
@@ -241,10 +242,11 @@ def report(rows: list[Row], facts: dict[str, Any], folder: Path, docs: Path | No
         f"{row['layer']} {row['bytes_per_nonzero']:.2f}"
         for row in select(best, batch=1, precision="high", temperature="hot", through="kernel")
     ]
-    tables += [
+    prose = [
         "Bytes per non-zero, one layout: " + ", ".join(memory) + "." if memory else "",
         facts_text(facts),
     ]
+    tables += [textwrap.fill(text, 100, break_on_hyphens=False) for text in prose]
     text = "\n\n".join(table for table in tables if table)
     print(text)
     if best:
@@ -256,5 +258,5 @@ def report(rows: list[Row], facts: dict[str, Any], folder: Path, docs: Path | No
         before, _, rest = page.partition(MARKS[0])
         _, _, after = rest.partition(MARKS[1])
         if not after:
-            raise SystemExit(f"{docs} lacks the marks {MARKS[0]} and {MARKS[1]}")
+            raise SystemExit(f"{docs}: the marks {MARKS[0]} and {MARKS[1]} are missing")
         docs.write_text(f"{before}{MARKS[0]}\n\n{text}\n\n{MARKS[1]}{after}")

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench_spmm import Answer
-from spmm_layers import EIE, Shape, make_inputs, make_layer
+from benchmarks.bench_spmm import Answer
+from benchmarks.spmm_layers import EIE, Shape, make_inputs, make_layer
 from tersor.kernels import isa, spmm
 
 SHAPES = [shape for shape in EIE if shape.name in ("Alex-7", "Alex-8", "NT-We")]

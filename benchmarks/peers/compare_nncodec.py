@@ -1,6 +1,6 @@
 """Bytes of tersor and of NNCodec at equal accuracy, on the same checkpoints of the two LeNets.
 
-    python benchmarks/peers/compare_nncodec.py PYTHON_WITH_NNCODEC [NET...]
+    python -m benchmarks.peers.compare_nncodec PYTHON_WITH_NNCODEC [NET...]
 
 Two checkpoints of each network: the dense one, quantised by both without retraining, and the one
 that a committed file of the best recipe stands for, pruned and with shared values. NNCodec codes
@@ -24,15 +24,13 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import tersor
+from examples.mnist.dataset import error_percent, load_test, load_train, to_input
+from examples.mnist.models import MODELS, dense_model
+from tersor.pipeline.compress import decompress_
+from tersor.quantizers.uniform import quantize_uniform
+
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "examples" / "mnist"))
-
-import tersor  # noqa: E402
-from mnist import error_percent, load_test, load_train, to_input  # noqa: E402
-from models import MODELS, dense_model  # noqa: E402
-from tersor.pipeline.compress import decompress_  # noqa: E402
-from tersor.quantizers.uniform import quantize_uniform  # noqa: E402
-
 BUILD = ROOT / "build" / "nncodec"
 TABLE = ROOT / "docs" / "nncodec.json"
 TEST = load_test()
@@ -44,7 +42,7 @@ FREE = tersor.LayerConfig(kind="shared_fp16")
 ALLOWED = (0.0, 0.1, 0.3)
 
 
-Tries = Iterator[tuple[dict[str, Any], nn.Module, tersor.Config]]
+Tries = Iterator[tuple[dict[str, Any], nn.Module, tersor.Config, list[torch.Tensor] | None]]
 
 
 def _uniform(dense: nn.Module) -> Tries:
@@ -62,7 +60,7 @@ def _uniform(dense: nn.Module) -> Tries:
             for name, parameter in model.named_parameters():
                 if name in shared:
                     parameter.copy_(torch.from_numpy(shared[name].dense()))
-        yield {"method": "uniform", "step": step}, model, tersor.Config(kept, kept, BIASES)
+        yield {"method": "uniform", "step": step}, model, tersor.Config(kept, kept, BIASES), None
 
 
 def _budgets(
@@ -73,8 +71,8 @@ def _budgets(
     size, most = sizes
     while size < most:
         size = round(size * 1.08)
-        config = tersor.Config(FREE, FREE, BIASES, target_bytes=size, calibration=calibration)
-        yield {"method": method, "target": size}, copy.deepcopy(model), config
+        config = tersor.Config(FREE, FREE, BIASES, target_bytes=size)
+        yield {"method": method, "target": size}, copy.deepcopy(model), config, calibration
 
 
 def _sweep(model: nn.Module, wanted: float, sizes: tuple[int, int]) -> list[dict[str, Any]]:
@@ -83,9 +81,9 @@ def _sweep(model: nn.Module, wanted: float, sizes: tuple[int, int]) -> list[dict
     path = BUILD / "sweep.safetensors"
     images = [to_input(load_train()[0][:1000])]
     for tries in (_uniform(model), _budgets(model, sizes, None), _budgets(model, sizes, images)):
-        for settings, changed, config in tries:
+        for settings, changed, config, data in tries:
             try:
-                tersor.compress_(changed, config)
+                tersor.compress_(changed, config, data=data)
             except ValueError:  # too few bytes for any choice
                 continue
             tersor.save(changed, path)
@@ -121,8 +119,8 @@ def compare(net: str, name: str, model: nn.Module, python: str) -> Iterator[dict
     save_file({n: t.contiguous() for n, t in model.state_dict().items()}, weights)
     theirs = weights.with_suffix(".nncodec.json")
     if not theirs.exists():
-        command = [python, Path(__file__).with_name("nncodec_sweep.py")]
-        subprocess.run([*command, net, weights, str(error), theirs], check=True)
+        command = [python, "-m", "benchmarks.peers.nncodec_sweep"]
+        subprocess.run([*command, net, weights, str(error), theirs], check=True, cwd=ROOT)
     ours = weights.with_suffix(".tersor.json")
     if not ours.exists():
         file = ROOT / "examples" / "mnist" / "compressed" / f"{net}-{name}.safetensors"

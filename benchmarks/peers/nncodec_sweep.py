@@ -1,6 +1,6 @@
 """What NNCodec makes of a checkpoint at many step sizes; runs in NNCodec's own environment.
 
-    python nncodec_sweep.py NET WEIGHTS.safetensors ERROR OUTPUT.json
+    python -m benchmarks.peers.nncodec_sweep NET WEIGHTS.safetensors ERROR OUTPUT.json
 
 Writes ``[{bytes, error, settings}]``: the length of the bit stream, the error in per cent of the
 10,000 test images after decoding it; from coarse to fine, until ERROR is reached. NNCodec is
@@ -26,9 +26,8 @@ import torch  # noqa: E402
 from nncodec.nn import decode, encode  # noqa: E402
 from safetensors.numpy import load_file  # noqa: E402
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "examples" / "mnist"))
-from mnist import error_percent, load_test  # noqa: E402
-from models import MODELS  # noqa: E402
+from examples.mnist.dataset import error_percent, load_test  # noqa: E402
+from examples.mnist.models import MODELS  # noqa: E402
 
 # Step sizes from coarse to fine (four to an octave); those of biases; trellis-coded or scalar.
 QP = range(-10, -45, -1)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import copy
 import math
 import os
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,19 +18,17 @@ import torch
 from torch import nn
 
 import tersor
-from cifar10 import Images, to_input
-from passes import Passes
-from resnet import ResNet32, ScaleShift, fold_norms_
+from examples.cifar10.dataset import Images, to_input
+from examples.cifar10.passes import Passes
+from examples.cifar10.resnet import ResNet32, ScaleShift, fold_norms_
+from examples.sharing import share_by, share_uniform_within
+from examples.training import bytes_so_far, rate_of
 from tersor.calibration.sensitivity import hessian_diagonal
 from tersor.pruning.masks import Masks, density_masks
 from tersor.pruning.schedules import CubicSchedule
 from tersor.quantizers.base import Quantized
 from tersor.training.assignments import TrainedAssignments
 from tersor.training.codebooks import SharedWeights
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sharing import share_by, share_uniform_within
-from training import bytes_so_far, rate_of
 
 
 @dataclass(frozen=True)
@@ -217,4 +214,6 @@ def save(model: ResNet32, path: Path) -> None:
         if isinstance(module, ScaleShift):
             module.half()
     path.parent.mkdir(parents=True, exist_ok=True)
-    tersor.save(tersor.compress_(plain, tersor.Config(linear=shared, conv=shared)), path)
+    tersor.save(
+        tersor.compress_(plain, tersor.Config(linear=shared, conv=shared)), path, config=False
+    )

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from cifar10 import Images, augment, to_input
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from training import Step, distillation_loss, set_rate
+from examples.cifar10.dataset import Images, augment, to_input
+from examples.training import Step, distillation_loss, set_rate
 
 BATCH = 128
 # Compiling takes half a minute and saves a fifth of a step on a CPU.

@@ -1,6 +1,6 @@
 """Every method on ResNet-32: files really written, errors really measured.
 
-    python examples/cifar10/resnet_results.py --data cifar10_jpeg.npz
+    python -m examples.cifar10.resnet_results --data cifar10_jpeg.npz
 
 runs what is missing; ``--check`` evaluates every file again and fails where a row differs, and
 ``--table`` prints the rows as those of docs/results.md.
@@ -21,14 +21,12 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from cifar10 import Images, error_percent, find_archive, load
-from compress_resnet import Recipe, prune, save, share
-from resnet import ResNet32, fold_norms_
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from rows import ROOT, Row, add_row, differences, linear8, markdown, measure, read_table
-from sharing import METHODS
-from training import find_device
+from examples.cifar10.compress_resnet import Recipe, prune, save, share
+from examples.cifar10.dataset import Images, error_percent, find_archive, load
+from examples.cifar10.resnet import ResNet32, fold_norms_
+from examples.rows import ROOT, Row, add_row, differences, linear8, markdown, measure, read_table
+from examples.sharing import METHODS
+from examples.training import find_device
 
 HERE = Path(__file__).resolve().parent
 DENSE = HERE / "checkpoints" / "resnet-32.safetensors"

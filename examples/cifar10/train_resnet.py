@@ -1,6 +1,6 @@
 """Trains the dense ResNet-32 from scratch.
 
-    python examples/cifar10/train_resnet.py --data cifar10_jpeg.npz
+    python -m examples.cifar10.train_resnet --data cifar10_jpeg.npz
 
 A run that was stopped goes on where its last epoch ended. The last epoch is kept: nothing is chosen
 on the test set, whose error is only printed at the end. A GPU is used where there is one.
@@ -11,19 +11,16 @@ from __future__ import annotations
 import argparse
 import math
 import os
-import sys
 import time
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from cifar10 import Images, error_percent, find_archive, load
-from passes import Passes
-from resnet import ResNet32
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from training import find_device, rate_of
+from examples.cifar10.dataset import Images, error_percent, find_archive, load
+from examples.cifar10.passes import Passes
+from examples.cifar10.resnet import ResNet32
+from examples.training import find_device, rate_of
 
 HERE = Path(__file__).parent
 

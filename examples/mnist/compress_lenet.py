@@ -7,7 +7,6 @@ moment, over all layers together. Nothing is chosen on the test set: the last st
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,8 +15,10 @@ import torch
 from torch import nn
 
 import tersor
-from mnist import augment, load_train, to_input
-from models import dense_model
+from examples.mnist.dataset import augment, load_train, to_input
+from examples.mnist.models import dense_model
+from examples.sharing import share_by
+from examples.training import Step, bytes_so_far, distillation_loss, find_device, rate_of, set_rate
 from tersor.calibration.sensitivity import hessian_diagonal
 from tersor.pipeline.compress import decompress_
 from tersor.pruning.masks import Masks, density_masks
@@ -26,10 +27,6 @@ from tersor.pruning.schedules import CubicSchedule
 from tersor.quantizers.base import Quantized
 from tersor.quantizers.kmeans import quantize_kmeans
 from tersor.training.codebooks import SharedWeights
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from sharing import share_by
-from training import Step, bytes_so_far, distillation_loss, find_device, rate_of, set_rate
 
 COMPRESSED = Path(__file__).parent / "compressed"
 

@@ -1,16 +1,15 @@
 """Compression of the dense LeNets from a few images without labels or retraining.
 
-    python examples/mnist/post_training.py
+    python -m examples.mnist.post_training
 
 First at given densities and numbers of values: plain (magnitude and k-means) and with errors
-compensated from 128 images, ``Config(calibration=...)``. Then to given ratios,
+compensated from 128 images, ``compress_(data=...)``. Then to given ratios,
 ``Config(target_ratio=...)``: from the weights alone, with the Hessian's diagonal from 1,000 images,
 and with errors compensated from these.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 import time
 from collections.abc import Mapping
@@ -19,8 +18,8 @@ from pathlib import Path
 import torch
 
 import tersor
-from mnist import error_percent, load_test, load_train, to_input
-from models import MODELS, dense_model
+from examples.mnist.dataset import error_percent, load_test, load_train, to_input
+from examples.mnist.models import MODELS, dense_model
 from tersor.calibration.sensitivity import hessian_diagonal
 
 # Density and shared values of matrices and of filters.
@@ -30,12 +29,15 @@ RATIOS = (10, 16, 24, 40)
 
 
 def compress(
-    net: str, config: tersor.Config, importance: Mapping[str, torch.Tensor] | None = None
+    net: str,
+    config: tersor.Config,
+    importance: Mapping[str, torch.Tensor] | None = None,
+    data: list[torch.Tensor] | None = None,
 ) -> str:
     """Bytes of the file, test error and seconds of one way to compress."""
     model = dense_model(net).eval()
     started = time.perf_counter()
-    tersor.compress_(model, config, importance=importance)
+    tersor.compress_(model, config, importance=importance, data=data)
     seconds = time.perf_counter() - started
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
@@ -55,21 +57,20 @@ def main() -> None:
                 linear=tersor.LayerConfig(density=density, codebook_size=values),
                 conv=tersor.LayerConfig(density=conv_density, codebook_size=conv_values),
             )
-            compensated = dataclasses.replace(plain, calibration=[images[:IMAGES]])
+            few = [images[:IMAGES]]
             print(
                 f"  matrices {density:.0%}, {values:2} values; filters {conv_density:.0%}, "
                 f"{conv_values}:  plain {compress(net, plain)};  "
-                f"compensated {compress(net, compensated)}",
+                f"compensated {compress(net, plain, data=few)}",
                 flush=True,
             )
         hessian = hessian_diagonal(dense_model(net), images.split(250))
         for ratio in RATIOS:
             target = tersor.Config(target_ratio=ratio)
-            compensated = dataclasses.replace(target, calibration=[images])
             print(
                 f"  ratio {ratio}:  relative error {compress(net, target)};  "
                 f"Hessian {compress(net, target, hessian)};  "
-                f"compensated {compress(net, compensated)}",
+                f"compensated {compress(net, target, data=[images])}",
                 flush=True,
             )
 

@@ -1,8 +1,8 @@
 """Every method on both LeNets, three seeds each: files really written, errors really measured.
 
-    python examples/mnist/results.py            run what is missing in docs/results.json
-    python examples/mnist/results.py --check    evaluate every file again, fail where a row differs
-    python examples/mnist/results.py --table    the rows as the table of docs/results.md
+    python -m examples.mnist.results            run what is missing in docs/results.json
+    python -m examples.mnist.results --check    evaluate every file again, fail where a row differs
+    python -m examples.mnist.results --table    the rows as the table of docs/results.md
 
 A run that was stopped goes on with the first missing row. Files stand in ``compressed/``.
 """
@@ -20,13 +20,11 @@ import torch
 from torch import nn
 
 import tersor
-from compress_lenet import Recipe, Training
-from mnist import error_percent, load_test
-from models import MODELS, dense_model
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from rows import ROOT, Row, add_row, differences, linear8, markdown, measure, read_table
-from sharing import METHODS
+from examples.mnist.compress_lenet import Recipe, Training
+from examples.mnist.dataset import error_percent, load_test
+from examples.mnist.models import MODELS, dense_model
+from examples.rows import ROOT, Row, add_row, differences, linear8, markdown, measure, read_table
+from examples.sharing import METHODS
 
 HERE = Path(__file__).resolve().parent
 SEEDS = (0, 1, 2)
@@ -121,7 +119,7 @@ def _save(model: nn.Module, path: Path, biases: bool) -> None:
     config = tersor.Config(linear=shared, conv=shared, biases=shared if biases else None)
     tersor.compress_(model, config)
     path.parent.mkdir(exist_ok=True)
-    tersor.save(model, path)
+    tersor.save(model, path, config=False)
 
 
 def _make(net: str, method: str, seed: int, path: Path, pruned: Path) -> None:

@@ -1,7 +1,7 @@
 """Trains the dense networks from scratch; the checkpoints beside this file came from it.
 
-    python examples/mnist/train_dense.py lenet-300-100
-    python examples/mnist/train_dense.py lenet-5
+    python -m examples.mnist.train_dense lenet-300-100
+    python -m examples.mnist.train_dense lenet-5
 
 The last epoch is kept: nothing is chosen on the test set, whose error is only printed at the end.
 """
@@ -18,8 +18,8 @@ import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
 
-from mnist import augment, error_percent, load_test, load_train, to_input
-from models import MODELS
+from examples.mnist.dataset import augment, error_percent, load_test, load_train, to_input
+from examples.mnist.models import MODELS
 
 HERE = Path(__file__).parent
 

@@ -18,9 +18,12 @@ from tersor.kernels.isa import show_config
 
 if TYPE_CHECKING:
     from tersor import calibration, nn, ops, pipeline, pruning, search, training
-    from tersor.io.checkpoint import load, save
+    from tersor.io.checkpoint import save
+    from tersor.io.load import load, load_file, load_model
     from tersor.nn.fuse import fuse_
+    from tersor.nn.registry import register_layer
     from tersor.pipeline.compress import compress_, decompress_, estimate
+    from tersor.reporting.model_report import report
 
 __version__: str = _version()
 
@@ -38,12 +41,17 @@ __all__ = [
     "io",
     "kernels",
     "load",
+    "load_file",
+    "load_model",
     "nn",
     "open",
     "ops",
     "pipeline",
     "pruning",
     "quantizers",
+    "register_layer",
+    "report",
+    "reporting",
     "save",
     "search",
     "show_config",
@@ -57,7 +65,11 @@ __getattr__ = lazy_exports(
         "decompress_": "tersor.pipeline.compress:decompress_",
         "estimate": "tersor.pipeline.compress:estimate",
         "fuse_": "tersor.nn.fuse:fuse_",
-        "load": "tersor.io.checkpoint:load",
+        "load": "tersor.io.load:load",
+        "load_file": "tersor.io.load:load_file",
+        "load_model": "tersor.io.load:load_model",
+        "register_layer": "tersor.nn.registry:register_layer",
+        "report": "tersor.reporting.model_report:report",
         "save": "tersor.io.checkpoint:save",
         "calibration": "tersor.calibration",
         "codec": "tersor.codec",
@@ -67,6 +79,7 @@ __getattr__ = lazy_exports(
         "pipeline": "tersor.pipeline",
         "pruning": "tersor.pruning",
         "quantizers": "tersor.quantizers",
+        "reporting": "tersor.reporting",
         "search": "tersor.search",
         "training": "tersor.training",
         **{old: f"tersor.{old}" for old in _renamed.MODULES},

@@ -16,8 +16,8 @@ from typing import Any, TypeVar
 # Modules of tersor as they were named up to version 0.1, and the modules that hold their content.
 MODULES: dict[str, tuple[str, ...]] = {
     "budget": ("search.rate_distortion",),
-    "checkpoint": ("io.checkpoint",),
-    "compress": ("pipeline.compress",),
+    "checkpoint": ("io.checkpoint", "io.load"),
+    "compress": ("pipeline.compress", "pipeline.select", "nn.registry"),
     "container": ("io.container",),
     "conv": ("kernels.conv",),
     "csr": ("codec.csr",),

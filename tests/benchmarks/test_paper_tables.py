@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import paper_tables
-from paper_tables import NETWORKS, Printed
+from benchmarks import paper_tables
+from benchmarks.paper_tables import NETWORKS, Printed
 from tersor.codec import csr
 from tersor.codec.blob import decode_blob, inspect_blob
 from tersor.reporting.file_report import layer_row

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import importlib
 import io
 import os
 import subprocess
@@ -17,8 +16,10 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import tersor
+from examples import sharing
+from examples.cifar10 import compress_resnet, dataset, resnet
 
-EXAMPLE = Path(__file__).resolve().parents[2] / "examples" / "cifar10"
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def _archive(path: Path, images: int) -> None:
@@ -40,28 +41,22 @@ def _archive(path: Path, images: int) -> None:
 
 def _run(script: str, *arguments: object) -> str:
     done = subprocess.run(
-        [sys.executable, EXAMPLE / script, *map(str, arguments)],
+        [sys.executable, "-m", f"examples.cifar10.{script}", *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=600,
+        cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-def test_training_then_pruning_then_sharing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_training_then_pruning_then_sharing(tmp_path: Path) -> None:
     data, dense = tmp_path / "images.npz", tmp_path / "dense.safetensors"
     _archive(data, 48)
-    trained = _run("train_resnet.py", "--data", data, "--epochs", 1, "--output", dense)
+    trained = _run("train_resnet", "--data", data, "--epochs", 1, "--output", dense)
     assert "epoch 1/1" in trained
-    monkeypatch.syspath_prepend(EXAMPLE)
-    cifar10, compress_resnet, resnet, sharing = map(
-        importlib.import_module, ("cifar10", "compress_resnet", "resnet", "sharing")
-    )
-    images, test = cifar10.load(data)
+    images, test = dataset.load(data)
     recipe = compress_resnet.Recipe(density=0.2, prune_epochs=2, share_epochs=1, move_epochs=1)
 
     teacher = resnet.ResNet32()
@@ -84,6 +79,6 @@ def test_training_then_pruning_then_sharing(
         compress_resnet.save(model, path)
         assert path.stat().st_size < 4 * 464_154 / 15
         loaded = tersor.load(path, resnet.fold_norms_(resnet.ResNet32())).eval()
-        x = cifar10.to_input(test.pixels)
+        x = dataset.to_input(test.pixels)
         # Scales and shifts have gone to fp16, and with them the values of the layers before.
         torch.testing.assert_close(loaded(x), model.eval()(x), rtol=0.02, atol=0.02)

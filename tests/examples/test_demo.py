@@ -9,37 +9,23 @@ from pathlib import Path
 
 import pytest
 
-torch = pytest.importorskip("torch")
+import tersor
+from examples.mnist import demo
+from examples.mnist.models import dense_model
 
-import demo  # noqa: E402
-from tersor.config import Config  # noqa: E402
-from tersor.io import checkpoint  # noqa: E402
-from tersor.pipeline.compress import compress_  # noqa: E402
-
-DATA = Path(__file__).resolve().parents[2] / "examples" / "mnist"
-
-
-def test_data_is_found_from_inside_the_checkout(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(DATA / "data")
-    assert demo.find_data() == DATA
-    assert demo.find_data(DATA) == DATA
-
-
-def test_missing_data_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError, match="--data"):
-        demo.find_data(tmp_path)
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_unknown_net_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="alexnet"):
-        demo.run(data=DATA, output=tmp_path / "demo.json", nets=["alexnet"])
+        demo.run(tmp_path / "demo.json", nets=["alexnet"])
 
 
-def test_promises() -> None:
-    assert demo.broken_promises("lenet-5", 0.80, 60.0) == []
-    assert len(demo.broken_promises("lenet-5", 0.81, 59.9)) == 2
-    assert "1.65" in demo.broken_promises("lenet-300-100", 1.65, 100.0)[0]
-    assert len(demo.broken_promises("lenet-300-100", float("nan"), 100.0)) == 1
+def test_what_misses_a_threshold_fails() -> None:
+    assert demo.failed_checks("lenet-5", 0.80, 60.0) == []
+    assert len(demo.failed_checks("lenet-5", 0.81, 59.9)) == 2
+    assert "1.65" in demo.failed_checks("lenet-300-100", 1.65, 100.0)[0]
+    assert len(demo.failed_checks("lenet-300-100", float("nan"), 100.0)) == 1
 
 
 def test_latencies_alternate() -> None:
@@ -52,14 +38,11 @@ def test_latencies_alternate() -> None:
 
 def test_fresh_process_judges_a_file(tmp_path: Path) -> None:
     net = "lenet-300-100"
-    model = demo._dense(DATA, net)
-    compress_(model, Config())  # 4-bit codes, nothing pruned: close to the dense net
-    checkpoint.save(model, tmp_path / "net.safetensors")
-    done = subprocess.run(
-        [sys.executable, DATA / "demo.py", "--net", net, "--measure", tmp_path / "net.safetensors"],
-        capture_output=True,
-        text=True,
-    )
+    path = tmp_path / "net.safetensors"
+    # 4-bit codes, nothing pruned: close to the dense net.
+    tersor.save(tersor.compress_(dense_model(net).eval(), tersor.Config()), path)
+    command = [sys.executable, "-m", "examples.mnist.demo", "--net", net, "--measure", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     measured = demo.Measured(**json.loads(done.stdout))
     assert measured.error_dense <= 1.64

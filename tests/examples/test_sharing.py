@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
-from types import ModuleType
-
 import numpy as np
 import numpy.typing as npt
 import pytest
 
+from examples import sharing
 from tersor.quantizers.base import Quantized
 from tersor.quantizers.kmeans import quantize_kmeans
 from tersor.quantizers.uniform import quantize_uniform
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
-
 Arrays = dict[str, npt.NDArray[np.float32]]
-
-
-@pytest.fixture
-def sharing(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(EXAMPLES)
-    return importlib.import_module("sharing")
 
 
 @pytest.fixture
@@ -38,7 +27,7 @@ def problem() -> tuple[Arrays, Arrays]:
 
 
 def test_every_method_keeps_the_error_of_hessian_weighted_kmeans(
-    sharing: ModuleType, problem: tuple[Arrays, Arrays]
+    problem: tuple[Arrays, Arrays],
 ) -> None:
     weights, importance = problem
     found = {m: sharing.share_by(m, weights, importance, 7) for m in sharing.METHODS}
@@ -53,9 +42,7 @@ def test_every_method_keeps_the_error_of_hessian_weighted_kmeans(
     assert bits["ecsq"] < bits["uniform"] < bits["hessian"] < bits["kmeans"]
 
 
-def test_no_number_of_values_below_would_do(
-    sharing: ModuleType, problem: tuple[Arrays, Arrays]
-) -> None:
+def test_no_number_of_values_below_would_do(problem: tuple[Arrays, Arrays]) -> None:
     weights, importance = problem
 
     def error(shared: dict[str, Quantized]) -> float:
@@ -76,7 +63,7 @@ def test_no_number_of_values_below_would_do(
     assert fewest == next(e for e in map(error, tried) if e <= bound)
 
 
-def test_entropy_counts_values_and_not_their_numbers_in_each_layer(sharing: ModuleType) -> None:
+def test_entropy_counts_values_and_not_their_numbers_in_each_layer() -> None:
     one = np.ones((2, 2), np.uint8)
     shared = {
         "a": Quantized(one, np.array([0.5], np.float32)),
@@ -85,9 +72,7 @@ def test_entropy_counts_values_and_not_their_numbers_in_each_layer(sharing: Modu
     assert sharing.entropy(shared) == 1.0
 
 
-def test_uniform_steps_within_bits_are_the_most(
-    sharing: ModuleType, problem: tuple[Arrays, Arrays]
-) -> None:
+def test_uniform_steps_within_bits_are_the_most(problem: tuple[Arrays, Arrays]) -> None:
     weights, importance = problem
     found = sharing.share_uniform_within(weights, importance, 2.5)
     assert sharing.entropy(found) <= 2.5
@@ -99,6 +84,6 @@ def test_uniform_steps_within_bits_are_the_most(
         np.testing.assert_array_equal(found[name].codes, within[-1][name].codes)
 
 
-def test_an_unknown_method_is_named(sharing: ModuleType, problem: tuple[Arrays, Arrays]) -> None:
+def test_an_unknown_method_is_named(problem: tuple[Arrays, Arrays]) -> None:
     with pytest.raises(ValueError, match="'best' is none of kmeans, hessian, uniform, ecsq"):
         sharing.share_by("best", *problem, 7)

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import importlib
-from pathlib import Path
-from types import ModuleType
-
 import pytest
 import torch
 import torch.nn.functional as F
 
+from examples import training
 from tersor.pruning.masks import Masks
 from tersor.quantizers.kmeans import quantize_kmeans
 from tersor.training.assignments import TrainedAssignments
 
-EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
-
-@pytest.fixture
-def training(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(EXAMPLES)
-    return importlib.import_module("training")
-
-
-def test_every_call_is_a_step(training: ModuleType) -> None:
+def test_every_call_is_a_step() -> None:
     total = torch.zeros(3)
     step = training.Step(lambda x, y: total.add_(x * y))
     for i in range(training.PLAIN_CALLS + 3):
@@ -32,7 +21,7 @@ def test_every_call_is_a_step(training: ModuleType) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_replayed_step_trains_as_a_plain_one(training: ModuleType) -> None:
+def test_a_replayed_step_trains_as_a_plain_one() -> None:
     device = torch.device("cuda")
     found = []
     for wrap in (training.Step, lambda step: step):
@@ -59,7 +48,7 @@ def test_a_replayed_step_trains_as_a_plain_one(training: ModuleType) -> None:
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_codes_move_in_a_replayed_step_as_in_a_plain_one(training: ModuleType) -> None:
+def test_codes_move_in_a_replayed_step_as_in_a_plain_one() -> None:
     device = torch.device("cuda")
     found = []
     for wrap in (training.Step, lambda step: step):
@@ -93,7 +82,7 @@ def test_codes_move_in_a_replayed_step_as_in_a_plain_one(training: ModuleType) -
     torch.testing.assert_close(found[0][1], found[1][1])
 
 
-def test_rates_are_set_in_place_for_a_captured_step(training: ModuleType) -> None:
+def test_rates_are_set_in_place_for_a_captured_step() -> None:
     weight = torch.nn.Parameter(torch.zeros(2))
     plain = torch.optim.SGD([weight], **training.rate_of(0.1, torch.device("cpu")))
     training.set_rate(plain, 0.25)
@@ -114,7 +103,7 @@ def test_masks_are_replaced_in_place_for_a_captured_step() -> None:
     assert weight.tolist() == [1.0, 0.0, 1.0, 0.0]
 
 
-def test_distillation_weighs_teacher_and_labels(training: ModuleType) -> None:
+def test_distillation_weighs_teacher_and_labels() -> None:
     generator = torch.Generator().manual_seed(0)
     scores, targets = torch.randn(2, 6, 10, generator=generator)
     labels = torch.arange(6)

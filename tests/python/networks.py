@@ -6,15 +6,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+# Wide enough that the compressed weights are smaller than the dense ones.
+WIDTH = 64
+
 
 class Net(nn.Module):
     """A convolution, and a Linear that is used twice."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(2, 6, 3, stride=2, padding=1, groups=2)
-        self.norm = nn.BatchNorm2d(6)
-        self.fc = nn.Linear(6, 6)
+        self.conv = nn.Conv2d(2, WIDTH, 3, stride=2, padding=1, groups=2)
+        self.norm = nn.BatchNorm2d(WIDTH)
+        self.fc = nn.Linear(WIDTH, WIDTH)
         self.again = self.fc
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,1 +1,1 @@
-"""What a few unlabelled inputs of a model tell, and quantization that makes use of it."""
+"""Calibration on a few unlabelled inputs: input statistics, sensitivity, error compensation."""

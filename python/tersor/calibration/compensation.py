@@ -1,20 +1,21 @@
-"""Pruning and sharing without labels or retraining: errors are compensated, weight by weight.
+"""Post-training pruning and quantization with error compensation, without labels or retraining.
 
-For inputs x with the second moments G = E[x x^T], changing a row of a weight by d costs d G d^T of
-its output. The columns are settled in order; after each, those to come take up its error as well
-as they can, which is the update of the optimal brain surgeon (Hassibi and Stork 1993) for all rows
-at once. Two sweeps are made: the first prunes, and so finds the mask and the values that the kept
-weights want to have; the second starts again from the dense weight and puts each kept weight on
-the nearest shared value. Where a layer has a bias, it takes up the mean of the error, and G is
-taken about the mean of x.
+For inputs x with the second moments G = E[x x^T], changing a row of the weight by d changes its
+output by d G d^T in mean square. The columns are processed in order. After each, the remaining
+columns are updated to absorb its error in the least-squares sense: the update of the optimal brain
+surgeon (Hassibi and Stork 1993), for all rows at once.
 
-Where the settings let ECSQ prune, the rate is in the loop: both sweeps put each weight on the
-multiple of one step that costs least, by its own error and by the price of its code, and so the
-weights that come later make up for what zeros and short codes cost.
+There are two passes. The first prunes; it gives the mask, and the compensated weights to which the
+codebook is fitted. The second starts again from the dense weight and rounds each kept weight to the
+nearest codebook entry. A bias absorbs the mean error; G is then the covariance of x.
 
-Sources: SparseGPT (arXiv 2301.00774), section 3; GPTQ (arXiv 2210.17323), section 3, whose shared
-inverse and lazy blocks these are. The step is that of a uniform quantiser at high rates (Gish and
-Pierce 1968, "Asymptotically efficient quantizing").
+Where the settings let ECSQ prune, quantization is rate-distortion optimized: in both passes each
+weight takes the multiple of a uniform step that minimizes error + lambda * code length, so that
+later columns also compensate for zeros and short codes.
+
+Sources: SparseGPT (arXiv 2301.00774), section 3; GPTQ (arXiv 2210.17323), section 3, for the
+inverse shared by all rows and the lazy block updates. The step is that of a uniform quantizer at
+high rate (Gish and Pierce 1968, "Asymptotically efficient quantizing").
 """
 
 from __future__ import annotations
@@ -42,10 +43,16 @@ _DAMPING = 0.1
 
 
 def inverse_root(second: torch.Tensor, power: float = 0.0) -> torch.Tensor:
-    """Upper triangular U with U^T U the inverse of the damped second moments ``[n, n]``.
+    """Upper triangular U such that U^T U is the inverse of the damped second moments.
 
-    Moments about a mean have rounding errors by the ``power`` of the inputs, the sum of their
-    squares: where inputs hardly vary, these alone could make moments that are none.
+    Args:
+        second: float32 ``[n, n]``.
+        power: trace of the second moments before centring, 0 if they were not centred. Centring
+            leaves rounding errors proportional to it. For nearly constant inputs these could make
+            the matrix indefinite, so the damping grows with it.
+
+    Returns:
+        float32 ``[n, n]``.
     """
     diagonal = _DAMPING * float(second.diagonal().mean()) + 1e-6 * power
     damped = second + max(diagonal, 1e-12) * torch.eye(len(second))
@@ -61,13 +68,16 @@ def sweep(
     settle: Callable[[torch.Tensor, int], torch.Tensor],
     look: Callable[[torch.Tensor, slice], None] | None = None,
 ) -> torch.Tensor:
-    """Settles column by column, and lets later columns take up the error.
+    """Quantizes column by column; later columns compensate for the error of earlier ones.
 
     Args:
         weight: float32 ``[rows, n]``.
-        root: :func:`inverse_root` of the inputs.
-        settle: of a column as it now is, and its number: what it becomes.
-        look: is shown each block of columns before they are settled.
+        root: :func:`inverse_root` of the second moments of the inputs.
+        settle: quantizes a column: takes its current values and its index, returns the new values.
+        look: called with each block of columns, and its slice, before it is processed.
+
+    Returns:
+        The quantized weight, float32 ``[rows, n]``.
     """
     weight = weight.clone()
     settled = torch.empty_like(weight)
@@ -87,26 +97,37 @@ def sweep(
 
 @dataclass
 class Piece:
-    """A part of a weight that is settled by itself: a group of a convolution, a block of inputs."""
+    """A part of a weight that is processed independently: one group, one block of inputs."""
 
     rows: slice
     inputs: slice
     root: torch.Tensor
 
     def of(self, weight: torch.Tensor) -> torch.Tensor:
-        """The part of ``[rows, inputs]``, a view."""
+        """A view of this part of a matrix ``[rows, inputs]``."""
         return weight[self.rows, self.inputs]
 
     def certainty(self) -> torch.Tensor:
-        """The inverse of what a squared error costs, ``[inputs]``, where later inputs make up."""
+        """Diagonal of the inverse second moments of the inputs from each one on, ``[inputs]``.
+
+        A squared error in a column costs 1 / certainty after compensation.
+        """
         return self.root.diagonal() ** 2
 
 
 def prune_sweep(weight: torch.Tensor, piece: Piece, wanted: torch.Tensor) -> torch.Tensor:
-    """Prunes a piece, error compensated: ``[rows, inputs]``; zeros stay zero.
+    """Prunes a piece with error compensation; zeros stay zero.
 
-    A block of columns keeps as many weights as ``wanted`` has there, those that cost most when
-    their turn comes.
+    Each block of columns keeps as many weights as ``wanted`` marks in it: those with the largest
+    pruning error at the time the block is reached.
+
+    Args:
+        weight: float32 ``[rows, inputs]``.
+        piece: the part that is pruned.
+        wanted: bool ``[rows, inputs]``.
+
+    Returns:
+        The pruned piece, float32 ``[rows, inputs]``.
     """
     certainty = piece.certainty()
     kept = torch.zeros_like(wanted)
@@ -122,7 +143,7 @@ def prune_sweep(weight: torch.Tensor, piece: Piece, wanted: torch.Tensor) -> tor
 
 
 def importance_of(weight: torch.Tensor, pieces: list[Piece]) -> torch.Tensor:
-    """What a squared error of each entry costs: ``[rows, inputs]``."""
+    """Cost of a squared error in each weight after compensation: float32 ``[rows, inputs]``."""
     importance = torch.empty_like(weight)
     for piece in pieces:
         piece.of(importance).copy_(1.0 / piece.certainty())
@@ -130,10 +151,10 @@ def importance_of(weight: torch.Tensor, pieces: list[Piece]) -> torch.Tensor:
 
 
 def step_of(penalty: float, importance: float) -> float:
-    """The width of steps that suits the error which a bit is worth.
+    """The uniform step that is optimal at the Lagrange multiplier ``penalty``, at high rate.
 
-    The error of steps s is importance * s^2 / 12, and a bit more quarters it: at this width the
-    next bit saves just the penalty.
+    A step s has the distortion D = importance * s^2 / 12, and one more bit divides it by four: this
+    is the step at which -dD/dR, the rate-distortion slope, equals the penalty.
     """
     return math.sqrt(6.0 * penalty / (math.log(2.0) * importance))
 
@@ -141,14 +162,17 @@ def step_of(penalty: float, importance: float) -> float:
 def rate_sweeps(
     weight: torch.Tensor, pieces: list[Piece], kept: torch.Tensor, penalty: float, values: int
 ) -> torch.Tensor:
-    """Prunes and shares a weight at the price of its codes, error compensated: ``[rows, inputs]``.
+    """Prunes and quantizes a weight with error compensation and a rate term.
 
     Args:
         weight: float32 ``[rows, inputs]``.
-        pieces: that make up the weight.
-        kept: bool, as the weight; the others become zero.
-        penalty: the error that a bit is worth.
-        values: at most so many beside zero.
+        pieces: the pieces that make up the weight.
+        kept: bool ``[rows, inputs]``: weights that may be non-zero.
+        penalty: Lagrange multiplier: squared error per bit.
+        values: maximum number of non-zero codebook entries.
+
+    Returns:
+        float32 ``[rows, inputs]``.
     """
     importance = importance_of(weight, pieces)
     low, high = -(values // 2), values - values // 2
@@ -188,7 +212,7 @@ def rate_sweeps(
 
 
 def _penalty(x: torch.Tensor, importance: torch.Tensor, zeros: int, settings: LayerConfig) -> float:
-    """The penalty that is given, or the one of the bits if nothing were compensated."""
+    """The penalty of the settings, or the one at which ECSQ without compensation meets ``bits``."""
     if settings.penalty is not None:
         return settings.penalty
     values = codebook_size_of(settings, 2)
@@ -199,13 +223,13 @@ def _penalty(x: torch.Tensor, importance: torch.Tensor, zeros: int, settings: La
 def compensate(
     weight: torch.Tensor, pieces: list[Piece], settings: LayerConfig, name: str = "weight"
 ) -> torch.Tensor:
-    """Prunes and shares the values of a weight, error compensated.
+    """Prunes and quantizes a weight with error compensation.
 
     Args:
         weight: float32 ``[rows, inputs]``.
-        pieces: that make up the weight.
-        settings: density or threshold, and what chooses the shared values, count; the plain kinds
-            are pruned alone.
+        pieces: the pieces that make up the weight.
+        settings: density or threshold, and the quantizer's settings; weights of the plain kinds are
+            pruned only.
         name: for messages.
 
     Returns:
@@ -243,7 +267,7 @@ def compensate(
 
 
 def pieces_of(layer: nn.Linear | nn.Conv2d, moments: InputStatistics) -> list[Piece]:
-    """The pieces of a layer's weight; with a bias, the moments are taken about their mean."""
+    """The pieces of a layer's weight, by group and block; with a bias, the moments are centred."""
     groups, inputs = moments.mean.shape
     rows = len(layer.weight) // groups
     pieces = []
@@ -265,7 +289,7 @@ def compensate_layer_(
     settings: LayerConfig,
     name: str = "layer",
 ) -> None:
-    """Prunes and shares a layer's weight in place; its bias takes up the mean of the error."""
+    """Prunes and quantizes a layer's weight in place; its bias absorbs the mean error."""
     weight = layer.weight.detach().float().flatten(1)
     settings = dataclasses.replace(
         settings, codebook_size=codebook_size_of(settings, layer.weight.dim())
@@ -285,21 +309,21 @@ def compensate_(
     settings: Mapping[nn.Module, tuple[str, LayerConfig]],
     progress: Callable[[str], None] | None = None,
 ) -> set[nn.Module]:
-    """Settles the layers of a model one after another, in the order of their first call.
+    """Quantizes the layers of a model one after another, in the order of their first call.
 
-    Each sees its inputs as the layers before it, settled already, give them.
+    The inputs of each layer are those that the already quantized layers before it produce.
 
     Args:
         model: is run in evaluation mode.
-        batches: inputs, some 128 in all; no labels.
-        settings: name and settings of each layer that is to be settled.
-        progress: called with the name of each layer that is done.
+        batches: unlabelled inputs, about 128 samples in all.
+        settings: name and settings of each layer to be quantized.
+        progress: called with the name of each finished layer.
 
     Returns:
-        The layers that inputs reach; the others are as they were.
+        The layers that the inputs reach; the others are unchanged.
 
     Raises:
-        ValueError: a convolution's padding is no number.
+        ValueError: a convolution's padding is not given as numbers.
     """
     batches = list(batches)
     order: dict[nn.Module, None] = {}
@@ -331,9 +355,9 @@ def compensate_(
 def whole_errors(
     model: nn.Module, layers: Mapping[str, nn.Linear | nn.Conv2d], batches: Iterable[torch.Tensor]
 ) -> dict[str, float]:
-    """What pruning all of a layer's weights would cost, weight by weight, by the layer's name.
+    """The compensated error of pruning a layer completely, summed over its weights, by layer name.
 
-    Layers that are never called have none.
+    Layers that are never called are left out.
     """
     batches = list(batches)
     training = model.training

@@ -1,11 +1,11 @@
-"""How much each weight matters: the diagonal of the loss's Hessian, exact, estimated, or from Adam.
+"""Weight sensitivity: the diagonal of the loss Hessian, exact, estimated, or taken from Adam.
 
 Source: Choi et al. (arXiv 1612.01543), sections 3.3 to 3.5. For a network of linear layers and
-ReLU, max-pooling and norms in evaluation mode the scores are piecewise linear in every single
-weight. The second derivative of the loss is then, almost everywhere, that of its last step carried
-back: for cross-entropy with probabilities p, sum_c (d s_c.z / dw)^2 with the columns
-s_c = sqrt(p_c) (e_c - p) of a square root of diag(p) - p p^T. Elsewhere this is the Gauss-Newton
-approximation, which is never negative.
+ReLU, max-pooling and norms in evaluation mode the logits z are piecewise linear in each weight. The
+second derivative of the loss with respect to a weight is then, almost everywhere, that of the
+softmax cross-entropy alone, propagated back: with probabilities p, sum_c (d s_c.z / dw)^2 with the
+columns s_c = sqrt(p_c) (e_c - p) of a square root of diag(p) - p p^T. For other networks this is
+the Gauss-Newton approximation, which is never negative.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import nn
 def _squared_gradient(
     layer: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor
 ) -> torch.Tensor:
-    """The sum over samples of each weight's squared gradient, of the weight's shape."""
+    """Per-sample squared gradients, summed over the samples; has the shape of the weight."""
     if isinstance(layer, nn.Linear):
         if inputs.dim() == 2:
             return (gradient**2).T @ (inputs**2)
@@ -43,21 +43,21 @@ def hessian_diagonal(
 ) -> dict[str, torch.Tensor]:
     """The diagonal of the Hessian of the mean cross-entropy, for Linear and Conv2d weights.
 
-    The labels are not needed: the Hessian of cross-entropy depends on the scores alone.
+    No labels are needed: the Hessian of the cross-entropy depends on the logits alone.
 
     Args:
-        model: gives class scores ``[n, classes]``; is run in evaluation mode.
-        batches: inputs; some 1,000 samples do as well as all (section 3.4).
-        draws: None = exact, a backward pass for each class; else so many passes with random signs,
-            an unbiased estimate for many classes.
-        seed: of the signs.
+        model: returns logits ``[n, classes]``; is run in evaluation mode.
+        batches: inputs; about 1,000 samples do as well as the full set (section 3.4).
+        draws: None = exact, with one backward pass per class; otherwise the number of backward
+            passes with random signs: an unbiased estimate, for models with many classes.
+        seed: of the random signs.
 
     Returns:
-        By the weight's name, float32 of its shape, none negative; 0 for a layer that no score
-        depends on.
+        The diagonal by weight name: float32, the shape of the weight, never negative; zero for a
+        layer that no logit depends on.
 
     Raises:
-        ValueError: there are no samples, or a convolution's padding is no number.
+        ValueError: there are no samples, or a convolution's padding is not given as numbers.
     """
     layers = {
         f"{name}.weight".lstrip("."): module
@@ -116,16 +116,17 @@ def hessian_diagonal(
 def hutchinson_diagonal(
     loss: torch.Tensor, parameters: Mapping[str, nn.Parameter], *, draws: int = 32, seed: int = 0
 ) -> dict[str, torch.Tensor]:
-    """An unbiased estimate of a Hessian's diagonal for any twice differentiable loss: E[v * Hv].
+    """Hutchinson's estimate of the Hessian diagonal of a twice differentiable loss: E[v * Hv].
 
     Args:
-        loss: a scalar whose graph is alive.
+        loss: a scalar whose autograd graph has not been freed.
         parameters: by name.
-        draws: of v, whose entries are 1 or -1.
-        seed: of v.
+        draws: number of random vectors v, whose entries are 1 or -1.
+        seed: of the random vectors.
 
     Returns:
-        By name, of the parameter's shape; single entries may be negative by chance.
+        The estimate by name, each of its parameter's shape. It is unbiased, but single entries may
+        be negative.
     """
     generator = torch.Generator().manual_seed(seed)
     values = list(parameters.values())
@@ -142,10 +143,13 @@ def hutchinson_diagonal(
 def adam_importance(
     optimizer: torch.optim.Optimizer, parameters: Mapping[str, nn.Parameter]
 ) -> dict[str, torch.Tensor]:
-    """The square root of Adam's second moment, which training has at hand (section 3.5).
+    """The square root of Adam's second moment, a by-product of training (section 3.5).
+
+    Returns:
+        The importance by name, each of its parameter's shape and dtype.
 
     Raises:
-        ValueError: the optimizer holds no second moment of a parameter.
+        ValueError: the optimizer has no second moment for a parameter.
     """
     made = {}
     for name, parameter in parameters.items():

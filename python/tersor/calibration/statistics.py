@@ -1,4 +1,4 @@
-"""First and second moments of what the layers of a model see, from a few inputs of the model."""
+"""Means and second moments of layer inputs, accumulated over calibration batches."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch.nn.functional as F
 from torch import nn
 
 MAX_INPUTS = 4096
-"""Layers with more inputs are settled in blocks of so many, as if the blocks had no correlation."""
+"""Wider layers are processed in blocks of at most this many inputs, taken as uncorrelated."""
 
 
 @dataclass
 class InputStatistics:
-    """First and second moments of a layer's inputs.
+    """Mean and second moments of a layer's inputs.
 
     Attributes:
-        count: samples: rows of inputs, or patches of a convolution.
+        count: number of samples: rows of inputs, or patches of a convolution.
         mean: float32 ``[groups, inputs]``.
         second: float32 ``[groups, inputs, inputs]`` for each block of at most ``MAX_INPUTS``.
     """
@@ -30,7 +30,7 @@ class InputStatistics:
 
 
 def _samples(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
-    """What the rows of a layer's weight are multiplied with: ``[groups, samples, inputs]``."""
+    """The vectors that a layer's weight multiplies: float32 ``[groups, samples, inputs]``."""
     if isinstance(layer, nn.Linear):
         return x.reshape(1, -1, x.shape[-1]).float()
     assert isinstance(layer, nn.Conv2d)
@@ -43,7 +43,7 @@ def _samples(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
 
 
 def blocks_of(inputs: int) -> Iterator[slice]:
-    """The blocks of a layer's inputs that are settled apart."""
+    """The blocks of inputs that are processed independently, each at most ``MAX_INPUTS`` wide."""
     for start in range(0, inputs, MAX_INPUTS):
         yield slice(start, min(start + MAX_INPUTS, inputs))
 
@@ -61,7 +61,19 @@ def _watched(layer: nn.Module, hook: Callable[[torch.Tensor], None]) -> Iterator
 def input_statistics(
     model: nn.Module, layer: nn.Linear | nn.Conv2d, batches: Iterable[torch.Tensor]
 ) -> InputStatistics | None:
-    """The moments of what a layer of a model sees; None if it is never called."""
+    """Mean and second moments of a layer's inputs, over all calls of the layer.
+
+    Args:
+        model: contains the layer; is run in its present mode.
+        layer: whose inputs are recorded.
+        batches: inputs of the model.
+
+    Returns:
+        float32 statistics; None if the layer is never called.
+
+    Raises:
+        ValueError: a convolution's padding is not given as numbers.
+    """
     found: InputStatistics | None = None
 
     def add(x: torch.Tensor) -> None:

@@ -4,7 +4,7 @@
 
 from enum import Enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
@@ -13,6 +13,7 @@ from tersor.cli.compress import CompressOptions, compress
 from tersor.cli.decompress import DecompressOptions, decompress
 from tersor.cli.inspect import inspect_command, show
 from tersor.cli.select import Selection
+from tersor.config import Config, Method
 from tersor.kernels import isa
 
 app = typer.Typer(
@@ -40,12 +41,18 @@ ConvBits = Annotated[int, typer.Option(min=1, max=8, help="code width of filters
 Density = Annotated[
     float | None, typer.Option(min=0.0, max=1.0, help="share of the weights to keep")
 ]
-Method = Annotated[str, typer.Option(help="quantizer: kmeans, uniform or ecsq")]
+MethodName = Annotated[str, typer.Option(help="quantizer: kmeans, uniform or ecsq")]
 TargetBytes = Annotated[
     int | None, typer.Option(min=1, help="search per-layer settings for this file size")
 ]
 TargetRatio = Annotated[
     float | None, typer.Option(help="the same as a ratio: dense bytes / file bytes")
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", help="settings by layer: a tersor.Config as JSON, instead"
+    ),
 ]
 Only = Annotated[list[str] | None, typer.Option(help=f"select only {_PATTERNS}")]
 Skip = Annotated[list[str] | None, typer.Option(help=f"leave {_PATTERNS}")]
@@ -84,9 +91,10 @@ def _compress(
     bits: Bits = CompressOptions.bits,
     conv_bits: ConvBits = CompressOptions.conv_bits,
     density: Density = None,
-    method: Method = CompressOptions.method,
+    method: MethodName = CompressOptions.method,
     target_bytes: TargetBytes = None,
     target_ratio: TargetRatio = None,
+    config: ConfigFile = None,
     only: Only = None,
     skip: Skip = None,
     min_size: MinSize = 0,
@@ -99,9 +107,10 @@ def _compress(
         bits=bits,
         conv_bits=conv_bits,
         density=density,
-        method=method,
+        method=cast("Method", method),  # LayerConfig refuses others
         target_bytes=target_bytes,
         target_ratio=target_ratio,
+        config=Config.from_file(config) if config else None,
         selection=Selection(only or (), skip or (), min_size),
         dry_run=dry_run,
         force=force,

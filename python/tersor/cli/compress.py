@@ -7,7 +7,7 @@ is written. The torch side is imported only where a torch checkpoint is read.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,13 +18,13 @@ import numpy.typing as npt
 from tersor.cli.errors import InputError, naming_file
 from tersor.cli.output import Output, copy_companions, plan_output
 from tersor.cli.progress import default_threads, progress_bar
-from tersor.cli.read_model import SourceModel, SourceTensor, read_model
-from tersor.cli.select import Choice, Selection, select
+from tersor.cli.read_model import SourceModel, SourceTensor, read_model, users_metadata
+from tersor.cli.select import Choice, Selection, check_pattern, select
 from tersor.io import aliases, container, layer_records, shards
 from tersor.io.floats import FLOAT_READERS
 
 if TYPE_CHECKING:
-    from tersor.config import LayerConfig
+    from tersor.config import Config, LayerConfig, Method
     from tersor.reporting.file_report import Report
 
 Blob = npt.NDArray[np.uint8]
@@ -42,33 +42,67 @@ class CompressOptions:
         target_bytes: bytes of the file, for which density and codes of each tensor are searched
             for; or
         target_ratio: the same as the ratio of all tensors' bytes to those of the file.
+        config: settings by layer, which take the place of all above.
         selection: which tensors.
         dry_run: report the size without writing.
         force: overwrite an existing output.
         threads: how many tensors are compressed at once; None: as many as there are CPUs for this
             process.
+
+    Raises:
+        InputError: options contradict each other, or ``config`` holds what needs a model.
     """
 
     bits: int = 4
     conv_bits: int = 8
     density: float | None = None
-    method: str = "kmeans"
+    method: Method = "kmeans"
     target_bytes: int | None = None
     target_ratio: float | None = None
+    config: Config | None = None
     selection: Selection = dataclasses.field(default_factory=Selection)
     dry_run: bool = False
     force: bool = False
     threads: int | None = None
 
+    def __post_init__(self) -> None:
+        if self.target_bytes is not None and self.target_ratio is not None:
+            raise InputError("give either --target-bytes or --target-ratio")
+        if self.config is None:
+            return
+        names = ("bits", "conv_bits", "density", "method", "target_bytes", "target_ratio")
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        if given := [name for name in names if getattr(self, name) != defaults[name]]:
+            option = given[0].replace("_", "-")
+            raise InputError(f"--{option} cannot be combined with --config, which has the settings")
+        needs_model = ("biases", "joint_codebook", "density", "max_drop")
+        if found := [name for name in needs_model if getattr(self.config, name) is not None]:
+            raise InputError(f"--config: {found[0]} needs the model: use tersor.compress_")
+
+    @property
+    def targets(self) -> tuple[int | None, float | None]:
+        """The bytes of the file that are asked for, or the ratio."""
+        source = self.config or self
+        return source.target_bytes, source.target_ratio
+
     @property
     def searches(self) -> bool:
         """Whether settings are searched for."""
-        return self.target_bytes is not None or self.target_ratio is not None
+        return self.targets != (None, None)
 
-    def settings(self, shape: tuple[int, ...]) -> LayerConfig:
-        """Of a tensor of this shape, where none are searched for."""
+    def settings(self, name: str, shape: tuple[int, ...]) -> LayerConfig | None:
+        """Of a tensor, or the limits of a search; None: leave it.
+
+        Args:
+            name: of the tensor, ``fc.weight`` of the layer ``fc``.
+            shape: of the dense tensor.
+        """
         from tersor.config import LayerConfig
 
+        if self.config is not None:
+            return self.config.for_layer(name.removesuffix("weight").rstrip("."), len(shape))
+        if self.searches:
+            return LayerConfig()
         width = self.bits if len(shape) == 2 else self.conv_bits
         return LayerConfig(codebook_size=2**width - 1, density=self.density, method=self.method)
 
@@ -81,8 +115,6 @@ def compress(source: Path, output: Path | None, options: CompressOptions) -> Rep
     """
     if output is None and not options.dry_run:
         raise InputError("missing -o/--output (or use --dry-run)")
-    if options.target_bytes is not None and options.target_ratio is not None:
-        raise InputError("give either --target-bytes or --target-ratio")
     with naming_file(source):
         model = read_model(source)
         if model.shards is not None and (options.dry_run or options.searches):
@@ -95,7 +127,7 @@ def compress(source: Path, output: Path | None, options: CompressOptions) -> Rep
             plan = plan_output(source, model.files, output, sharded=sharded, force=options.force)
         for note in model.notes:
             print(note)
-        choices = select(model.tensors.values(), options.selection, model.aliases)
+        choices = _choose(model, options)
         for choice in choices.values():
             print(choice)
         if not any(choice.selected for choice in choices.values()):
@@ -105,6 +137,23 @@ def compress(source: Path, output: Path | None, options: CompressOptions) -> Rep
     for line in copy_companions(plan, force=options.force) if plan else ():
         print(line)
     return report
+
+
+def _choose(model: SourceModel, options: CompressOptions) -> dict[str, Choice]:
+    """The choice for each tensor, by the selection and then by the configuration."""
+    choices = select(model.tensors.values(), options.selection, model.aliases)
+    if options.config is None:
+        return choices
+    # A pattern of the configuration is one of layers, or of their weights.
+    names = {n for name in choices for n in (name, name.rpartition(".")[0])}
+    for pattern, _ in options.config.named_overrides:
+        check_pattern("--config: overrides:", pattern, names)
+    return {
+        name: choice
+        if not choice.selected or options.settings(name, choice.shape) is not None
+        else Choice(name, choice.shape, False, "--config leaves it")
+        for name, choice in choices.items()
+    }
 
 
 def dense_weight(tensor: SourceTensor) -> npt.NDArray[np.float32]:
@@ -130,6 +179,11 @@ class _Job:
     @property
     def _selected(self) -> dict[str, SourceTensor]:
         return {n: t for n, t in self.model.tensors.items() if self.choices[n].selected}
+
+    def _settings(self) -> dict[str, LayerConfig]:
+        """Of the selected tensors, by name: what is asked for, or the limits of a search."""
+        asked = {n: self.options.settings(n, t.shape) for n, t in self._selected.items()}
+        return {name: settings for name, settings in asked.items() if settings is not None}
 
     def _threads(self) -> int:
         return self.options.threads or default_threads()
@@ -161,8 +215,12 @@ class _Job:
             grown: names of tensors in the file; the selected ones among them are no blobs.
         """
         blobs = [n for n, t in self._selected.items() if t.stored_name not in grown]
+        settings = self._settings()
         records = {
-            name: layer_records.LayerRecord(self.model.tensors[name].dtype) for name in blobs
+            name: layer_records.LayerRecord(
+                self.model.tensors[name].dtype, settings[name].precision
+            )
+            for name in blobs
         }
         return {
             **metadata,
@@ -180,11 +238,7 @@ class _Job:
         """Writes one file, or none where there is no plan."""
         from tersor.reporting.file_report import report_tensors
 
-        selected = self._selected
-        if self.options.searches:
-            settings = self._search(source)
-        else:
-            settings = {name: self.options.settings(t.shape) for name, t in selected.items()}
+        settings = self._search(source) if self.options.searches else self._settings()
         with progress_bar("compress", self.model.dense_bytes) as advance:
             tensors = shards.encode_tensors(
                 self.model.tensors.values(),
@@ -201,12 +255,11 @@ class _Job:
 
     def _search(self, source: Path) -> dict[str, LayerConfig]:
         """Settings by name, within the size that is asked for, on bytes that are counted."""
-        from tersor.config import LayerConfig
         from tersor.search import rate_distortion
 
         items = {
-            name: rate_distortion.Item(dense_weight(tensor), LayerConfig())
-            for name, tensor in self._selected.items()
+            name: rate_distortion.Item(dense_weight(self.model.tensors[name]), settings)
+            for name, settings in self._settings().items()
         }
 
         def measure(blobs: rate_distortion.Blobs) -> float:
@@ -215,9 +268,10 @@ class _Job:
                 tensors.update(self._stored(tensor, blobs.get(name)))
             return container.file_bytes(tensors, self._metadata(self.model.metadata, tensors))
 
-        limit = float(self.options.target_bytes or 0)
-        if self.options.target_ratio is not None:
-            limit = self.model.dense_bytes // self.options.target_ratio
+        target_bytes, target_ratio = self.options.targets
+        limit = float(target_bytes or 0)
+        if target_ratio is not None:
+            limit = self.model.dense_bytes // target_ratio
         try:
             return rate_distortion.fit(items, measure, limit, size=True, progress=print)
         except ValueError as error:
@@ -233,23 +287,19 @@ class _Job:
         by_stored = {tensor.stored_name: tensor for tensor in self.model.tensors.values()}
         # The shards have one table of records and names, so that any of them tells them all.
         extra = self._metadata({}, ())
+        settings = self._settings()
 
         def encode(view: container.TensorView) -> Mapping[str, container.Tensor]:
             tensor = by_stored[view.name]
-            chosen = self.choices[tensor.name].selected
-            return self._encode(tensor, self.options.settings(tensor.shape) if chosen else None)
+            return self._encode(tensor, settings.get(tensor.name))
 
-        described = {
-            name: repr(self.options.settings(t.shape)) for name, t in self._selected.items()
-        }
-        advance: Callable[[int], None]
         with progress_bar("compress", self.model.dense_bytes) as advance:
             index = shards.write_shards(
                 checkpoint,
                 plan.file.parent,
                 encode,
-                f"{__version__} {described} {extra}",
-                metadata=lambda shard: {**shard.metadata, **extra},
+                f"{__version__} {settings} {extra}",
+                metadata=lambda shard: {**users_metadata(shard.metadata), **extra},
                 threads=self._threads(),
                 progress=lambda view: advance(view.nbytes),
             )

@@ -9,6 +9,7 @@ from pathlib import Path
 from tersor.cli.errors import InputError, naming_file
 from tersor.cli.output import Output, copy_companions, plan_output
 from tersor.cli.progress import default_threads, progress_bar
+from tersor.cli.read_model import users_metadata
 from tersor.codec.blob import SUFFIX, decode_blob
 from tersor.io import aliases, container, layer_records, shards
 from tersor.io.floats import FLOAT_READERS, to_stored
@@ -82,8 +83,7 @@ def _write(file: container.File, plan: Output, options: DecompressOptions) -> in
 
 
 def _plain_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
-    own = (aliases.KEY, layer_records.KEY)
-    return {"format": "pt", **{key: text for key, text in metadata.items() if key not in own}}
+    return {"format": "pt", **users_metadata(metadata)}
 
 
 def _decoder(file: container.File, dtype: str | None) -> shards.Encode:

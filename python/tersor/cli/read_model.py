@@ -5,6 +5,7 @@ Files are told apart by their content. Tensors stay in the mapped file until the
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -12,10 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tersor._names import without_wrappers
 from tersor.cli.errors import InputError, import_torch
 from tersor.codec.blob import SUFFIX, inspect_blob
 from tersor.io import aliases as alias_table
-from tersor.io import container, layer_records
+from tersor.io import container
 
 # Under which a training checkpoint holds the state_dict of its model, the likeliest first.
 _STATE_KEYS = ("state_dict", "model_state_dict", "model", "module", "net", "network", "params")
@@ -128,16 +130,20 @@ def _kind_of(path: Path) -> str:
 # ---- safetensors
 
 
+def users_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The metadata of a file without what tersor keeps there."""
+    return {key: text for key, text in metadata.items() if not key.startswith("tersor.")}
+
+
 def _read_safetensors(path: Path) -> SourceModel:
     file = container.open(path)
     tensors = {t.name: t for t in (_from_view(view, path) for view in file.tensors.values())}
     stored = {name: view.compressed for name, view in file.tensors.items()}
-    own = (alias_table.KEY, layer_records.KEY)
     shards = file if isinstance(file, container.Sharded) else None
     return SourceModel(
         files=file.paths,
         tensors=tensors,
-        metadata={key: text for key, text in file.metadata.items() if key not in own},
+        metadata=users_metadata(file.metadata),
         aliases=alias_table.read_aliases(file.metadata, stored, path),
         shards=shards,
     )
@@ -279,23 +285,20 @@ def _stripped(model: SourceModel) -> SourceModel:
             break
         common.append(prefixes[0])
     prefix = "".join(common)
-    if not prefix or any(name == prefix for name in names):
+    bare = {name: without_wrappers(name, prefix) for name in names}
+    if all(new == old for old, new in bare.items()) or len(set(bare.values())) < len(names):
         return model
-
-    def bare(name: str) -> str:
-        return name.removeprefix(prefix)
-
-    tensors = {
-        bare(name): SourceTensor(
-            bare(name), t.dtype, t.shape, t.nbytes, bare(t.stored_name), t.stored, t.free
-        )
-        for name, t in model.tensors.items()
-    }
-    return SourceModel(
-        files=model.files,
-        tensors=tensors,
-        metadata=model.metadata,
-        aliases={bare(alias): bare(target) for alias, target in model.aliases.items()},
-        notes=(*model.notes, f"stripped '{prefix}' from the names of all tensors"),
-        shards=model.shards,
+    what = f"'{prefix}'" if prefix else "'_orig_mod.'"
+    return dataclasses.replace(
+        model,
+        tensors={
+            bare[name]: dataclasses.replace(
+                tensor,
+                name=bare[name],
+                stored_name=without_wrappers(tensor.stored_name, prefix),
+            )
+            for name, tensor in model.tensors.items()
+        },
+        aliases={bare[alias]: bare[target] for alias, target in model.aliases.items()},
+        notes=(*model.notes, f"stripped {what} from the names of tensors"),
     )

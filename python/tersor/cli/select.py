@@ -7,7 +7,6 @@ is left: ``norm1.linear.weight`` is a Linear, ``embed_tokens.weight`` a table.
 
 from __future__ import annotations
 
-import difflib
 import fnmatch
 import math
 import re
@@ -15,6 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from tersor._names import near
 from tersor.cli.errors import InputError
 from tersor.io.floats import FLOAT_READERS
 
@@ -91,7 +91,7 @@ def select(
     names = {tensor.name for tensor in listed} | set(aliases)
     for option, patterns in (("--only", selection.only), ("--skip", selection.skip)):
         for pattern in patterns:
-            _check_pattern(option, pattern, names)
+            check_pattern(option, pattern, names)
     further: dict[str, list[str]] = {}
     for alias, target in aliases.items():
         further.setdefault(target, []).append(alias)
@@ -101,15 +101,20 @@ def select(
     }
 
 
-def _check_pattern(option: str, pattern: str, names: Collection[str]) -> None:
+def check_pattern(option: str, pattern: str, names: Collection[str]) -> None:
+    """Refuses a shell pattern that matches none of the names.
+
+    Raises:
+        InputError: the message has the option and near names.
+    """
     if any(fnmatch.fnmatchcase(name, pattern) for name in names):
         return
     # Of a pattern of modules the near ones are modules.
     modules = {name.rpartition(".")[0] for name in names} - {""}
     bare = pattern.strip("*").strip(".") or pattern
-    near = difflib.get_close_matches(bare, sorted({*names, *modules}), n=4, cutoff=0.5)
-    hint = f"; near names: {', '.join(near)}" if near else ""
-    raise InputError(f"{option} '{pattern}' matches no tensor{hint}")
+    raise InputError(
+        f"{option} '{pattern}' matches no tensor{near(bare, sorted({*names, *modules}))}"
+    )
 
 
 def choose(

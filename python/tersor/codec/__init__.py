@@ -1,1 +1,1 @@
-"""One weight and its bytes: pruned and quantized, as relative CSR, Huffman-coded (numpy alone)."""
+"""The codec of one weight: relative CSR, Huffman streams, self-describing blobs (numpy only)."""

@@ -14,7 +14,7 @@ SUFFIX = "_blob"
 """The blob of tensor ``fc.weight`` is stored under ``fc.weight_blob``."""
 
 NO_LIMIT = (1 << 63) - 1
-"""What the core takes for no ``max_bytes``."""
+"""The core's value for "no ``max_bytes``"."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,17 +35,17 @@ class CompressedTensor:
 
     @property
     def shared(self) -> bool:
-        """Whether the weights share the values of a codebook."""
+        """Whether the weights are codes into a codebook."""
         return self.kind.startswith("shared")
 
     def codebook(self) -> npt.NDArray[np.float32]:
-        """The values with the zero of code 0 before them: float32 ``[k + 1]``."""
+        """The codebook with the zero of code 0 in front: float32 ``[k + 1]``."""
         return np.concatenate([np.zeros(1, np.float32), self.values])
 
 
 @dataclass(frozen=True)
 class BlobInfo:
-    """Where the bytes of a blob go, counted on its streams; in bytes unless named bits."""
+    """The size of a blob by part, read from its streams; in bytes unless the name says bits."""
 
     shape: tuple[int, ...]
     kind: str
@@ -68,7 +68,7 @@ class BlobInfo:
 
     @property
     def is_vector(self) -> bool:
-        """Whether this is a coded vector, such as a bias, and not the weight of a layer."""
+        """Whether this is a coded vector, such as a bias, rather than the weight of a layer."""
         return len(self.shape) == 1
 
 
@@ -83,10 +83,10 @@ def as_blob(blob: npt.ArrayLike | bytes) -> npt.NDArray[np.uint8]:
 
 
 def encode_blob(layer: CompressedTensor) -> npt.NDArray[np.uint8]:
-    """The blob of a layer, uint8 ``[n]``.
+    """Encodes a compressed tensor as a blob, uint8 ``[n]``.
 
     Raises:
-        ValueError: the parts of the layer do not fit together, or a value is not finite.
+        ValueError: the fields of the tensor are inconsistent, or a value is not finite.
     """
     values = np.ascontiguousarray(layer.values, dtype=np.float32)
     return _core.layer_encode(list(layer.shape), layer.kind, *layer.csr.parts(), values)
@@ -95,13 +95,13 @@ def encode_blob(layer: CompressedTensor) -> npt.NDArray[np.uint8]:
 def decode_blob(
     blob: npt.ArrayLike | bytes, *, max_bytes: int | None = None, threads: int = 1
 ) -> CompressedTensor:
-    """Decodes a blob and checks everything in it, its hash included.
+    """Decodes a blob and validates all of it, including its hash.
 
     Args:
         blob: uint8 ``[n]``.
-        max_bytes: refuse, before allocating, a blob whose content takes more while it is decoded:
-            a byte for each code, gap and byte of the row lengths' stream, four for each row length
-            and value.
+        max_bytes: reject, before allocating, a blob that needs more memory while it is decoded: one
+            byte per code, per gap and per byte of the row-length stream, four per row length and
+            per codebook entry or value.
         threads: at most this many.
 
     Raises:
@@ -121,19 +121,22 @@ def decode_rows(
     max_bytes: int | None = None,
     threads: int = 1,
 ) -> CompressedTensor:
-    """Decodes ``count`` rows from ``first`` on, as a layer with so many rows.
+    """Decodes the rows ``first`` to ``first + count - 1``, as a tensor of ``count`` rows.
 
-    Of a blob that is stored by rows only the blocks of its streams that hold them are decoded.
+    If the blob is stored by rows, only the stream blocks that contain them are decoded.
 
     Args:
-        verify: check the hash over the whole blob first; without it the checksums of the blocks
-            alone tell damage.
-        max_bytes: as of :func:`decode_layer`.
+        blob: uint8 ``[n]``.
+        first: index of the first row, from 0.
+        count: number of rows.
+        verify: check the hash of the complete blob first; otherwise only the checksums of the
+            decoded blocks detect damage.
+        max_bytes: as for :func:`decode_blob`.
         threads: at most this many.
 
     Raises:
         FormatError: the blob is malformed; the message names the byte.
-        ValueError: the layer has no such rows.
+        ValueError: the rows are out of range.
     """
     if first < 0 or count < 0:
         raise ValueError(f"first and count must not be negative, not {first} and {count}")
@@ -145,9 +148,9 @@ def decode_rows(
 
 
 def inspect_blob(blob: npt.ArrayLike | bytes, *, verify: bool = False) -> BlobInfo:
-    """Counts the bytes of a blob without decoding any; checks its hash when asked to.
+    """Reads the size of each part of a blob without decoding it; ``verify`` checks its hash.
 
-    The number of non-zeros is the announced one; :func:`decode_layer` checks that it is true.
+    The number of non-zeros is taken from the header; :func:`decode_blob` verifies it.
 
     Raises:
         FormatError: the blob is malformed; the message names the byte.
@@ -156,5 +159,5 @@ def inspect_blob(blob: npt.ArrayLike | bytes, *, verify: bool = False) -> BlobIn
 
 
 def is_blob(blob: npt.ArrayLike | bytes) -> bool:
-    """Whether the bytes start like a blob; says nothing about the rest."""
+    """Whether the bytes begin with the magic of a blob; nothing else is checked."""
     return _core.is_layer(as_blob(blob))

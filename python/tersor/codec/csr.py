@@ -1,4 +1,4 @@
-"""The canonical sparse form: codes and gaps with relative indices.
+"""The canonical sparse format: codes, and gaps as relative column indices.
 
 Source: Han et al., Deep Compression (arXiv 1510.00149), section 2.
 """
@@ -15,17 +15,15 @@ from tersor import _core
 
 @dataclass(frozen=True, eq=False)
 class RelativeCsr:
-    """Codes of a pruned, weight-shared matrix; code 0 means "pruned".
-
-    The codebook is kept elsewhere.
+    """A pruned and quantized matrix as codes with relative indices, without its codebook.
 
     Attributes:
         rows, cols: the shape of the matrix.
         index_bits: width of a gap, 2 to 8.
-        flat: gaps run over the whole tensor (as in the paper) instead of restarting at each row.
+        flat: gaps continue across rows (as in the paper) instead of restarting at each row.
         codes: uint8 ``[entries]``; 0 marks a filler.
-        gaps: uint8 ``[entries]``, the zeros skipped before each entry.
-        row_lengths: uint32 ``[rows]``, the entries of each row; empty when flat.
+        gaps: uint8 ``[entries]``, number of zeros before each entry.
+        row_lengths: uint32 ``[rows]``, number of entries of each row; empty if flat.
     """
 
     rows: int
@@ -41,7 +39,7 @@ class RelativeCsr:
     ) -> tuple[
         int, int, int, bool, npt.NDArray[np.uint8], npt.NDArray[np.uint8], npt.NDArray[np.uint32]
     ]:
-        """The fields in order, as the compiled core takes them."""
+        """The fields in the order of the compiled core's arguments."""
         return (
             self.rows,
             self.cols,
@@ -55,7 +53,7 @@ class RelativeCsr:
 
 @dataclass(frozen=True)
 class EntryCount:
-    """Stored entries, and how many of them are fillers."""
+    """Number of stored entries, and how many of them are fillers."""
 
     entries: int
     fillers: int
@@ -73,8 +71,8 @@ def encode(codes: npt.ArrayLike, index_bits: int, *, flat: bool = False) -> Rela
 
     Args:
         codes: uint8 ``[rows, cols]``; 0 = pruned.
-        index_bits: width of a gap, 2 to 8; longer runs of zeros take fillers.
-        flat: let gaps run over the whole tensor, without row lengths.
+        index_bits: width of a gap, 2 to 8; longer runs of zeros are bridged by fillers.
+        flat: let gaps continue across rows, without row lengths.
 
     Raises:
         ValueError: the dtype, the number of dimensions or ``index_bits`` is out of range.
@@ -86,26 +84,26 @@ def decode(csr: RelativeCsr) -> npt.NDArray[np.uint8]:
     """The matrix of codes, uint8 ``[rows, cols]``.
 
     Raises:
-        FormatError: the entries break a rule of the form (the message names the entry), or announce
-            a matrix of more than 2^28 elements and of more than 256 for each entry and row length.
+        FormatError: the entries violate a rule of the format (the message names the entry), or the
+            matrix has more than 2^28 elements and more than 256 per entry and row length.
     """
     return _core.csr_decode(*csr.parts())
 
 
 def validate(csr: RelativeCsr) -> int:
-    """Checks every rule of the form and returns the number of non-zeros.
+    """Validates the entries and returns the number of non-zeros.
 
     Raises:
-        FormatError: the entries break a rule of the form; the message names the entry.
+        FormatError: the entries violate a rule of the format; the message names the entry.
     """
     return _core.csr_validate(*csr.parts())
 
 
 def count_entries(codes: npt.ArrayLike, index_bits: int, *, flat: bool = False) -> EntryCount:
-    """What :func:`encode` would store, counted without storing it; arguments as there."""
+    """The number of entries :func:`encode` would store; takes the same arguments."""
     return EntryCount(*_core.csr_count_entries(_as_codes(codes), index_bits, flat))
 
 
 def filler_count(csr: RelativeCsr) -> int:
-    """Entries that only bridge a run of zeros."""
+    """Number of entries that only bridge a run of zeros."""
     return int(np.count_nonzero(csr.codes == 0))

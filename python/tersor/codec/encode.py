@@ -1,4 +1,4 @@
-"""From a dense weight to a layer, and back; numpy in and out, torch tensors welcome."""
+"""Dense weight to compressed tensor and back; takes numpy arrays and torch tensors."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tersor.quantizers.choose import quantize_weight
 
 
 def encode_smallest(shared: Quantized, settings: LayerConfig) -> CompressedTensor:
-    """The layer whose real blob is smallest among the allowed index widths and gap modes."""
+    """Encodes with the index width and gap mode, of those allowed, that give the smallest blob."""
     shape = shared.codes.shape
     codes = shared.codes.reshape(shape[0], math.prod(shape[1:]))
     widths = range(2, 9) if settings.index_bits is None else (settings.index_bits,)
@@ -29,7 +29,7 @@ def encode_smallest(shared: Quantized, settings: LayerConfig) -> CompressedTenso
         for width in widths:
             matrix = csr.encode(codes, width, flat=flat)
             if best is not None and len(matrix.codes) > 4 * max(1, len(best.csr.codes)):
-                continue  # mostly fillers: it cannot win, and would be slow to encode
+                continue  # mostly fillers: it cannot be smaller, and is slow to encode
             layer = CompressedTensor(shape, settings.kind, matrix, shared.values)
             size = len(encode_blob(layer))
             if best is None or size < best_bytes:
@@ -41,20 +41,20 @@ def encode_smallest(shared: Quantized, settings: LayerConfig) -> CompressedTenso
 def compress_weight(
     weight: Any, settings: LayerConfig, name: str = "weight", importance: Any = None
 ) -> CompressedTensor:
-    """Prunes, shares and encodes one weight.
+    """Prunes, quantizes and encodes one weight.
 
-    A weight that holds no more distinct values than ``settings.codebook_size`` keeps exactly these.
+    A weight with at most ``settings.codebook_size`` distinct non-zero values is kept exactly.
 
     Args:
         weight: torch tensor or array of any float type, ``[rows, ...]``.
         settings: see :class:`tersor.LayerConfig`.
         name: for messages.
-        importance: non-negative, of the weight's shape; errors of shared weights count by it (the
-            diagonal of the loss's Hessian makes Hessian-weighted k-means); None = all alike.
+        importance: non-negative, of the weight's shape; weights the squared errors (the diagonal of
+            the loss Hessian gives Hessian-weighted k-means); None = all equal.
 
     Raises:
-        ValueError: the weight holds NaN or infinity, or the importance has another shape or is
-            negative; the message names the layer.
+        ValueError: the weight contains NaN or infinity, or the importance has another shape or
+            negative values; the message names the layer.
     """
     dense = as_float32(weight, name)
     if settings.kind.endswith("fp16") and np.abs(dense).max(initial=0.0) > 65504:
@@ -62,13 +62,13 @@ def compress_weight(
     kept = kept_by(dense, settings)
     if settings.kind.startswith("shared"):
         shared = quantize_weight(dense, kept, settings, name, importance)
-    else:  # of the plain kinds each weight is a value of its own
+    else:  # the plain kinds store every value as it is
         shared = Quantized(kept.astype(np.uint8), dense[kept])
     return encode_smallest(shared, settings)
 
 
 def decompress_weight(layer: CompressedTensor) -> npt.NDArray[np.float32]:
-    """The dense weight of a layer: float32 of the layer's shape."""
+    """Decodes to the dense weight: float32 of the tensor's shape."""
     codes = csr.decode(layer.csr)
     if layer.shared:
         return layer.codebook()[codes].reshape(layer.shape)

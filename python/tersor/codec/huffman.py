@@ -1,4 +1,4 @@
-"""Prefix coding of bytes into self-describing streams (docs/format.md)."""
+"""Huffman coding of bytes into self-describing streams (docs/format.md)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tersor import _core
 
 @dataclass(frozen=True)
 class StreamInfo:
-    """What a stream announces: decoded length, bytes before the code words, bits of the words."""
+    """The header of a stream: decoded length, header bytes, bits of the code words."""
 
     symbols: int
     header_bytes: int
@@ -27,7 +27,7 @@ def _as_bytes(data: npt.ArrayLike, what: str) -> npt.NDArray[np.uint8]:
 
 
 def histogram(symbols: npt.ArrayLike) -> npt.NDArray[np.uint64]:
-    """How often each byte occurs in ``symbols`` uint8 ``[n]``: uint64 ``[256]``."""
+    """Counts each byte value in ``symbols``, uint8 ``[n]``: uint64 ``[256]``."""
     return _core.huffman_histogram(_as_bytes(symbols, "symbols"))
 
 
@@ -37,9 +37,9 @@ def entropy(counts: npt.ArrayLike) -> float:
 
 
 def code_lengths(counts: npt.ArrayLike, max_length: int = 15) -> npt.NDArray[np.uint8]:
-    """Lengths of an optimal prefix code with words of at most ``max_length`` bits.
+    """Code lengths of the optimal prefix code with words of at most ``max_length`` bits.
 
-    Package-merge (Larmore and Hirschberg 1990).
+    Found by package-merge (Larmore and Hirschberg 1990).
 
     Args:
         counts: histogram ``[256]``.
@@ -57,8 +57,8 @@ def code_lengths(counts: npt.ArrayLike, max_length: int = 15) -> npt.NDArray[np.
 def encode(symbols: npt.ArrayLike, *, threads: int = 1) -> npt.NDArray[np.uint8]:
     """Encodes ``symbols`` uint8 ``[n]`` to a stream uint8 ``[m]`` that :func:`decode` reads.
 
-    Short streams hold canonical Huffman words, long ones blocks of the plane code
-    (docs/kernels.md). The bytes are the same for every instruction set and number of threads.
+    Short streams use canonical Huffman words, long ones blocks of the plane code
+    (docs/kernels.md). The bytes do not depend on the instruction set or the number of threads.
     """
     return _core.huffman_encode(_as_bytes(symbols, "symbols"), threads)
 
@@ -80,25 +80,27 @@ def decode(
     threads: int = 1,
     verify: bool = True,
 ) -> npt.NDArray[np.uint8]:
-    """Decodes a whole stream.
+    """Decodes a complete stream.
 
     Args:
         stream: uint8 ``[m]``.
-        out: contiguous uint8 of exactly the decoded length, to be filled; made when missing.
-        max_symbols: without ``out``, refuse a stream that announces more.
+        out: contiguous uint8 of exactly the decoded length, filled in place; None = allocate.
+        max_symbols: without ``out``, reject a stream whose header states more.
         threads: at most this many.
         verify: check the checksum of each block.
 
     Raises:
         FormatError: the stream is malformed; the message names the byte.
-        ValueError: ``out`` has another length, dtype or is not contiguous, or the stream announces
-            too many symbols.
+        ValueError: ``out`` has another length or dtype or is not contiguous, or the stream has more
+            than ``max_symbols`` symbols.
     """
     source = _as_bytes(stream, "stream")
     symbols = inspect(source).symbols
     if out is None:
         if symbols > max_symbols:
-            raise ValueError(f"the stream announces {symbols} symbols, more than {max_symbols}")
+            raise ValueError(
+                f"the stream has {symbols} symbols, more than max_symbols={max_symbols}"
+            )
         out = np.empty(symbols, np.uint8)
     elif out.dtype != np.uint8 or out.size != symbols or not out.flags.c_contiguous:
         raise ValueError(f"out must be contiguous uint8 with {symbols} elements")
@@ -109,11 +111,11 @@ def decode(
 def decode_range(
     stream: npt.ArrayLike, first: int, count: int, *, threads: int = 1, verify: bool = True
 ) -> npt.NDArray[np.uint8]:
-    """Decodes ``count`` symbols from ``first`` on; only the blocks that hold them are read.
+    """Decodes the symbols ``first`` to ``first + count - 1``, reading only the blocks they are in.
 
     Raises:
         FormatError: the stream is malformed; the message names the byte.
-        ValueError: the stream has no such symbols.
+        ValueError: the symbols are out of range.
     """
     if first < 0 or count < 0:
         raise ValueError(f"first and count must not be negative, not {first} and {count}")

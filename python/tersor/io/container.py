@@ -53,6 +53,11 @@ class Tensor:
     shape: tuple[int, ...]
     data: bytes | memoryview | npt.NDArray[Any]
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the data."""
+        return len(self.data) if isinstance(self.data, bytes) else self.data.nbytes
+
     def raw(self) -> npt.NDArray[np.uint8]:
         """The bytes, uint8 ``[n]``: a view where they are contiguous."""
         if isinstance(self.data, np.ndarray):
@@ -320,7 +325,6 @@ def file_bytes(
 ) -> int:
     """Bytes of the file that :func:`write_file` makes of the same arguments; nothing is written."""
     sizes = [
-        StoredSize(name, t.dtype, t.shape, t.raw().nbytes, t.is_blob(name))
-        for name, t in tensors.items()
+        StoredSize(name, t.dtype, t.shape, t.nbytes, t.is_blob(name)) for name, t in tensors.items()
     ]
     return stored_bytes(sizes, metadata or {}, plain=plain)

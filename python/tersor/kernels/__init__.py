@@ -1,1 +1,1 @@
-"""The compiled kernels on numpy arrays: products, convolutions, instruction sets."""
+"""The compiled kernels on numpy arrays: sparse products, convolution, instruction sets."""

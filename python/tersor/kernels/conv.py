@@ -25,7 +25,7 @@ def convolve(
     activation: str = "none",
     residual: npt.ArrayLike | None = None,
 ) -> npt.NDArray[np.float32]:
-    """``activation(conv2d(x, W) + bias + residual)``, conv2d as torch has it.
+    """``activation(conv2d(x, W) + bias + residual)``, with the conv2d of torch.
 
     Args:
         packed: the filters as a matrix ``[out_channels, in_channels / groups * kh * kw]``.
@@ -33,13 +33,13 @@ def convolve(
         kernel_size, stride, padding, dilation: height and width each, in pixels.
         bias: float32 ``[out_channels]``.
         groups, precision, threads, activation: as in :func:`tersor.kernels.spmm.multiply`.
-        residual: float32, of the result's shape.
+        residual: float32, of the shape of the output.
 
     Returns:
         float32 ``[batch, out_channels, height', width']``.
 
     Raises:
-        ValueError: shapes or parameters do not fit.
+        ValueError: shapes or parameters are inconsistent.
     """
     images = np.ascontiguousarray(x, dtype=np.float32)
     if images.ndim != 4:

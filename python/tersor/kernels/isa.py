@@ -1,4 +1,4 @@
-"""Instruction-set levels: which were compiled, which this machine has, which is in use."""
+"""Instruction-set levels: those compiled in, those available here, and the one in use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tersor import _core
 
 
 def compiled() -> list[str]:
-    """Names of the levels that this build has kernels for: ``scalar`` first."""
+    """Names of the levels that this build has kernels for, ``scalar`` first."""
     return _core.compiled_isas()
 
 
@@ -22,16 +22,16 @@ def available() -> list[str]:
 
 
 def in_use() -> str:
-    """The level in use: the best available, or what ``TERSOR_ISA`` or :func:`use` chose."""
+    """The level in use: the best available, or the one set by ``TERSOR_ISA`` or :func:`use`."""
     return _core.isa_in_use()
 
 
 @contextmanager
 def use(name: str) -> Iterator[None]:
-    """Selects a level for the whole process while the block runs; packed matrices keep their own.
+    """Selects a level, process-wide, inside a ``with`` block; packed matrices keep their own.
 
     Raises:
-        ValueError: the level is unknown, or this machine does not have it.
+        ValueError: the level is unknown, or not available on this machine.
     """
     previous = _core.isa_in_use()
     _core.use_isa(name)
@@ -43,7 +43,7 @@ def use(name: str) -> Iterator[None]:
 
 @dataclass(frozen=True)
 class BuildInfo:
-    """What :func:`show_config` tells."""
+    """The result of :func:`show_config`."""
 
     version: str
     compiler: str
@@ -65,7 +65,7 @@ class BuildInfo:
 
 
 def show_config() -> BuildInfo:
-    """Version, compiler, instruction sets, and who runs the threads; print it to read it."""
+    """Version, compiler, instruction sets and thread pool; ``print`` the result to read it."""
     torch = sys.modules.get("torch")  # asked, never imported
     threads = torch.get_num_threads() if torch is not None else os.cpu_count() or 1
     return BuildInfo(

@@ -1,4 +1,4 @@
-"""Products of a compressed matrix with dense activations, straight from codes and codebook."""
+"""Products of a compressed matrix with dense activations, computed from codes and codebook."""
 
 from __future__ import annotations
 
@@ -24,20 +24,21 @@ def pack(
     precision: str = "high",
     threads: int = 1,
 ) -> PackedMatrix:
-    """Lays a matrix out for the kernels of the instruction set in use.
+    """Packs a matrix for the kernels of the instruction set in use.
 
     Args:
         csr: the codes.
         codebook: float32 ``[k + 1]``, the value of each code; ``codebook[0]`` is 0.
-        regime: what to lay out for first: ``vector`` (products with one to a few vectors) or
-            ``batch`` (many vectors, convolutions); None = what is best for ``batch`` and
+        regime: the layout packed first: ``vector`` (products with one to a few vectors) or
+            ``batch`` (many vectors, convolutions); None = the best one for ``batch`` and
             ``precision`` by the rule of docs/kernels.md. The matrix serves every use: a second
-            layout is made when a product needs it.
-        batch, precision: of most products.
+            layout is packed when a product needs it.
+        batch, precision: batch size and precision of most products.
         threads: at most this many.
 
     Raises:
-        FormatError: the entries are malformed, a code has no value, or a value is not finite.
+        FormatError: the entries are malformed, a code is outside the codebook, or a value is not
+            finite.
         ValueError: the codebook is longer than 256 or does not start with 0, or the regime or the
             precision is unknown.
     """
@@ -46,14 +47,14 @@ def pack(
 
 
 def pack_values(csr: RelativeCsr, values: npt.ArrayLike) -> PackedMatrix:
-    """The same for weights that are pruned but not shared.
+    """Packs a matrix that is pruned but not quantized.
 
     Args:
         csr: codes 1 for non-zeros, 0 for fillers.
         values: float32 ``[non-zeros]`` in the order of the entries.
 
     Raises:
-        FormatError: as :func:`pack`, or the number of values differs from the non-zeros.
+        FormatError: as :func:`pack`, or there are not as many values as non-zeros.
     """
     return _core.spmm_pack_values(*csr.parts(), np.ascontiguousarray(values, dtype=np.float32))
 
@@ -73,16 +74,16 @@ def multiply(
 
     Args:
         packed: W, ``[rows, cols]``.
-        x: ``[..., cols]``; other types than float32 go through float32.
+        x: ``[..., cols]``; dtypes other than float32 are converted to it.
         bias: float32 ``[rows]``.
-        out: contiguous float32 ``[..., rows]`` to be filled; made when missing.
+        out: contiguous float32 ``[..., rows]``, filled in place; None = allocate.
         precision: ``highest``, ``high``, ``medium`` or ``low``: the error class (docs/kernels.md).
         threads: at most this many.
         activation: ``none``, ``relu``, ``relu6``, ``gelu`` or ``silu``.
         residual: float32 ``[..., rows]``; must not overlap ``out``.
 
     Raises:
-        ValueError: shapes do not fit, or the precision or the activation is unknown.
+        ValueError: shapes do not match, or the precision or the activation is unknown.
     """
     source = np.ascontiguousarray(x, dtype=np.float32)
     if source.ndim == 0 or source.shape[-1] != packed.cols:
@@ -111,12 +112,12 @@ def multiply(
 
 @dataclass(frozen=True)
 class Kernel:
-    """One of the ways to compute products that :func:`multiply` chooses among.
+    """One of the kernels that :func:`multiply` chooses among.
 
     Attributes:
-        name: that of docs/kernels.md.
+        name: as in docs/kernels.md.
         isa: the instruction-set level it is written for.
-        regime: what it is for, ``vector`` or ``batch``.
+        regime: the use it serves, ``vector`` or ``batch``.
     """
 
     name: str
@@ -130,18 +131,18 @@ class Kernel:
         out: npt.NDArray[np.float32] | None = None,
         threads: int = 1,
     ) -> npt.NDArray[np.float32]:
-        """``x W^T`` by this kernel alone, whatever its error is: for measuring.
+        """``x W^T`` by this kernel, without regard to an error bound; for benchmarks.
 
         Args:
-            packed: W ``[rows, cols]``, packed for this kernel's level. What the kernel needs beside
-                that is made by the first call.
+            packed: W ``[rows, cols]``, packed for this kernel's level. A further layout that the
+                kernel needs is packed by the first call.
             x: contiguous float32 ``[batch, cols]``.
-            out: contiguous float32 ``[batch, rows]`` to be filled; made when missing.
+            out: contiguous float32 ``[batch, rows]``, filled in place; None = allocate.
             threads: at most this many.
 
         Raises:
-            ValueError: the matrix is of another level or has no layout for the kernel, x does not
-                fit it (fixed point: what is not finite), or shapes do not fit.
+            ValueError: the matrix is packed for another level or has no layout for the kernel, the
+                kernel cannot take x (fixed point: non-finite values), or shapes do not match.
         """
         if packed.isa != self.isa:
             raise ValueError(f"the matrix is packed for {packed.isa}, the kernel for {self.isa}")
@@ -154,17 +155,17 @@ class Kernel:
 
 
 def kernels() -> list[Kernel]:
-    """The kernels of all levels that this machine has."""
+    """The kernels of all levels available on this machine."""
     return [Kernel(*kernel) for kernel in _core.spmm_kernel_list()]
 
 
 def operand(
     values: npt.ArrayLike | None, shape: tuple[int, ...], name: str
 ) -> npt.NDArray[np.float32] | None:
-    """Values that the kernels can read, if there are any.
+    """An optional operand as contiguous float32, or None.
 
     Raises:
-        ValueError: they are of another shape.
+        ValueError: its shape is not ``shape``.
     """
     if values is None:
         return None
@@ -175,7 +176,7 @@ def operand(
 
 
 def address(array: npt.NDArray[np.float32] | None) -> int:
-    """Where an array begins; 0 where there is none."""
+    """The address of an array's data; 0 for None."""
     return 0 if array is None else array.ctypes.data
 
 
@@ -185,16 +186,17 @@ def pack_blob(
     max_bytes: int | None = None,
     threads: int = 1,
 ) -> PackedMatrix:
-    """A layer, or its blob, ready to be multiplied with.
+    """Packs a compressed tensor, or directly its blob.
 
     Args:
-        layer: decoded, or uint8 ``[n]``.
-        max_bytes: refuse, before packing, a blob of which decoding and packing may take more
-            together: ``decoded_bytes`` and ``packing_bytes`` of :func:`inspect_layer`.
+        layer: a decoded tensor, or a blob, uint8 ``[n]``.
+        max_bytes: reject, before packing, a blob that may need more memory for decoding and packing
+            together: ``decoded_bytes`` plus ``packing_bytes`` of
+            :func:`tersor.codec.blob.inspect_blob`.
         threads: at most this many.
 
     Raises:
-        FormatError: the blob is malformed, or takes more than ``max_bytes``; the message names the
+        FormatError: the blob is malformed, or needs more than ``max_bytes``; the message names the
             byte.
     """
     if not isinstance(layer, CompressedTensor):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 from torch.autograd import forward_ad
@@ -21,8 +21,14 @@ from tersor.codec.blob import (
     inspect_blob,
 )
 from tersor.codec.encode import decompress_weight
+from tersor.nn import torch_internals
+from tersor.nn.hooks import take_over
+from tersor.nn.recomputed import dense_type_of, dtype_of
 from tersor.nn.weight import CompressedWeight
 from tersor.ops.packed import packed_of
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 BLOB = "weight" + SUFFIX
 
@@ -35,19 +41,10 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "silu": nn.SiLU,
 }
 
-# Looked up once: each takes a percent of a small layer's time to find.
-_is_any_autocast_enabled = torch._C._is_any_autocast_enabled
-_is_compiling = torch.compiler.is_compiling
-_is_tracing = torch._C._is_tracing
-_dispatch_modes = torch._C._len_torch_dispatch_stack
-_function_transform = torch._C._functorch.peek_interpreter_stack
-
-_Dense = TypeVar("_Dense", bound=nn.Module)
-
 
 def autocast(x: torch.Tensor) -> torch.Tensor:
     """x in the type that dense layers would compute in where ``torch.autocast`` is on."""
-    if not _is_any_autocast_enabled() or not torch.is_autocast_enabled("cpu"):
+    if not torch_internals.is_any_autocast_enabled() or not torch.is_autocast_enabled("cpu"):
         return x
     if x.is_floating_point() and x.dtype != torch.float64:
         return x.to(torch.get_autocast_dtype("cpu"))
@@ -56,22 +53,30 @@ def autocast(x: torch.Tensor) -> torch.Tensor:
 
 def refuse_forward_mode(x: torch.Tensor) -> None:
     """Raises where x carries a tangent, which an operator would drop without gradients enabled."""
-    if forward_ad._current_level >= 0 and forward_ad.unpack_dual(x).tangent is not None:
+    if torch_internals.forward_mode() and forward_ad.unpack_dual(x).tangent is not None:
         raise NotImplementedError("compressed layers have no forward-mode derivative")
 
 
 class Compressed(nn.Module):
     """A layer whose weight is a Huffman-coded blob.
 
-    The blob (buffer ``weight_blob``, uint8) and the bias are its whole state. Moving the module to
-    another float type moves the bias alone.
+    The blob (buffer ``weight_blob``, uint8) and the bias are its whole state. Without a blob yet
+    (:meth:`empty_like`) the buffer is empty.
 
     Attributes:
+        shape: of the dense weight.
+        dtype: of the dense weight; follows ``.to()``.
+        precision: class of arithmetic: ``highest``, ``high``, ``medium`` or ``low``.
         activation: what is done with the outputs, fused into the kernel: ``none``, ``relu``,
-            ``relu6``, ``gelu`` or ``silu``. It is no part of the state.
-        values: the shared values as a parameter ``[k]`` where :meth:`train_values` made one. State
-            dictionaries then hold a blob with the values of the moment.
+            ``relu6``, ``gelu`` or ``silu``.
+        values: the codebook as a parameter ``[k]`` where :meth:`train_values` made one. State
+            dictionaries then hold a blob with the current codebook.
+        relative_error: Frobenius norm of the weight's error over that of the dense weight that it
+            was made from; None where that is not known.
     """
+
+    # The attributes that the dense layer has, and this one too.
+    attributes: ClassVar[tuple[str, ...]] = ()
 
     weight_blob: torch.Tensor
     bias: nn.Parameter | None
@@ -79,109 +84,175 @@ class Compressed(nn.Module):
 
     def __init__(
         self,
-        blob: npt.NDArray[np.uint8],
-        bias: torch.Tensor | None,
-        precision: str,
+        dense_type: type[nn.Module],
+        shape: tuple[int, ...],
+        bias: nn.Parameter | None,
         dtype: torch.dtype = torch.float32,
-        activation: str = "none",
     ) -> None:
-        if activation not in ACTIVATIONS:
-            raise ValueError(f"activation '{activation}' is none of {', '.join(ACTIVATIONS)}")
         super().__init__()
         # Also where a model is swapped in inference mode, its tensors are to outlive that mode.
         with torch.inference_mode(False):
-            self.register_buffer(BLOB, torch.from_numpy(np.array(blob)))
-            # Registered even where it is None, as dense layers do: forward looks it up there.
-            self.register_parameter(
-                "bias",
-                None if bias is None else nn.Parameter(bias.detach().clone(), bias.requires_grad),
-            )
-            self.register_parameter("values", None)
-        self.precision = precision
-        self.activation = activation
-        self.shape: tuple[int, ...] = inspect_blob(blob).shape  # of the dense weight
-        self._dtype = dtype
+            self.register_buffer(BLOB, torch.empty(0, dtype=torch.uint8, device="cpu"))
+        # Registered even where it is None, as dense layers do: forward looks it up there.
+        self.register_parameter("bias", bias)
+        self.register_parameter("values", None)
+        self.shape = shape
+        self.dtype = dtype
+        self.precision = "high"
+        self.activation = "none"
+        self.relative_error: float | None = None
+        self._dense_type = dense_type
+
+    @classmethod
+    def _empty(cls, module: nn.Module, shape: tuple[int, ...]) -> Self:
+        """A layer with a dense one's geometry, bias and mode, and no weight."""
+        made = cls(dense_type_of(module), shape, module._parameters["bias"], dtype_of(module))
+        for name in cls.attributes:
+            made.__dict__[name] = getattr(module, name)
+        return made.train(module.training)
 
     @property
     def weight(self) -> CompressedWeight:
         """A stand-in for the dense weight, which is decoded when something computes with it."""
         return CompressedWeight(self)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight":
+            self._set_weight(value)
+        else:
+            super().__setattr__(name, value)
+
+    def _set_weight(self, value: Any) -> None:
+        """Ties this weight to that of another compressed layer; refuses dense ones.
+
+        Raises:
+            RuntimeError: the value is a dense tensor, or of another shape.
+        """
+        if isinstance(value, CompressedWeight) and value.layer.shape == self.shape:
+            self._buffers[BLOB] = value.layer.weight_blob
+            return
+        raise RuntimeError(
+            f"the weight of a {type(self).__name__} is compressed and cannot be replaced by a "
+            f"{type(value).__name__} of shape {list(getattr(value, 'shape', []))}: call "
+            "tersor.decompress_(model) before weights are assigned or tied, and compress again"
+        )
+
+    def set_blob(self, blob: torch.Tensor) -> None:
+        """Takes a blob as the weight; the tensor itself, so that tied layers can share it.
+
+        Raises:
+            FormatError: it is malformed.
+            ValueError: it is of another shape than the weight.
+        """
+        shape = inspect_blob(blob.numpy()).shape
+        if shape != self.shape:
+            raise ValueError(f"the blob has shape {list(shape)}, the weight {list(self.shape)}")
+        self._buffers[BLOB] = blob
+
+    def _stored(self) -> torch.Tensor:
+        """The blob on the CPU.
+
+        Raises:
+            RuntimeError: there is none yet, or it is on the meta device.
+        """
+        blob = self.weight_blob
+        if blob.is_meta:
+            raise RuntimeError(
+                f"this {type(self).__name__} is on the meta device and has no data: "
+                "load the model from its file again (tersor.load_model)"
+            )
+        if not blob.numel():
+            raise RuntimeError(
+                f"this {type(self).__name__} has no weight yet: load one (tersor.load_model)"
+            )
+        return blob.cpu()
+
     @property
     def packed(self) -> _core.PackedMatrix:
-        """The weight laid out for the kernels; made when first needed."""
+        """The weight packed for the kernels; made when first needed."""
         return packed_of(self.weight_blob, self.values)
 
     @property
     def info(self) -> BlobInfo:
         """Where the bytes of the blob go."""
-        return inspect_blob(self.weight_blob.numpy())
+        return inspect_blob(self._stored().numpy())
 
     def layer(self) -> CompressedTensor:
-        """The canonical content of the blob, with the values of the moment."""
-        layer = decode_blob(self.weight_blob.numpy())
+        """The decoded content of the blob, with the current codebook."""
+        layer = decode_blob(self._stored().numpy())
         if self.values is None:
             return layer
-        return replace(layer, values=self.values.detach().float().numpy().copy())
+        return replace(layer, values=self.values.detach().cpu().float().numpy().copy())
 
     def train_values(self) -> nn.Parameter:
-        """Makes the shared values a parameter, whose gradient is summed over the weights.
+        """Makes the codebook a parameter, whose gradient is summed over the weights.
 
         Returns:
             The parameter, float32 ``[k]``; the same one when it is there already.
 
         Raises:
-            ValueError: the weights share no values.
+            ValueError: the weights share no codebook.
         """
         if self.values is None:
             layer = self.layer()
             if not layer.shared:
-                raise ValueError(f"a layer of kind {layer.kind} has no shared values to train")
+                raise ValueError(f"a layer of kind {layer.kind} has no codebook to train")
             self.values = nn.Parameter(torch.from_numpy(layer.values.copy()))
         return self.values
 
     def fold_values(self) -> None:
-        """Puts trained values into the blob; the parameter goes."""
+        """Puts a trained codebook into the blob; the parameter goes."""
         if self.values is not None:
-            blob = self._blob_of_the_moment()
+            blob = self._current_blob()
             self.values = None
             self.weight_blob = blob
 
-    def _blob_of_the_moment(self) -> torch.Tensor:
+    def _current_blob(self) -> torch.Tensor:
         with torch.inference_mode(False):
             return torch.from_numpy(encode_blob(self.layer()))
 
     def dense_weight(self) -> torch.Tensor:
-        """The weight as a dense float32 tensor."""
+        """The weight as a dense float32 tensor on the CPU."""
         return torch.from_numpy(decompress_weight(self.layer()))
 
-    def _dense_like(self, dense: _Dense) -> _Dense:
-        """A dense layer of the same geometry with this one's weight, bias, type and mode."""
-        with torch.inference_mode(False), torch.no_grad():
-            dense.to(self._dtype if self.bias is None else self.bias.dtype)
-            dense.weight.copy_(self.dense_weight())  # type: ignore[operator]
-            if self.bias is not None:
-                dense.bias = nn.Parameter(self.bias.detach().clone(), self.bias.requires_grad)
-        return dense.train(self.training)
+    def to_dense(self) -> nn.Module:
+        """The dense layer with the same weight, dtype, hooks and mode.
 
-    def _dense_activated(self, dense: nn.Module) -> nn.Module:
-        """A dense layer followed by this one's activation, where it has one."""
+        Where an activation is fused, an ``nn.Sequential`` of the layer and the activation.
+        """
+        dense = self._dense_type.__new__(self._dense_type)
+        nn.Module.__init__(dense)
+        with torch.inference_mode(False), torch.no_grad():
+            weight = self.weight.dense().clone()
+        dense.register_parameter("weight", nn.Parameter(weight))
+        dense.register_parameter("bias", self.bias)
         if self.activation == "none":
+            take_over(dense, self, self.attributes)
+            self._drop_own(dense)
             return dense
+        for name in self.attributes:
+            dense.__dict__[name] = self.__dict__[name]
         both = nn.Sequential(dense, ACTIVATIONS[self.activation]())
+        take_over(both, self)
+        self._drop_own(both)
         return both.train(self.training)
+
+    def _drop_own(self, dense: nn.Module) -> None:
+        """Takes what only compressed layers have from the module that took everything over."""
+        for name in ("shape", "dtype", "precision", "activation", "relative_error", "_dense_type"):
+            dense.__dict__.pop(name, None)
 
     def _runs_eagerly(self, x: torch.Tensor, *others: torch.Tensor | None) -> bool:
         """Whether the kernel can be called directly, past torch's dispatcher."""
         return (
             type(x) is torch.Tensor
-            and not _is_compiling()
+            and not torch.compiler.is_compiling()
             # A trace, a dispatch mode or a function transform sees operators alone: a direct call
             # would leave it nothing but the allocation of the result.
-            and not _is_tracing()
-            and _dispatch_modes() == 0
-            and _function_transform() is None
-            and forward_ad._current_level < 0
+            and not torch_internals.is_tracing()
+            and torch_internals.dispatch_modes() == 0
+            and torch_internals.function_transform() is None
+            and not torch_internals.forward_mode()
             and not x.is_meta
             and not (
                 torch.is_grad_enabled()
@@ -189,26 +260,63 @@ class Compressed(nn.Module):
             )
         )
 
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        """Moves the bias and the codebook; of the blob only the device changes."""
+        blob = self._buffers.pop(BLOB)
+        assert blob is not None
+        try:
+            super()._apply(fn, recurse)
+            self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+            moved = fn(blob)
+        except BaseException:
+            self._buffers[BLOB] = blob
+            raise
+        if moved.dtype != torch.uint8:  # Module.type() converts buffers of every dtype
+            moved = blob.to(moved.device)
+        # In place where torch can: tied layers go on sharing the tensor.
+        if moved is not blob and not torch_internals.share_data(blob, moved):
+            blob = moved
+        self._buffers[BLOB] = blob
+        return self
+
     def _save_to_state_dict(
         self, destination: dict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if destination.pop(prefix + "values", None) is not None:
-            destination[prefix + BLOB] = self._blob_of_the_moment()
+            destination[prefix + BLOB] = self._current_blob()
 
     def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *rest: Any, **keywords: Any
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
     ) -> None:
-        # Blobs differ in size from model to model: take the new one's before values are copied.
-        blob = state_dict.get(prefix + BLOB)
-        if isinstance(blob, torch.Tensor) and blob.dtype == torch.uint8:
-            shape = inspect_blob(blob.cpu().numpy(), verify=True).shape
-            if shape != self.shape:
-                raise ValueError(f"{prefix}{BLOB}: has shape {shape}, expected {self.shape}")
-            with torch.inference_mode(False):
-                self.weight_blob = torch.empty_like(blob, device="cpu")
+        key = prefix + BLOB
+        blob = state_dict.get(key)
+        if (problem := self._misfit(blob)) is not None:
+            error_msgs.append(f"{key}: {problem}")
+            return
+        if isinstance(blob, torch.Tensor):
+            # Blobs differ in size from model to model: make room before values are copied. In
+            # place, so that tied layers go on sharing the tensor.
+            with torch.inference_mode(False), torch.no_grad():
+                room = torch.empty_like(blob, device=self.weight_blob.device)
+                self.weight_blob.set_(room)  # type: ignore[call-overload]
         values, self.values = self.values, None
-        super()._load_from_state_dict(state_dict, prefix, *rest, **keywords)
+        super()._load_from_state_dict(
+            state_dict,
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            unexpected_keys,
+            error_msgs,
+        )
         if values is not None:
             trained = self.train_values()
             if trained.shape == values.shape:  # optimizers know the old parameter
@@ -216,8 +324,33 @@ class Compressed(nn.Module):
                     self.values = values
                     values.copy_(trained)
 
+    def _misfit(self, blob: Any) -> str | None:
+        """Why a tensor cannot be the blob of this layer."""
+        if blob is None:
+            return None
+        if not isinstance(blob, torch.Tensor) or blob.dtype != torch.uint8:
+            return f"not a blob, which is a uint8 tensor, but {getattr(blob, 'dtype', type(blob))}"
+        try:
+            shape = inspect_blob(blob.cpu().numpy(), verify=True).shape
+        except _core.FormatError as error:
+            return str(error)
+        if shape != self.shape:
+            return f"has shape {list(shape)}, expected {list(self.shape)}"
+        return None
+
     def extra_repr(self) -> str:
         """Shape, density and stored bytes."""
+        shape = f"shape={tuple(self.shape)}"
+        if self.weight_blob.is_meta or not self.weight_blob.numel():
+            where = "on meta" if self.weight_blob.is_meta else "empty"
+            return f"{shape}, {where}"
         info = self.info
         density = info.nonzeros / max(1, info.weights)
-        return f"shape={info.shape}, density={density:.4f}, bytes={info.total_bytes}"
+        device = "" if self.weight_blob.is_cpu else f", device={self.weight_blob.device}"
+        return f"{shape}, density={density:.4f}, bytes={info.total_bytes}{device}"
+
+
+def blob_tensor(blob: np.ndarray[Any, np.dtype[np.uint8]]) -> torch.Tensor:
+    """A blob as a tensor that outlives inference mode; the memory is shared."""
+    with torch.inference_mode(False):
+        return torch.from_numpy(blob)

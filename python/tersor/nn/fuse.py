@@ -1,11 +1,12 @@
-"""Putting activations into the compressed layers before them."""
+"""Activations in the kernels of the compressed layers before them."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from torch import nn
 
-from tersor.nn import Compressed
-from tersor.nn.base import ACTIVATIONS
+from tersor.nn.base import ACTIVATIONS, Compressed
 
 
 def _name_of(module: nn.Module) -> str | None:
@@ -18,32 +19,69 @@ def _name_of(module: nn.Module) -> str | None:
     return names.get(type(module))
 
 
-def fuse_(model: nn.Module) -> nn.Module:
-    """Fuses each activation that follows a compressed layer in an ``nn.Sequential``, in place.
+def _followed(model: nn.Module) -> Iterator[tuple[nn.Sequential, int, nn.Module]]:
+    """Each pair of neighbours in an ``nn.Sequential``: the sequence, the second's place, the first.
 
-    ReLU, ReLU6, exact GELU and SiLU become part of the layer's kernel; an ``nn.Identity`` takes the
-    module's place, so that names stay. Layers and activations with hooks are left alone, and so
-    are layers that occur twice in the model, for they may be followed by something else elsewhere.
-
-    Returns:
-        The model.
+    Without layers that occur twice in the model, which may be followed by something else elsewhere.
     """
     places: dict[nn.Module, int] = {}
     for _, module in model.named_modules(remove_duplicate=False):
         places[module] = places.get(module, 0) + 1
     for sequence in model.modules():
-        if not isinstance(sequence, nn.Sequential):
-            continue
-        for i in range(len(sequence) - 1):
-            layer, activation = sequence[i], sequence[i + 1]
-            name = _name_of(activation)
-            if (
-                name is not None
-                and isinstance(layer, Compressed)
-                and layer.activation == "none"
-                and places[layer] == 1
-                and not layer._forward_hooks
-            ):
-                layer.activation = name
-                sequence[i + 1] = nn.Identity().train(activation.training)
+        if isinstance(sequence, nn.Sequential):
+            for i in range(1, len(sequence)):
+                if places.get(sequence[i - 1]) == 1:
+                    yield sequence, i, sequence[i - 1]
+
+
+def fuse_(model: nn.Module) -> nn.Module:
+    """Fuses each activation that follows a compressed layer in an ``nn.Sequential``, in place.
+
+    ReLU, ReLU6, exact GELU and SiLU become part of the layer's kernel; an ``nn.Identity`` takes the
+    module's place, so that names stay. Layers and activations with hooks are left alone, and so
+    are layers that occur twice in the model.
+
+    Returns:
+        The model.
+    """
+    for sequence, i, layer in _followed(model):
+        name = _name_of(sequence[i])
+        if (
+            name is not None
+            and isinstance(layer, Compressed)
+            and layer.activation == "none"
+            and not layer._forward_hooks
+        ):
+            layer.activation = name
+            sequence[i] = nn.Identity().train(sequence[i].training)
     return model
+
+
+def fuse_recorded_(model: nn.Module, recorded: Mapping[nn.Module, str]) -> None:
+    """Fuses the activations that a file says its layers have, in place.
+
+    Args:
+        model: with the layers in it.
+        recorded: by layer, the name of the activation.
+
+    Raises:
+        ValueError: a layer is followed by something else than its activation or the ``nn.Identity``
+            that :func:`fuse_` puts there.
+    """
+    todo = {layer: name for layer, name in recorded.items() if name != "none"}
+    for sequence, i, layer in _followed(model):
+        name = todo.get(layer)
+        if name is None or not isinstance(layer, Compressed):
+            continue
+        if _name_of(sequence[i]) == name:
+            sequence[i] = nn.Identity().train(sequence[i].training)
+        if isinstance(sequence[i], nn.Identity):
+            layer.activation = name
+            del todo[layer]
+    if todo:
+        names = {module: name for name, module in model.named_modules()}
+        layer, activation = next(iter(todo.items()))
+        raise ValueError(
+            f"{names.get(layer, 'a layer')}: the file has {activation} fused into this layer, and "
+            f"in this model no {ACTIVATIONS[activation].__name__} follows it"
+        )

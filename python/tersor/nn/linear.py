@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
-from tersor.codec.blob import encode_blob
-from tersor.codec.encode import compress_weight
 from tersor.config import LayerConfig
 from tersor.nn.base import BLOB, Compressed, autocast, refuse_forward_mode
+from tersor.nn.from_dense import compress_layer
 from tersor.ops.forward import run_linear
 from tersor.ops.packed import packed_of
 
 
 class CompressedLinear(Compressed):
     """``nn.Linear`` on a compressed weight ``[out_features, in_features]``."""
+
+    attributes: ClassVar[tuple[str, ...]] = ("in_features", "out_features")
+
+    in_features: int
+    out_features: int
 
     @classmethod
     def from_dense(
@@ -35,32 +39,19 @@ class CompressedLinear(Compressed):
         Raises:
             ValueError: the weight holds NaN or infinity; the message names the layer.
         """
-        blob = encode_blob(compress_weight(module.weight, settings, name, importance))
-        made = cls(blob, module.bias, settings.precision, module.weight.dtype, activation)
-        return made.train(module.training)
+        return compress_layer(cls, module, settings, name, importance, activation)
 
-    @property
-    def in_features(self) -> int:
-        """Columns of the weight."""
-        return self.shape[1]
+    @classmethod
+    def empty_like(cls, module: nn.Linear) -> CompressedLinear:
+        """A layer of the same geometry without a weight; none is read or allocated."""
+        return cls._empty(module, (module.out_features, module.in_features))
 
-    @property
-    def out_features(self) -> int:
-        """Rows of the weight."""
-        return self.shape[0]
-
-    def to_dense(self) -> nn.Module:
-        """The ``nn.Linear`` with the same weight; with an activation, an ``nn.Sequential``."""
-        rows, cols = self.shape
-        dense = self._dense_like(nn.Linear(cols, rows, bias=self.bias is not None))
-        return self._dense_activated(dense)
-
-    def forward(self, x: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, input: torch.Tensor, residual: torch.Tensor | None = None) -> torch.Tensor:
         """``[..., in_features]`` to ``[..., out_features]``.
 
         ``residual``, of the result's shape, is added before the activation.
         """
-        x = autocast(x)
+        x = autocast(input)
         # Past nn.Module's attribute look-up, which takes longer than a small layer.
         bias = self._parameters["bias"]
         blob = self._buffers[BLOB]

@@ -1,22 +1,163 @@
-"""How each type of layer is compressed."""
+"""How each type of layer is compressed: one handler a type, which everything else asks.
+
+:func:`register_layer` adds a type. A subclass is handled as its base as long as it does not
+override ``forward``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+import torch
+import torch.nn.functional as F
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-from tersor.config import LayerConfig
 from tersor.nn.base import Compressed
-from tersor.nn.conv import CompressedConv2d
+from tersor.nn.conv import CompressedConv2d, pixels_of_padding
 from tersor.nn.linear import CompressedLinear
+from tersor.nn.recomputed import dense_type_of
 
-# How each type of layer is compressed. A subclass is left alone: its forward may differ.
-HANDLERS: dict[type[nn.Module], Callable[[Any, LayerConfig, str, Any], Compressed]] = {
-    nn.Linear: CompressedLinear.from_dense,
-    nn.Conv2d: CompressedConv2d.from_dense,
+# Elements of the patches of a convolution that are unfolded at a time: 64 MB of float32.
+_CHUNK = 1 << 24
+
+
+class LayerHandler(ABC):
+    """What tersor knows of a type of layer."""
+
+    @abstractmethod
+    def shapes(self, module: Any) -> Mapping[str, tuple[int, ...]]:
+        """The shape of each weight by name (``weight``), from the layer's attributes alone.
+
+        The first dimension makes the rows of the matrix, the others its columns.
+        """
+
+    @abstractmethod
+    def empty_like(self, module: Any) -> Compressed:
+        """The compressed layer of the same geometry, without weights; none is read or allocated.
+
+        It shares the bias with the dense layer.
+        """
+
+    @abstractmethod
+    def samples(self, module: Any, x: torch.Tensor) -> Iterator[torch.Tensor]:
+        """What the rows of the weight are multiplied with, for the inputs of one call.
+
+        Yields:
+            float ``[groups, samples, columns]``, part by part in the order of the inputs: samples
+            are rows of inputs, or patches of a convolution.
+        """
+
+    def groups(self, module: Any) -> int:
+        """Into how many parts rows and inputs fall that have nothing to do with each other."""
+        return 1
+
+    def refusal(self, module: Any) -> str | None:
+        """Why a layer of this type cannot run compressed, for its own options; None = it can."""
+        return None
+
+
+class LinearHandler(LayerHandler):
+    """``nn.Linear``, and what is computed as one."""
+
+    def shapes(self, module: Any) -> Mapping[str, tuple[int, ...]]:
+        """As the base class."""
+        return {"weight": (module.out_features, module.in_features)}
+
+    def empty_like(self, module: Any) -> Compressed:
+        """As the base class."""
+        return CompressedLinear.empty_like(module)
+
+    def samples(self, module: Any, x: torch.Tensor) -> Iterator[torch.Tensor]:
+        """As the base class."""
+        yield x.reshape(1, -1, x.shape[-1])
+
+
+class Conv2dHandler(LayerHandler):
+    """``nn.Conv2d``, of any padding mode, stride, dilation and number of groups."""
+
+    def shapes(self, module: Any) -> Mapping[str, tuple[int, ...]]:
+        """As the base class."""
+        channels = module.in_channels // module.groups
+        return {"weight": (module.out_channels, channels, *module.kernel_size)}
+
+    def empty_like(self, module: Any) -> Compressed:
+        """As the base class."""
+        return CompressedConv2d.empty_like(module)
+
+    def groups(self, module: Any) -> int:
+        """As the base class."""
+        return int(module.groups)
+
+    def samples(self, module: Any, x: torch.Tensor) -> Iterator[torch.Tensor]:
+        """As the base class."""
+        images = x if x.dim() == 4 else x.unsqueeze(0)
+        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+        images = F.pad(images, pixels_of_padding(module), mode)
+        columns = module.in_channels * module.kernel_size[0] * module.kernel_size[1]
+        # At stride 1; fewer patches otherwise.
+        each = max(1, columns * images.shape[2] * images.shape[3])
+        each = each // (module.stride[0] * module.stride[1]) or 1
+        for part in images.split(max(1, _CHUNK // each)):
+            patches = F.unfold(part, module.kernel_size, module.dilation, 0, module.stride)
+            grouped = patches.view(len(part), module.groups, -1, patches.shape[-1])
+            yield grouped.permute(1, 0, 3, 2).flatten(1, 2)
+
+
+_HANDLERS: dict[type[nn.Module], LayerHandler] = {
+    nn.Linear: LinearHandler(),
+    nn.Conv2d: Conv2dHandler(),
 }
+
+
+def register_layer(kind: type[nn.Module], handler: LayerHandler) -> None:
+    """Says how a type of layer, and its subclasses that keep its ``forward``, are compressed."""
+    _HANDLERS[kind] = handler
+
+
+def registered() -> dict[type[nn.Module], LayerHandler]:
+    """The handlers by type."""
+    return dict(_HANDLERS)
+
+
+def _base_of(module: nn.Module) -> type[nn.Module] | None:
+    """The type with a handler that a layer is, or is a subclass of."""
+    return next((kind for kind in dense_type_of(module).__mro__ if kind in _HANDLERS), None)
+
+
+def handler_of(module: nn.Module) -> LayerHandler | None:
+    """The handler of a layer; None where :func:`why_not` has the reason."""
+    base = _base_of(module)
+    if base is None or dense_type_of(module).forward is not base.forward:
+        return None
+    return None if "forward" in module.__dict__ else _HANDLERS[base]
+
+
+def why_not(module: nn.Module) -> str | None:
+    """Why a dense layer cannot run compressed, in words; None = it can.
+
+    Weights are not read, so that the answer is the same on the meta device.
+    """
+    kind, base, handler = dense_type_of(module), _base_of(module), handler_of(module)
+    if base is None:
+        return f"{kind.__name__} layers are not supported"
+    if handler is None:
+        if "forward" in module.__dict__:
+            return f"the forward of this {kind.__name__} was replaced"
+        return f"{kind.__name__} overrides the forward of {base.__name__}"
+    for name in handler.shapes(module):
+        weight = getattr(module, name, None)
+        if not isinstance(weight, torch.Tensor):
+            return f"{name} is missing"
+        if is_lazy(weight):
+            return f"{name} is not initialized: run the model once"
+        if not weight.is_floating_point():
+            return f"{name} is {str(weight.dtype).removeprefix('torch.')}, not float"
+        if not weight.numel():
+            return f"{name} is empty"
+    return handler.refusal(module)
 
 
 def swap_modules(

@@ -13,9 +13,17 @@ import torch
 
 from tersor.ops.library import LIBRARY
 
+# Activations whose derivative is a function of their output, and those where it is one of their
+# input, which is computed again from x.
+_FROM_OUTPUT = ("relu", "relu6")
+_FROM_INPUT = ("gelu", "silu")
+
 
 def _through_activation(
-    gradient: torch.Tensor, activation: str, y: torch.Tensor, forward: Callable[[], torch.Tensor]
+    gradient: torch.Tensor,
+    activation: str,
+    y: torch.Tensor | None,
+    forward: Callable[[], torch.Tensor],
 ) -> torch.Tensor:
     """The gradient before the activation; ``forward()`` computes again what entered it."""
     before = gradient
@@ -80,7 +88,20 @@ def _register_gradients(name: str, layer: type[_Linear] | type[_Conv2d]) -> None
     def save(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
         x, blob, values, bias, residual, ctx.rows, *ctx.geometry, ctx.activation, precision = inputs
         ctx.precision = precision
-        ctx.save_for_backward(x, blob, values, bias, residual, output)
+        ctx.size = layer.size_of(x)
+        # Only what a formula needs: what is saved stays in memory until the backward pass, and may
+        # not be changed in place before it (a ReLU that follows often does that to the output).
+        again = ctx.activation in _FROM_INPUT
+        ctx.save_for_backward(
+            x if again or (values is not None and ctx.needs_input_grad[2]) else None,
+            blob,
+            values,
+            bias if again else None,
+            residual if again else None,
+            output if ctx.activation in _FROM_OUTPUT else None,
+        )
+        ctx.bias_dtype = None if bias is None else bias.dtype
+        ctx.residual_dtype = None if residual is None else residual.dtype
 
     def backward(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
         x, blob, values, bias, residual, y = ctx.saved_tensors
@@ -95,25 +116,27 @@ def _register_gradients(name: str, layer: type[_Linear] | type[_Conv2d]) -> None
         rest = (*ctx.geometry, ctx.precision)
         to_x = to_values = to_bias = to_residual = None
         if wanted[0]:
-            to_x = layer.to_input(gradient, blob, values, layer.size_of(x), *rest)
+            to_x = layer.to_input(gradient, blob, values, ctx.size, *rest)
         if values is not None and wanted[2]:
             to_values = layer.to_values(x, gradient, blob, values.numel(), *rest).to(values.dtype)
-        if bias is not None and wanted[3]:
-            to_bias = layer.to_bias(gradient).to(bias.dtype)
-        if residual is not None and wanted[4]:
-            to_residual = gradient.to(residual.dtype)
+        if ctx.bias_dtype is not None and wanted[3]:
+            to_bias = layer.to_bias(gradient).to(ctx.bias_dtype)
+        if ctx.residual_dtype is not None and wanted[4]:
+            to_residual = gradient.to(ctx.residual_dtype)
         nothing = [None] * (len(ctx.geometry) + 3)
         return (to_x, None, to_values, to_bias, to_residual, *nothing)
 
     def save_to_input(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
         gradient, blob, values, _, *ctx.geometry, ctx.precision = inputs
-        ctx.save_for_backward(gradient, blob, values)
+        ctx.rows = layer.rows_of(gradient)
+        needed = values is not None and ctx.needs_input_grad[2]
+        ctx.save_for_backward(gradient if needed else None, blob, values)
 
     def backward_to_input(ctx: Any, onward: torch.Tensor) -> tuple[Any, ...]:
         gradient, blob, values = ctx.saved_tensors
         to_gradient = to_values = None
         if ctx.needs_input_grad[0]:
-            arguments = (onward, blob, values, None, None, layer.rows_of(gradient))
+            arguments = (onward, blob, values, None, None, ctx.rows)
             to_gradient = layer.forward(*arguments, *ctx.geometry, "none", ctx.precision)
         if values is not None and ctx.needs_input_grad[2]:
             rest = (*ctx.geometry, ctx.precision)

@@ -1,4 +1,4 @@
-"""Pruning: by magnitude, with masks while training, and of whole neurons."""
+"""Pruning: by magnitude, with masks during training, and of neurons and channels."""
 
 from __future__ import annotations
 

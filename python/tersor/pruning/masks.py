@@ -1,7 +1,7 @@
-"""Pruning while training: masks, schedules, and an optimizer that keeps pruned weights at zero.
+"""Pruning during training: masks, and optimizer hooks that keep pruned weights at zero.
 
-Under ``torchrun`` nothing more is needed: what masks and shared values are made of, weights,
-averaged gradients and the optimizer's moments, is the same on every rank.
+Distributed data parallel training needs nothing more: masks follow from weights, averaged gradients
+and optimizer state, which are the same on every rank.
 
 Sources: Han et al. 2015 (arXiv 1506.02626), section 3; Zhu and Gupta 2017 (arXiv 1710.01878), the
 gradual schedule.
@@ -19,10 +19,10 @@ from tersor._validation import check_finite
 
 
 def threshold_mask(weight: torch.Tensor, s: float, name: str = "weight") -> torch.Tensor:
-    """Which weights are larger than s standard deviations of their layer: bool, weight's shape.
+    """Keeps weights larger than s standard deviations of their layer: bool, of the weight's shape.
 
     Raises:
-        ValueError: the weight holds NaN or infinity; the message has the name.
+        ValueError: the weight contains NaN or infinity; the message names the weight.
     """
     check_finite(weight.detach(), name)
     return weight.detach().abs() > s * weight.detach().std(correction=0)
@@ -31,21 +31,21 @@ def threshold_mask(weight: torch.Tensor, s: float, name: str = "weight") -> torc
 def density_masks(
     scores: Mapping[str, torch.Tensor], density: float | Mapping[str, float]
 ) -> dict[str, torch.Tensor]:
-    """Keeps the share ``density`` of the weights, those with the highest scores.
+    """Keeps the fraction ``density`` of the weights with the highest scores.
 
     Args:
         scores: non-negative importance by name.
-        density: 0 to 1, of all layers together; or by name, of each layer alone.
+        density: 0 to 1, over all layers with one threshold; or by name, per layer.
 
     Returns:
-        bool masks of the scores' shapes; exactly ``round(density * total)`` ones.
+        bool masks, of the shapes of the scores, with exactly ``round(density * total)`` ones.
 
     Raises:
-        ValueError: a density is out of range or lacks, or a score is NaN or infinite.
+        ValueError: a density is out of range or missing, or a score is NaN or infinite.
     """
     if not isinstance(density, (int, float)):
-        if lacking := sorted(scores.keys() - density.keys()):
-            raise ValueError(f"no density is given for {lacking}")
+        if missing := sorted(scores.keys() - density.keys()):
+            raise ValueError(f"no density is given for {missing}")
         return {
             name: density_masks({name: score}, density[name])[name]
             for name, score in scores.items()
@@ -65,13 +65,13 @@ def density_masks(
 
 
 class Masks:
-    """Masks of a model's parameters, held through training.
+    """Pruning masks of parameters, enforced during training.
 
-    Attach them to an optimizer: before each step gradients of pruned weights are zeroed (so neither
-    weight nor momentum grows back), after each step pruned weights are.
+    Once attached to an optimizer, each step first zeroes the gradients of pruned weights (so that
+    no momentum builds up) and afterwards the pruned weights themselves.
 
     Args:
-        parameters: by name; those that are to be pruned.
+        parameters: the parameters to prune, by name.
     """
 
     def __init__(self, parameters: Mapping[str, nn.Parameter]) -> None:
@@ -81,10 +81,13 @@ class Masks:
         }
 
     def set(self, masks: Mapping[str, torch.Tensor]) -> None:
-        """Replaces masks and zeroes what they prune.
+        """Replaces masks and zeroes the weights that they prune.
+
+        Args:
+            masks: bool by name, of the shapes of the parameters.
 
         Raises:
-            ValueError: a name is unknown or a shape differs; no mask was replaced.
+            ValueError: a name is unknown or a shape differs; no mask is replaced then.
         """
         for name, mask in masks.items():
             if name not in self.parameters:
@@ -95,7 +98,7 @@ class Masks:
                     f"expected {tuple(self.parameters[name].shape)}"
                 )
         for name, mask in masks.items():
-            # In place where it can be: a captured CUDA graph goes on reading the same memory.
+            # In place where possible: a captured CUDA graph keeps reading the same memory.
             self.masks[name] = self.masks[name].to(self.parameters[name].device).copy_(mask)
         self.apply_()
 
@@ -104,13 +107,13 @@ class Masks:
         return dict(self.masks)
 
     def load_state_dict(self, state: Mapping[str, torch.Tensor]) -> None:
-        """Takes the masks of a checkpoint and zeroes what they prune.
+        """Restores the masks of a checkpoint and zeroes the weights that they prune.
 
         Raises:
-            ValueError: the names or a shape differ; no mask was replaced.
+            ValueError: a name is missing or unknown, or a shape differs; no mask is replaced then.
         """
         if missing := sorted(self.masks.keys() - state.keys()):
-            raise ValueError(f"the state lacks the masks of {missing}")
+            raise ValueError(f"missing masks in state_dict: {missing}")
         self.set(state)
 
     @torch.no_grad()
@@ -127,12 +130,12 @@ class Masks:
                 parameter.grad.mul_(self.masks[name])
 
     def density(self) -> float:
-        """The share of weights kept, over all layers."""
+        """Fraction of weights kept, over all layers."""
         kept = sum(int(mask.sum()) for mask in self.masks.values())
         return kept / max(1, sum(mask.numel() for mask in self.masks.values()))
 
     def attach(self, optimizer: torch.optim.Optimizer) -> list[Any]:
-        """Keeps the masks through the optimizer's steps; ``remove()`` of each handle detaches."""
+        """Registers the optimizer hooks; returns their handles, whose ``remove()`` detaches."""
         return [
             optimizer.register_step_pre_hook(lambda *_: self.apply_to_gradients_()),
             optimizer.register_step_post_hook(lambda *_: self.apply_()),
@@ -140,7 +143,7 @@ class Masks:
 
 
 def masks_from_torch_prune(model: nn.Module) -> dict[str, torch.Tensor]:
-    """The masks that ``torch.nn.utils.prune`` left in a model, by the name of the parameter."""
+    """The masks that ``torch.nn.utils.prune`` registered in a model, by parameter name."""
     suffix = "_mask"
     return {
         name.removesuffix(suffix): mask.to(torch.bool)

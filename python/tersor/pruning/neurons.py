@@ -1,6 +1,6 @@
-"""Hidden units between two layers: removing the dead ones, and an order that costs fewer bytes.
+"""Neurons and channels between two layers: remove dead ones, and sort them to save bytes.
 
-Source of the first: Han et al. 2015 (arXiv 1506.02626), section 3.5, "pruning neurons".
+Source of the removal: Han et al. 2015 (arXiv 1506.02626), section 3.5, "pruning neurons".
 """
 
 from __future__ import annotations
@@ -13,19 +13,23 @@ from torch import nn
 
 
 def _columns(producer: nn.Module, consumer: nn.Module) -> torch.Tensor:
-    """The consumer's weight as ``[rows, units, taps]``, a view.
+    """The consumer's weight as ``[rows, neurons, taps]``, a view.
 
     Raises:
-        ValueError: not Linear or Conv2d layers in one group, or they do not fit together.
+        ValueError: a layer is not Linear or ungrouped Conv2d, or their sizes do not match.
     """
     for layer in (producer, consumer):
         if not isinstance(layer, (nn.Linear, nn.Conv2d)) or getattr(layer, "groups", 1) != 1:
-            raise ValueError(f"units are those of Linear and ungrouped Conv2d layers, not {layer}")
-    units = len(producer.weight)  # type: ignore[arg-type]
+            raise ValueError(
+                f"neurons are pruned in Linear and ungrouped Conv2d layers, not in {layer}"
+            )
+    neurons = len(producer.weight)  # type: ignore[arg-type]
     weight: torch.Tensor = consumer.weight  # type: ignore[assignment]
-    if weight.shape[1] % units:
-        raise ValueError(f"{units} units do not feed {weight.shape[1]} inputs evenly")
-    return weight.detach().view(len(weight), units, -1)
+    if weight.shape[1] % neurons:
+        raise ValueError(
+            f"the {neurons} neurons do not divide the consumer's {weight.shape[1]} inputs"
+        )
+    return weight.detach().view(len(weight), neurons, -1)
 
 
 @torch.no_grad()
@@ -34,23 +38,24 @@ def remove_dead_neurons_(
     consumer: nn.Linear | nn.Conv2d,
     activation: Callable[[torch.Tensor], torch.Tensor] = F.relu,
 ) -> int:
-    """Prunes units that have no inputs or no consumers; what the model computes stays the same.
+    """Prunes dead neurons or channels: those without inputs or without consumers.
 
-    A unit without inputs gives a constant, which goes into the consumer's bias; a unit without
-    consumers loses its row and its bias. Where a consumer has no bias, or pads its input with
-    zeros, a constant other than zero cannot be folded, and such a unit stays.
+    The model computes the same function afterwards. A neuron without inputs has a constant output,
+    which is folded into the consumer's bias; a neuron without consumers loses its row and its bias.
+    If the consumer has no bias, or pads its input with zeros, a non-zero constant cannot be folded,
+    and the neuron is kept.
 
     Args:
-        producer: whose rows are the units.
-        consumer: fed by the units alone, in order (a convolution's channels may be flattened).
-        activation: from the producer's output to the consumer's input, elementwise; pooling that
-            keeps constants does not matter.
+        producer: its rows are the neurons (Linear) or channels (Conv2d).
+        consumer: takes these neurons and nothing else, in order (channels may be flattened).
+        activation: elementwise function between producer and consumer; pooling that preserves
+            constants may be left out.
 
     Returns:
-        How many units lost weights or a bias.
+        Number of neurons that lost weights or a bias.
 
     Raises:
-        ValueError: the layers are of other types or do not fit together.
+        ValueError: a layer is not Linear or ungrouped Conv2d, or their sizes do not match.
     """
     columns = _columns(producer, consumer)
     rows = producer.weight.detach().flatten(1)
@@ -75,19 +80,20 @@ def remove_dead_neurons_(
 
 @torch.no_grad()
 def sort_neurons_(producer: nn.Linear | nn.Conv2d, consumer: nn.Linear | nn.Conv2d) -> torch.Tensor:
-    """Reorders units, those with most weights first; what the model computes stays the same.
+    """Sorts neurons or channels by their number of weights, descending.
 
-    Dead units then stand together at the end, where no gap has to bridge them.
+    The model computes the same function afterwards. Dead neurons end up together at the end, where
+    no gap has to bridge them.
 
     Args:
-        producer: whose rows are the units.
-        consumer: fed by the units alone, in order, as for :func:`remove_dead_units_`.
+        producer: its rows are the neurons (Linear) or channels (Conv2d).
+        consumer: takes these neurons and nothing else, as for :func:`remove_dead_neurons_`.
 
     Returns:
-        The old number of each unit, int64 ``[units]``.
+        The old index of each neuron, int64 ``[neurons]``.
 
     Raises:
-        ValueError: the layers are of other types or do not fit together.
+        ValueError: a layer is not Linear or ungrouped Conv2d, or their sizes do not match.
     """
     columns = _columns(producer, consumer)
     weight = producer.weight.detach()

@@ -1,4 +1,4 @@
-"""Schedules of gradual pruning, and the settings of retraining.
+"""Pruning schedules, and the hyperparameters of retraining.
 
 Sources: Han et al. 2015 (arXiv 1506.02626), section 3; Zhu and Gupta 2017 (arXiv 1710.01878), the
 gradual schedule.
@@ -16,13 +16,13 @@ from torch import nn
 
 @dataclass(frozen=True)
 class CubicSchedule:
-    """The density at each step: from ``initial`` to ``final``, fast at first.
+    """Gradual pruning: the density falls from ``initial`` to ``final`` with a cubic, fast at first.
 
     Attributes:
         final: density from step ``end`` on.
-        end: the step at which it is reached.
+        end: step at which ``final`` is reached.
         initial: density up to step ``begin``.
-        begin: the first step of the descent.
+        begin: step at which pruning starts.
     """
 
     final: float
@@ -40,14 +40,14 @@ class CubicSchedule:
 
 @dataclass(frozen=True)
 class RoundSchedule:
-    """The density at each step of iterative pruning: prune, retrain for a round, prune again.
+    """Iterative pruning: prune, retrain for a round, prune again.
 
-    Each round keeps the same share of what the last one kept.
+    Each round keeps the same fraction of the weights that the round before kept.
 
     Attributes:
         final: density of the last round.
-        rounds: how often pruning happens.
-        steps: of retraining in each round.
+        rounds: number of pruning rounds.
+        steps: retraining steps per round.
     """
 
     final: float
@@ -62,15 +62,15 @@ class RoundSchedule:
 
 @dataclass(frozen=True)
 class Retraining:
-    """The paper's settings of retraining (Han et al. 2015, sections 3.2 to 3.4).
+    """The hyperparameters of retraining in Han et al. 2015, sections 3.2 to 3.4.
 
-    L2 regularisation with retraining prunes best (section 3.2).
+    With retraining, L2 regularization gives the best pruning results (section 3.2).
 
     Attributes:
         learning_rate: of the dense training.
-        factor: of it that retraining takes: a tenth for the LeNets, a hundredth for AlexNet.
-        dropout: rate of the dense training.
-        weight_decay: L2.
+        factor: learning rate of retraining relative to it: 0.1 for the LeNets, 0.01 for AlexNet.
+        dropout: dropout rate of the dense training.
+        weight_decay: L2 penalty.
     """
 
     learning_rate: float
@@ -79,7 +79,7 @@ class Retraining:
     weight_decay: float = 5e-4
 
     def optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.SGD:
-        """Gradient descent with momentum 0.9 by these settings."""
+        """SGD with momentum 0.9 and these hyperparameters."""
         return torch.optim.SGD(
             parameters,
             lr=self.learning_rate * self.factor,
@@ -88,10 +88,10 @@ class Retraining:
         )
 
     def dropout_rate(self, density: float) -> float:
-        """Do sqrt(Cr / Co): a layer of so many connections left overfits less.
+        """Do sqrt(Cr / Co): the fewer connections are left, the less a layer overfits.
 
         Raises:
-            ValueError: the density is not 0 to 1.
+            ValueError: the density is not between 0 and 1.
         """
         if not 0.0 <= density <= 1.0:
             raise ValueError(f"density must be 0 to 1, not {density}")

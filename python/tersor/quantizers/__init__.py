@@ -1,1 +1,1 @@
-"""Methods that choose a codebook and the code of each weight (numpy alone)."""
+"""Scalar quantizers: they choose a codebook and the code of each weight (numpy only)."""

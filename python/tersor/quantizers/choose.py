@@ -1,4 +1,4 @@
-"""The quantizer that a layer's settings ask for."""
+"""Dispatch from the settings of a layer to a quantizer."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ import numpy.typing as npt
 
 from tersor._validation import as_float32
 from tersor.config import LayerConfig
-from tersor.quantizers.base import Arrays, Masks, Quantized, check
+from tersor.quantizers.base import MAX_CODEBOOK_SIZE, Arrays, Masks, Quantized, check
 from tersor.quantizers.ecsq import quantize_ecsq
 from tersor.quantizers.kmeans import quantize_kmeans
 from tersor.quantizers.uniform import quantize_uniform
 
-_SAMPLE = 1 << 20  # weights looked at before all are
+_SAMPLE = 1 << 20  # weights checked first: most weights have too many values already there
 
 
-def _shared_already(
+def _distinct_values(
     x: npt.NDArray[np.float32], limit: int
 ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.intp]] | None:
-    """The distinct values, and which one each number is; None: more than ``limit``."""
+    """The distinct values and the index of each element; None if there are more than ``limit``."""
     if len(np.unique(x[:_SAMPLE])) > limit:
         return None
     distinct, number = np.unique(x, return_inverse=True)
@@ -29,12 +29,12 @@ def _shared_already(
 
 
 def codebook_size_of(settings: LayerConfig, dimensions: int) -> int:
-    """The most shared values beside zero of a weight with so many dimensions."""
+    """Maximum number of non-zero codebook entries for a weight with this many dimensions."""
     return settings.codebook_size or (15 if dimensions <= 2 else 255)
 
 
 def entropy_of_settings(settings: LayerConfig, values: int) -> float:
-    """The entropy that ECSQ comes down to where no penalty is given."""
+    """Target entropy of ECSQ in bits per code, where no penalty is given."""
     return max(0.0, math.log2(values) - 1) if settings.bits is None else settings.bits
 
 
@@ -45,24 +45,33 @@ def quantize_weight(
     name: str,
     importance: Any,
 ) -> Quantized:
-    """Codes and shared values of a weight, by the method of the settings.
+    """Quantizes one weight with the method of its settings.
 
-    ``kept`` says which entries are not pruned.
+    Args:
+        weight: float32 of any shape.
+        kept: bool of the same shape: the weights that are not pruned.
+        settings: method, codebook size and the options of the method.
+        name: for messages.
+        importance: non-negative, of the same shape, or None.
 
     Raises:
-        ValueError: as :func:`compress_weight`.
+        ValueError: as :func:`tersor.codec.encode.compress_weight`.
     """
     limit = codebook_size_of(settings, weight.ndim)
     weights, masks = {name: weight}, {name: kept}
-    matters = None if importance is None else {name: as_float32(importance, f"{name}: importance")}
-    if settings.penalty is None and (already := _shared_already(weight[kept], limit)) is not None:
-        distinct, number = already
-        # Shared already: keep exactly these values.
-        check(weights, matters)
+    by_name = None if importance is None else {name: as_float32(importance, f"{name}: importance")}
+    # A weight that is quantized already keeps its codebook, whatever size others would get.
+    chosen = (settings.codebook_size, settings.bits) != (None, None)
+    exact = None
+    if settings.penalty is None:
+        exact = _distinct_values(weight[kept], limit if chosen else MAX_CODEBOOK_SIZE)
+    if exact is not None:
+        distinct, number = exact
+        check(weights, by_name)
         codes = np.zeros(weight.shape, np.uint8)
         codes[kept] = number + 1
         return Quantized(codes, distinct)
-    return quantize_by(weights, masks, settings, limit, matters)[name]
+    return quantize_by(weights, masks, settings, limit, by_name)[name]
 
 
 def quantize_by(
@@ -73,10 +82,12 @@ def quantize_by(
     importance: Arrays | None,
     together: bool = False,
 ) -> dict[str, Quantized]:
-    """Shared values by the method of the settings, at most ``limit``: of each weight, or of all.
+    """Quantizes weights with the method of the settings and at most ``limit`` codebook entries.
+
+    Each weight has its own codebook; with ``together`` all have one joint codebook.
 
     Raises:
-        ValueError: as the methods of :mod:`tersor.quantizers.base`.
+        ValueError: as the quantizers.
     """
     given: dict[str, Any] = {"importance": importance, "kept": kept, "together": together}
     if settings.method == "uniform":

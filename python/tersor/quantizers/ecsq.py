@@ -1,17 +1,17 @@
-"""Entropy-constrained scalar quantisation: shared values whose codes a prefix coder makes short.
+"""Entropy-constrained scalar quantization (ECSQ).
 
-Minimised is the mean of importance times squared error, plus the penalty times the entropy of the
-codes. A number takes the value with the least cost, its own error plus the price of the code; then
-values move to the means of their members and prices follow how often a code occurs, until nothing
-improves.
+Minimizes the mean of importance times squared error plus lambda (the penalty) times the entropy of
+the codes. As in Lloyd's algorithm two steps alternate until the cost stops falling: each weight is
+assigned to the codebook entry with the least error + lambda * code length, then entries move to the
+weighted means of their members and code lengths follow the new frequencies.
 
-Numbers of like importance stand in one group, in a fine histogram. A value's members are a run of
-each group, so that a step takes prefix sums and no loop over numbers.
+Weights of similar importance form one group, held as a fine histogram. The members of an entry are
+a contiguous run in each group, so an iteration takes prefix sums instead of a loop over weights.
 
-Importance comes from a model of single, small changes. Where it says that a number hardly matters,
-nothing would keep that number from going to the far end for a shorter code, and many such changes
-do matter (k-means is safe: its numbers go to the nearest value). So a part of the mean importance
-is added to each.
+Importance is a local approximation for small changes of single weights. Where it is near zero,
+nothing would keep a weight from moving across the range for a shorter code, and many such moves add
+up to a real loss (k-means is safe: it assigns to the nearest entry). Therefore a fraction of the
+mean importance is added to every weight.
 
 Source: Choi et al. (arXiv 1612.01543), section 4.2 and algorithm 1.
 """
@@ -29,21 +29,21 @@ from tersor.quantizers.base import Arrays, Bytes, Floats, Masks, Quantized, entr
 Doubles = npt.NDArray[np.float64]
 
 _BINS = 1 << 14  # of the histogram of a group
-_GROUPS = 48  # of importance, three to a factor of two
-_CHUNK = 1 << 20  # numbers looked at together
-_FLOOR = 0.1  # of the mean importance
+_GROUPS = 48  # of importance, three per factor of two
+_CHUNK = 1 << 20  # weights processed at once
+_FLOOR = 0.1  # fraction of the mean importance added to each weight
 
 
 @dataclass(frozen=True, eq=False)
 class Quantiser:
-    """A solution.
+    """A codebook and an assignment, with their cost.
 
     Attributes:
-        values: float64 ``[k]``, ascending; each has members.
-        counts: int64 ``[k]``, the members of each value.
-        cells: uint8, the number of the value, from 0, that each cell of the histogram takes.
+        values: codebook, float64 ``[k]``, ascending; every entry has members.
+        counts: int64 ``[k]``, number of members of each entry.
+        cells: uint8, the index from 0 of the entry that each histogram cell is assigned to.
         distortion: mean of importance times squared error.
-        entropy: bits for a code.
+        entropy: bits per code.
     """
 
     values: Doubles
@@ -54,15 +54,15 @@ class Quantiser:
 
 
 class Problem:
-    """Numbers that are to share values.
+    """The weights to be quantized, binned by value and importance.
 
     Args:
         x: finite float32 ``[n]``, n > 0.
-        h: importance, not negative, not all zero, float32 ``[n]``; None = all alike.
-        zeros: None, or with the value zero among the values, and never moved: so many numbers
-            besides ``x`` that take it in any case. The entropy is then that of a code for each
-            number, the zeros among them: what codes and gaps cost together where zeros lie at
-            random.
+        h: importance, non-negative, not all zero, float32 ``[n]``; None = all equal.
+        zeros: None = the codebook has no zero entry. Otherwise it has one, which never moves, and
+            this is the number of already pruned weights besides ``x``. The entropy is then that of
+            one code per weight, zeros included: the cost of codes and gaps together if the zeros
+            are randomly placed.
     """
 
     def __init__(self, x: Floats, h: Floats | None, zeros: int | None = None) -> None:
@@ -76,10 +76,10 @@ class Problem:
             self.top = float(h.max()) + self.floor
         count, weight, moment = (np.zeros(groups * _BINS) for _ in range(3))
         for part, cells in self._cells():
-            matters = np.ones(len(cells)) if h is None else h[part] + self.floor
+            factor = np.ones(len(cells)) if h is None else h[part] + self.floor
             count += np.bincount(cells, minlength=len(count))
-            weight += np.bincount(cells, matters, len(count))
-            moment += np.bincount(cells, matters * x[part], len(count))
+            weight += np.bincount(cells, factor, len(count))
+            moment += np.bincount(cells, factor * x[part], len(count))
         self.occupied = np.flatnonzero(count)
         count, weight, moment = (a[self.occupied] for a in (count, weight, moment))
         self.position = moment / weight
@@ -91,13 +91,13 @@ class Problem:
         self.keys = self._key(group, self.position)
 
     def _key(self, group: npt.NDArray[np.int64], x: Doubles) -> Doubles:
-        """Ascends through the groups, and through the positions of each."""
+        """A sort key that ascends by group, and by position within each."""
         width = max(self.high - self.low, 1e-30)
         within = np.clip((x - self.low) / width * 0.5 + 0.25, 0.0, 0.999)
         return group.astype(np.float64) + within
 
     def _cells(self) -> Iterator[tuple[slice, npt.NDArray[np.int64]]]:
-        """The cell of the histogram that each number falls into, chunk by chunk."""
+        """The histogram cell of each weight, chunk by chunk."""
         scale = (_BINS - 1) / max(self.high - self.low, 1e-30)
         for start in range(0, len(self.x), _CHUNK):
             part = slice(start, start + _CHUNK)
@@ -109,7 +109,7 @@ class Problem:
             yield part, cells
 
     def codes(self, found: Quantiser) -> Bytes:
-        """The number of the value, from 0, that each number takes: uint8 ``[n]``."""
+        """The index from 0 of the codebook entry of each weight: uint8 ``[n]``."""
         table = np.zeros((1 if self.h is None else _GROUPS) * _BINS, np.uint8)
         table[self.occupied] = found.cells
         codes = np.empty(len(self.x), np.uint8)
@@ -120,9 +120,9 @@ class Problem:
     def _runs(
         self, values: Doubles, price: Doubles
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """First cell and end of the run that each value takes of each group: ``[groups, k]``.
+        """First and end cell of each entry's run in each group: int64 ``[groups, k]`` each.
 
-        Above the place where it costs as much as a lower one, a value is the better of the two.
+        Of two entries the higher one is cheaper above the point where their costs are equal.
         """
         i, j = values[:, None], values[None, :]
         apart = np.where(j > i, j - i, 1.0)
@@ -132,13 +132,13 @@ class Problem:
         below = np.where(j > i, places, np.inf).min(2)
         group = np.arange(len(self.importance))[:, None]
         first, end = (np.searchsorted(self.keys, self._key(group, p)) for p in (above, below))
-        # The ends of a group, which the keys of far places pass by.
+        # Decision thresholds outside a group are clipped to its ends.
         bounds = np.searchsorted(self.group, np.arange(len(self.importance) + 1))
         first = np.clip(first, bounds[:-1, None], bounds[1:, None])
         return first, np.clip(end, first, bounds[1:, None])
 
     def _quantiser(self, values: Doubles, cells: Bytes) -> Quantiser:
-        """Values moved to the means of the members that the cells give them."""
+        """Moves the entries to the means of the members that the cells assign to them."""
         k = len(values)
         count, weight, first, second = (np.bincount(cells, part, k) for part in self.parts)
         pinned = (values == 0.0) & (self.zeros is not None)
@@ -146,7 +146,7 @@ class Problem:
         error = second - 2 * moved * first + moved**2 * weight
         counts = np.rint(count).astype(np.int64) + pinned * (self.zeros or 0)
         taken = np.flatnonzero((counts > 0) | pinned)
-        taken = taken[np.argsort(moved[taken], kind="stable")]  # means may pass each other
+        taken = taken[np.argsort(moved[taken], kind="stable")]  # means may change their order
         number = np.zeros(k, np.uint8)
         number[taken] = np.arange(len(taken))
         return Quantiser(
@@ -158,21 +158,21 @@ class Problem:
         )
 
     def start(self, values: int) -> Quantiser:
-        """Evenly spaced values, at most so many; zero among them if it is one of the problem's."""
+        """The initial codebook: evenly spaced entries, with zero among them if it is fixed."""
         if self.zeros is None:
             width = (self.high - self.low) / values
             grid = self.low + width * (np.arange(values, dtype=np.float64) + 0.5)
         else:
-            # Zero starts with twice the room of the others: else a value beside it, which saves
-            # neither code nor gap, may take its members for good.
+            # Zero starts with a bin twice as wide as the others: otherwise the entry next to it,
+            # which saves neither code nor gap, may take its members and keep them.
             side = (np.arange(values // 2, dtype=np.float64) + 1.5) / (values // 2 + 1)
             grid = np.concatenate([-side[::-1], [0.0], side]) * max(-self.low, self.high)
-        return self._take(grid, np.zeros(len(grid)))
+        return self._assign(grid, np.zeros(len(grid)))
 
-    def _take(self, values: Doubles, price: Doubles) -> Quantiser:
-        """Every number to the value that costs it least."""
+    def _assign(self, values: Doubles, price: Doubles) -> Quantiser:
+        """Assigns every weight to its cheapest entry and updates the entries."""
         first, end = self._runs(values, price)
-        # A value's number stands at its first cell, and holds until the next one's.
+        # Mark the first cell of each run; the mark holds until the next one.
         group, number = np.nonzero(end > first)
         marks = np.zeros(len(self.keys), np.int64)
         np.maximum.at(marks, first[group, number], group * len(values) + number)
@@ -181,11 +181,11 @@ class Problem:
         return self._quantiser(values, cells)
 
     def solve(self, values: int, penalty: float, iterations: int = 50) -> Quantiser:
-        """The iteration for one penalty, from evenly spaced values."""
+        """Iterates at one lambda from the initial codebook until the cost stops falling."""
         found, best = self.start(values), np.inf
         for _ in range(iterations):
             shares = np.maximum(found.counts, 0.5) / self.total
-            found = self._take(found.values, -penalty * np.log2(shares))
+            found = self._assign(found.values, -penalty * np.log2(shares))
             cost = found.distortion + penalty * found.entropy
             if cost > best * (1 - 1e-4):
                 break
@@ -193,11 +193,11 @@ class Problem:
         return found
 
     def penalty_for(self, values: int, bits: float, iterations: int = 50) -> float:
-        """The least penalty whose solution has an entropy of at most ``bits``."""
+        """The smallest lambda whose solution has an entropy of at most ``bits``."""
         return self._bisect(values, bits, iterations)[0]
 
     def solve_bits(self, values: int, bits: float, iterations: int = 50) -> Quantiser:
-        """The solution with the least penalty whose entropy is at most ``bits``."""
+        """The solution with the least distortion found whose entropy is at most ``bits``."""
         _, above, below = self._bisect(values, bits, iterations)
         if above is below:
             return below
@@ -207,9 +207,9 @@ class Problem:
     def _bisect(
         self, values: int, bits: float, iterations: int
     ) -> tuple[float, Quantiser, Quantiser]:
-        """The least penalty that comes down to ``bits``, the solutions just above and below them.
+        """The smallest lambda that reaches ``bits``, and the solutions just above and below it.
 
-        They are one where no penalty is needed.
+        The two are the same object if lambda is 0.
         """
         above = self.solve(values, 0.0, iterations)
         if above.entropy <= bits:
@@ -220,7 +220,7 @@ class Problem:
             low, above, high = high, below, 8 * high
             below = self.solve(values, high, iterations)
         while high > 1.01 * low:
-            # Entropy falls with the logarithm of the penalty.
+            # Entropy falls roughly linearly with log(lambda).
             middle = (low * high) ** 0.5 if low > 1e-9 * high else high / 64
             found = self.solve(values, middle, iterations)
             if found.entropy > bits:
@@ -230,10 +230,10 @@ class Problem:
         return high, above, below
 
     def _between(self, above: Quantiser, bits: float) -> Quantiser:
-        """Bits that no penalty gives, from the solution above them.
+        """Reaches an entropy that no lambda gives, from the solution above it.
 
-        The iteration leaps over them, as from two values to one: the hull of the best solutions
-        is straight there. The numbers that lose least go to a value that occurs more often.
+        Between two points of the convex hull, as from two entries to one, the solution jumps with
+        lambda. The cells that lose least are then moved to a more frequent entry.
         """
         shares = np.argsort(np.argsort(above.counts, kind="stable"), kind="stable")
         near = (self.position[:, None] - above.values) ** 2
@@ -268,24 +268,25 @@ def quantize_ecsq(
     together: bool = False,
     iterations: int = 50,
 ) -> dict[str, Quantized]:
-    """Values that minimise mean importance times squared error + penalty * entropy of the codes.
+    """Quantizes weights by ECSQ: least weighted squared error + penalty * entropy of the codes.
 
     Args:
         weights: float32 by name.
-        values: at most so many beside zero at the start, 1 to 255; those without members vanish.
-        penalty: lambda, in units of the error for one bit; or
-        bits: the entropy to come down to: lambda is bisected, for each problem.
-        prune: zero is one of the values, and weights go there where that is worth its error. The
-            entropy is then that of a code for each weight, pruned or not, which is about what
-            codes and gaps take together.
-        importance: as the weights.
-        kept: as for :func:`share_kmeans`.
-        together: one problem for all layers.
-        iterations: at most so many, for each lambda.
+        values: maximum number of non-zero codebook entries, 1 to 255; entries without members are
+            dropped.
+        penalty: Lagrange multiplier lambda, in squared error per bit; or
+        bits: target entropy per code; lambda is found by bisection, per codebook.
+        prune: zero is an entry too, and weights are pruned where the saved bits outweigh the error.
+            The entropy is then that of one code per weight, pruned or not: about the cost of codes
+            and gaps together.
+        importance: non-negative, names and shapes as the weights; None = all equal.
+        kept: as for :func:`tersor.quantizers.kmeans.quantize_kmeans`.
+        together: fit one joint codebook over all layers.
+        iterations: maximum number per lambda.
 
     Raises:
-        ValueError: not exactly one of ``penalty`` and ``bits``, or one is negative; names, shapes
-            or numbers are wrong.
+        ValueError: not exactly one of ``penalty`` and ``bits`` is given, or it is negative; or
+            names, shapes or values are invalid.
     """
     if (penalty is None) == (bits is None):
         raise ValueError("give either penalty or bits")

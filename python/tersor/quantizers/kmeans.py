@@ -1,4 +1,4 @@
-"""One-dimensional clustering of weights: the codebook of weight sharing.
+"""One-dimensional k-means over weights.
 
 Sources: Han et al., Deep Compression (arXiv 1510.00149), section 3; Choi et al., Towards the Limit
 of Network Quantization (arXiv 1612.01543), section 3.3 (importance).
@@ -17,12 +17,12 @@ from tersor.quantizers.base import Arrays, Bytes, Floats, Masks, Quantized, solv
 
 @dataclass(frozen=True, eq=False)
 class Clustering:
-    """Shared values and who takes which.
+    """Centroids and assignments.
 
     Attributes:
-        values: float32 ``[k]``, ascending and distinct; fewer than asked where fewer occur.
-        codes: uint8 ``[n]``, 1 to k: the number of each element's value; 0 stays free for "pruned".
-        distortion: the sum of importance times squared distance.
+        values: centroids, float32 ``[k]``, ascending and distinct; k may be less than requested.
+        codes: uint8 ``[n]``, cluster indices 1 to k; 0 is reserved for "pruned".
+        distortion: sum of importance times squared error.
     """
 
     values: npt.NDArray[np.float32]
@@ -41,21 +41,22 @@ def cluster(
     seed: int = 0,
     threads: int = 1,
 ) -> Clustering:
-    """Clusters numbers into at most ``clusters`` shared values.
+    """Clusters values around at most ``clusters`` centroids.
 
     Args:
-        values: float32 ``[n]`` (any shape; taken flat).
+        values: float32 ``[n]`` (any shape, flattened).
         clusters: 1 to 255.
-        mode: ``exact``, the optimum by dynamic programming over a fine histogram, or ``lloyd``.
-        initialization: of ``lloyd``: ``linear``, ``density`` or ``random``.
+        mode: algorithm: ``exact``, optimal by dynamic programming over a fine histogram, or
+            ``lloyd``.
+        initialization: for ``lloyd``: ``linear``, ``density`` or ``random``.
         importance: non-negative weight of each element, for example a Hessian diagonal.
-        max_iterations: of ``lloyd``.
-        seed: of the random initialisation.
-        threads: never changes the result.
+        max_iterations: for ``lloyd``.
+        seed: for ``random`` initialization.
+        threads: maximum number; does not change the result.
 
     Raises:
-        ValueError: an option is unknown or out of range, the lengths differ, or a number is NaN or
-            infinite.
+        ValueError: an option is unknown or out of range, the lengths differ, or an element is NaN
+            or infinite.
     """
     flat = np.ascontiguousarray(values, dtype=np.float32).reshape(-1)
     weights = np.ascontiguousarray(
@@ -79,20 +80,22 @@ def quantize_kmeans(
     initialization: str = "linear",
     seed: int = 0,
 ) -> dict[str, Quantized]:
-    """Values that minimise the sum of importance times squared error.
+    """Quantizes weights by k-means: the least sum of importance times squared error.
 
     Args:
         weights: float32 by name.
-        values: at most so many beside zero, 1 to 255.
-        importance: as the weights; Hessian-weighted k-means with the Hessian's diagonal.
-        kept: bool, as the weights: which are not pruned; None = those that are not zero.
-        together: one problem for all layers.
-        mode: ``exact`` or ``lloyd``.
-        initialization: of ``lloyd``: ``linear``, ``density`` or ``random``.
-        seed: of ``random``.
+        values: maximum number of non-zero codebook entries, 1 to 255.
+        importance: non-negative, names and shapes as the weights; the diagonal of the loss Hessian
+            gives Hessian-weighted k-means; None = all equal.
+        kept: bool, names and shapes as the weights: the weights that are not pruned; None = those
+            that are not zero.
+        together: fit one joint codebook over all layers.
+        mode: algorithm, ``exact`` or ``lloyd``.
+        initialization: for ``lloyd``: ``linear``, ``density`` or ``random``.
+        seed: for ``random`` initialization.
 
     Raises:
-        ValueError: an option is unknown or out of range; names, shapes or numbers are wrong.
+        ValueError: an option is unknown or out of range; or names, shapes or values are invalid.
     """
 
     def solver(x: Floats, h: Floats | None, pruned: int) -> tuple[Bytes, Floats]:

@@ -11,17 +11,17 @@ import numpy as np
 
 from tersor.quantizers.base import MAX_CODEBOOK_SIZE, Arrays, Bytes, Floats, Masks, Quantized, solve
 
-_CHUNK = 1 << 20  # numbers looked at together
+_CHUNK = 1 << 20  # weights processed at once
 
 
 def _parts(n: int) -> Iterator[slice]:
-    """Chunks of so many numbers: what is made of each in between then takes little memory."""
+    """Slices of ``_CHUNK`` weights, which keep temporaries small."""
     for start in range(0, n, _CHUNK):
         yield slice(start, start + _CHUNK)
 
 
-def _centres(codes: Bytes, x: Floats, h: Floats | None, count: int) -> Floats:
-    """Weighted mean of each value's members; the plain mean where no member matters."""
+def _means(codes: Bytes, x: Floats, h: Floats | None, count: int) -> Floats:
+    """Weighted mean of the members of each code; the plain mean if their importance is all zero."""
     total, weighted, plain, members = np.zeros((4, count + 1))
     for part in _parts(len(x)):
         weight = np.ones_like(x[part]) if h is None else h[part]
@@ -47,7 +47,7 @@ def _uniform(x: Floats, h: Floats | None, step: float) -> tuple[Bytes, Floats]:
     code[bins != 0] = np.arange(1, len(distinct) + 1)
     found = [code[np.searchsorted(bins, np.rint(part / step))] for part in parts]
     codes = np.concatenate(found)
-    return codes, _centres(codes, x, h, len(distinct))
+    return codes, _means(codes, x, h, len(distinct))
 
 
 def quantize_uniform(
@@ -59,21 +59,23 @@ def quantize_uniform(
     kept: Masks | None = None,
     together: bool = False,
 ) -> dict[str, Quantized]:
-    """Evenly spaced thresholds; the value of a bin is the (weighted) mean of its members.
+    """Quantizes weights uniformly; the codebook entry of a bin is the mean of its members.
 
-    Bins are centred on the multiples of the step. What falls into that of zero is pruned.
+    Bins are centred on the multiples of the step. Weights in the bin around zero are pruned. Means
+    are weighted by the importance.
 
     Args:
         weights: float32 by name.
-        values: at most so many beside zero, 1 to 255: makes the step; or
+        values: maximum number of non-zero codebook entries, 1 to 255, from which the step follows;
+            or
         step: width of a bin.
-        importance: as the weights.
-        kept: as for :func:`share_kmeans`.
-        together: one step, and one set of values, for all layers.
+        importance: non-negative, names and shapes as the weights; None = all equal.
+        kept: as for :func:`tersor.quantizers.kmeans.quantize_kmeans`.
+        together: one step and one joint codebook over all layers.
 
     Raises:
-        ValueError: not exactly one of ``values`` and ``step``, or one is out of range; names,
-            shapes or numbers are wrong.
+        ValueError: not exactly one of ``values`` and ``step`` is given, or it is out of range; or
+            names, shapes or values are invalid.
     """
     if (values is None) == (step is None):
         raise ValueError("give either values or step")
@@ -85,9 +87,9 @@ def quantize_uniform(
     def solver(x: Floats, h: Floats | None, pruned: int) -> tuple[Bytes, Floats]:
         if not len(x):
             return np.zeros(0, np.uint8), np.zeros(0, np.float32)
-        if values == 1:  # on both sides of zero
+        if values == 1:  # one entry for both signs
             codes = np.ones(len(x), np.uint8)
-            return codes, _centres(codes, x, h, 1)
+            return codes, _means(codes, x, h, 1)
         if values is None:
             assert step is not None
             return _uniform(x, h, step)

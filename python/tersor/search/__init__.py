@@ -1,1 +1,1 @@
-"""The search for the settings of all layers at a given size or accuracy."""
+"""Rate-distortion search for per-layer settings, at a target size or accuracy."""

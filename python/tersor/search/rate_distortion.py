@@ -1,16 +1,16 @@
-"""Density, shared values and code widths of all layers at once, for a size or for an accuracy.
+"""Rate-distortion search: density, codebook size and codes per layer, for a size or an accuracy.
 
-Each layer is quantized with zero among its values (:mod:`tersor.quantizers.ecsq`), so that one
-penalty sets its density, its values and their code. One price of a bit, the same for all layers,
-makes the penalties: at a given size no layer could then give bytes to another and lessen the sum of
-their distortions. The price is searched for, on bytes that were really encoded.
+Each layer is quantized by ECSQ with zero as an entry (:mod:`tersor.quantizers.ecsq`), so a single
+penalty determines its density, codebook and codes. The penalties of all layers follow from one
+Lagrange multiplier lambda: at equal rate-distortion slopes no transfer of bytes between layers
+lowers the total distortion at that size. Lambda is searched for, on bytes that are really encoded.
 
-A layer's distortion is the sum of importance times squared error where importance is given (the
-loss that is expected); else the squared error relative to the layer's own squares, as relative
-errors of layers add up in what a network computes.
+With importance, the distortion of a layer is the sum of importance times squared error (the
+expected increase of the loss). Without it, it is the squared error relative to the sum of squares
+of the layer's weights, since relative errors of layers add up through a network.
 
-Where errors are compensated as weights are quantized (:mod:`tersor.calibration.compensation`), a
-layer's distortion is relative too: to what pruning its weights one by one would cost.
+With error compensation (:mod:`tersor.calibration.compensation`) the distortion is also relative: to
+the compensated error of pruning every weight of the layer.
 
 Sources: Shoham and Gersho 1988, "Efficient bit allocation for an arbitrary set of quantizers" (one
 slope for all); Choi et al. (arXiv 1612.01543), section 3.6 (importance across layers).
@@ -36,21 +36,21 @@ from tersor.quantizers import ecsq
 
 Blobs = dict[str, npt.NDArray[np.uint8]]
 
-# Shared values beside zero to start from; a codebook costs bytes that a penalty does not see.
+# Initial codebook sizes to choose from; a codebook costs bytes that the penalty does not count.
 _VALUES = (2, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 254)
-_STEPS = 24  # of the search, at most
-_CLOSE = 0.995  # of a target: good enough
+_STEPS = 24  # maximum number of search steps
+_CLOSE = 0.995  # fraction of the target size at which the search stops
 
 
 @dataclass(frozen=True, eq=False)
 class Item:
-    """A layer to choose for.
+    """A layer whose settings are searched for.
 
     Attributes:
         weight: float32, any shape.
-        settings: what is set already: ``kind`` and ``precision`` as they are, ``density`` and
-            ``values`` as limits, ``index_bits`` and ``flat`` where they are given.
-        importance: not negative, of the weight's shape; None for all layers, or for none.
+        settings: constraints: ``kind`` and ``precision`` are kept, ``density`` and
+            ``codebook_size`` are upper limits, ``index_bits`` and ``flat`` are kept where given.
+        importance: non-negative, of the weight's shape; given for all layers or for none.
     """
 
     weight: npt.NDArray[np.float32]
@@ -59,33 +59,34 @@ class Item:
 
 
 class SearchLayer(Protocol):
-    """What the search asks of a layer."""
+    """What the search needs of a layer."""
 
     @property
     def name(self) -> str:
-        """That its settings go by."""
+        """Layer name."""
 
     @property
     def size(self) -> int:
-        """Its number of weights."""
+        """Number of weights."""
 
     @property
     def whole(self) -> float:
-        """The distortion where all of them are pruned."""
+        """Distortion when every weight is pruned."""
 
     def settings(self, price: float, values: int | None = None) -> LayerConfig:
-        """The cheapest settings where a bit costs ``price``; of those with ``values``, if given."""
+        """The settings of least cost at lambda = ``price``, with ``values`` entries if given."""
 
 
 @dataclass(frozen=True)
 class Compensated:
-    """A layer whose errors are compensated; the price also settles how many values there are.
+    """A layer quantized with error compensation; its codebook size follows from lambda as well.
 
     Attributes:
-        name: of the layer.
-        size: its number of weights.
-        given: settings that are set already, as those of an :class:`Item`.
-        error: what pruning all weights, one by one, would cost.
+        name: layer name.
+        size: number of weights.
+        given: constraints, as the settings of an :class:`Item`.
+        error: compensated error of pruning every weight.
+        whole: distortion when every weight is pruned, relative to ``error``.
     """
 
     name: str
@@ -95,7 +96,7 @@ class Compensated:
     whole: float = 1.0
 
     def settings(self, price: float, values: int | None = None) -> LayerConfig:
-        """The cheapest settings where a bit costs ``price``."""
+        """The settings of least cost at lambda = ``price``."""
         return dataclasses.replace(
             self.given,
             method="ecsq",
@@ -106,12 +107,12 @@ class Compensated:
         )
 
 
-class _Layer:
-    """An item with what does not depend on the price."""
+class WeightLayer:
+    """An item with everything that does not depend on lambda."""
 
     def __init__(self, name: str, item: Item) -> None:
         self.name, self.item, self.size = name, item, item.weight.size
-        self.best = len(_VALUES) // 2  # of _VALUES, at the last price
+        self.best = len(_VALUES) // 2  # index into _VALUES, the best at the last lambda
         kept = kept_by(item.weight, item.settings)
         x = item.weight[kept]
         h = None if item.importance is None else item.importance[kept]
@@ -126,17 +127,17 @@ class _Layer:
         self.whole = self.scale * float((squares if h is None else squares * h).sum())
 
     def settings(self, price: float, values: int | None = None) -> LayerConfig:
-        """The cheapest settings where a bit costs ``price``; of those with ``values``, if given."""
+        """The settings of least cost at lambda = ``price``, with ``values`` entries if given."""
         given = self.item.settings
         penalty = price / self.scale
         if values is None:
-            values = self._values(penalty)
+            values = self._codebook_size(penalty)
         return dataclasses.replace(
             given, method="ecsq", codebook_size=values, bits=None, penalty=penalty, prune=True
         )
 
-    def _values(self, penalty: float) -> int:
-        """The cheapest number of values to start from, those that a codebook stores paid for."""
+    def _codebook_size(self, penalty: float) -> int:
+        """The initial codebook size of least cost, the bits of the stored codebook included."""
         given = self.item.settings
         limit = given.codebook_size or 255
         problem = self.problem
@@ -152,7 +153,7 @@ class _Layer:
             bits = found.entropy * problem.total + stored * len(found.values)
             return found.distortion * problem.total + penalty * bits
 
-        # Downhill from what was best at the last price.
+        # Descend from the best size at the last lambda.
         while (best := min(range(self.best - 1, self.best + 2), key=cost)) != self.best:
             self.best = best
         return min(limit, _VALUES[best])
@@ -160,14 +161,16 @@ class _Layer:
 
 @dataclass(frozen=True)
 class Step:
-    """A step of the search: the price of a bit, and what came of it (bytes, or accuracy)."""
+    """A step of the search: lambda (``price``) and the measured bytes or accuracy."""
 
     price: float
     measured: float
     kept: bool
 
     def __str__(self) -> str:
-        return f"price {self.price:.3g}: {self.measured:g}{'' if self.kept else ', past the limit'}"
+        return (
+            f"lambda {self.price:.3g}: {self.measured:g}{'' if self.kept else ', past the limit'}"
+        )
 
 
 def fit(
@@ -178,12 +181,12 @@ def fit(
     size: bool,
     progress: Callable[[Step], None] | None = None,
 ) -> dict[str, LayerConfig]:
-    """Settings by name, at the lowest price of a bit within a size, or the highest that an accuracy
-    allows.
+    """Searches settings by name: the smallest lambda that meets a size, or the largest that meets
+    an accuracy.
 
     Args:
         items: by name.
-        measure: of the encoded weights by name: bytes of the whole file, or accuracy.
+        measure: from the encoded weights by name to the bytes of the file, or the accuracy.
         limit, size, progress: as for :func:`search`.
 
     Raises:
@@ -198,7 +201,7 @@ def fit(
             }
         )
 
-    layers = [_Layer(name, item) for name, item in items.items()]
+    layers = [WeightLayer(name, item) for name, item in items.items()]
     return search(layers, measure_encoded, limit, size=size, progress=progress)
 
 
@@ -210,34 +213,34 @@ def search(
     size: bool,
     progress: Callable[[Step], None] | None = None,
 ) -> dict[str, LayerConfig]:
-    """Settings by name, at the lowest price of a bit within a size, or the highest that an accuracy
-    allows.
+    """Searches settings by name: the smallest lambda that meets a size, or the largest that meets
+    an accuracy.
 
     Args:
-        layers: to choose for.
-        measure: of settings by name: bytes of the whole file, or accuracy.
-        limit: the most bytes, or the least accuracy.
-        size: whether bytes are measured.
+        layers: whose settings are searched for.
+        measure: from settings by name to the bytes of the file, or the accuracy.
+        limit: maximum bytes, or minimum accuracy.
+        size: True if bytes are measured, False for accuracy.
         progress: called after each step.
 
     Raises:
-        ValueError: no price meets the limit; the message says what the last one came to.
+        ValueError: no lambda meets the limit; the message has the closest measurement.
     """
-    # What a bit costs if the whole distortion, all weights pruned, is spread over all weights.
+    # Start from the mean distortion per weight when every weight is pruned.
     weights = sum(layer.size for layer in layers)
-    whole = sum(layer.whole for layer in layers) / max(1, weights)
-    at = math.log(1e-2 * max(whole, 1e-30))
+    mean = sum(layer.whole for layer in layers) / max(1, weights)
+    at = math.log(1e-2 * max(mean, 1e-30))
     lowest, highest = at - math.log(1e6), at + math.log(1e5)
 
     def attempt(at: float, values: Mapping[str, int | None]) -> _Tried:
-        chosen = {la.name: la.settings(math.exp(at), values.get(la.name)) for la in layers}
+        chosen = {each.name: each.settings(math.exp(at), values.get(each.name)) for each in layers}
         measured = measure(chosen)
         kept = measured <= limit if size else measured >= limit
         if progress is not None:
             progress(Step(math.exp(at), measured, kept))
         return _Tried(at, measured, kept, chosen)
 
-    # The nearest on both sides of the limit.
+    # The closest attempts on both sides of the limit.
     good: _Tried | None = None
     bad: _Tried | None = None
     tried = attempt(at, {})
@@ -247,14 +250,20 @@ def search(
             return good.chosen
         if good is not None and bad is not None and abs(good.at - bad.at) < 0.02:
             break
-        if not lowest <= tried.at <= highest:  # nothing is left to gain
+        if not lowest <= tried.at <= highest:  # nothing left to gain
             break
         tried = attempt(_next(tried.at, good, bad, limit, size), {})
     if good is None:
-        what = "bytes at least" if size else "is the accuracy at best"
-        raise ValueError(f"no choice meets the limit of {limit:g}: {tried.measured:g} {what}")
+        if size:
+            raise ValueError(
+                f"cannot reach target_bytes={limit:.0f}: "
+                f"the smallest configuration takes {tried.measured:,.0f} bytes"
+            )
+        raise ValueError(
+            f"cannot reach an accuracy of {limit:g}: the best configuration has {tried.measured:g}"
+        )
     if size and bad is not None:
-        # Sizes leap where a number of values changes. With the numbers held they do not.
+        # Sizes jump where a codebook size changes; with fixed codebook sizes they do not.
         values = {name: settings.codebook_size for name, settings in bad.chosen.items()}
         low, high = bad.at, bad.at + 2.0
         for _ in range(_STEPS // 2):
@@ -269,7 +278,7 @@ def search(
 
 @dataclass(frozen=True, eq=False)
 class _Tried:
-    """A price (its logarithm), and what came of it."""
+    """An attempt at ``at`` = log(lambda), and its outcome."""
 
     at: float
     measured: float
@@ -278,13 +287,13 @@ class _Tried:
 
 
 def _next(at: float, good: _Tried | None, bad: _Tried | None, limit: float, size: bool) -> float:
-    """Where to look next: further out until both sides are known, then between."""
+    """The next log(lambda): step outwards until the limit is bracketed, then interpolate."""
     if good is None or bad is None:
         outwards = 2.0 if (good is None) == size else -2.0
         return at + outwards
     if not size:
         return (good.at + bad.at) / 2
-    # The logarithm of the size is nearly straight in that of the price; aim just inside.
+    # log(size) is nearly linear in log(lambda); aim just inside the limit.
     goal = math.log(limit * (1 + _CLOSE) / 2)
     share = (math.log(bad.measured) - goal) / (math.log(bad.measured) - math.log(good.measured))
     return bad.at + min(0.9, max(0.1, share)) * (good.at - bad.at)

@@ -35,7 +35,7 @@ def problem(kind: str) -> tuple[nn.Sequential, torch.Tensor, torch.Tensor]:
     if kind == "linear":
         return nn.Sequential(linear(60, 150)), inputs(256, 150), inputs(256, 150, 1)
     groups = 2 if kind == "groups" else 1
-    layer = nn.Conv2d(16, 24, 3, padding=1, stride=2, groups=groups)
+    layer = nn.Conv2d(16, 48, 3, padding=1, stride=2, groups=groups)
     x = inputs(12, 16 * 144).view(12, 16, 12, 12).cumsum(2).cumsum(3) / 20
     return nn.Sequential(layer), x, x.flip(0)
 
@@ -117,7 +117,7 @@ def test_bits_of_ecsq_hold_about_and_errors_are_made_up_for(kind: str) -> None:
     errors, sizes = [], []
     for calibration in (None, [x]):
         made = copy.deepcopy(model)
-        tersor.compress_(made, Config(settings, settings, calibration=calibration))
+        tersor.compress_(made, Config(settings, settings), data=calibration)
         sizes.append(made[0].info.total_bytes)
         with torch.no_grad():
             errors.append(float(((made(new) - model(new)) ** 2).mean()))
@@ -131,10 +131,10 @@ def test_a_size_is_met_with_less_error_than_without_inputs(kind: str, tmp_path: 
     errors = []
     for calibration in (None, [x]):
         made = copy.deepcopy(model)
-        config = Config(target_ratio=8, calibration=calibration)
-        size = estimate(made, config).compressed_bytes
-        tersor.compress_(made, config)
-        assert estimate(model, config).compressed_bytes == size
+        config = Config(target_ratio=8)
+        size = estimate(made, config, data=calibration).compressed_bytes
+        tersor.compress_(made, config, data=calibration)
+        assert estimate(model, config, data=calibration).compressed_bytes == size
         tersor.save(made, tmp_path / "m.safetensors")
         written = (tmp_path / "m.safetensors").stat().st_size
         limit = sum(p.numel() * 4 for p in model.parameters()) // 8
@@ -153,11 +153,10 @@ def test_an_accuracy_is_kept_and_the_model_left_as_it_was() -> None:
     def evaluate(candidate: nn.Module) -> float:
         return -float((candidate(x) - exact).norm() / exact.norm())
 
-    config = Config(max_drop=0.1, evaluate=evaluate, calibration=[x])
-    chosen = fit(model, config)
+    chosen = fit(model, Config(max_drop=0.1), data=[x], evaluate=evaluate)
     assert not chosen.searches
     assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
-    tersor.compress_(model, chosen)
+    tersor.compress_(model, chosen, data=[x])
     assert -0.1 <= evaluate(model) <= -0.05
 
 
@@ -174,18 +173,18 @@ class Half(nn.Module):
 
 
 def test_a_target_needs_inputs_that_reach_every_layer_and_no_importance() -> None:
-    config = Config(target_ratio=4, calibration=[inputs(16, 50)])
+    config, data = Config(target_ratio=4), [inputs(16, 50)]
     with pytest.raises(ValueError, match="unused: no calibration input"):
-        tersor.compress_(Half(), config)
+        tersor.compress_(Half(), config, data=data)
     with pytest.raises(ValueError, match="either importance or calibration"):
-        tersor.compress_(Half(), config, importance={})
+        tersor.compress_(Half(), config, importance={"used.weight": torch.ones(20, 50)}, data=data)
 
 
 def test_a_layer_that_inputs_miss_keeps_its_own_settings() -> None:
     settings = LayerConfig(density=0.5, codebook_size=7)
     plain, made = Half(), Half()
     tersor.compress_(plain, Config(linear=settings))
-    tersor.compress_(made, Config(linear=settings, calibration=[inputs(64, 50)]))
+    tersor.compress_(made, Config(linear=settings), data=[inputs(64, 50)])
     assert made.unused.info.clusters == 7
     assert torch.equal(made.unused.dense_weight(), plain.unused.dense_weight())
     assert not torch.equal(made.used.dense_weight(), plain.used.dense_weight())
@@ -205,7 +204,7 @@ def test_outputs_are_nearer_than_by_magnitude_and_kmeans(kind: str, settings: La
     for calibration in (None, [x[:6], x[6:]]):
         made = copy.deepcopy(model)
         both = {"linear": settings, "conv": settings}
-        tersor.compress_(made, Config(**both, calibration=calibration))
+        tersor.compress_(made, Config(**both), data=calibration)
         info = made[0].info
         if settings.density is not None:
             assert info.nonzeros <= round(settings.density * info.weights)
@@ -224,7 +223,7 @@ def test_wide_layers_go_in_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     for calibration in (None, [x]):
         made = copy.deepcopy(model)
         settings = LayerConfig(density=0.4, codebook_size=15)
-        tersor.compress_(made, Config(linear=settings, calibration=calibration))
+        tersor.compress_(made, Config(linear=settings), data=calibration)
         with torch.no_grad():
             errors.append(float(((made(x) - model(x)) ** 2).mean()))
     assert errors[1] < 0.7 * errors[0]
@@ -237,7 +236,7 @@ def test_inputs_that_do_not_vary_are_settled_too() -> None:
     x = inputs(1000, 60)
     expected = model(x[:1]).detach()
     settings = LayerConfig(density=0.5, codebook_size=15)
-    tersor.compress_(model, Config(linear=settings, calibration=[x]))
+    tersor.compress_(model, Config(linear=settings), data=[x])
     # The bias takes up what the constant inputs lose.
     assert torch.allclose(model(x[:1]), expected, atol=1e-3)
 
@@ -262,10 +261,10 @@ def test_layers_are_settled_in_order_and_zeros_stay() -> None:
 def test_an_estimate_leaves_the_model_and_is_what_is_made() -> None:
     model, x = nn.Sequential(linear(30, 50)), inputs(128, 50)
     before = copy.deepcopy(model.state_dict())
-    config = Config(linear=LayerConfig(density=0.3, codebook_size=7), calibration=[x])
-    size = estimate(model, config).layers["0"].total_bytes
+    config = Config(linear=LayerConfig(density=0.3, codebook_size=7))
+    size = estimate(model, config, data=[x]).layers["0"].total_bytes
     assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
-    tersor.compress_(model, config)
+    tersor.compress_(model, config, data=[x])
     assert model[0].info.total_bytes == size
 
 
@@ -274,7 +273,7 @@ def test_what_cannot_be_done_leaves_the_model_as_it_was() -> None:
     model.append(nn.Conv2d(20, 5, 1, padding="same"))
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError, match="padding"):
-        tersor.compress_(model, Config(calibration=[inputs(16, 50)]))
+        tersor.compress_(model, data=[inputs(16, 50)])
     assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
     with pytest.raises(ValueError, match="cannot be combined"):
-        Config(calibration=[], joint_codebook=LayerConfig())
+        tersor.compress_(model, Config(joint_codebook=LayerConfig()), data=[inputs(16, 50)])

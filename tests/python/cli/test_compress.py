@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import tracemalloc
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tersor.config import METHODS
 from tersor.io import container
 from tersor.io.container import Tensor
 from tersor.io.layer_records import read_records
+from tersor.reporting.file_report import report
 
 
 def test_it_tells_what_it_selects_and_writes_it(dense: Path, small: Path, works: Run) -> None:
@@ -75,7 +77,7 @@ def test_what_it_cannot_do_is_refused(dense: Path, small: Path, fails: Fails) ->
     assert "tersor decompress" in line
     assert "matches no tensor" in fails("compress", dense, "-o", out, "--only", "nothing")
     near = fails("compress", dense, "-o", out, "--skip", "embeding.*")
-    assert "--skip 'embeding.*' matches no tensor; near names: embedding" in near
+    assert "--skip 'embeding.*' matches no tensor; there are embedding" in near
     assert "no tensor to compress" in fails("compress", dense, "-o", out, "--min-size", 10_000)
     assert "missing -o/--output (or use --dry-run)" in fails("compress", dense)
     assert not out.exists()
@@ -130,6 +132,62 @@ def test_the_type_of_each_weight_is_recorded(tmp_path: Path, works: Run) -> None
             )
         dense_bytes = (tmp_path / "m.safetensors").stat().st_size
         assert abs(back.file_bytes - dense_bytes) < 1000
+
+
+# ---- Settings from a file
+
+
+def _config(dense: Path, **content: object) -> Path:
+    path = dense.with_name("config.json")
+    path.write_text(json.dumps(content))
+    return path
+
+
+def test_a_config_gives_each_layer_its_settings(dense: Path, works: Run) -> None:
+    config = _config(
+        dense,
+        linear={"codebook_size": 3, "precision": "low"},
+        conv={"density": 0.25},
+        overrides={"embedding": {"codebook_size": 1}},
+    )
+    out = dense.with_name("out.safetensors")
+    works("compress", dense, "-o", out, "--config", config, "--only", "*")
+    with container.open(out) as file:
+        rows = {row.name: row for row in report(file).rows}
+        records = read_records(file.metadata, file.path)
+    assert rows["fc.weight"].weight_bits_pq == 2
+    assert rows["embedding.weight"].weight_bits_pq == 1
+    assert rows["conv.weight"].density == pytest.approx(0.25, abs=0.01)
+    assert records.of("fc.weight").precision == "low"
+    assert records.of("conv.weight").precision == "high"
+
+
+def test_a_config_leaves_layers_and_has_targets(dense: Path, works: Run, fails: Fails) -> None:
+    out = dense.with_name("out.safetensors")
+    done = works("compress", dense, "-o", out, "--config", _config(dense, overrides={"fc": None}))
+    assert done.verbs()["fc.weight"] == "leave"
+    assert "--config leaves it" in done.stdout
+    target = _config(dense, target_bytes=3500)
+    works("compress", dense, "-o", out, "--force", "--config", target)
+    assert 0.9 * 3500 <= out.stat().st_size <= 3500
+
+
+@pytest.mark.parametrize(
+    ("content", "arguments", "words"),
+    [
+        ({"overrides": {"fcc": None}}, [], "overrides: 'fcc' matches no tensor; there are fc"),
+        ({"max_drop": 0.1}, [], "max_drop needs the model: use tersor.compress_"),
+        ({"density": 0.1}, [], "density needs the model"),
+        ({}, ["--bits", 3], "--bits cannot be combined with --config"),
+        ({}, ["--target-ratio", 3], "--target-ratio cannot be combined with --config"),
+        ({"linaer": {}}, [], "config.json"),
+    ],
+)
+def test_a_config_that_cannot_be_followed_is_refused(
+    content: dict[str, object], arguments: list[object], words: str, dense: Path, fails: Fails
+) -> None:
+    line = fails("compress", dense, "--dry-run", "--config", _config(dense, **content), *arguments)
+    assert words in line
 
 
 # ---- Ties

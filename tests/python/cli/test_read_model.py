@@ -157,6 +157,14 @@ def test_prefixes_of_wrappers_are_stripped_and_said(
     assert _names(out) == set(_state())
 
 
+def test_parts_that_were_compiled_lose_their_prefix(tmp_path: Path, works: Run) -> None:
+    state = {f"encoder._orig_mod.{name}": value for name, value in _state().items()}
+    torch.save({**state, "head.bias": torch.ones(3)}, tmp_path / "m.pt")
+    done = works("compress", tmp_path / "m.pt", "-o", tmp_path / "out.safetensors")
+    assert "stripped '_orig_mod.'" in done.stdout
+    assert "encoder.0.weight" in _names(tmp_path / "out.safetensors")
+
+
 def test_a_module_that_has_such_a_name_is_left(tmp_path: Path, works: Run) -> None:
     state = {**_state("module."), "head.weight": torch.ones(3, 3)}
     torch.save(state, tmp_path / "m.pt")

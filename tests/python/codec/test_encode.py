@@ -1,4 +1,4 @@
-"""From a dense weight to a layer, and back."""
+"""Dense weight to compressed tensor and back."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tersor.codec.encode import compress_weight, decompress_weight
 from tersor.pruning.magnitude import kept_weights
 
 
-def test_default_config_keeps_zeros_and_shares_losslessly_what_is_shared() -> None:
-    weight = torch.randn(20, 30) * (torch.rand(20, 30) < 0.3)
+def test_the_default_config_keeps_zeros_and_quantized_weights_exactly() -> None:
+    weight = torch.randn(40, 30) * (torch.rand(40, 30) < 0.3)
     back = decompress_weight(compress_weight(weight, LayerConfig()))
     assert np.array_equal(back == 0, (weight == 0).numpy())
     assert len(np.unique(back)) <= 16
@@ -30,7 +30,8 @@ def test_other_kinds(kind: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"mode": "fast"}, {"precision": "fp8"}, {"kind": "dense"}, {"values": 256}]
+    "wrong",
+    [{"algorithm": "fast"}, {"precision": "fp8"}, {"kind": "dense"}, {"codebook_size": 256}],
 )
 def test_settings_are_checked(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
@@ -38,7 +39,7 @@ def test_settings_are_checked(wrong: dict[str, object]) -> None:
 
 
 @pytest.mark.parametrize("method", ["kmeans", "uniform", "ecsq"])
-def test_every_method_shares_and_respects_the_number_of_values(method: str) -> None:
+def test_every_method_respects_the_codebook_size(method: str) -> None:
     weight = np.random.default_rng(0).normal(0, 1, (30, 40)).astype(np.float32)
     layer = compress_weight(weight, LayerConfig(method=method, codebook_size=16, density=0.5))
     assert 2 <= len(layer.values) <= 16
@@ -47,7 +48,7 @@ def test_every_method_shares_and_respects_the_number_of_values(method: str) -> N
     assert np.abs(decompress_weight(layer) - weight)[kept].mean() < 0.3
 
 
-def test_importance_moves_the_values_to_what_matters() -> None:
+def test_importance_moves_the_codebook_to_important_weights() -> None:
     weight = np.random.default_rng(0).normal(0, 1, (30, 40)).astype(np.float32)
     importance = np.where(weight > 0, 100.0, 1.0).astype(np.float32)
     error = [
@@ -58,7 +59,7 @@ def test_importance_moves_the_values_to_what_matters() -> None:
         )
     ]
     assert error[1] < 0.7 * error[0]
-    with pytest.raises(ValueError, match="w: the importance holds negative values"):
+    with pytest.raises(ValueError, match="w: the importance has negative values"):
         compress_weight(weight, LayerConfig(codebook_size=6), "w", -importance)
     with pytest.raises(ValueError, match="w: importance has shape"):  # also if nothing is chosen
         compress_weight(np.ones((2, 3), np.float32), LayerConfig(), "w", importance)

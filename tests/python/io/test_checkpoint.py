@@ -60,7 +60,7 @@ def test_max_bytes_bounds_what_loading_takes(tmp_path: Path) -> None:
 
 
 def test_a_weight_that_two_layers_share_is_stored_once(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+    model = nn.Sequential(nn.Linear(60, 60), nn.Linear(60, 60))
     model[1].weight = model[0].weight
     tersor.compress_(model)
     assert model[0].weight_blob is model[1].weight_blob
@@ -78,14 +78,14 @@ class _Wider(Net):
 class _Other(Net):
     def __init__(self) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(2, 6, 5, groups=2)
+        self.conv = nn.Conv2d(2, 64, 5, groups=2)
 
 
 @pytest.mark.parametrize(
     ("model", "message"),
     [
-        (_Wider(), r"norm\.bias: has shape \(6,\), the model \(7,\)"),
-        (_Other(), r"conv\.weight_blob: has shape \(6, 1, 3, 3\), the model \(6, 1, 5, 5\)"),
+        (_Wider(), r"norm\.bias: has shape \(64,\), the model \(7,\)"),
+        (_Other(), r"conv\.weight_blob: has shape \(64, 1, 3, 3\), the model \(64, 1, 5, 5\)"),
         (nn.Sequential(nn.Linear(2, 2)), "missing .*unexpected"),
     ],
 )

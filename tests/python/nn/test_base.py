@@ -228,7 +228,7 @@ def test_states_hold_the_values_of_the_moment(tmp_path: Path) -> None:
         for same_layer in (other, copied):
             assert torch.allclose(same_layer(x), layer(x), atol=1e-6)
     plain = tersor.nn.CompressedLinear.from_dense(nn.Linear(6, 4), LayerConfig(kind="plain_fp32"))
-    with pytest.raises(ValueError, match="no shared values"):
+    with pytest.raises(ValueError, match="no codebook to train"):
         plain.train_values()
 
 

@@ -14,8 +14,8 @@ from tersor.nn import CompressedLinear
 
 def _model(activation: nn.Module) -> nn.Sequential:
     torch.manual_seed(0)
-    body = nn.Sequential(nn.Conv2d(2, 4, 3), activation, nn.Flatten(), nn.Linear(36, 8))
-    return nn.Sequential(body, nn.ReLU(), nn.Linear(8, 8), copy.deepcopy(activation), nn.ReLU())
+    body = nn.Sequential(nn.Conv2d(2, 64, 3), activation, nn.Flatten(), nn.Linear(576, 64))
+    return nn.Sequential(body, nn.ReLU(), nn.Linear(64, 64), copy.deepcopy(activation), nn.ReLU())
 
 
 @pytest.mark.parametrize("activation", [nn.ReLU(), nn.ReLU6(), nn.GELU(), nn.SiLU()])
@@ -34,11 +34,11 @@ def test_fused_models_compute_the_same(activation: nn.Module) -> None:
 
 
 def test_what_cannot_be_fused_stays() -> None:
-    shared = nn.Linear(4, 4)
+    shared = nn.Linear(40, 40)
     hooked = nn.ReLU()
     hooked.register_forward_hook(lambda *_: None)
     model = nn.Sequential(
-        shared, nn.ReLU(), shared, nn.Linear(4, 4), nn.GELU("tanh"), nn.Linear(4, 4), hooked
+        shared, nn.ReLU(), shared, nn.Linear(40, 40), nn.GELU("tanh"), nn.Linear(40, 40), hooked
     )
     tersor.fuse_(tersor.compress_(model))
     assert not [m for m in model if type(m) is nn.Identity]

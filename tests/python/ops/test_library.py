@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import images, net
+from networks import WIDTH, images, net
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -17,7 +17,7 @@ from tersor.codec import csr
 
 
 def test_gradients_reach_the_input_and_the_bias() -> None:
-    model = tersor.compress_(net())
+    model = tersor.compress_(net(), trainable=True)
     dense = tersor.decompress_(copy.deepcopy(model))
     grads = []
     for run in (model, dense):
@@ -29,14 +29,14 @@ def test_gradients_reach_the_input_and_the_bias() -> None:
 
 
 def test_models_compile_whole() -> None:
-    model = tersor.compress_(net())
+    model = tersor.compress_(net(), trainable=True)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
     with torch.no_grad():
         assert torch.allclose(compiled(images()), model(images()), atol=1e-6)
 
 
 def test_traces_compute_what_the_model_does() -> None:
-    model = tersor.compress_(net())
+    model = tersor.compress_(net(), trainable=True)
     with torch.no_grad():
         expected = model(images())
         traced = torch.jit.trace(model, (images() + 1,), check_trace=False)
@@ -49,7 +49,7 @@ GEOMETRY = ([3, 3], [2, 2], [1, 1], [1, 1], 2)
 
 
 def _layers() -> tuple[tersor.nn.CompressedLinear, tersor.nn.CompressedConv2d]:
-    model = tersor.compress_(net())
+    model = tersor.compress_(net(), trainable=True)
     return model.fc, model.conv
 
 
@@ -61,14 +61,20 @@ def _values_of(layer: tersor.nn.Compressed, wanted: bool) -> torch.Tensor:
 @pytest.mark.parametrize("activation", ["none", "relu", "relu6", "gelu", "silu"])
 def test_operators_pass_every_opcheck(wanted: bool, activation: str) -> None:
     linear, conv = _layers()
-    x = torch.randn(3, 6, requires_grad=wanted)
-    rest = (linear.bias, torch.randn(3, 6, requires_grad=wanted), 6, activation, "high")
+    x = torch.randn(3, WIDTH, requires_grad=wanted)
+    rest = (linear.bias, torch.randn(3, WIDTH, requires_grad=wanted), WIDTH, activation, "high")
     torch.library.opcheck(
         torch.ops.tersor.linear.default,
         (x, linear.weight_blob, _values_of(linear, wanted), *rest),
     )
     x = images().requires_grad_(wanted)
-    rest = (conv.bias, torch.randn(3, 6, 5, 4, requires_grad=wanted), 6, *GEOMETRY, activation)
+    rest = (
+        conv.bias,
+        torch.randn(3, WIDTH, 5, 4, requires_grad=wanted),
+        WIDTH,
+        *GEOMETRY,
+        activation,
+    )
     torch.library.opcheck(
         torch.ops.tersor.conv2d.default,
         (x, conv.weight_blob, _values_of(conv, wanted), *rest, "high"),
@@ -80,13 +86,13 @@ def test_gradient_operators_pass_every_opcheck(wanted: bool) -> None:
     linear, conv = _layers()
     ops = torch.ops.tersor
     blob, values = linear.weight_blob, _values_of(linear, wanted)
-    x, gradient = torch.randn(2, 3, 6, requires_grad=wanted).unbind()
-    torch.library.opcheck(ops.linear_to_input.default, (gradient, blob, values, 6, "high"))
-    torch.library.opcheck(ops.linear_to_input.default, (gradient, blob, None, 6, "high"))
+    x, gradient = torch.randn(2, 3, WIDTH, requires_grad=wanted).unbind()
+    torch.library.opcheck(ops.linear_to_input.default, (gradient, blob, values, WIDTH, "high"))
+    torch.library.opcheck(ops.linear_to_input.default, (gradient, blob, None, WIDTH, "high"))
     arguments = (x, gradient, blob, values.numel(), "high")
     torch.library.opcheck(ops.linear_to_values.default, arguments)
     blob, values = conv.weight_blob, _values_of(conv, wanted)
-    gradient = torch.randn(3, 6, 5, 4, requires_grad=wanted)
+    gradient = torch.randn(3, WIDTH, 5, 4, requires_grad=wanted)
     arguments = (gradient, blob, values, [3, 2, 9, 8], *GEOMETRY, "high")
     torch.library.opcheck(ops.conv2d_to_input.default, arguments)
     x = images().requires_grad_(wanted)
@@ -115,8 +121,8 @@ def test_every_gradient_is_that_of_dense_autograd(isa: str, activation: str, kin
     linear, conv = _layers()
     layer = linear if kind == "linear" else conv
     layer.activation = activation
-    x = (torch.randn(3, 6) if kind == "linear" else images()).requires_grad_()
-    residual = torch.randn((3, 6) if kind == "linear" else (3, 6, 5, 4)).requires_grad_()
+    x = (torch.randn(3, WIDTH) if kind == "linear" else images()).requires_grad_()
+    residual = torch.randn((3, WIDTH) if kind == "linear" else (3, WIDTH, 5, 4)).requires_grad_()
     inputs = [x, layer.train_values(), layer.bias, residual]
 
     def dense() -> torch.Tensor:
@@ -141,7 +147,7 @@ def test_trained_values_follow_the_optimizer() -> None:
     linear, _ = _layers()
     values = linear.train_values()
     optimizer = torch.optim.SGD([values], lr=0.1)
-    x, target = torch.randn(2, 16, 6).unbind()
+    x, target = torch.randn(2, 16, WIDTH).unbind()
     losses = []
     for _ in range(20):
         loss = (linear(x) - target).square().mean()
@@ -156,7 +162,7 @@ def test_trained_values_follow_the_optimizer() -> None:
 
 @pytest.mark.parametrize("activation", ["none", "relu", "gelu"])
 def test_training_under_torch_compile_has_the_same_gradients(activation: str) -> None:
-    model = tersor.compress_(net())
+    model = tersor.compress_(net(), trainable=True)
     model.fc.activation = activation
     values = model.fc.train_values()
     torch._dynamo.reset()
@@ -171,7 +177,7 @@ def test_training_under_torch_compile_has_the_same_gradients(activation: str) ->
 
 
 def test_second_derivatives_are_those_of_the_dense_model() -> None:
-    model = tersor.compress_(net())
+    model = tersor.compress_(net(), trainable=True)
     dense = tersor.decompress_(copy.deepcopy(model))
     found = []
     for run in (model, dense):
@@ -184,7 +190,7 @@ def test_second_derivatives_are_those_of_the_dense_model() -> None:
 
 
 def test_vmap_batches_inputs() -> None:
-    model = tersor.compress_(net())
+    model = tersor.compress_(net(), trainable=True)
     x = torch.stack([images(), images() + 1, images() - 1])
     with torch.no_grad():
         expected = torch.stack([model(part) for part in x])
@@ -193,8 +199,8 @@ def test_vmap_batches_inputs() -> None:
 
 
 def test_forward_mode_is_refused_and_not_dropped() -> None:
-    layer = tersor.compress_(net()).fc
+    layer = tersor.compress_(net(), trainable=True).fc
     with torch.no_grad(), forward_ad.dual_level():
-        x = forward_ad.make_dual(torch.randn(3, 6), torch.ones(3, 6))
+        x = forward_ad.make_dual(torch.randn(3, WIDTH), torch.ones(3, WIDTH))
         with pytest.raises((RuntimeError, NotImplementedError), match="forward"):
             forward_ad.unpack_dual(layer(x))

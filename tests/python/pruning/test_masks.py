@@ -29,7 +29,7 @@ def test_cubic_schedule_falls_from_initial_to_final() -> None:
     assert densities == sorted(densities, reverse=True)
 
 
-def test_each_layer_may_have_a_density_of_its_own() -> None:
+def test_densities_per_layer() -> None:
     scores = {"a": torch.arange(10.0), "b": torch.arange(100.0)}
     masks = density_masks(scores, {"a": 0.5, "b": 0.02})
     assert masks["a"].nonzero().flatten().tolist() == [5, 6, 7, 8, 9]
@@ -38,7 +38,7 @@ def test_each_layer_may_have_a_density_of_its_own() -> None:
         density_masks(scores, {"a": 0.5})
 
 
-def test_rounds_keep_equal_shares_of_what_is_left() -> None:
+def test_each_round_keeps_the_same_fraction() -> None:
     schedule = RoundSchedule(0.064, rounds=3, steps=10)
     densities = [schedule.density(step) for step in (0, 9, 10, 19, 20, 29, 500)]
     assert densities == pytest.approx([0.4, 0.4, 0.16, 0.16, 0.064, 0.064, 0.064])
@@ -70,7 +70,7 @@ def test_iterative_pruning_ends_at_its_density_with_less_loss_than_at_once() -> 
     assert train(5) < 0.9 * train(1)
 
 
-def test_retraining_as_in_the_paper() -> None:
+def test_retraining_hyperparameters_are_those_of_the_paper() -> None:
     settings = Retraining(learning_rate=0.01, factor=0.01)
     assert settings.dropout_rate(0.09) == pytest.approx(0.15)
     assert settings.dropout_rate(1.0) == 0.5
@@ -113,7 +113,7 @@ def test_torch_prune_masks_are_imported() -> None:
     assert int(masks["0.weight"].sum()) == 8
 
 
-def test_masks_are_set_all_or_none() -> None:
+def test_setting_masks_is_atomic() -> None:
     first, second = nn.Linear(3, 2), nn.Linear(3, 2)
     masks = Masks({"first": first.weight, "second": second.weight})
     with pytest.raises(ValueError, match="second: the mask has shape"):
@@ -121,12 +121,12 @@ def test_masks_are_set_all_or_none() -> None:
     assert masks.density() == 1.0
 
 
-def test_masks_go_through_a_checkpoint() -> None:
+def test_masks_round_trip_through_a_checkpoint() -> None:
     first, second = nn.Linear(5, 4), nn.Linear(5, 4)
     masks = Masks({"weight": first.weight})
     masks.set(density_masks({"weight": first.weight.abs()}, 0.3))
     resumed = Masks({"weight": second.weight})
     resumed.load_state_dict(masks.state_dict())
     assert torch.equal(second.weight == 0, first.weight == 0)
-    with pytest.raises(ValueError, match="lacks the masks of .*weight"):
+    with pytest.raises(ValueError, match="missing masks in state_dict: .*weight"):
         resumed.load_state_dict({})

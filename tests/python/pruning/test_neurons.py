@@ -39,7 +39,7 @@ KINDS = ["linear", "conv", "flattened"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_dead_units_go_and_the_answers_stay(kind: str) -> None:
+def test_removing_dead_neurons_keeps_the_outputs(kind: str) -> None:
     net, x = pair(kind), inputs(kind)
     before = net(x).detach()
     assert remove_dead_neurons_(net[0], net[-1]) == 3
@@ -54,7 +54,7 @@ def test_dead_units_go_and_the_answers_stay(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_sorted_units_give_the_same_answers(kind: str) -> None:
+def test_sorting_neurons_keeps_the_outputs(kind: str) -> None:
     net, x = pair(kind), inputs(kind)
     before, old = net(x).detach(), copy.deepcopy(net)
     order = sort_neurons_(net[0], net[-1])
@@ -65,7 +65,7 @@ def test_sorted_units_give_the_same_answers(kind: str) -> None:
     assert set(order[-2:].tolist()) == {2, 5}
 
 
-def test_a_constant_that_cannot_be_folded_stays() -> None:
+def test_a_constant_that_cannot_be_folded_is_kept() -> None:
     padded = nn.Sequential(nn.Conv2d(1, 2, 1), nn.ReLU(), nn.Conv2d(2, 1, 3, padding=1))
     no_bias = nn.Sequential(nn.Linear(3, 2), nn.ReLU(), nn.Linear(2, 1, bias=False))
     for net, x in ((padded, torch.randn(2, 1, 4, 4)), (no_bias, torch.randn(2, 3))):
@@ -82,7 +82,7 @@ def test_a_constant_that_cannot_be_folded_stays() -> None:
         torch.testing.assert_close(net(x), before)
 
 
-def test_another_activation_makes_another_constant() -> None:
+def test_the_folded_constant_depends_on_the_activation() -> None:
     net = nn.Sequential(nn.Linear(3, 2), nn.Sigmoid(), nn.Linear(2, 2))
     with torch.no_grad():
         net[0].weight[1] = 0
@@ -93,8 +93,8 @@ def test_another_activation_makes_another_constant() -> None:
     torch.testing.assert_close(net(x), before)
 
 
-def test_layers_that_do_not_fit_are_refused() -> None:
-    with pytest.raises(ValueError, match="8 units do not feed 9 inputs"):
+def test_mismatched_layers_are_rejected() -> None:
+    with pytest.raises(ValueError, match="8 neurons do not divide the consumer's 9 inputs"):
         sort_neurons_(nn.Linear(3, 8), nn.Linear(9, 2))
-    with pytest.raises(ValueError, match="not Conv2d"):
+    with pytest.raises(ValueError, match="not in Conv2d"):
         remove_dead_neurons_(nn.Conv2d(2, 4, 3, groups=2), nn.Conv2d(4, 2, 1))

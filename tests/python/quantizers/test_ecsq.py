@@ -1,4 +1,4 @@
-"""Entropy-constrained quantisation against its definition."""
+"""Entropy-constrained quantization against its definition."""
 
 from __future__ import annotations
 
@@ -34,20 +34,20 @@ def reference(x, h, values, penalty, iterations=50):
 
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("penalty", [0.0, 1e-5, 1e-4, 1e-3])
-def test_the_cost_is_that_of_the_plain_algorithm(weighted: bool, penalty: float) -> None:
+def test_the_cost_matches_the_reference_algorithm(weighted: bool, penalty: float) -> None:
     x, h = numbers()
     problem = ecsq.Problem(x, h if weighted else None)
     found = problem.solve(31, penalty)
-    matters = h + problem.floor if weighted else np.ones_like(x)
+    factor = h + problem.floor if weighted else np.ones_like(x)
     values, codes = found.values, problem.codes(found)
     assert (np.bincount(codes) == found.counts).all()
-    error = float((matters * (x - values[codes]) ** 2).mean())
+    error = float((factor * (x - values[codes]) ** 2).mean())
     assert found.distortion == pytest.approx(error, rel=1e-3, abs=1e-9)
-    expected = reference(x.astype(np.float64), matters, 31, penalty)
+    expected = reference(x.astype(np.float64), factor, 31, penalty)
     assert error + penalty * found.entropy <= expected * 1.03
 
 
-def test_every_number_takes_what_costs_it_least() -> None:
+def test_every_weight_is_assigned_to_its_cheapest_entry() -> None:
     x, h = numbers()
     problem = ecsq.Problem(x, h)
     values, price = np.array([-0.3, -0.1, 0.0, 0.02, 0.4]), np.array([3.0, 1.0, 9.0, 0.5, 2.0]) / 99
@@ -61,7 +61,7 @@ def test_every_number_takes_what_costs_it_least() -> None:
     assert 2 not in best  # too dear for anything
 
 
-def test_numbers_that_hardly_matter_do_not_go_to_the_far_end() -> None:
+def test_weights_of_low_importance_do_not_move_across_the_range() -> None:
     x, h = numbers()
     shared = quantize_ecsq({"w": x}, 31, bits=2.0, importance={"w": h})["w"]
     error = (shared.dense() - x)[h == 0]
@@ -70,7 +70,7 @@ def test_numbers_that_hardly_matter_do_not_go_to_the_far_end() -> None:
 
 
 @pytest.mark.parametrize("bits", [0.2, 0.5, 0.9, 1.3, 3.0])
-def test_any_number_of_bits_is_met(bits: float) -> None:
+def test_any_target_entropy_is_met(bits: float) -> None:
     x, _ = numbers()
     x = x[np.abs(x) > 0.1]  # pruned: two heaps, which the iteration merges at once
     got = quantize_ecsq({"w": x}, 31, bits=bits)["w"]
@@ -78,7 +78,7 @@ def test_any_number_of_bits_is_met(bits: float) -> None:
     assert ((got.dense() - x) ** 2).sum() < ((x.mean() - x) ** 2).sum()
 
 
-def test_with_zero_among_the_values_a_penalty_prunes() -> None:
+def test_with_a_zero_entry_a_penalty_prunes() -> None:
     x, h = numbers()
     x[:500] = 0
     densities = []
@@ -96,7 +96,7 @@ def test_with_zero_among_the_values_a_penalty_prunes() -> None:
     assert densities[-1] < 0.5 * densities[0]
 
 
-def test_zero_among_the_values_beats_pruning_first() -> None:
+def test_a_zero_entry_beats_pruning_first() -> None:
     """At the same entropy of all codes, zeros counted, the squared error is less."""
     x, _ = numbers(20000)
     first = np.where(np.abs(x) > 0.1, x, 0).astype(np.float32)
@@ -109,7 +109,7 @@ def test_zero_among_the_values_beats_pruning_first() -> None:
 
 
 @pytest.mark.parametrize("penalty", [1e-4, 3e-4, 6e-4])
-def test_zero_keeps_its_members_where_weights_lean_to_one_side(penalty: float) -> None:
+def test_zero_keeps_its_members_with_skewed_weights(penalty: float) -> None:
     x = np.random.default_rng(0).normal(-0.02, 0.05, 8000).astype(np.float32)
     got = quantize_ecsq({"w": x}, 48, penalty=penalty, prune=True)["w"]
     assert (got.codes == 0).mean() > 0.15

@@ -39,7 +39,7 @@ METHODS = {
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("together", [False, True])
-def test_codes_stand_for_ascending_values_that_are_taken(weights, importance, method, together):
+def test_codebooks_ascend_and_every_entry_is_in_use(weights, importance, method, together):
     shared = METHODS[method](weights, importance=importance, together=together)
     for name, weight in weights.items():
         got = shared[name]
@@ -52,7 +52,7 @@ def test_codes_stand_for_ascending_values_that_are_taken(weights, importance, me
 
 
 @pytest.mark.parametrize("method", ["kmeans", "lloyd", "uniform", "ecsq"])
-def test_together_all_layers_share_one_set_of_values(weights, method):
+def test_a_joint_codebook_serves_all_layers(weights, method):
     shared = METHODS[method](weights, together=True)
     union = np.unique(np.concatenate([s.values for s in shared.values()]))
     assert len(union) <= 16
@@ -80,11 +80,11 @@ def test_uniform_values_are_the_means_of_even_bins(weights, importance, weighted
 
 
 @pytest.mark.parametrize("values", [1, 2, 3, 15, 16, 255])
-def test_uniform_makes_no_more_values_than_asked(weights, values):
+def test_uniform_respects_the_codebook_size(weights, values):
     assert all(len(s.values) <= values for s in quantize_uniform(weights, values).values())
 
 
-def test_uniform_prunes_what_falls_into_the_bin_of_zero():
+def test_uniform_prunes_the_bin_of_zero():
     got = quantize_uniform({"w": np.array([0.04, 0.06, -0.2], np.float32)}, step=0.1)["w"]
     assert got.codes.tolist() == [0, 2, 1]
     assert got.values == pytest.approx([-0.2, 0.06])
@@ -109,7 +109,7 @@ def test_ecsq_has_less_error_than_kmeans_at_the_same_entropy(weights):
 
 
 @pytest.mark.parametrize("bits", [0.5, 1.5, 2.5, 3.5])
-def test_bits_are_reached_from_below(weights, bits):
+def test_the_target_entropy_is_reached_from_below(weights, bits):
     got = quantize_ecsq(weights, 63, bits=bits)
     for sharing in got.values():
         assert sharing.entropy() <= bits
@@ -125,7 +125,7 @@ def test_empty_and_constant_layers(method):
     assert got["one"].dense() == pytest.approx(constant)
 
 
-def test_wrong_arguments_are_refused(weights):
+def test_invalid_arguments_are_rejected(weights):
     with pytest.raises(ValueError, match="either values or step"):
         quantize_uniform(weights)
     with pytest.raises(ValueError, match="either penalty or bits"):

@@ -1,0 +1,27 @@
+"""Names of layers: wrappers' prefixes taken off, and what stands nearest to a mistyped one."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+def without_wrappers(name: str, prefix: str = "") -> str:
+    """A name without the prefix of the wrappers around a model, and without ``_orig_mod`` inside.
+
+    ``torch.compile`` puts ``_orig_mod.`` before the names of what it wraps, DDP ``module.``.
+    """
+    parts = name.removeprefix(prefix).split(".")
+    return ".".join(part for part in parts if part != "_orig_mod")
+
+
+def joined(owner: str, name: str) -> str:
+    """The name of something in a module; that of the model itself is empty."""
+    return f"{owner}.{name}" if owner else name
+
+
+def near(name: str, names: Iterable[str], count: int = 3) -> str:
+    """A hint for a message: the names most like a mistyped one, or the first ones."""
+    known = list(dict.fromkeys(names))
+    found = difflib.get_close_matches(name, known, count, 0.5) or known[:count]
+    return f"; there are {', '.join(found)}" if found else ""

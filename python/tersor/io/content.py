@@ -1,0 +1,107 @@
+"""What a file holds, read as a whole."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from tersor._core import FormatError
+from tersor.codec.blob import SUFFIX, decode_blob, inspect_blob
+from tersor.codec.encode import decompress_weight
+from tersor.config import Config
+from tersor.io import container
+from tersor.io.layer_records import RecordTable, read_records
+from tersor.io.state_dict import ALIASES, to_torch
+
+CONFIG = "tersor.config"
+"""The key of the settings in the metadata of a file."""
+
+
+@dataclass
+class Content:
+    """What a file holds; blobs go by the names of their dense tensors.
+
+    Attributes:
+        blobs: of weights, uint8; tensors that are shared stand under each of their names.
+        tensors: all others; coded vectors are decoded.
+        records: what is known of each compressed tensor beside its blob.
+        config: the settings that the model was compressed by, as JSON has them.
+    """
+
+    path: str
+    blobs: dict[str, torch.Tensor] = field(default_factory=dict)
+    tensors: dict[str, torch.Tensor] = field(default_factory=dict)
+    records: RecordTable = field(default_factory=lambda: RecordTable({}))
+    config: Mapping[str, object] = field(default_factory=dict)
+
+
+def _aliases(file: container.File, content: Content) -> dict[str, str]:
+    """The names that stand for tensors of other names.
+
+    Raises:
+        FormatError: the metadata is malformed, or a tensor is missing.
+    """
+    try:
+        aliases = json.loads(file.metadata.get(ALIASES, "{}"))
+    except (ValueError, RecursionError) as error:
+        raise FormatError(f"{file.path}: metadata '{ALIASES}': {error}") from None
+    if not isinstance(aliases, dict):
+        raise FormatError(f"{file.path}: metadata '{ALIASES}' is not an object")
+    # Of a blob either the name of the blob or that of the dense tensor.
+    names = {*content.tensors, *content.blobs, *(name + SUFFIX for name in content.blobs)}
+    for name, target in aliases.items():
+        if not isinstance(target, str) or target not in names or name in names:
+            raise FormatError(f"{file.path}: '{name}' stands for {target!r}, which is not there")
+    return dict(aliases)
+
+
+def _config(file: container.File) -> Mapping[str, object]:
+    """The settings that a file's metadata holds; none where a newer version wrote others."""
+    try:
+        return Config.from_json(json.loads(file.metadata.get(CONFIG, "{}"))).to_json()
+    except (ValueError, TypeError, RecursionError):
+        return {}
+
+
+def _check_size(file: container.File, max_bytes: int) -> None:
+    """Whether what is copied, decoded and packed fits; refuses the first tensor that does not."""
+    total = 0
+    for name, view in file.tensors.items():
+        total += view.needed_bytes()
+        if total > max_bytes:
+            raise FormatError(
+                f"{file.path}: with '{name}', at byte {view.offset}, "
+                f"loading takes more than {max_bytes} bytes"
+            )
+
+
+def read_content(path: str | os.PathLike[str], max_bytes: int | None) -> Content:
+    """Everything of a file, each tensor copied once, all hashes checked."""
+    content = Content(str(path))
+    with container.open(path, max_bytes=max_bytes) as file:
+        if max_bytes is not None:
+            _check_size(file, max_bytes)
+        file.verify()
+        for name, view in file.tensors.items():
+            if not view.compressed:
+                content.tensors[name] = to_torch(view)
+                continue
+            plain = name.removesuffix(SUFFIX)
+            if inspect_blob(view.bytes()).is_vector:
+                vector = decompress_weight(decode_blob(view.bytes()))
+                content.tensors[plain] = torch.from_numpy(vector)
+            else:
+                content.blobs[plain] = to_torch(view)
+        content.records = read_records(file.metadata, file.path)
+        content.config = _config(file)
+        for name, target in _aliases(file, content).items():
+            if target in content.tensors:
+                content.tensors[name] = content.tensors[target]
+            else:
+                blob = content.blobs[target.removesuffix(SUFFIX)]
+                content.blobs[name.removesuffix(SUFFIX)] = blob
+    return content

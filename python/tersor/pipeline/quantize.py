@@ -1,0 +1,66 @@
+"""Stage 3, quantize: codes and a codebook for each weight, or one codebook for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from tersor._validation import as_float32
+from tersor.codec.encode import compress_weight, decompress_weight
+from tersor.config import LayerConfig
+from tersor.pipeline.records import WeightRecord
+from tersor.pruning.magnitude import kept_by
+from tersor.quantizers.choose import quantize_by
+
+
+def quantize(record: WeightRecord) -> None:
+    """Prunes and quantizes a weight by the settings of its record.
+
+    Raises:
+        ValueError: a weight holds NaN or infinity, or its importance does not fit it; the message
+            names the layer.
+    """
+    record.quantized = compress_weight(
+        record.parameter, record.settings, record.label, record.importance
+    )
+    record.relative_error = _relative_error(record)
+
+
+def _relative_error(record: WeightRecord) -> float:
+    """Of the quantized weight, against the dense one from before calibration."""
+    assert record.quantized is not None
+    dense = as_float32(record.original, record.label)
+    error = np.linalg.norm((dense - decompress_weight(record.quantized)).reshape(-1))
+    return float(error) / max(float(np.linalg.norm(dense.reshape(-1))), 1e-30)
+
+
+def exact(settings: LayerConfig) -> LayerConfig:
+    """Settings that keep the values which a weight has already."""
+    return LayerConfig(
+        codebook_size=255,
+        kind=settings.kind,
+        index_bits=settings.index_bits,
+        flat=settings.flat,
+        precision=settings.precision,
+    )
+
+
+@torch.no_grad()
+def share_one_codebook_(records: Sequence[WeightRecord], joint: LayerConfig) -> None:
+    """Prunes the weights and puts them on one codebook, in place; the records then keep that.
+
+    Raises:
+        ValueError: as the quantizers of :mod:`tersor.quantizers`.
+    """
+    weights = {record.name: as_float32(record.parameter, record.label) for record in records}
+    kept = {record.name: kept_by(weights[record.name], record.settings) for record in records}
+    importance = {r.name: r.importance for r in records if r.importance is not None}
+    quantized = quantize_by(
+        weights, kept, joint, joint.codebook_size or 255, importance or None, together=True
+    )
+    for record in records:
+        record.keep()
+        record.parameter.copy_(torch.from_numpy(quantized[record.name].dense()))
+        record.settings = exact(record.settings)

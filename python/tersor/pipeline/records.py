@@ -1,0 +1,103 @@
+"""What the stages of the pipeline work on: a record for each weight that is compressed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import nn
+
+from tersor.codec.blob import BlobInfo, CompressedTensor
+from tersor.config import LayerConfig
+from tersor.nn.registry import LayerHandler
+
+
+@dataclass(eq=False)
+class WeightRecord:
+    """A weight on its way through the stages; layers that share a parameter are one record.
+
+    Attributes:
+        layer: name of the layer; of tied ones, the first.
+        weight_name: of the weight in its layer (``weight``).
+        parameter: the dense weight.
+        places: all layers that use the parameter, with their names.
+        handler: of these layers.
+        settings: of the layer; stages before quantization refine them.
+        importance: of each entry, as the weight; None = all alike.
+        saved: parameters of these layers with the values from before a stage changed them in place.
+        quantized: set by the quantize stage.
+        blob: uint8 ``[n]``, set by the encode stage.
+        relative_error: Frobenius norm of the error over that of the weight, set by the quantize
+            stage.
+    """
+
+    layer: str
+    weight_name: str
+    parameter: nn.Parameter
+    places: dict[str, nn.Module]
+    handler: LayerHandler
+    settings: LayerConfig
+    importance: npt.NDArray[np.float32] | None = None
+    saved: list[tuple[nn.Parameter, torch.Tensor]] = field(default_factory=list)
+    quantized: CompressedTensor | None = None
+    blob: npt.NDArray[np.uint8] | None = None
+    info: BlobInfo | None = None
+    relative_error: float | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of the weight in the model: ``fc.weight``."""
+        return f"{self.layer}.{self.weight_name}".removeprefix(".")
+
+    @property
+    def label(self) -> str:
+        """What messages call the layer: its name, or its type where it is the model itself."""
+        return self.layer or type(self.module).__name__
+
+    @property
+    def module(self) -> nn.Module:
+        """The first of the layers."""
+        return next(iter(self.places.values()))
+
+    @property
+    def original(self) -> torch.Tensor:
+        """The dense weight as it was before any stage."""
+        return next((v for p, v in self.saved if p is self.parameter), self.parameter.detach())
+
+    def keep(self) -> None:
+        """Remembers the parameters of the layers, for :meth:`restore`."""
+        if not self.saved:
+            parameters = {
+                id(p): p for m in self.places.values() for p in m.parameters(recurse=False)
+            }
+            self.saved = [(p, p.detach().clone()) for p in parameters.values()]
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Gives the parameters the values back that they had, where a stage changed them."""
+        for parameter, values in self.saved:
+            parameter.copy_(values)
+        self.saved = []
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of the dense weight."""
+        return self.parameter.numel() * self.parameter.element_size()
+
+
+@dataclass(eq=False)
+class Selection:
+    """What the select stage found.
+
+    Attributes:
+        records: the weights to compress, in the order of the model.
+        left: by name of a layer, why it stays dense.
+        prefix: what wrappers put before the names of the model's layers.
+    """
+
+    records: list[WeightRecord]
+    left: dict[str, str]
+    prefix: str = ""
+    plain: dict[nn.Module, nn.Module] = field(default_factory=dict)
