@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -265,3 +266,61 @@ def test_a_name_that_leads_elsewhere_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"):
         _write(tmp_path / "f")
     assert (tmp_path / "other").read_text() == "kept"
+
+
+# ---- What the system refuses, and folders
+
+
+def test_what_the_system_refuses_is_an_os_error_with_the_path(tmp_path: Path) -> None:
+    _write(tmp_path / "f")
+    (tmp_path / "f").chmod(0)
+    for folder in (tmp_path, *tmp_path.parents[:2]):
+        folder.chmod(0o755)
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)  # the superuser is refused nothing
+    try:
+        with pytest.raises(PermissionError) as refused:
+            container.open(tmp_path / "f")
+    finally:
+        os.seteuid(user)
+    assert refused.value.filename == str(tmp_path / "f")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("none", FileNotFoundError),
+        ("loop", OSError),
+        ("f/x", NotADirectoryError),
+        ("n" * 300, OSError),
+    ],
+)
+def test_other_refusals_have_the_path_too(tmp_path: Path, name: str, kind: type[OSError]) -> None:
+    _write(tmp_path / "f")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(kind, match=name[:9]):
+        container.open(tmp_path / name)
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="pipe"):
+        container.open(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("others", [[], ["other.safetensors"]])
+def test_a_folder_with_a_model_is_that_model(tmp_path: Path, others: list[str]) -> None:
+    for name in ("model.safetensors", *others):
+        _write(tmp_path / name)
+    assert container.open(tmp_path).path == tmp_path / "model.safetensors"
+
+
+def test_a_folder_with_one_file_is_that_file_and_with_several_names_them(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no \.safetensors"):
+        container.open(tmp_path)
+    _write(tmp_path / "lora.safetensors")
+    assert list(container.open(tmp_path).tensors) == ["a.bias", "a.weight_blob", "empty", "large"]
+    _write(tmp_path / "another.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"2 models \(another\.safetensors, lora"):
+        container.open(tmp_path)
