@@ -139,3 +139,32 @@ def renamed_fields(**names: str) -> Callable[[_Class], _Class]:
         return cls
 
     return decorate
+
+
+def moved_fields(**places: str) -> Callable[[_Class], _Class]:
+    """Lets a dataclass say where settings went that it had once.
+
+    Args:
+        places: by the name of a field, what is to be written instead.
+    """
+
+    def decorate(cls: _Class) -> _Class:
+        init: Callable[..., None] = cls.__init__  # type: ignore[misc]
+
+        @functools.wraps(init)
+        def refusing(self: Any, *arguments: Any, **keywords: Any) -> None:
+            for name, place in places.items():
+                if name in keywords:
+                    raise TypeError(f"{cls.__name__} no longer has {name}: use {place}")
+            init(self, *arguments, **keywords)
+
+        cls.__init__ = refusing  # type: ignore[misc]
+        for name, place in places.items():
+
+            def get(self: Any, name: str = name, place: str = place) -> Any:
+                raise AttributeError(f"{cls.__name__} no longer has {name}: use {place}")
+
+            setattr(cls, name, property(get, doc=f"Moved: ``{place}``."))
+        return cls
+
+    return decorate

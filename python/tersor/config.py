@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from tersor._renamed import renamed_fields
+from tersor._names import matches, near
+from tersor._renamed import moved_fields, renamed_fields
 
 Kind = Literal["shared_fp32", "shared_fp16", "plain_fp32", "plain_fp16"]
 Method = Literal["kmeans", "uniform", "ecsq"]
@@ -22,6 +24,13 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 METHODS: tuple[Method, ...] = get_args(Method)
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+_NAMED: dict[str, tuple[str, ...]] = {
+    "kind": KINDS,
+    "method": METHODS,
+    "algorithm": ALGORITHMS,
+    "precision": PRECISIONS,
+}
 
 
 @renamed_fields(values="codebook_size", mode="algorithm")
@@ -66,12 +75,16 @@ class LayerConfig:
     precision: Precision = "high"
 
     def __post_init__(self) -> None:
+        _check_numbers(self, codebook_size=int, index_bits=int)
+        _check_numbers(self, density=float, threshold=float, bits=float, penalty=float)
+        for name in ("prune", "flat"):
+            if getattr(self, name) not in (None, True, False):
+                raise ValueError(f"{name} must be true or false, not {getattr(self, name)!r}")
+        for name, names in _NAMED.items():
+            if getattr(self, name) not in names:
+                raise ValueError(f"{name} {getattr(self, name)!r} is none of {', '.join(names)}")
         if self.codebook_size is not None and not 1 <= self.codebook_size <= 255:
             raise ValueError(f"codebook_size must be 1 to 255, not {self.codebook_size}")
-        if self.kind not in KINDS:
-            raise ValueError(f"kind '{self.kind}' is none of {', '.join(KINDS)}")
-        if self.method not in METHODS:
-            raise ValueError(f"method '{self.method}' is none of {', '.join(METHODS)}")
         if self.bits is not None and not (self.method == "ecsq" and 0.0 <= self.bits <= 8.0):
             raise ValueError(f"bits are those of ecsq, 0 to 8, not {self.bits} of {self.method}")
         if self.penalty is not None and not (self.method == "ecsq" and self.penalty >= 0.0):
@@ -82,10 +95,6 @@ class LayerConfig:
             raise ValueError("give either bits or a penalty")
         if self.prune and self.method != "ecsq":
             raise ValueError(f"only ecsq prunes while it quantizes, not {self.method}")
-        if self.algorithm not in ALGORITHMS:
-            raise ValueError(f"algorithm '{self.algorithm}' is none of {', '.join(ALGORITHMS)}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision '{self.precision}' is none of {', '.join(PRECISIONS)}")
         if self.density is not None and not 0.0 <= self.density <= 1.0:
             raise ValueError(f"density must be 0 to 1, not {self.density}")
         if self.threshold is not None and not self.threshold >= 0.0:
@@ -113,6 +122,10 @@ Overrides = Mapping[str, LayerConfig | None] | Iterable[tuple[str, LayerConfig |
 
 
 @renamed_fields(together="joint_codebook")
+@moved_fields(
+    calibration="tersor.compress_(model, config, data=...)",
+    evaluate="tersor.compress_(model, config, evaluate=...)",
+)
 @dataclass(frozen=True)
 class Config:
     """Settings of a model: hashable, comparable, to and from JSON.
@@ -146,12 +159,14 @@ class Config:
     max_drop: float | None = None
 
     def __post_init__(self) -> None:
-        given = self.overrides
-        pairs = given.items() if isinstance(given, Mapping) else given
-        object.__setattr__(self, "overrides", tuple((str(name), own) for name, own in pairs))
-        for name, own in self.named_overrides:
-            if own is not None and not isinstance(own, LayerConfig):
-                raise ValueError(f"overrides['{name}'] must be a LayerConfig or None, not {own!r}")
+        for name in ("linear", "conv", "biases", "joint_codebook"):
+            own = getattr(self, name)
+            optional = own is None and name in ("biases", "joint_codebook")
+            if not isinstance(own, LayerConfig) and not optional:
+                raise ValueError(f"{name} must be a LayerConfig, not {own!r}")
+        object.__setattr__(self, "overrides", _pairs(self.overrides))
+        _check_numbers(self, target_bytes=int)
+        _check_numbers(self, density=float, target_ratio=float, max_drop=float)
         if self.density is not None and not 0.0 <= self.density <= 1.0:
             raise ValueError(f"density must be 0 to 1, not {self.density}")
         targets = (self.target_bytes, self.target_ratio, self.max_drop)
@@ -176,13 +191,18 @@ class Config:
         """Whether a size or an accuracy is given, from which settings are to be chosen."""
         return (self.target_bytes, self.target_ratio, self.max_drop) != (None, None, None)
 
-    def for_layer(self, name: str, dimensions: int) -> LayerConfig | None:
+    def for_layer(self, name: str | Iterable[str], dimensions: int) -> LayerConfig | None:
         """The settings of a layer whose weight has so many dimensions; None = leave it dense.
 
         A pattern matches the name of the layer (``fc``) or of its weight (``fc.weight``).
+
+        Args:
+            name: of the layer, or all its names.
+            dimensions: of its weight.
         """
+        names = (name,) if isinstance(name, str) else tuple(name)
         for pattern, settings in self.named_overrides:
-            if fnmatchcase(name, pattern) or fnmatchcase(f"{name}.weight", pattern):
+            if matches(pattern, names):
                 return settings
         return self.linear if dimensions <= 2 else self.conv
 
@@ -209,13 +229,13 @@ class Config:
         given = _known(cls, content)
         for name in ("linear", "conv", "biases", "joint_codebook"):
             if given.get(name) is not None:
-                given[name] = LayerConfig.from_json(given[name])
+                given[name] = _layer_from_json(given[name], name)
         overrides = given.pop("overrides", {})
         if not isinstance(overrides, Mapping):
             raise ValueError("overrides must be an object of patterns")
         return cls(
             overrides={
-                name: None if own is None else LayerConfig.from_json(own)
+                name: None if own is None else _layer_from_json(own, f"overrides['{name}']")
                 for name, own in overrides.items()
             },
             **given,
@@ -263,6 +283,58 @@ class Config:
         return cls(target_ratio=ratio)
 
 
+def _check_numbers(settings: Any, **kinds: type) -> None:
+    """Refuses fields that are neither None nor a finite number of a kind, ``int`` or ``float``.
+
+    Raises:
+        ValueError: the message has the field.
+    """
+    for name, kind in kinds.items():
+        value = getattr(settings, name)
+        if value is None:
+            continue
+        whole = isinstance(value, Integral) and not isinstance(value, bool)
+        if kind is int and not whole:
+            raise ValueError(f"{name} must be a whole number, not {value!r}")
+        if not (whole or isinstance(value, Real)) or isinstance(value, bool):
+            raise ValueError(f"{name} must be a number, not {value!r}")
+        if not math.isfinite(value):
+            raise ValueError(f"{name} must be finite, not {value}")
+        # Numbers of numpy would not go into JSON.
+        object.__setattr__(settings, name, kind(value) if not whole else int(value))
+
+
+def _pairs(overrides: Any) -> tuple[tuple[str, LayerConfig | None], ...]:
+    """Overrides, given as a mapping or as pairs, as pairs.
+
+    Raises:
+        ValueError: they are neither, or a pattern occurs twice.
+    """
+    try:
+        items = overrides.items() if isinstance(overrides, Mapping) else overrides
+        pairs = tuple((name, own) for name, own in items)
+    except (TypeError, ValueError):
+        raise ValueError(
+            f"overrides must be a mapping from patterns to settings, not {overrides!r}"
+        ) from None
+    for name, own in pairs:
+        if not isinstance(name, str):
+            raise ValueError(f"overrides: a pattern must be a string, not {name!r}")
+        if own is not None and not isinstance(own, LayerConfig):
+            raise ValueError(f"overrides['{name}'] must be a LayerConfig or None, not {own!r}")
+        if sum(name == other for other, _ in pairs) > 1:
+            raise ValueError(f"overrides: '{name}' occurs twice, and the second one has no effect")
+    return pairs
+
+
+def _layer_from_json(content: Any, where: str) -> LayerConfig:
+    """As :meth:`LayerConfig.from_json`; the message has the place."""
+    try:
+        return LayerConfig.from_json(content)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
 def _changed(settings: LayerConfig | Config) -> list[dataclasses.Field[Any]]:
     """The fields that differ from their defaults."""
     default = type(settings)()
@@ -282,6 +354,6 @@ def _known(kind: type, content: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(content, Mapping):
         raise ValueError(f"a {kind.__name__} must be an object, not {content!r}")
     fields = [f.name for f in dataclasses.fields(kind)]
-    if unknown := sorted(content.keys() - set(fields)):
-        raise ValueError(f"{kind.__name__} has no {unknown[0]!r}; it has {', '.join(fields)}")
+    if unknown := [name for name in content if name not in fields]:
+        raise ValueError(f"{kind.__name__} has no '{unknown[0]}'{near(str(unknown[0]), fields)}")
     return dict(content)

@@ -36,7 +36,7 @@ ISAS = ("scalar", "avx2", "avx512", "amx", "neon")
 
 # The Python side: each folder (or module of the top folder) imports those before it and itself.
 PYTHON_RANKS = [
-    {"_core", "_lazy", "_names", "_renamed", "_validation", "cmake"},
+    {"_core", "_lazy", "_names", "_progress", "_renamed", "_validation", "cmake"},
     {"config"},
     {"pruning", "quantizers"},
     {"codec"},

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any
 
 from torch import nn
 
+from tersor._names import joined
 from tersor.config import Config
 from tersor.io import container
 from tersor.io.container import Tensor
@@ -44,38 +42,36 @@ def save(
         ValueError: a tensor has a type that cannot be saved.
     """
     compression = compression_of(model)
-    settings = compression.config if config and compression is not None else {}
+    settings = compression.config if config and compression is not None else None
     tensors, own = file_content(model, settings)
     container.write_file(path, tensors, {**(metadata or {}), **own})
 
 
 def file_content(
-    model: nn.Module, settings: Mapping[str, Any] | None = None
+    model: nn.Module, settings: Config | None = None
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a model's file.
 
     Args:
-        settings: that the model was compressed by, as JSON has them.
+        model: any module.
+        settings: that the model was compressed by.
     """
     prefix = wrapper_prefix(model)
     state = {plain_name(name, prefix): value for name, value in model.state_dict().items()}
     tensors, aliases = file_tensors(state)
     records = {
-        f"{plain_name(name, prefix)}.weight".removeprefix("."): LayerRecord(
+        joined(plain_name(name, prefix), "weight"): LayerRecord(
             DTYPES[module.dtype], module.precision, module.activation
         )
-        for name, module in model.named_modules()
+        for name, module in model.named_modules(remove_duplicate=False)
         if isinstance(module, Compressed)
     }
     metadata = {**(aliases or {}), **write_records(records)}
-    if settings:
-        metadata[CONFIG] = json.dumps(settings, separators=(",", ":"))
+    if settings is not None:
+        metadata[CONFIG] = json.dumps(settings.to_json(), separators=(",", ":"))
     return tensors, metadata
 
 
 def file_bytes(model: nn.Module, config: Config) -> int:
     """Bytes of the file that :func:`save` would write of a model compressed by these settings."""
-    with tempfile.TemporaryDirectory(prefix="tersor-") as folder:
-        path = Path(folder) / "model.safetensors"
-        container.write_file(path, *file_content(model, config.to_json()))
-        return path.stat().st_size
+    return container.file_bytes(*file_content(model, config))

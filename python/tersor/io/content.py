@@ -14,8 +14,9 @@ from tersor.codec.blob import SUFFIX, decode_blob, inspect_blob
 from tersor.codec.encode import decompress_weight
 from tersor.config import Config
 from tersor.io import container
+from tersor.io.aliases import read_aliases
 from tersor.io.layer_records import RecordTable, read_records
-from tersor.io.state_dict import ALIASES, to_torch
+from tersor.io.state_dict import to_torch
 
 CONFIG = "tersor.config"
 """The key of the settings in the metadata of a file."""
@@ -29,42 +30,22 @@ class Content:
         blobs: of weights, uint8; tensors that are shared stand under each of their names.
         tensors: all others; coded vectors are decoded.
         records: what is known of each compressed tensor beside its blob.
-        config: the settings that the model was compressed by, as JSON has them.
+        config: the settings that the model was compressed by; None where the file has none.
     """
 
     path: str
     blobs: dict[str, torch.Tensor] = field(default_factory=dict)
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     records: RecordTable = field(default_factory=lambda: RecordTable({}))
-    config: Mapping[str, object] = field(default_factory=dict)
+    config: Config | None = None
 
 
-def _aliases(file: container.File, content: Content) -> dict[str, str]:
-    """The names that stand for tensors of other names.
-
-    Raises:
-        FormatError: the metadata is malformed, or a tensor is missing.
-    """
-    try:
-        aliases = json.loads(file.metadata.get(ALIASES, "{}"))
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{file.path}: metadata '{ALIASES}': {error}") from None
-    if not isinstance(aliases, dict):
-        raise FormatError(f"{file.path}: metadata '{ALIASES}' is not an object")
-    # Of a blob either the name of the blob or that of the dense tensor.
-    names = {*content.tensors, *content.blobs, *(name + SUFFIX for name in content.blobs)}
-    for name, target in aliases.items():
-        if not isinstance(target, str) or target not in names or name in names:
-            raise FormatError(f"{file.path}: '{name}' stands for {target!r}, which is not there")
-    return dict(aliases)
-
-
-def _config(file: container.File) -> Mapping[str, object]:
+def _config(metadata: Mapping[str, str]) -> Config | None:
     """The settings that a file's metadata holds; none where a newer version wrote others."""
     try:
-        return Config.from_json(json.loads(file.metadata.get(CONFIG, "{}"))).to_json()
-    except (ValueError, TypeError, RecursionError):
-        return {}
+        return Config.from_json(json.loads(metadata[CONFIG]))
+    except (KeyError, ValueError, RecursionError):
+        return None
 
 
 def _check_size(file: container.File, max_bytes: int) -> None:
@@ -80,7 +61,12 @@ def _check_size(file: container.File, max_bytes: int) -> None:
 
 
 def read_content(path: str | os.PathLike[str], max_bytes: int | None) -> Content:
-    """Everything of a file, each tensor copied once, all hashes checked."""
+    """Everything of a file, each tensor copied once, all hashes checked.
+
+    Raises:
+        FormatError: the file is malformed, was altered, or takes more than ``max_bytes``.
+        OSError: it cannot be read.
+    """
     content = Content(str(path))
     with container.open(path, max_bytes=max_bytes) as file:
         if max_bytes is not None:
@@ -97,11 +83,9 @@ def read_content(path: str | os.PathLike[str], max_bytes: int | None) -> Content
             else:
                 content.blobs[plain] = to_torch(view)
         content.records = read_records(file.metadata, file.path)
-        content.config = _config(file)
-        for name, target in _aliases(file, content).items():
-            if target in content.tensors:
-                content.tensors[name] = content.tensors[target]
-            else:
-                blob = content.blobs[target.removesuffix(SUFFIX)]
-                content.blobs[name.removesuffix(SUFFIX)] = blob
+        content.config = _config(file.metadata)
+        stored = {name: view.compressed for name, view in file.tensors.items()}
+        for alias, target in read_aliases(file.metadata, stored, file.path).items():
+            table = content.blobs if target in content.blobs else content.tensors
+            table[alias] = table[target]
     return content

@@ -14,11 +14,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from tersor._core import FormatError
+from tersor.config import PRECISIONS
 
 KEY = "tersor.layers"
 """The key of the file's metadata."""
 
 _ALL = "*"
+
+ACTIVATIONS = ("none", "relu", "relu6", "gelu", "silu")
+"""That can be fused into a layer."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,12 @@ def read_records(metadata: Mapping[str, str], path: object) -> RecordTable:
     for name, entry in entries.items():
         if not isinstance(entry, dict) or not all(isinstance(v, str) for v in entry.values()):
             raise FormatError(f"{path}: metadata '{KEY}': the record of '{name}' is malformed")
+        for field, allowed in (("precision", PRECISIONS), ("activation", ACTIVATIONS)):
+            if (value := entry.get(field)) is not None and value not in allowed:
+                raise FormatError(
+                    f"{path}: metadata '{KEY}': {field} '{value}' of '{name}' is none of "
+                    f"{', '.join(allowed)}: the file may be of a newer version"
+                )
     return RecordTable(entries)
 
 

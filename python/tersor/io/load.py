@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 import os
+import warnings
 from dataclasses import dataclass
-from typing import overload
+from typing import Any, overload
 
 import torch
 from torch import nn
 
+from tersor._names import listed
 from tersor.codec.blob import CompressedTensor, decode_blob
-from tersor.config import PRECISIONS, Precision
-from tersor.io.content import read_content
-from tersor.io.plan import Plan
-from tersor.nn.compression import Compression, freeze, remember
+from tersor.config import PRECISIONS, Config, Precision
+from tersor.io.content import Content, read_content
+from tersor.io.fill import fill_
+from tersor.io.plan import Plan, plan_loading
+from tersor.nn.base import Compressed
+from tersor.nn.compression import remember
+from tersor.nn.hooks import take_over
+from tersor.nn.recomputed import plain_copy
+from tersor.nn.registry import handler_of, swap_modules
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file without a model: compressed weights by their name, other tensors.
+    """A file without a model.
 
-    What the saved model held under several names stands under each of them.
+    Attributes:
+        layers: compressed weights by their (dense) name; what the saved model held under several
+            names stands under each of them.
+        tensors: all others.
+        config: the settings that the model was compressed by; None where the file has none.
     """
 
     layers: dict[str, CompressedTensor]
     tensors: dict[str, torch.Tensor]
+    config: Config | None = None
 
 
 def load_file(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> Checkpoint:
@@ -39,8 +51,9 @@ def load_file(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> 
         FormatError: the file is malformed, was altered, or takes more than ``max_bytes``.
     """
     content = read_content(path, max_bytes)
-    layers = {name: decode_blob(blob.numpy()) for name, blob in content.blobs.items()}
-    return Checkpoint(layers, content.tensors)
+    decoded = {id(blob): decode_blob(blob.numpy()) for blob in content.blobs.values()}
+    layers = {name: decoded[id(blob)] for name, blob in content.blobs.items()}
+    return Checkpoint(layers, content.tensors, content.config)
 
 
 def load_model(
@@ -76,15 +89,71 @@ def load_model(
         ValueError: the file and the model do not fit; the message lists the names, and the model
             is as it was.
     """
+    return _load_model(path, model, precision, trainable, strict, max_bytes)
+
+
+def _load_model(
+    path: str | os.PathLike[str],
+    model: nn.Module,
+    precision: Precision | None,
+    trainable: bool,
+    strict: bool,
+    max_bytes: int | None,
+) -> nn.Module:
+    """As :func:`load_model`; warnings are of the line that called the caller."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     if precision is not None and precision not in PRECISIONS:
         raise ValueError(f"precision '{precision}' is none of {', '.join(PRECISIONS)}")
-    plan = Plan(read_content(path, max_bytes), model)
-    if problems := plan.misfits(strict):
-        raise ValueError(f"{path} does not fit the model: {'; '.join(problems)}")
-    made = plan.carry_out(precision)
-    frozen = () if trainable else freeze(made)
-    remember(made, Compression(plan.content.config, plan.left, None, frozen))
+    content = read_content(path, max_bytes)
+    plan = plan_loading(content, model, strict)
+    if plan.problems:
+        raise ValueError(f"{path} does not fit the model: {'; '.join(plan.problems)}")
+    made = _swap_layers(model, plan, content, precision)
+    without_data = fill_(made, content.tensors)
+    for name, reason in plan.left.items():
+        warnings.warn(f"{name}: stored compressed, runs dense ({reason})", stacklevel=3)
+    if without_data:
+        warnings.warn(
+            f"{listed(without_data)}: not in the file, and still on the meta device; give them "
+            "values before the model is used",
+            stacklevel=3,
+        )
+    left = {name: f"stored compressed, runs dense ({why})" for name, why in plan.left.items()}
+    remember(made, content.config, left, freeze=not trainable)
     return made
+
+
+@torch.no_grad()
+def _swap_layers(
+    model: nn.Module, plan: Plan, content: Content, precision: Precision | None
+) -> nn.Module:
+    """Puts compressed layers with the blobs of the file into the model."""
+    made: dict[nn.Module, Compressed] = {}
+    for module in plan.layers:
+        if isinstance(module, Compressed):
+            made[module] = module
+            continue
+        plain = plain_copy(module) or module
+        handler = handler_of(plain)
+        assert handler is not None
+        made[module] = handler.empty_like(plain)
+        take_over(made[module], plain, made[module].attributes)
+    for module, name in plan.layers.items():
+        layer = made[module]
+        device = _device_of(module)
+        layer.set_blob(content.blobs[name].to(device))
+        layer.precision = precision or content.records.of(name).precision
+        layer.relative_error = None
+        if module in plan.fused:
+            plan.fused[module].fuse_into(layer)
+    return swap_modules(model, lambda module, _: made.get(module))
+
+
+def _device_of(module: nn.Module) -> torch.device:
+    """Where the blob of a layer goes: to its weight, or to the CPU where that has no data."""
+    weight: Any = module.weight_blob if isinstance(module, Compressed) else module.weight
+    return torch.device("cpu") if weight.is_meta else weight.device
 
 
 @overload
@@ -116,7 +185,7 @@ def load(
 ) -> nn.Module | Checkpoint:
     """:func:`load_model` where a model is given, else :func:`load_file`."""
     if model is None:
+        if precision is not None or trainable or not strict:
+            raise TypeError("precision, trainable and strict are those of loading into a model")
         return load_file(path, max_bytes=max_bytes)
-    return load_model(
-        path, model, precision=precision, trainable=trainable, strict=strict, max_bytes=max_bytes
-    )
+    return _load_model(path, model, precision, trainable, strict, max_bytes)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from torch import nn
+
+from tersor._names import joined
+from tersor.config import Config
+from tersor.nn.wrappers import unwrapped
 
 _ATTRIBUTE = "tersor_compression"
 
@@ -16,36 +19,56 @@ class Compression:
     """What a model was compressed by, and what was left dense.
 
     Attributes:
-        config: the settings, as :meth:`tersor.Config.to_json` has them.
+        config: the settings; None where they are not known.
         left: by name of a layer, why it stayed dense.
-        dense_bytes: bytes of all parameters and buffers before.
         frozen: names of the parameters that no longer ask for gradients.
     """
 
-    config: Mapping[str, Any] = field(default_factory=dict)
+    config: Config | None = None
     left: Mapping[str, str] = field(default_factory=dict)
-    dense_bytes: int | None = None
-    frozen: tuple[str, ...] = ()
+    frozen: frozenset[str] = frozenset()
 
 
-def remember(model: nn.Module, compression: Compression | None) -> None:
-    """Notes it at the model, in the place of an older one; None = forget."""
-    model.__dict__.pop(_ATTRIBUTE, None)
-    if compression is not None:
-        model.__dict__[_ATTRIBUTE] = compression
+def remember(
+    model: nn.Module, config: Config | None, left: Mapping[str, str], *, freeze: bool
+) -> None:
+    """Notes at a model how it was compressed, and freezes its parameters if asked to.
+
+    Those that an earlier compression froze stay in the list.
+    """
+    model = unwrapped(model)
+    before = compression_of(model) or Compression()
+    frozen = set(before.frozen)
+    if freeze:
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.requires_grad_(False)
+                frozen.add(name)
+    model.__dict__[_ATTRIBUTE] = Compression(config, dict(left), frozenset(frozen))
 
 
 def compression_of(model: nn.Module) -> Compression | None:
     """What a model remembers; None = it was not compressed or loaded as a whole."""
-    found: Compression | None = model.__dict__.get(_ATTRIBUTE)
+    found: Compression | None = unwrapped(model).__dict__.get(_ATTRIBUTE)
     return found
 
 
-def freeze(model: nn.Module) -> tuple[str, ...]:
-    """Stops parameters from asking for gradients; the names of those that did."""
-    names = []
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            parameter.requires_grad_(False)
-            names.append(name)
-    return tuple(names)
+def reasons_of(model: nn.Module) -> dict[str, str]:
+    """Why layers stayed dense, by name, as the model and its parts remember."""
+    model = unwrapped(model)
+    reasons: dict[str, str] = {}
+    for name, module in model.named_modules():
+        compression: Compression | None = module.__dict__.get(_ATTRIBUTE)
+        for layer, why in (compression.left if compression else {}).items():
+            reasons.setdefault(joined(name, layer) if layer else name, why)
+    return reasons
+
+
+def forget(model: nn.Module) -> None:
+    """Undoes :func:`remember`: the parameters that it froze ask for gradients again."""
+    for module in model.modules():
+        compression: Compression | None = module.__dict__.pop(_ATTRIBUTE, None)
+        if compression is not None:
+            for name, parameter in module.named_parameters():
+                if name in compression.frozen:
+                    parameter.requires_grad_(True)

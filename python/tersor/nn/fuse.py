@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from torch import nn
 
@@ -34,6 +35,11 @@ def _followed(model: nn.Module) -> Iterator[tuple[nn.Sequential, int, nn.Module]
                     yield sequence, i, sequence[i - 1]
 
 
+def _put_identity(sequence: nn.Sequential, i: int) -> None:
+    """Leaves a module that does nothing, so that names stay."""
+    sequence[i] = nn.Identity().train(sequence[i].training)
+
+
 def fuse_(model: nn.Module) -> nn.Module:
     """Fuses each activation that follows a compressed layer in an ``nn.Sequential``, in place.
 
@@ -53,35 +59,40 @@ def fuse_(model: nn.Module) -> nn.Module:
             and not layer._forward_hooks
         ):
             layer.activation = name
-            sequence[i] = nn.Identity().train(sequence[i].training)
+            _put_identity(sequence, i)
     return model
 
 
-def fuse_recorded_(model: nn.Module, recorded: Mapping[nn.Module, str]) -> None:
-    """Fuses the activations that a file says its layers have, in place.
+@dataclass(frozen=True)
+class Neighbour:
+    """An activation that is to become part of the layer before it, and where it stands."""
+
+    sequence: nn.Sequential
+    position: int
+    activation: str
+
+    def fuse_into(self, layer: Compressed) -> None:
+        """Makes it part of a layer, in place."""
+        layer.activation = self.activation
+        _put_identity(self.sequence, self.position)
+
+
+def neighbours_to_fuse(
+    model: nn.Module, wanted: Mapping[nn.Module, str]
+) -> tuple[dict[nn.Module, Neighbour], list[nn.Module]]:
+    """The places of activations in a model that is to be as :func:`fuse_` made another.
 
     Args:
-        model: with the layers in it.
-        recorded: by layer, the name of the activation.
+        model: with the layers in it, compressed or not.
+        wanted: by layer, the name of the activation that is to be fused into it.
 
-    Raises:
-        ValueError: a layer is followed by something else than its activation or the ``nn.Identity``
-            that :func:`fuse_` puts there.
+    Returns:
+        The places by layer, and the layers that neither this activation follows nor the
+        ``nn.Identity`` that :func:`fuse_` leaves.
     """
-    todo = {layer: name for layer, name in recorded.items() if name != "none"}
+    found: dict[nn.Module, Neighbour] = {}
     for sequence, i, layer in _followed(model):
-        name = todo.get(layer)
-        if name is None or not isinstance(layer, Compressed):
-            continue
-        if _name_of(sequence[i]) == name:
-            sequence[i] = nn.Identity().train(sequence[i].training)
-        if isinstance(sequence[i], nn.Identity):
-            layer.activation = name
-            del todo[layer]
-    if todo:
-        names = {module: name for name, module in model.named_modules()}
-        layer, activation = next(iter(todo.items()))
-        raise ValueError(
-            f"{names.get(layer, 'a layer')}: the file has {activation} fused into this layer, and "
-            f"in this model no {ACTIVATIONS[activation].__name__} follows it"
-        )
+        name = wanted.get(layer)
+        if name is not None and (_name_of(sequence[i]) == name or type(sequence[i]) is nn.Identity):
+            found[layer] = Neighbour(sequence, i, name)
+    return found, [layer for layer in wanted if layer not in found]

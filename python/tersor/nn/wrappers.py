@@ -8,18 +8,27 @@ from torch.nn.parallel import DataParallel, DistributedDataParallel
 from tersor._names import without_wrappers
 
 
+def _inner(model: nn.Module) -> str | None:
+    """The name of the module in a wrapper; None where a model is none."""
+    if isinstance(model, (DataParallel, DistributedDataParallel)):
+        return "module"
+    return "_orig_mod" if "_orig_mod" in model._modules else None  # what torch.compile makes
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """The model inside all wrappers."""
+    while (name := _inner(model)) is not None:
+        model = model.get_submodule(name)
+    return model
+
+
 def wrapper_prefix(model: nn.Module) -> str:
     """What wrappers put before the names of a model's layers: ``module.``, ``_orig_mod.``, both."""
     prefix = ""
-    while True:
-        if isinstance(model, (DataParallel, DistributedDataParallel)):
-            attribute = "module"
-        elif "_orig_mod" in model._modules:  # what torch.compile makes of a module
-            attribute = "_orig_mod"
-        else:
-            return prefix
-        prefix += f"{attribute}."
-        model = model.get_submodule(attribute)
+    while (name := _inner(model)) is not None:
+        prefix += f"{name}."
+        model = model.get_submodule(name)
+    return prefix
 
 
 def plain_name(name: str, prefix: str) -> str:

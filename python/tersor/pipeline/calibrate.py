@@ -12,15 +12,13 @@ from tersor.calibration.compensation import compensate_
 from tersor.pipeline.quantize import exact
 from tersor.pipeline.records import WeightRecord
 
-Progress = Callable[[str], None]
-
 
 @torch.no_grad()
 def calibrate_(
     model: nn.Module,
     records: Sequence[WeightRecord],
     data: Iterable[Any],
-    progress: Progress | None = None,
+    progress: Callable[[str], None] | None = None,
 ) -> None:
     """Prunes and quantizes the weights in place, error compensated; the records keep the values.
 

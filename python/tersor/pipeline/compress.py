@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 
+from tersor._progress import Progress, shown
 from tersor.codec.blob import BlobInfo
 from tersor.config import Config
 from tersor.io.checkpoint import file_content
 from tersor.nn.base import Compressed
-from tersor.nn.compression import Compression, compression_of, freeze, remember
+from tersor.nn.compression import forget, remember
 from tersor.nn.registry import swap_modules
 from tersor.pipeline.calibrate import calibrate_
-from tersor.pipeline.encode import encode, leave_what_would_grow
+from tersor.pipeline.encode import leave_what_grows, quantize_and_encode
 from tersor.pipeline.prune import spread_density
-from tersor.pipeline.quantize import quantize, share_one_codebook_
+from tersor.pipeline.quantize import share_one_codebook_
 from tersor.pipeline.records import Selection
-from tersor.pipeline.search import Evaluate, accuracy, search, with_settings
+from tersor.pipeline.search import Evaluate, Target, search, target_of, with_settings
 from tersor.pipeline.select import FilterFunction, select, swap_plain_, tensor_bytes
-from tersor.pipeline.swap import Swaps, compressed_modules, swap_, swapped
-
-Progress = Callable[[str], None]
+from tersor.pipeline.swap import compressed_modules, swap_, swapped
 
 
 def compress_(
@@ -34,7 +34,7 @@ def compress_(
     *,
     data: Iterable[Any] | None = None,
     evaluate: Evaluate | None = None,
-    progress: Progress | None = None,
+    progress: Progress = "auto",
     trainable: bool = False,
 ) -> nn.Module:
     """Compresses a model in place: each supported layer becomes a module that runs compressed.
@@ -54,7 +54,8 @@ def compress_(
             dict of keyword arguments.
         evaluate: of a model: its accuracy, or whatever is better the higher it is; for
             ``max_drop``.
-        progress: called with a line for each step.
+        progress: called with a line for each step; ``"auto"`` shows them where standard output is
+            a terminal and rich is installed; None shows nothing.
         trainable: keep asking for gradients of biases and other parameters. By default all
             parameters are frozen, so that the model takes its fast path also without
             ``torch.inference_mode``.
@@ -63,35 +64,37 @@ def compress_(
         The model.
 
     Raises:
-        ValueError: a weight holds NaN or infinity, a name or a pattern matches nothing, or nothing
-            meets the target. The message names the layer, and the model is as it was.
+        ValueError: a weight holds NaN or infinity, a name or a pattern matches nothing, nothing
+            meets the target, or the final model does not. The message names the layer, and the
+            model is as it was.
     """
     config = config or Config()
     batches = _checked(config, data, evaluate)
-    dense_bytes = tensor_bytes(model)
     selection = select(model, config, filter_fn, importance)
-    records = list(selection.records)
     model = swap_plain_(model, selection)
-    least = 0.0
+    with _undone_on_error(model, selection):
+        with shown(progress) as say:
+            target = _run_stages(model, selection, config, batches, evaluate, say)
+        swaps = compressed_modules(model, selection.records, config.biases)
+        if target is not None:
+            with swapped(model, swaps) as compressed:
+                target.check(compressed)
+        model = swap_(model, swaps)
+    remember(model, config, selection.left, freeze=not trainable)
+    return model
+
+
+@contextmanager
+def _undone_on_error(model: nn.Module, selection: Selection) -> Iterator[None]:
+    """Gives the model back what stages changed, where the block raises."""
+    records = list(selection.records)
     try:
-        if config.max_drop is not None:
-            assert evaluate is not None
-            least = accuracy(model, evaluate) - config.max_drop
-        _run_stages(model, selection, config, batches, evaluate, progress)
-        swaps = compressed_modules(selection.records, config.biases)
-        if config.max_drop is not None:
-            assert evaluate is not None
-            _check_accuracy(model, swaps, evaluate, least, config.max_drop)
-        made = swap_(model, swaps)
+        yield
     except BaseException:
         for record in records:
             record.restore()
         swap_plain_(model, selection, back=True)
         raise
-    frozen = () if trainable else freeze(made)
-    left = dict(selection.left)
-    remember(made, Compression(config.to_json(), left, dense_bytes, frozen))
-    return made
 
 
 def _checked(
@@ -120,45 +123,35 @@ def _run_stages(
     config: Config,
     data: list[Any] | None,
     evaluate: Evaluate | None,
-    progress: Progress | None,
-) -> None:
-    """From selected weights to blobs in their records."""
-    say = progress or (lambda _: None)
+    say: Callable[[str], None],
+) -> Target | None:
+    """From selected weights to blobs in their records; returns what is to be met."""
     records = selection.records
-    if config.density is not None:
-        spread_density(records, config.density)
-    if config.searches:
-        search(model, selection, config, evaluate, data, lambda step: say(str(step)))
+    target = _choose_settings(model, selection, config, data, evaluate, say)
     if data is not None:
-        calibrate_(model, records, data, progress)
+        calibrate_(model, records, data, say)
     if config.joint_codebook is not None:
         share_one_codebook_(records, config.joint_codebook)
-    for number, record in enumerate(records, 1):
-        quantize(record)
-        encode(record)
-        assert record.blob is not None
-        say(
-            f"{number}/{len(records)} {record.label}: "
-            f"{record.dense_bytes:,} -> {len(record.blob):,} bytes"
-        )
-    leave_what_would_grow(selection)
+    quantize_and_encode(records, say)
+    leave_what_grows(selection)
+    return target
 
 
-def _check_accuracy(
-    model: nn.Module, swaps: Swaps, evaluate: Evaluate, least: float, max_drop: float
-) -> None:
-    """Evaluates the final model.
-
-    Raises:
-        ValueError: it is worse than the least that is allowed.
-    """
-    with swapped(model, swaps) as compressed:
-        found = accuracy(compressed, evaluate)
-    if not found >= least:
-        raise ValueError(
-            f"the compressed model evaluates to {found:g}, and max_drop={max_drop:g} allows no "
-            f"less than {least:g}"
-        )
+def _choose_settings(
+    model: nn.Module,
+    selection: Selection,
+    config: Config,
+    data: list[Any] | None,
+    evaluate: Evaluate | None,
+    say: Callable[[str], None],
+) -> Target | None:
+    """Gives each record the settings that a density or a target of the whole model asks for."""
+    if config.density is not None:
+        spread_density(selection.records, config.density)
+    target = target_of(model, config, evaluate)
+    if target is not None:
+        search(model, selection.records, target, data, lambda step: say(str(step)))
+    return target
 
 
 def decompress_(model: nn.Module) -> nn.Module:
@@ -167,25 +160,20 @@ def decompress_(model: nn.Module) -> nn.Module:
     Layers that shared a weight share it again, and parameters that :func:`compress_` froze ask for
     gradients again.
     """
-    weights: dict[int, nn.Parameter] = {}
+    forget(model)
+    weights: dict[tuple[int, ...], nn.Parameter] = {}
 
     def dense(module: nn.Module, _: str) -> nn.Module | None:
         if not isinstance(module, Compressed):
             return None
         made = module.to_dense()
         layer: Any = made if module.activation == "none" else made.get_submodule("0")
-        layer.weight = weights.setdefault(id(module.weight_blob), layer.weight)
+        # Tied layers may have trained codebooks of their own.
+        shared = (id(module.weight_blob), id(module.values))
+        layer.weight = weights.setdefault(shared, layer.weight)
         return made
 
-    compression = compression_of(model)
-    made = swap_modules(model, dense)
-    if compression is not None:
-        parameters = dict(made.named_parameters())
-        for name in compression.frozen:
-            if name in parameters:
-                parameters[name].requires_grad_(True)
-        remember(made, None)
-    return made
+    return swap_modules(model, dense)
 
 
 @dataclass(frozen=True)
@@ -195,7 +183,8 @@ class Estimate:
     Attributes:
         layers: by name, what each compressed weight would take.
         left: by name of a layer, why it would stay dense.
-        dense_bytes: all parameters and buffers as they are now.
+        dense_bytes: of all parameters and buffers of the dense model; of a weight that is computed
+            before each forward, its own.
         compressed_bytes: of all tensors of the saved file, without its header.
     """
 
@@ -220,21 +209,36 @@ def estimate(
     *,
     data: Iterable[Any] | None = None,
     evaluate: Evaluate | None = None,
-    progress: Progress | None = None,
+    progress: Progress = "auto",
 ) -> Estimate:
     """What :func:`compress_` would make of a model, which stays as it is; arguments as there."""
     config = config or Config()
     batches = _checked(config, data, evaluate)
+    with _selected(model, config, filter_fn, importance) as (plain, selection):
+        dense_bytes = tensor_bytes(plain)
+        with shown(progress) as say:
+            _run_stages(plain, selection, config, batches, evaluate, say)
+        swaps = compressed_modules(plain, selection.records, config.biases)
+        with swapped(plain, swaps) as made:
+            tensors, _ = file_content(made)
+        layers = {r.layer: r.info for r in selection.records if r.info is not None}
+        size = sum(tensor.nbytes for tensor in tensors.values())
+        return Estimate(layers, dict(selection.left), dense_bytes, size)
+
+
+@contextmanager
+def _selected(
+    model: nn.Module,
+    config: Config,
+    filter_fn: FilterFunction | None,
+    importance: Mapping[str, Any] | None,
+) -> Iterator[tuple[nn.Module, Selection]]:
+    """The model with plain layers and what is selected of it; afterwards it is as it was."""
     selection = select(model, config, filter_fn, importance)
     records = list(selection.records)
     plain = swap_plain_(model, selection)
     try:
-        _run_stages(plain, selection, config, batches, evaluate, progress)
-        with swapped(plain, compressed_modules(selection.records, config.biases)) as made:
-            tensors, _ = file_content(made)
-        layers = {r.layer: r.info for r in selection.records if r.info is not None}
-        size = sum(tensor.nbytes for tensor in tensors.values())
-        return Estimate(layers, dict(selection.left), tensor_bytes(plain), size)
+        yield plain, selection
     finally:
         for record in records:
             record.restore()
@@ -249,7 +253,7 @@ def fit(
     *,
     data: Iterable[Any] | None = None,
     evaluate: Evaluate | None = None,
-    progress: Progress | None = None,
+    progress: Progress = "auto",
 ) -> Config:
     """The configuration with each layer's settings in the place of its target.
 
@@ -260,14 +264,9 @@ def fit(
         ValueError: as :func:`compress_`.
     """
     batches = _checked(config, data, evaluate)
-    say = progress or (lambda _: None)
-    selection = select(model, config, filter_fn, importance)
-    plain = swap_plain_(model, selection)
-    try:
-        if config.density is not None:
-            spread_density(selection.records, config.density)
-        if config.searches:
-            search(plain, selection, config, evaluate, batches, lambda step: say(str(step)))
+    with (
+        _selected(model, config, filter_fn, importance) as (plain, selection),
+        shown(progress) as say,
+    ):
+        _choose_settings(plain, selection, config, batches, evaluate, say)
         return with_settings(config, selection.records)
-    finally:
-        swap_plain_(plain, selection, back=True)

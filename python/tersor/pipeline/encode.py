@@ -1,8 +1,11 @@
-"""Stage 4, encode: the blob of each weight; what would not get smaller stays dense."""
+"""Stage 4, encode: the blob of each weight."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from tersor.codec.blob import encode_blob, inspect_blob
+from tersor.pipeline.quantize import quantize
 from tersor.pipeline.records import Selection, WeightRecord
 
 
@@ -14,17 +17,32 @@ def encode(record: WeightRecord) -> None:
     record.quantized = None
 
 
-def leave_what_would_grow(selection: Selection) -> None:
-    """Takes the weights out whose blobs are not smaller than they are, and says why."""
-    kept = []
+def quantize_and_encode(
+    records: Sequence[WeightRecord], progress: Callable[[str], None] | None = None
+) -> None:
+    """Makes the blob of each weight; a layer that would grow gets back what it had.
+
+    Raises:
+        ValueError: as :func:`tersor.pipeline.quantize.quantize`.
+    """
+    for number, record in enumerate(records, 1):
+        quantize(record)
+        encode(record)
+        assert record.blob is not None
+        if progress is not None:
+            progress(
+                f"{number}/{len(records)} {record.label}: "
+                f"{record.dense_bytes:,} -> {len(record.blob):,} bytes"
+            )
+        if record.grows:
+            record.restore()
+
+
+def leave_what_grows(selection: Selection) -> None:
+    """Takes the weights out of the selection whose blobs are not smaller, and says why."""
     for record in selection.records:
         assert record.blob is not None
-        if len(record.blob) < record.dense_bytes:
-            kept.append(record)
-            continue
-        record.restore()
-        for name in record.places:
-            selection.left[name] = (
-                f"would not get smaller ({len(record.blob):,} bytes of {record.dense_bytes:,})"
-            )
-    selection.records[:] = kept
+        if record.grows:
+            why = f"would not get smaller ({len(record.blob):,} bytes of {record.dense_bytes:,})"
+            selection.left.update(dict.fromkeys(record.places, why))
+    selection.records[:] = [record for record in selection.records if not record.grows]

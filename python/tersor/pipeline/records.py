@@ -9,6 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import nn
 
+from tersor._names import joined
 from tersor.codec.blob import BlobInfo, CompressedTensor
 from tersor.config import LayerConfig
 from tersor.nn.registry import LayerHandler
@@ -29,6 +30,7 @@ class WeightRecord:
         saved: parameters of these layers with the values from before a stage changed them in place.
         quantized: set by the quantize stage.
         blob: uint8 ``[n]``, set by the encode stage.
+        info: where its bytes go.
         relative_error: Frobenius norm of the error over that of the weight, set by the quantize
             stage.
     """
@@ -49,7 +51,7 @@ class WeightRecord:
     @property
     def name(self) -> str:
         """The name of the weight in the model: ``fc.weight``."""
-        return f"{self.layer}.{self.weight_name}".removeprefix(".")
+        return joined(self.layer, self.weight_name)
 
     @property
     def label(self) -> str:
@@ -86,6 +88,12 @@ class WeightRecord:
         """Bytes of the dense weight."""
         return self.parameter.numel() * self.parameter.element_size()
 
+    @property
+    def grows(self) -> bool:
+        """Whether the blob is not smaller than the dense weight, which then stays as it is."""
+        assert self.blob is not None
+        return len(self.blob) >= self.dense_bytes
+
 
 @dataclass(eq=False)
 class Selection:
@@ -94,10 +102,10 @@ class Selection:
     Attributes:
         records: the weights to compress, in the order of the model.
         left: by name of a layer, why it stays dense.
-        prefix: what wrappers put before the names of the model's layers.
+        plain: copies of the layers whose weight is computed before each forward, with that weight
+            as an ordinary parameter, by these layers.
     """
 
     records: list[WeightRecord]
     left: dict[str, str]
-    prefix: str = ""
     plain: dict[nn.Module, nn.Module] = field(default_factory=dict)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import glob
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,9 +16,8 @@ from tersor.calibration.compensation import whole_errors
 from tersor.config import Config, LayerConfig
 from tersor.io.checkpoint import file_bytes
 from tersor.pipeline.calibrate import calibrate_
-from tersor.pipeline.encode import encode
-from tersor.pipeline.quantize import quantize
-from tersor.pipeline.records import Selection, WeightRecord
+from tersor.pipeline.encode import quantize_and_encode
+from tersor.pipeline.records import WeightRecord
 from tersor.pipeline.select import tensor_bytes
 from tersor.pipeline.swap import compressed_modules, swapped
 from tersor.search import rate_distortion
@@ -25,100 +25,115 @@ from tersor.search import rate_distortion
 Evaluate = Callable[[nn.Module], float]
 
 
-class _Trial:
-    """What a model would be with other settings: its file's bytes, or its accuracy."""
+@dataclass(frozen=True)
+class Target:
+    """What is measured of a compressed model, and the limit that it has to keep.
 
-    def __init__(
-        self,
-        model: nn.Module,
-        selection: Selection,
-        config: Config,
-        evaluate: Evaluate | None,
-        data: Iterable[Any] | None,
-    ) -> None:
-        self.model, self.records, self.config = model, selection.records, config
-        self.evaluate, self.data = evaluate, data
+    Attributes:
+        config: with a size or an accuracy.
+        limit: the most bytes of the file, or the least accuracy.
+        evaluate: of a model: its accuracy; None where the target is a size.
+    """
 
-    def measure(self, chosen: Mapping[str, LayerConfig]) -> float:
-        """What the target is about, of a model that is really compressed by these settings."""
-        settings = {record: record.settings for record in self.records}
-        try:
-            for record in self.records:
-                record.settings = chosen[record.name]
-            if self.data is not None:
-                calibrate_(self.model, self.records, self.data)
-            for record in self.records:
-                quantize(record)
-                encode(record)
-            swaps = compressed_modules(self.records, self.config.biases)
-            with swapped(self.model, swaps) as compressed:
-                if self.config.max_drop is not None:
-                    assert self.evaluate is not None
-                    return accuracy(compressed, self.evaluate)
-                return float(file_bytes(compressed, self.config))
-        finally:
-            for record in self.records:
-                record.restore()
-                record.settings = settings[record]
+    config: Config
+    limit: float
+    evaluate: Evaluate | None
 
-    def limit(self) -> float:
-        """What may be measured at most, or at least."""
-        if self.config.max_drop is not None:
-            assert self.evaluate is not None
-            return accuracy(self.model, self.evaluate) - self.config.max_drop
-        if self.config.target_ratio is not None:
-            return tensor_bytes(self.model) // self.config.target_ratio
-        return float(self.config.target_bytes or 0)
+    @torch.no_grad()
+    def measure(self, model: nn.Module) -> float:
+        """The accuracy of a model, or the bytes of its file."""
+        if self.evaluate is not None:
+            return float(self.evaluate(model))
+        return float(file_bytes(model, self.config))
+
+    def check(self, model: nn.Module) -> None:
+        """Measures the final model.
+
+        Raises:
+            ValueError: it does not keep the limit.
+        """
+        found = self.measure(model)
+        if self.evaluate is None and not found <= self.limit:
+            raise ValueError(
+                f"the file takes {found:,.0f} bytes, and the target allows {self.limit:,.0f}"
+            )
+        if self.evaluate is not None and not found >= self.limit:
+            raise ValueError(
+                f"the compressed model evaluates to {found:g}, and "
+                f"max_drop={self.config.max_drop:g} allows no less than {self.limit:g}"
+            )
 
 
 @torch.no_grad()
-def accuracy(model: nn.Module, evaluate: Evaluate) -> float:
-    """What a user's function says of a model."""
-    return float(evaluate(model))
+def target_of(model: nn.Module, config: Config, evaluate: Evaluate | None) -> Target | None:
+    """The target of a configuration for a model, which is evaluated dense; None = it has none."""
+    if config.max_drop is not None:
+        assert evaluate is not None
+        return Target(config, float(evaluate(model)) - config.max_drop, evaluate)
+    if config.target_ratio is not None:
+        return Target(config, float(tensor_bytes(model) // config.target_ratio), None)
+    if config.target_bytes is not None:
+        return Target(config, float(config.target_bytes), None)
+    return None
 
 
 def search(
     model: nn.Module,
-    selection: Selection,
-    config: Config,
-    evaluate: Evaluate | None = None,
+    records: Sequence[WeightRecord],
+    target: Target,
     data: Iterable[Any] | None = None,
     progress: Callable[[rate_distortion.Step], None] | None = None,
 ) -> None:
-    """Gives each record the settings that meet the configuration's target.
+    """Gives each record the settings that meet a target.
+
+    Every attempt is measured on the model that is really compressed by its settings.
 
     Raises:
         ValueError: nothing meets the target; or importance is given for some layers alone, or
             together with calibration inputs; or no calibration input reaches a layer.
     """
-    records = selection.records
     if not records:
         raise ValueError("no layer of this model can be compressed, so that no target can be met")
-    trial = _Trial(model, selection, config, evaluate, data)
-    layers: list[rate_distortion.SearchLayer]
-    if data is not None:
-        layers = _compensated(model, records, data)
-    else:
-        weighted = any(record.importance is not None for record in records)
-        layers = []
-        for record in records:
-            if weighted and record.importance is None:
-                raise ValueError(
-                    f"{record.label}: importance is missing, and layers are weighed by it"
-                )
-            weight = as_float32(record.parameter, record.label)
-            item = rate_distortion.Item(weight, record.settings, record.importance)
-            layers.append(rate_distortion.WeightLayer(record.name, item))
-    size = config.max_drop is None
-    found = rate_distortion.search(
-        layers, trial.measure, trial.limit(), size=size, progress=progress
-    )
+    given = {record: record.settings for record in records}
+
+    def measure(chosen: Mapping[str, LayerConfig]) -> float:
+        try:
+            for record in records:
+                record.settings = chosen[record.name]
+            if data is not None:
+                calibrate_(model, records, data)
+            quantize_and_encode(records)
+            with swapped(
+                model, compressed_modules(model, records, target.config.biases)
+            ) as compressed:
+                return target.measure(compressed)
+        finally:
+            for record in records:
+                record.restore()
+                record.settings = given[record]
+
+    layers = _weighted(records) if data is None else _compensated(model, records, data)
+    size = target.evaluate is None
+    found = rate_distortion.search(layers, measure, target.limit, size=size, progress=progress)
     for record in records:
         record.settings = found[record.name]
 
 
+def _weighted(records: Sequence[WeightRecord]) -> list[rate_distortion.SearchLayer]:
+    """The layers where errors count by importance, if that is given."""
+    weighted = any(record.importance is not None for record in records)
+    layers: list[rate_distortion.SearchLayer] = []
+    for record in records:
+        if weighted and record.importance is None:
+            raise ValueError(f"{record.label}: importance is missing, and layers are weighed by it")
+        weight = as_float32(record.parameter, record.label)
+        item = rate_distortion.Item(weight, record.settings, record.importance)
+        layers.append(rate_distortion.WeightLayer(record.name, item))
+    return layers
+
+
 def _compensated(
-    model: nn.Module, records: list[WeightRecord], data: Iterable[Any]
+    model: nn.Module, records: Sequence[WeightRecord], data: Iterable[Any]
 ) -> list[rate_distortion.SearchLayer]:
     """The layers where errors are compensated, which each step of the search does."""
     if any(record.importance is not None for record in records):

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from fnmatch import fnmatchcase
+import dataclasses
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
-from tersor._names import near, without_wrappers
+from tersor._names import joined, matches, near, without_wrappers
 from tersor._validation import as_float32
 from tersor.config import Config, LayerConfig
+from tersor.io.state_dict import storage_key
 from tersor.nn.base import Compressed
+from tersor.nn.layers import layers_of, nbytes, own_parameters
 from tersor.nn.recomputed import plain_copy
 from tersor.nn.registry import handler_of, swap_modules, why_not
-from tersor.nn.wrappers import plain_name, wrapper_prefix
 from tersor.pipeline.records import Selection, WeightRecord
 
 FilterFunction = Callable[[nn.Module, str], bool]
@@ -39,93 +41,135 @@ def select(
         ValueError: a pattern or a name matches nothing; tied layers have different settings; a
             weight is not finite.
     """
-    prefix = wrapper_prefix(model)
-    names: dict[str, nn.Module] = {}  # each module once, by its first name
-    for name, module in model.named_modules():
-        names[plain_name(name, prefix)] = module
-    _check_patterns(config, names)
-    users = _users_of_parameters(names)
-    selection = Selection([], {}, prefix)
-    chosen: dict[int, WeightRecord] = {}
-    for name, module in names.items():
-        if isinstance(module, Compressed) or not module._parameters:
+    layers = layers_of(model)
+    overrides = _checked_overrides(config, layers, model)
+    config = dataclasses.replace(config, overrides=overrides)
+    selection = Selection([], {})
+    records: dict[Hashable, WeightRecord] = {}
+    for module, names in layers.items():
+        if isinstance(module, Compressed):
             continue
-        reason, settings = _decide(name, module, config, filter_fn)
-        if reason is None and settings is not None:
+        reason, settings = _decide(names, module, config, filter_fn)
+        if settings is not None:
             plain = plain_copy(module)
             if plain is not None:
                 selection.plain[module] = plain
-            reason = _add(name, plain or module, settings, users, chosen, selection)
+            reason = _add(names[0], plain or module, settings, records)
         if reason is not None:
-            selection.left[name] = reason
-    _leave_partly_tied(selection, users)
-    _give_importance(selection, importance, model)
+            selection.left[names[0]] = reason
+    selection.records += records.values()
+    _leave_partly_tied(selection, layers)
+    if importance is not None:
+        _give_importance(selection, importance, layers)
     return selection
 
 
+def _checked_overrides(
+    config: Config, layers: Mapping[nn.Module, Sequence[str]], model: nn.Module
+) -> list[tuple[str, LayerConfig | None]]:
+    """The overrides with patterns of plain names.
+
+    Raises:
+        ValueError: a pattern matches no layer, or only layers that cannot be compressed.
+    """
+    checked = []
+    for pattern, settings in config.named_overrides:
+        forms = (pattern, without_wrappers(pattern), without_wrappers(pattern, "module."))
+        found: list[nn.Module] = []
+        for form in dict.fromkeys(forms):
+            found = [module for module, names in layers.items() if matches(form, names)]
+            if found:
+                break
+        if not found:
+            raise ValueError(
+                f"overrides: '{pattern}' matches no layer{_hint(pattern, layers, model)}"
+            )
+        reasons = {
+            module: why_not(module) for module in found if not isinstance(module, Compressed)
+        }
+        if settings is not None and reasons and all(reasons.values()):
+            module, reason = next(iter(reasons.items()))
+            raise ValueError(
+                f"overrides: '{pattern}' matches no layer that can be compressed: "
+                f"{layers[module][0]}: {reason}"
+            )
+        checked.append((form, settings))
+    return checked
+
+
+def _hint(pattern: str, layers: Mapping[nn.Module, Sequence[str]], model: nn.Module) -> str:
+    """What a pattern may have meant that matches no layer."""
+    names = [name for own in layers.values() for name in own if name]
+    if any(name.startswith(f"{pattern}.") for name in names):
+        return f"; for all layers in it write '{pattern}.*'"
+    return near(pattern, names)
+
+
 def _decide(
-    name: str, module: nn.Module, config: Config, filter_fn: FilterFunction | None
+    names: Sequence[str], module: nn.Module, config: Config, filter_fn: FilterFunction | None
 ) -> tuple[str | None, LayerConfig | None]:
     """Why a layer is left, or the settings that it is compressed by."""
     reason = why_not(module)
     if reason is not None:
         return reason, None
-    if filter_fn is not None and not filter_fn(module, name):
+    if filter_fn is not None and not filter_fn(module, names[0]):
         return FILTERED, None
     handler = handler_of(module)
     assert handler is not None
     (shape,) = handler.shapes(module).values()
-    settings = config.for_layer(name, len(shape))
+    settings = config.for_layer(names, len(shape))
     return (NOT_CONFIGURED, None) if settings is None else (None, settings)
 
 
 def _add(
-    name: str,
-    module: nn.Module,
-    settings: LayerConfig,
-    users: Mapping[int, list[str]],
-    chosen: dict[int, WeightRecord],
-    selection: Selection,
+    name: str, module: nn.Module, settings: LayerConfig, records: dict[Hashable, WeightRecord]
 ) -> str | None:
-    """Adds a layer's weight to the records, or the layer to the record of the same weight."""
+    """Adds a layer's weight to the records, or the layer to the record of the same weight.
+
+    Returns:
+        Why it is left; None where it is added.
+    """
     handler = handler_of(module)
     assert handler is not None
-    for weight_name in handler.shapes(module):
-        parameter = getattr(module, weight_name)
-        if not isinstance(parameter, nn.Parameter):
-            return f"{weight_name} is computed before each forward in a way that is not known"
-        if parameter.is_meta:
-            raise ValueError(f"{name}: {weight_name} is on the meta device and has no data")
-        record = chosen.get(id(parameter))
-        if record is None:
-            record = WeightRecord(name, weight_name, parameter, {name: module}, handler, settings)
-            chosen[id(parameter)] = record
-            selection.records.append(record)
-        elif record.settings != settings:
-            raise ValueError(
-                f"{record.label} and {name} share a weight but have different settings: "
-                "give both the same"
-            )
-        else:
-            record.places[name] = module
+    (weight_name,) = handler.shapes(module)
+    parameter = getattr(module, weight_name)
+    if not isinstance(parameter, nn.Parameter):
+        return f"{weight_name} is computed before each forward in a way that is not known"
+    if parameter.is_meta:
+        raise ValueError(f"{name}: {weight_name} is on the meta device and has no data")
+    record = records.get(identity(parameter))
+    if record is None:
+        records[identity(parameter)] = WeightRecord(
+            name, weight_name, parameter, {name: module}, handler, settings
+        )
+    elif record.handler is not handler:
+        return f"shares its weight with {record.label}, a layer of another kind"
+    elif record.settings != settings:
+        raise ValueError(
+            f"{record.label} and {name} share a weight but have different settings: "
+            "give both the same"
+        )
+    else:
+        record.places[name] = module
     return None
 
 
-def _users_of_parameters(names: Mapping[str, nn.Module]) -> dict[int, list[str]]:
-    """By the identity of a parameter, the layers that hold it."""
-    users: dict[int, list[str]] = {}
-    for name, module in names.items():
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                users.setdefault(id(parameter), []).append(name)
-    return users
+def identity(tensor: torch.Tensor) -> Hashable:
+    """What tensors have in common that are tied: the memory, or else the object."""
+    if is_lazy(tensor) or not tensor.numel():
+        return id(tensor)
+    return storage_key(tensor)
 
 
-def _leave_partly_tied(selection: Selection, users: Mapping[int, list[str]]) -> None:
+def _leave_partly_tied(selection: Selection, layers: Mapping[nn.Module, Sequence[str]]) -> None:
     """Leaves weights that other layers share which stay dense: the tie is worth more."""
+    users: dict[Hashable, list[str]] = {}
+    for module, names in layers.items():
+        for parameter in own_parameters(module):
+            users.setdefault(identity(parameter), []).append(names[0])
     kept = []
     for record in selection.records:
-        others = [n for n in users.get(id(record.parameter), []) if n not in record.places]
+        others = [n for n in users.get(identity(record.parameter), []) if n not in record.places]
         if not others:
             kept.append(record)
             continue
@@ -135,50 +179,34 @@ def _leave_partly_tied(selection: Selection, users: Mapping[int, list[str]]) -> 
     selection.records[:] = kept
 
 
-def _check_patterns(config: Config, names: Mapping[str, nn.Module]) -> None:
-    """Raises for overrides that match no layer, or only layers that cannot be compressed."""
-    for pattern, settings in config.named_overrides:
-        found = [
-            name
-            for name in names
-            if fnmatchcase(name, pattern) or fnmatchcase(f"{name}.weight", pattern)
-        ]
-        if not found:
-            layers = [name for name, module in names.items() if module._parameters and name]
-            raise ValueError(f"overrides: '{pattern}' matches no layer{near(pattern, layers)}")
-        if settings is None:
-            continue
-        reasons = {name: why_not(names[name]) for name in found if names[name]._parameters}
-        if reasons and all(reasons.values()):
-            name, reason = next(iter(reasons.items()))
-            raise ValueError(
-                f"overrides: '{pattern}' matches no layer that can be compressed: {name}: {reason}"
-            )
-
-
 def _give_importance(
-    selection: Selection, importance: Mapping[str, Any] | None, model: nn.Module
+    selection: Selection,
+    importance: Mapping[str, Any],
+    layers: Mapping[nn.Module, Sequence[str]],
 ) -> None:
     """Gives each record its importance.
 
     Raises:
-        ValueError: a name is of no parameter of the model; a value is not finite.
+        ValueError: a name is of no weight of the model; a value is not finite.
     """
-    if importance is None:
-        return
-    parameters = {plain_name(name, selection.prefix) for name, _ in model.named_parameters()}
-    parameters |= {record.name for record in selection.records}
-    given: dict[str, Any] = {}
+    weights = {
+        joined(name, leaf): module
+        for module, names in layers.items()
+        for name in names
+        for leaf in (*module._parameters, "weight")
+    }
+    given: dict[nn.Module, Any] = {}
     for name, value in importance.items():
-        plain = name if name in parameters else without_wrappers(name, selection.prefix)
-        if plain not in parameters:
-            plain = plain.removeprefix("module.")
-        if plain not in parameters:
-            raise ValueError(f"importance: no weight is named '{name}'{near(name, parameters)}")
-        given[plain] = value
+        forms = (name, without_wrappers(name), without_wrappers(name, "module."))
+        plain = next((form for form in forms if form in weights), None)
+        if plain is None:
+            raise ValueError(f"importance: no weight is named '{name}'{near(name, weights)}")
+        if plain.rpartition(".")[2] == "weight":
+            given[weights[plain]] = value
+    originals = {plain: module for module, plain in selection.plain.items()}
     for record in selection.records:
-        for place in record.places:
-            own = given.get(f"{place}.{record.weight_name}".removeprefix("."))
+        for module in record.places.values():
+            own = given.get(originals.get(module, module))
             if own is not None:
                 record.importance = as_float32(own, f"{record.label}: importance")
                 break
@@ -194,5 +222,5 @@ def swap_plain_(model: nn.Module, selection: Selection, *, back: bool = False) -
 
 def tensor_bytes(model: nn.Module) -> int:
     """Bytes of all parameters and buffers as they are, those that are shared once."""
-    tensors: list[torch.Tensor] = [*model.parameters(), *model.buffers()]
-    return sum(t.numel() * t.element_size() for t in tensors)
+    tensors = [*model.parameters(), *model.buffers()]
+    return sum({identity(tensor): nbytes(tensor) for tensor in tensors}.values())

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import nn
 
+from tersor._names import joined
 from tersor._validation import as_float32
 from tersor.codec.encode import compress_weight, decompress_weight
 from tersor.config import LayerConfig
@@ -19,29 +20,58 @@ from tersor.pipeline.records import WeightRecord
 Swaps = dict[nn.Module, nn.Module]
 
 
-def compressed_modules(records: Sequence[WeightRecord], biases: LayerConfig | None = None) -> Swaps:
+def compressed_modules(
+    model: nn.Module, records: Sequence[WeightRecord], biases: LayerConfig | None = None
+) -> Swaps:
     """The compressed module of each layer of the records, by the dense one.
 
-    Layers that share a weight share its blob; biases stay the same parameters, unless they are to
-    be quantized.
+    Layers that share a weight share its blob. A weight that would grow stays dense.
+
+    Args:
+        model: with the dense layers in it.
+        records: with their blobs.
+        biases: how biases are quantized; None = they stay the same parameters.
     """
-    swaps: Swaps = {}
-    shared: dict[int, nn.Parameter] = {}
+    swaps: dict[nn.Module, Compressed] = {}
     for record in records:
         assert record.blob is not None
+        if record.grows:
+            continue
         blob = blob_tensor(record.blob).to(record.parameter.device)
-        for name, module in record.places.items():
+        for module in record.places.values():
             made: Compressed = record.handler.empty_like(module)
-            made._buffers["weight_blob"] = blob
+            made.set_blob(blob)
             made.precision = record.settings.precision
             made.relative_error = record.relative_error
-            if biases is not None and made.bias is not None:
-                made.bias = shared.setdefault(
-                    id(made.bias), quantized_bias(made.bias, biases, f"{name}.bias")
-                )
             take_over(made, module, made.attributes)
             swaps[module] = made
-    return swaps
+    if biases is not None:
+        names = {module: name for record in records for name, module in record.places.items()}
+        _quantize_biases(model, swaps, biases, names)
+    return dict(swaps)
+
+
+def _quantize_biases(
+    model: nn.Module,
+    swaps: Mapping[nn.Module, Compressed],
+    settings: LayerConfig,
+    names: Mapping[nn.Module, str],
+) -> None:
+    """Gives compressed layers biases of few values; those that other modules share stay."""
+    elsewhere = {
+        id(parameter)
+        for module in model.modules()
+        if module not in swaps
+        for parameter in module._parameters.values()
+    }
+    quantized: dict[int, nn.Parameter] = {}
+    for module, made in swaps.items():
+        bias = made.bias
+        if bias is None or id(bias) in elsewhere:
+            continue
+        if id(bias) not in quantized:
+            quantized[id(bias)] = quantized_bias(bias, settings, joined(names[module], "bias"))
+        made.bias = quantized[id(bias)]
 
 
 @torch.no_grad()
@@ -51,7 +81,6 @@ def quantized_bias(bias: nn.Parameter, settings: LayerConfig, name: str) -> nn.P
     Raises:
         ValueError: it holds NaN or infinity; the message has the name.
     """
-    name = name.removeprefix(".")
     values = decompress_weight(compress_weight(as_float32(bias, name), settings, name))
     with torch.inference_mode(False):
         return nn.Parameter(torch.from_numpy(values).to(bias), bias.requires_grad)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import math
+from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from tersor.io.checkpoint import file_content
-from tersor.nn.base import Compressed
-from tersor.nn.compression import Compression, compression_of
+from tersor.nn.base import BLOB, Compressed
+from tersor.nn.compression import reasons_of
+from tersor.nn.layers import layers_of, nbytes, own_parameters
+from tersor.nn.recomputed import dense_type_of
 from tersor.nn.registry import why_not
-from tersor.nn.wrappers import plain_name, wrapper_prefix
+from tersor.pipeline.select import identity
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,7 @@ class ModelReport:
 
     Attributes:
         layers: those that have parameters of their own.
-        dense_bytes: of all parameters and buffers in their own dtypes, before compression.
+        dense_bytes: of all parameters and buffers in their own dtypes, if all layers were dense.
         stored_bytes: of all tensors of the file that :func:`tersor.save` writes.
     """
 
@@ -124,46 +129,54 @@ def report(model: nn.Module) -> ModelReport:
 
     Works for compressed, loaded and dense models.
     """
-    compression = compression_of(model) or Compression()
-    prefix = wrapper_prefix(model)
-    seen: set[int] = set()
-    layers = [
-        _layer(plain_name(name, prefix), module, compression, seen)
-        for name, module in model.named_modules()
-        if any(p is not None for p in module._parameters.values()) or isinstance(module, Compressed)
-    ]
+    reasons = reasons_of(model)
+    seen: set[Hashable] = set()
+    layers = tuple(
+        _compressed(names[0], module, seen)
+        if isinstance(module, Compressed)
+        else _dense(names[0], module, reasons, seen)
+        for module, names in layers_of(model).items()
+    )
     tensors, _ = file_content(model)
     stored = sum(tensor.nbytes for tensor in tensors.values())
-    dense = compression.dense_bytes
-    if dense is None:  # what the layers would take, and all that belongs to none
-        others = sum(layer.dense_bytes - layer.stored_bytes for layer in layers)
-        held = {id(t): t for t in [*model.parameters(), *model.buffers()]}
-        dense = sum(t.numel() * t.element_size() for t in held.values()) + others
-    return ModelReport(tuple(layers), dense, stored)
+    return ModelReport(layers, _dense_bytes(model), stored)
 
 
-def _layer(name: str, module: nn.Module, compression: Compression, seen: set[int]) -> LayerReport:
-    if isinstance(module, Compressed):
-        return _compressed(name, module, seen)
-    parameters = [p for p in module._parameters.values() if p is not None]
-    size = sum(p.numel() * p.element_size() for p in parameters if id(p) not in seen)
-    seen.update(id(p) for p in parameters)
-    reason = compression.left.get(name) or why_not(module) or "not compressed yet"
+def _dense_bytes(model: nn.Module) -> int:
+    """Of all parameters and buffers, if the compressed layers were dense; shared ones once."""
+    sizes: dict[Hashable, int] = {}
+    for module in model.modules():
+        tensors = {**module._parameters, **module._buffers}
+        if isinstance(module, Compressed):
+            del tensors["values"]
+            dense = math.prod(module.shape) * module.dtype.itemsize
+            sizes[identity(module.weight_blob)] = dense
+            del tensors[BLOB]
+        sizes.update({identity(t): nbytes(t) for t in tensors.values() if t is not None})
+    return sum(sizes.values())
+
+
+def _dense(
+    name: str, module: nn.Module, reasons: Mapping[str, str], seen: set[Hashable]
+) -> LayerReport:
+    parameters = own_parameters(module)
+    size = sum(nbytes(p) for p in parameters if identity(p) not in seen)
+    seen.update(identity(p) for p in parameters)
     return LayerReport(
         name=name,
-        kind=type(module).__name__,
-        weights=sum(p.numel() for p in parameters),
+        kind=dense_type_of(module).__name__,
+        weights=sum(0 if is_lazy(p) else p.numel() for p in parameters),
         dense_bytes=size,
         stored_bytes=size,
         compressed=False,
-        reason=reason,
+        reason=reasons.get(name) or why_not(module) or "not compressed yet",
     )
 
 
-def _compressed(name: str, module: Compressed, seen: set[int]) -> LayerReport:
+def _compressed(name: str, module: Compressed, seen: set[Hashable]) -> LayerReport:
     info = module.info
-    first = id(module.weight_blob) not in seen
-    seen.add(id(module.weight_blob))
+    first = identity(module.weight_blob) not in seen
+    seen.add(identity(module.weight_blob))
     return LayerReport(
         name=name,
         kind=module._dense_type.__name__,
