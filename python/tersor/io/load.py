@@ -142,12 +142,23 @@ def _swap_layers(
     for module, name in plan.layers.items():
         layer = made[module]
         device = _device_of(module)
-        layer.set_blob(content.blobs[name].to(device))
+        _give_blob(layer, content.blobs[name].to(device))
         layer.precision = precision or content.records.of(name).precision
         layer.relative_error = None
         if module in plan.fused:
             plan.fused[module].fuse_into(layer)
     return swap_modules(model, lambda module, _: made.get(module))
+
+
+def _give_blob(layer: Compressed, blob: torch.Tensor) -> None:
+    """Makes a layer run from a blob; a codebook that trains takes the new values."""
+    values, layer.values = layer.values, None
+    layer.set_blob(blob)
+    if values is not None:
+        trained = layer.train_values()
+        if trained.shape == values.shape:  # optimizers know the old parameter
+            layer.values = values
+            values.copy_(trained)
 
 
 def _device_of(module: nn.Module) -> torch.device:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 import torch
+from torch.nn.parameter import is_lazy
 
 from tersor.codec.blob import SUFFIX, encode_blob
 from tersor.codec.encode import compress_weight, decompress_weight
@@ -49,6 +50,8 @@ def check_storable(value: object, name: str) -> None:
             f"{name}: a {type(value).__name__} is not a tensor and cannot be saved; let "
             "get_extra_state() return a tensor, for example of the uint8 bytes of its JSON"
         )
+    if is_lazy(value):
+        raise ValueError(f"{name}: cannot be saved: it is not initialized; run the model once")
     if value.layout != torch.strided or value.dtype not in DTYPES:
         raise ValueError(
             f"{name}: a tensor of {value.dtype} in {value.layout} cannot be saved: safetensors "

@@ -148,17 +148,6 @@ class Compressed(nn.Module):
         if shape != self.shape:
             raise ValueError(f"the blob has shape {list(shape)}, the weight {list(self.shape)}")
         self._buffers[BLOB] = blob
-        if self.values is not None:
-            self._renew_values(self.values)
-
-    def _renew_values(self, values: nn.Parameter) -> None:
-        """Gives the parameter of the codebook the values of a new blob."""
-        self.values = None
-        trained = self.train_values()
-        if trained.shape == values.shape:  # optimizers know the old parameter
-            with torch.no_grad():
-                self.values = values
-                values.copy_(trained)
 
     def _stored(self) -> torch.Tensor:
         """The blob on the CPU.
@@ -329,7 +318,11 @@ class Compressed(nn.Module):
             error_msgs,
         )
         if values is not None:
-            self._renew_values(values)
+            trained = self.train_values()
+            if trained.shape == values.shape:  # optimizers know the old parameter
+                with torch.no_grad():
+                    self.values = values
+                    values.copy_(trained)
 
     def _misfit(self, blob: Any) -> str | None:
         """Why a tensor cannot be the blob of this layer."""

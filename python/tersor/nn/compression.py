@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from tersor._names import joined
 from tersor.config import Config
@@ -41,7 +42,7 @@ def remember(
     frozen = set(before.frozen)
     if freeze:
         for name, parameter in model.named_parameters():
-            if parameter.requires_grad:
+            if parameter.requires_grad and not is_lazy(parameter):
                 parameter.requires_grad_(False)
                 frozen.add(name)
     model.__dict__[_ATTRIBUTE] = Compression(config, dict(left), frozenset(frozen))

@@ -19,6 +19,7 @@ from tersor.nn.base import Compressed
 from tersor.nn.conv import CompressedConv2d, pixels_of_padding
 from tersor.nn.linear import CompressedLinear
 from tersor.nn.recomputed import dense_type_of
+from tersor.nn.wrappers import renew_compiled
 
 # Elements of the patches of a convolution that are unfolded at a time: 64 MB of float32.
 _CHUNK = 1 << 24
@@ -175,4 +176,5 @@ def swap_modules(
             return new
         parent, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent), attribute, new)
+        renew_compiled(model.get_submodule(parent))
     return model

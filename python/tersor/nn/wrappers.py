@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
 
@@ -20,6 +22,16 @@ def unwrapped(model: nn.Module) -> nn.Module:
     while (name := _inner(model)) is not None:
         model = model.get_submodule(name)
     return model
+
+
+def renew_compiled(module: nn.Module) -> None:
+    """Lets what ``torch.compile`` made call the module that is in it now.
+
+    It holds on to the call of the module that it was made of.
+    """
+    if "_orig_mod" in module._modules:
+        state: Any = module
+        state.__setstate__(state.__getstate__())
 
 
 def wrapper_prefix(model: nn.Module) -> str:

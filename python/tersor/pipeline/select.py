@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from tersor._names import joined, matches, near, without_wrappers
+from tersor._names import joined, matches, near
 from tersor._validation import as_float32
 from tersor.config import Config, LayerConfig
 from tersor.io.state_dict import storage_key
@@ -18,6 +18,7 @@ from tersor.nn.base import Compressed
 from tersor.nn.layers import layers_of, nbytes, own_parameters
 from tersor.nn.recomputed import plain_copy
 from tersor.nn.registry import handler_of, swap_modules, why_not
+from tersor.nn.wrappers import plain_name
 from tersor.pipeline.records import Selection, WeightRecord
 
 FilterFunction = Callable[[nn.Module, str], bool]
@@ -74,7 +75,7 @@ def _checked_overrides(
     """
     checked = []
     for pattern, settings in config.named_overrides:
-        forms = (pattern, without_wrappers(pattern), without_wrappers(pattern, "module."))
+        forms = (pattern, plain_name(pattern, "_orig_mod."), plain_name(pattern, "module."))
         found: list[nn.Module] = []
         for form in dict.fromkeys(forms):
             found = [module for module, names in layers.items() if matches(form, names)]
@@ -197,7 +198,7 @@ def _give_importance(
     }
     given: dict[nn.Module, Any] = {}
     for name, value in importance.items():
-        forms = (name, without_wrappers(name), without_wrappers(name, "module."))
+        forms = (name, plain_name(name, ""), plain_name(name, "module."))
         plain = next((form for form in forms if form in weights), None)
         if plain is None:
             raise ValueError(f"importance: no weight is named '{name}'{near(name, weights)}")
