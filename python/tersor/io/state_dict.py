@@ -87,6 +87,8 @@ def to_torch(view: container.TensorView) -> torch.Tensor:
     """
     if view.dtype not in _TORCH:
         raise ValueError(f"{view.name}: torch has no type for {view.dtype}")
+    if not view.nbytes:  # no bytes can be viewed as another type
+        return torch.empty(view.shape, dtype=_TORCH[view.dtype])
     raw = torch.from_numpy(np.array(view.bytes()))
     return raw.view(_TORCH[view.dtype]).reshape(view.shape)
 

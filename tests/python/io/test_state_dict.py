@@ -49,6 +49,13 @@ def test_a_lazy_view_is_saved_as_the_numbers_that_it_shows(value: torch.Tensor) 
     assert torch.equal(back, value)
 
 
+@pytest.mark.parametrize("shape", [(0,), (3, 0), (0, 2)], ids=str)
+def test_a_tensor_without_elements_comes_back(shape: tuple[int, ...], tmp_path: Path) -> None:
+    container.write_file(tmp_path / "f", *file_tensors({"x": torch.empty(shape)}))
+    back = to_torch(container.open(tmp_path / "f").tensors["x"])
+    assert (back.shape, back.dtype) == (shape, torch.float32)
+
+
 @pytest.mark.parametrize("shape", [(0,), (1,), (1, 1)], ids=str)
 def test_a_tensor_of_one_element_may_have_any_stride(shape: tuple[int, ...]) -> None:
     value = torch.ones(()).as_strided(shape, (0,) * len(shape))
