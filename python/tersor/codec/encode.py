@@ -43,7 +43,8 @@ def compress_weight(
 ) -> CompressedTensor:
     """Prunes, quantizes and encodes one weight.
 
-    A weight with at most ``settings.codebook_size`` distinct non-zero values is kept exactly.
+    A weight with at most ``settings.codebook_size`` distinct non-zero values is kept exactly; where
+    that is None, one with at most 255.
 
     Args:
         weight: torch tensor or array of any float type, ``[rows, ...]``.

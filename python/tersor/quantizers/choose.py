@@ -28,6 +28,27 @@ def _distinct_values(
     return (distinct, number) if len(distinct) <= limit else None
 
 
+def own_codebook(
+    values: npt.NDArray[np.float32], settings: LayerConfig, dimensions: int
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.intp]] | None:
+    """The codebook that a weight has already, where the settings keep it.
+
+    Args:
+        values: float32 ``[n]``: the weights that are kept.
+        settings: without a number, up to 255 entries are kept; a codebook size, and ``bits``, allow
+            as many as others get, and a penalty none.
+        dimensions: of the weight.
+
+    Returns:
+        The distinct values, and the index of each weight; None = they are to be quantized.
+    """
+    if settings.penalty is not None:
+        return None
+    chosen = (settings.codebook_size, settings.bits) != (None, None)
+    limit = codebook_size_of(settings, dimensions) if chosen else MAX_CODEBOOK_SIZE
+    return _distinct_values(values, limit)
+
+
 def codebook_size_of(settings: LayerConfig, dimensions: int) -> int:
     """Maximum number of non-zero codebook entries for a weight with this many dimensions."""
     return settings.codebook_size or (15 if dimensions <= 2 else 255)
@@ -60,11 +81,7 @@ def quantize_weight(
     limit = codebook_size_of(settings, weight.ndim)
     weights, masks = {name: weight}, {name: kept}
     by_name = None if importance is None else {name: as_float32(importance, f"{name}: importance")}
-    # A weight that is quantized already keeps its codebook, whatever size others would get.
-    chosen = (settings.codebook_size, settings.bits) != (None, None)
-    exact = None
-    if settings.penalty is None:
-        exact = _distinct_values(weight[kept], limit if chosen else MAX_CODEBOOK_SIZE)
+    exact = own_codebook(weight[kept], settings, weight.ndim)
     if exact is not None:
         distinct, number = exact
         check(weights, by_name)
