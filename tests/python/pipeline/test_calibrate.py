@@ -1,0 +1,97 @@
+"""Weights that are compensated in place, and given back where a call only looks or fails."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from networks import LanguageModel, bytes_of, two_linears, vectors, words
+from torch import nn
+
+import tersor
+from tersor import Config, LayerConfig
+from tersor.pipeline.compress import fit
+
+
+def batches() -> list[torch.Tensor]:
+    return [vectors() + i for i in range(8)]
+
+
+@pytest.mark.parametrize("config", [Config(density=0.4), Config(target_ratio=10)])
+@pytest.mark.parametrize("tied", [False, True])
+def test_looking_changes_nothing(config: Config, tied: bool) -> None:
+    model = two_linears(tied=tied)
+    before, modules = bytes_of(model), dict(model.named_modules())
+    tersor.estimate(model, config, data=batches())
+    fit(model, config, data=batches())
+    assert bytes_of(model) == before
+    assert dict(model.named_modules()) == modules
+    assert all(p.requires_grad for p in model.parameters())
+
+
+@pytest.mark.parametrize("where", ["evaluate", "progress"])
+def test_an_error_in_the_middle_changes_nothing(where: str) -> None:
+    model = two_linears()
+    before, modules = bytes_of(model), dict(model.named_modules())
+
+    def fail(_: Any) -> float:
+        raise KeyboardInterrupt
+
+    config = Config(max_drop=0.1) if where == "evaluate" else Config()
+    with pytest.raises(KeyboardInterrupt):
+        tersor.compress_(
+            model,
+            config,
+            data=batches(),
+            evaluate=fail if where == "evaluate" else None,
+            progress=fail if where == "progress" else None,
+        )
+    assert bytes_of(model) == before
+    assert dict(model.named_modules()) == modules
+
+
+def test_an_iterator_is_read_once() -> None:
+    def once() -> Iterator[torch.Tensor]:
+        yield from batches()
+
+    config = Config(linear=LayerConfig(density=0.3))
+    models = [tersor.compress_(two_linears(), config, data=data) for data in (batches(), once())]
+    assert bytes_of(models[0]) == bytes_of(models[1])
+
+
+def test_a_tied_embedding_is_bit_identical_and_the_file_is_not_larger(tmp_path: Any) -> None:
+    torch.manual_seed(0)
+    model: Any = LanguageModel()
+    before = model.embedding.weight.detach().clone()
+    tersor.save(model, tmp_path / "dense")
+    tersor.compress_(model, Config(density=0.3), data=[words()])
+    tersor.save(model, tmp_path / "small")
+    assert torch.equal(model.embedding.weight, before)
+    assert model.head.weight is model.embedding.weight
+    assert (tmp_path / "small").stat().st_size < (tmp_path / "dense").stat().st_size
+
+
+def test_the_error_is_that_against_the_weight_from_before() -> None:
+    model: Any = two_linears()
+    dense = model[0].weight.detach().clone()
+    tersor.compress_(model, Config(linear=LayerConfig(density=0.3)), data=batches())
+    error = (model[0].dense_weight() - dense).norm() / dense.norm()
+    assert tersor.report(model).layers[0].relative_error == pytest.approx(float(error), rel=1e-5)
+
+
+def test_a_layer_that_no_input_reaches_is_quantized_without_compensation() -> None:
+    class Branch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused = two_linears()[0], two_linears()[2]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y: torch.Tensor = self.used(x)
+            return y
+
+    model: Any = tersor.compress_(Branch(), data=batches())
+    alone: Any = tersor.compress_(Branch())
+    assert torch.equal(model.unused.weight_blob, alone.unused.weight_blob)
+    assert not torch.equal(model.used.weight_blob, alone.used.weight_blob)
