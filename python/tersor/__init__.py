@@ -82,7 +82,7 @@ __getattr__ = lazy_exports(
         "reporting": "tersor.reporting",
         "search": "tersor.search",
         "training": "tersor.training",
-        **{old: f"tersor.{old}" for old in _renamed.MODULES},
+        **{old: f"tersor.{old}" for old in _renamed.MODULES if "." not in old},
     },
 )
 _renamed.install()

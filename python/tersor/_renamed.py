@@ -16,12 +16,14 @@ from typing import Any, TypeVar
 # Modules of tersor as they were named up to version 0.1, and the modules that hold their content.
 MODULES: dict[str, tuple[str, ...]] = {
     "budget": ("search.rate_distortion",),
+    "checks": ("_validation",),
     "checkpoint": ("io.checkpoint", "io.load"),
     "compress": ("pipeline.compress", "pipeline.select", "nn.registry"),
     "container": ("io.container",),
     "conv": ("kernels.conv",),
     "csr": ("codec.csr",),
     "ecsq": ("quantizers.ecsq",),
+    "fuse": ("nn.fuse",),
     "hessian": ("calibration.sensitivity",),
     "huffman": ("codec.huffman",),
     "isa": ("kernels.isa",),
@@ -29,6 +31,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "layer": ("codec.blob", "kernels.spmm"),
     "methods": ("quantizers.base", "quantizers.kmeans", "quantizers.uniform", "quantizers.ecsq"),
     "moments": ("calibration.statistics",),
+    "nn.compressed": ("nn.base",),
     "obs": ("calibration.compensation",),
     "prune": ("pruning.masks", "pruning.schedules"),
     "quantize": ("codec.encode", "pruning.magnitude", "quantizers.choose", "_validation"),
@@ -39,25 +42,32 @@ MODULES: dict[str, tuple[str, ...]] = {
     "units": ("pruning.neurons",),
 }
 
-# Functions and classes: old name -> new name, in the modules above.
+# Functions, classes and constants: old name -> new name, in the modules above.
 SYMBOLS = {
     "Layer": "CompressedTensor",
+    "budget.Layer": "SearchLayer",
     "LayerInfo": "BlobInfo",
     "Moments": "InputStatistics",
+    "MAX_VALUES": "MAX_CODEBOOK_SIZE",
     "MovingCodes": "TrainedAssignments",
     "Sharing": "Quantized",
+    "bits_of": "entropy_of_settings",
     "decode_layer": "decode_blob",
     "decompress_layer": "decompress_weight",
     "encode_layer": "encode_blob",
+    "encode_shared": "encode_smallest",
     "input_moments": "input_statistics",
     "inspect_layer": "inspect_blob",
     "is_layer": "is_blob",
     "pack_layer": "pack_blob",
     "remove_dead_units_": "remove_dead_neurons_",
+    "share_by": "quantize_by",
     "share_ecsq": "quantize_ecsq",
     "share_kmeans": "quantize_kmeans",
     "share_uniform": "quantize_uniform",
+    "share_weight": "quantize_weight",
     "sort_units_": "sort_neurons_",
+    "values_of": "codebook_size_of",
 }
 
 
@@ -74,7 +84,7 @@ class _OldModule(types.ModuleType):
         old = self.__name__.removeprefix("tersor.")
         for new in MODULES[old]:
             module = importlib.import_module(f"tersor.{new}")
-            for candidate in (name, SYMBOLS.get(name, "")):
+            for candidate in (name, SYMBOLS.get(f"{old}.{name}", SYMBOLS.get(name, ""))):
                 if candidate and hasattr(module, candidate):
                     _warn(f"{self.__name__}.{name}", f"tersor.{new}.{candidate}", 2)
                     return getattr(module, candidate)
@@ -87,7 +97,7 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
     ) -> importlib.machinery.ModuleSpec | None:
-        package, _, name = fullname.rpartition(".")
+        package, _, name = fullname.partition(".")
         if package != "tersor" or name not in MODULES:
             return None
         return importlib.machinery.ModuleSpec(fullname, self)
@@ -103,6 +113,23 @@ def install() -> None:
     """Makes the old modules importable, once."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
+
+
+def renamed_names(module: str, **names: str) -> Callable[[str], Any]:
+    """The function ``__getattr__`` of a module that stays, for old names of its content.
+
+    Args:
+        module: its name.
+        names: by the old name, the new one.
+    """
+
+    def get(name: str) -> Any:
+        if name not in names:
+            raise AttributeError(f"module '{module}' has no attribute '{name}'")
+        _warn(f"{module}.{name}", f"{module}.{names[name]}", 2)
+        return getattr(sys.modules[module], names[name])
+
+    return get
 
 
 _Class = TypeVar("_Class", bound=type)

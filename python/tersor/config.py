@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from tersor._names import matches, near
-from tersor._renamed import moved_fields, renamed_fields
+from tersor._renamed import moved_fields, renamed_fields, renamed_names
 
 Kind = Literal["shared_fp32", "shared_fp16", "plain_fp32", "plain_fp16"]
 Method = Literal["kmeans", "uniform", "ecsq"]
@@ -24,6 +24,7 @@ KINDS: tuple[Kind, ...] = get_args(Kind)
 METHODS: tuple[Method, ...] = get_args(Method)
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+__getattr__ = renamed_names(__name__, MODES="ALGORITHMS")
 
 _NAMED: dict[str, tuple[str, ...]] = {
     "kind": KINDS,
@@ -77,9 +78,9 @@ class LayerConfig:
     def __post_init__(self) -> None:
         _check_numbers(self, codebook_size=int, index_bits=int)
         _check_numbers(self, density=float, threshold=float, bits=float, penalty=float)
-        for name in ("prune", "flat"):
-            if getattr(self, name) not in (None, True, False):
-                raise ValueError(f"{name} must be true or false, not {getattr(self, name)!r}")
+        for name, value in (("prune", self.prune), ("flat", self.flat or False)):
+            if not isinstance(value, bool):
+                raise ValueError(f"{name} must be true or false, not {value!r}")
         for name, names in _NAMED.items():
             if getattr(self, name) not in names:
                 raise ValueError(f"{name} {getattr(self, name)!r} is none of {', '.join(names)}")

@@ -22,7 +22,13 @@ from tersor.pipeline.prune import spread_density
 from tersor.pipeline.quantize import share_one_codebook_
 from tersor.pipeline.records import Selection
 from tersor.pipeline.search import Evaluate, Target, search, target_of, with_settings
-from tersor.pipeline.select import FilterFunction, select, swap_plain_, tensor_bytes
+from tersor.pipeline.select import (
+    FilterFunction,
+    select,
+    swap_plain_,
+    swap_plain_back_,
+    tensor_bytes,
+)
 from tersor.pipeline.swap import compressed_modules, swap_, swapped
 
 
@@ -79,7 +85,8 @@ def compress_(
         if target is not None:
             with swapped(model, swaps) as compressed:
                 target.check(compressed)
-        model = swap_(model, swaps)
+        # Layers that stayed dense stay what they were, also where their weight is computed.
+        model = swap_plain_back_(swap_(model, swaps), selection)
     remember(model, config, selection.left, freeze=not trainable)
     return model
 
@@ -93,7 +100,7 @@ def _undone_on_error(model: nn.Module, selection: Selection) -> Iterator[None]:
     except BaseException:
         for record in records:
             record.restore()
-        swap_plain_(model, selection, back=True)
+        swap_plain_back_(model, selection)
         raise
 
 
@@ -242,7 +249,7 @@ def _selected(
     finally:
         for record in records:
             record.restore()
-        swap_plain_(plain, selection, back=True)
+        swap_plain_back_(plain, selection)
 
 
 def fit(

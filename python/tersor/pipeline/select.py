@@ -213,12 +213,15 @@ def _give_importance(
                 break
 
 
-def swap_plain_(model: nn.Module, selection: Selection, *, back: bool = False) -> nn.Module:
-    """Puts the plain copies in the places of layers whose weight is computed, or these back."""
-    swaps = {b: a for a, b in selection.plain.items()} if back else selection.plain
-    if not swaps:
-        return model
-    return swap_modules(model, lambda module, _: swaps.get(module))
+def swap_plain_(model: nn.Module, selection: Selection) -> nn.Module:
+    """Puts the plain copies in the places of layers whose weight is computed."""
+    return swap_modules(model, lambda module, _: selection.plain.get(module))
+
+
+def swap_plain_back_(model: nn.Module, selection: Selection) -> nn.Module:
+    """Puts the layers back that plain copies, where they are still in the model, stand for."""
+    originals = {plain: module for module, plain in selection.plain.items()}
+    return swap_modules(model, lambda module, _: originals.get(module))
 
 
 def tensor_bytes(model: nn.Module) -> int:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from networks import WIDTH, bytes_of, two_linears, vectors
 from torch import nn
+from torch.nn.utils import prune
 
 import tersor
 from tersor import Config, LayerConfig
@@ -175,6 +176,20 @@ def test_what_would_grow_stays_as_it_is(
     reasons = [layer.reason or "" for layer in tersor.report(model).layers]
     assert [reason.startswith("would not get smaller") for reason in reasons] == [True, True, False]
     assert estimate.left.keys() == {"0", "1"}
+
+
+@pytest.mark.parametrize("root", [False, True])
+def test_a_layer_whose_weight_is_computed_stays_so_where_it_would_grow(root: bool) -> None:
+    layer = nn.Linear(4, 4)
+    prune.l1_unstructured(layer, "weight", 0.5)
+    model = layer if root else nn.Sequential(layer, nn.Linear(4, 400))
+    before = bytes_of(model)
+    made = tersor.compress_(model)
+    assert (made if root else made[0]) is layer
+    assert {name: bytes_of(layer)[name] for name in bytes_of(layer)} == {
+        name.removeprefix("0."): value for name, value in before.items() if name[:2] != "1."
+    }
+    assert prune.is_pruned(layer)
 
 
 def test_a_target_counts_layers_that_would_grow_as_they_stay(tmp_path: Path) -> None:
