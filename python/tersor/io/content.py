@@ -60,6 +60,8 @@ def _check_size(file: container.File, max_bytes: int) -> None:
             )
 
 
+# Tensors that are made in inference mode could never be trained.
+@torch.inference_mode(False)
 def read_content(path: str | os.PathLike[str], max_bytes: int | None) -> Content:
     """Everything of a file, each tensor copied once, all hashes checked.
 

@@ -33,9 +33,8 @@ def fill_(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> list[str]:
         if target is None or not target.is_meta:
             copied[state.get(name, name)] = value
         elif id(target) not in new:
-            own = value.clone() if id(value) in used else value
+            new[id(target)] = _like(target, value, copy=id(value) in used)
             used.add(id(value))
-            new[id(target)] = _like(target, own)
     for module in model.modules():
         for table in (module._parameters, module._buffers):
             for leaf, old in table.items():
@@ -54,10 +53,10 @@ def _target(model: nn.Module, modules: Mapping[str, str], name: str) -> torch.Te
     return module._parameters.get(leaf, module._buffers.get(leaf))
 
 
-def _like(target: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+def _like(target: torch.Tensor, value: torch.Tensor, *, copy: bool) -> torch.Tensor:
     """A value with the dtype of its target, as a parameter where that is one."""
     with torch.inference_mode(False):
-        made = value.to(target.dtype)
+        made = value.to(target.dtype, copy=copy)
         if isinstance(target, nn.Parameter):
             return nn.Parameter(made, target.requires_grad)
         return made

@@ -65,6 +65,7 @@ class Plan:
     problems: list[str] = field(default_factory=list)
 
 
+@torch.inference_mode(False)  # as what is read
 def plan_loading(content: Content, model: nn.Module, strict: bool) -> Plan:
     """Decides which layers run compressed; blobs of others become dense tensors of the content.
 

@@ -448,6 +448,26 @@ def test_a_loaded_model_is_frozen_unless_it_is_to_be_trained(tmp_path: Path) -> 
     assert all(p.requires_grad for p in tersor.load(path, Net(), trainable=True).parameters())
 
 
+@pytest.mark.parametrize("meta", [False, True])
+@pytest.mark.parametrize("supported", [False, True])
+def test_a_model_that_is_loaded_in_inference_mode_can_be_trained(
+    meta: bool, supported: bool, tmp_path: Path
+) -> None:
+    path = saved(tersor.compress_(two_linears(tied=True)), tmp_path)
+
+    def build() -> nn.Module:
+        other = nn.Linear(WIDTH, WIDTH) if supported else Doubled(WIDTH, WIDTH)
+        return nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(), other)
+
+    target = on_meta(build) if meta else build()
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = tersor.load_model(path, target)
+    loaded.requires_grad_(True)
+    loaded(vectors()).sum().backward()
+    assert all(p.grad is not None for p in loaded.parameters())
+
+
 def test_loading_warns_of_nothing_else(tmp_path: Path) -> None:
     path = saved(tersor.compress_(net()), tmp_path)
     with warnings.catch_warnings():
