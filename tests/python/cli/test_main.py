@@ -104,7 +104,7 @@ def test_not_finite_weights_name_the_layer(tmp_path: Path, fails: Fails) -> None
     weight = np.ones((4, 4))
     weight[1, 2] = np.nan
     container.write_file(path, {"deep.fc.weight": f32(weight)})
-    assert "deep.fc.weight" in fails("compress", path, "-o", out)
+    assert f"{path}: deep.fc.weight: " in fails("compress", path, "-o", out)
     assert not out.exists()
 
 
