@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import struct
 import subprocess
 import sys
-import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -200,39 +202,48 @@ for content in itertools.cycle(contents):
 """
 
 
-def _kill_a_saver(target: Path, after: float) -> None:
-    """A process that saves again and again is killed, seconds after it has begun."""
+def _kill_a_saver(target: Path, moment: Callable[[], bool]) -> None:
+    """A process that saves again and again is killed at a moment that can be seen from outside."""
     with subprocess.Popen(
         [sys.executable, "-c", _SAVE_FOREVER, target], stdout=subprocess.PIPE
     ) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"ready\n"
-        time.sleep(after)
+        while not moment():
+            assert child.poll() is None
         child.kill()
+
+
+def _is_being_written(target: Path, least: int) -> bool:
+    """Whether so many bytes stand in the file that is renamed over the target."""
+    try:
+        return target.with_name(target.name + ".tmp").stat().st_size >= least
+    except FileNotFoundError:
+        return False
 
 
 def test_a_kill_at_any_moment_leaves_the_old_file_or_the_new_one(tmp_path: Path) -> None:
     target = tmp_path / "f"
     container.write_file(target, {"x": Tensor("U8", (1 << 20,), np.full(1 << 20, 1, np.uint8))})
-    seen = set()
-    for attempt in range(20):
-        _kill_a_saver(target, 0.002 * attempt)
+
+    def is_replaced(before: int) -> bool:
+        return target.stat().st_ino != before
+
+    writing = [partial(_is_being_written, target, part << 18) for part in range(5)]
+    for moment in [*writing, partial(is_replaced, target.stat().st_ino)]:
+        _kill_a_saver(target, moment)
         file = container.open(target)
         file.verify()
         content = file.tensors["x"].bytes()
         assert content.size == 1 << 20
+        assert set(content[:1]) <= {1, 2}
         assert (content == content[0]).all()
-        seen.add(int(content[0]))
-    assert seen <= {1, 2}
 
 
 def test_what_a_killed_save_leaves_goes_with_the_next(tmp_path: Path) -> None:
     target = tmp_path / "f"
-    left = False
-    for attempt in range(20):
-        _kill_a_saver(target, 0.001 * attempt)
-        left = left or (tmp_path / "f.tmp").exists()
-    assert left  # twenty kills, most of them while a file was being written
+    while not (tmp_path / "f.tmp").exists():  # killed after it was seen writing, mostly before it
+        _kill_a_saver(target, partial(_is_being_written, target, 1))  # was done
     _write(target)
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
 
@@ -265,3 +276,65 @@ def test_a_name_that_leads_elsewhere_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"):
         _write(tmp_path / "f")
     assert (tmp_path / "other").read_text() == "kept"
+
+
+# ---- What the system refuses, and folders
+
+
+def test_what_the_system_refuses_is_an_os_error_with_the_path(tmp_path: Path) -> None:
+    _write(tmp_path / "f")
+    (tmp_path / "f").chmod(0)
+    user = os.geteuid()
+    folders = [tmp_path, *tmp_path.parents[:2]] if user == 0 else []
+    modes = [folder.stat().st_mode for folder in folders]
+    for folder in folders:
+        folder.chmod(0o755)
+    if user == 0:
+        os.seteuid(65534)  # the superuser is refused nothing
+    try:
+        with pytest.raises(PermissionError) as refused:
+            container.open(tmp_path / "f")
+    finally:
+        os.seteuid(user)
+        for folder, mode in zip(folders, modes, strict=True):
+            folder.chmod(mode)
+    assert refused.value.filename == str(tmp_path / "f")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("none", FileNotFoundError),
+        ("loop", OSError),
+        ("f/x", NotADirectoryError),
+        ("n" * 300, OSError),
+    ],
+)
+def test_other_refusals_have_the_path_too(tmp_path: Path, name: str, kind: type[OSError]) -> None:
+    _write(tmp_path / "f")
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(kind, match=name[:9]):
+        container.open(tmp_path / name)
+
+
+def test_a_pipe_is_no_file(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(OSError, match="pipe"):
+        container.open(tmp_path / "pipe")
+
+
+@pytest.mark.parametrize("others", [[], ["other.safetensors"]])
+def test_a_folder_with_a_model_is_that_model(tmp_path: Path, others: list[str]) -> None:
+    for name in ("model.safetensors", *others):
+        _write(tmp_path / name)
+    assert container.open(tmp_path).path == tmp_path / "model.safetensors"
+
+
+def test_a_folder_with_one_file_is_that_file_and_with_several_names_them(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no \.safetensors"):
+        container.open(tmp_path)
+    _write(tmp_path / "lora.safetensors")
+    assert list(container.open(tmp_path).tensors) == ["a.bias", "a.weight_blob", "empty", "large"]
+    _write(tmp_path / "another.safetensors")
+    with pytest.raises(FileNotFoundError, match=r"2 models \(another\.safetensors, lora"):
+        container.open(tmp_path)

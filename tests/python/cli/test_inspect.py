@@ -1,0 +1,24 @@
+"""The table of a file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from command_line import Run
+
+
+def test_inspect_counts_the_file(small: Path, works: Run) -> None:
+    data = json.loads(works("inspect", small, "--json", "--verify").stdout)
+    assert data["totals"]["file_bytes"] == small.stat().st_size
+    assert {row["name"] for row in data["layers"]} == {"fc.weight", "conv.weight"}
+    assert data["layers"][0]["density"] == pytest.approx(0.5, abs=0.01)
+    text = works("inspect", small, "--verify").stdout
+    assert "fc.weight" in text
+    assert text.endswith("all checksums OK\n")
+
+
+def test_inspect_opens_any_safetensors_file_and_a_folder_with_one(dense: Path, works: Run) -> None:
+    assert "total" in works("inspect", dense).stdout
+    assert works("inspect", dense.parent).stdout == works("inspect", dense).stdout
