@@ -1,7 +1,7 @@
 """Pruning while training: masks, schedules, and an optimizer that keeps pruned weights at zero.
 
-Under ``torchrun`` nothing more is needed: what masks and shared values are made of, weights,
-averaged gradients and the optimizer's moments, is the same on every rank.
+Under ``torchrun`` nothing more is needed: what masks and codebooks are made of, weights, averaged
+gradients and the optimizer's moments, is the same on every rank.
 
 Sources: Han et al. 2015 (arXiv 1506.02626), section 3; Zhu and Gupta 2017 (arXiv 1710.01878), the
 gradual schedule.
@@ -41,11 +41,11 @@ def density_masks(
         bool masks of the scores' shapes; exactly ``round(density * total)`` ones.
 
     Raises:
-        ValueError: a density is out of range or lacks, or a score is NaN or infinite.
+        ValueError: a density is out of range or missing, or a score is NaN or infinite.
     """
     if not isinstance(density, (int, float)):
-        if lacking := sorted(scores.keys() - density.keys()):
-            raise ValueError(f"no density is given for {lacking}")
+        if missing := sorted(scores.keys() - density.keys()):
+            raise ValueError(f"no density is given for {missing}")
         return {
             name: density_masks({name: score}, density[name])[name]
             for name, score in scores.items()
@@ -110,7 +110,7 @@ class Masks:
             ValueError: the names or a shape differ; no mask was replaced.
         """
         if missing := sorted(self.masks.keys() - state.keys()):
-            raise ValueError(f"the state lacks the masks of {missing}")
+            raise ValueError(f"missing masks in state_dict: {missing}")
         self.set(state)
 
     @torch.no_grad()
