@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -135,16 +134,6 @@ def test_inspect_opens_any_safetensors_file(dense: Path) -> None:
     done = tersor("inspect", dense)
     assert done.returncode == 0, done.stderr
     assert "total" in done.stdout
-
-
-def test_inspect_is_quick(small: Path) -> None:
-    def seconds() -> float:
-        start = time.perf_counter()
-        assert tersor("inspect", small).returncode == 0
-        return time.perf_counter() - start
-
-    # 0.3 s is the aim on an idle machine; the margin is for a busy one. torch alone takes more.
-    assert min(seconds() for _ in range(5)) < 0.6
 
 
 def test_decompress_gives_dense_tensors_back(dense: Path, small: Path, tmp_path: Path) -> None:
