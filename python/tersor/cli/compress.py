@@ -1,6 +1,6 @@
 """``tersor compress``: a dense model file to a compressed one, tensor by tensor.
 
-A selected tensor is read, compressed and let go of; what is left stays in the mapped file until it
+A selected tensor is read, compressed and released; what is left stays in the mapped file until it
 is written. The torch side is imported only where a torch checkpoint is read.
 """
 
@@ -279,7 +279,7 @@ class _Job:
         return rate_distortion.fit(items, measure, limit, size=True, progress=print)
 
     def write_shards(self, plan: Output) -> Report:
-        """Writes a checkpoint shard by shard; it never stands in memory as a whole."""
+        """Writes a checkpoint shard by shard; no more than one shard is in memory at once."""
         from tersor import __version__
         from tersor.reporting.file_report import report
 
