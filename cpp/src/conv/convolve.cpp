@@ -131,10 +131,10 @@ void convolve(const PackedMatrix& filters, const Geometry& g, FloatView x, std::
     for (std::size_t n = 0; n < batch; ++n) {
         const float* source =
             spmm::as_float(spmm::part_of(x, n * image_size, image_size), wide_image).data();
-        parallel_for(g.in_channels, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
+        parallel_for(g.in_channels, 1, threads, [&](std::size_t begin, std::size_t end) {
             fill_planes(g, planes, source, image.data(), begin, end);
         });
-        parallel_for(out_channels, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
+        parallel_for(out_channels, 1, threads, [&](std::size_t begin, std::size_t end) {
             for (std::size_t o = begin; o < end; ++o) {
                 float* sum = sums.data() + o * stride;
                 std::fill_n(sum, stride, out.bias.empty() ? 0.0F : out.bias[o]);

@@ -159,7 +159,7 @@ void sum_by_code(const PackedMatrix& packed, std::span<const float> x,
         const std::size_t vectors = std::min(panel_lanes, batch - first);
         to_panel(x.data() + first * layout.cols, layout.cols, vectors, x_panel.data());
         to_panel(gradient.data() + first * rows, rows, vectors, panel.data());
-        parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
+        parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) {
             for (std::size_t p = begin; p < end; ++p) {
                 const std::span own(lanes.data() + p * codes * panel_lanes, codes * panel_lanes);
                 double* total = totals.data() + p * codes;

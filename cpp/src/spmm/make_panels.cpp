@@ -125,7 +125,7 @@ Panels make_panels(const Rows16& rows16, std::uint32_t rows, std::uint32_t cols,
         entries.block_width != 0 ? entries.block_width : width_for(rows, cols, nonzeros);
     layout.tiles.resize((rows + tile_rows - 1) / tile_rows);
     std::vector<std::size_t> largest(layout.tiles.size());
-    parallel_for(layout.tiles.size(), 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
+    parallel_for(layout.tiles.size(), 1, threads, [&](std::size_t begin, std::size_t end) {
         for (std::size_t t = begin; t < end; ++t) {
             const std::size_t first_row = t * tile_rows;
             TileWriter writer(source, entries, layout.block_width, first_row,

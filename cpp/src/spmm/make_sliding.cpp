@@ -220,7 +220,7 @@ public:
                 return false;
             }
             std::atomic<bool> good{true};
-            for_each_of(count, [&](std::size_t i) noexcept {
+            for_each_of(count, [&](std::size_t i) {
                 if (!makers_[i].make(bounds[g + i], bounds[g + i + 1], totals, left,
                                      count == 1 ? &pairs_ : nullptr)) {
                     good.store(false, std::memory_order_relaxed);
@@ -233,8 +233,7 @@ public:
                 places.push_back(pairs_.size());
                 pairs_.grow(maker.made().pairs(), maker.nonzeros());
             }
-            for_each_of(count,
-                        [&](std::size_t i) noexcept { pairs_.put(makers_[i].made(), places[i]); });
+            for_each_of(count, [&](std::size_t i) { pairs_.put(makers_[i].made(), places[i]); });
         }
         pairs_.finish();
         return left == 0;
@@ -257,10 +256,9 @@ private:
 
     template <class Function>
     void for_each_of(std::size_t count, const Function& function) {
-        parallel_for(count, 1, static_cast<int>(threads_),
-                     [&](std::size_t begin, std::size_t end) noexcept {
-                         for (std::size_t i = begin; i < end; ++i) function(i);
-                     });
+        parallel_for(count, 1, static_cast<int>(threads_), [&](std::size_t begin, std::size_t end) {
+            for (std::size_t i = begin; i < end; ++i) function(i);
+        });
     }
 
     Source& source_;

@@ -66,7 +66,7 @@ void multiply_digit_panel(const PackedMatrix::Layout& layout, const Panels& pane
     const std::size_t tile_size = std::min(rows, tile_rows) * digit_lanes;
     support::AlignedBuffer<std::int32_t> sums(pieces * tile_size, support::Fill::none);
     support::AlignedBuffer<float> totals(pieces * tile_size, support::Fill::none);
-    parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
+    parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) {
         std::int32_t* sum = sums.data() + begin * tile_size;
         float* total = totals.data() + begin * tile_size;
         for (std::size_t t = tiles * begin / pieces; t < tiles * end / pieces; ++t) {
@@ -126,12 +126,11 @@ void multiply_panels(const PackedMatrix::Layout& layout, const Panels& panels, c
             fold = {fold.last, std::min(blocks, fold.last + blocks_per_fold)};
             const std::size_t column = fold.first * panels.block_width;
             const std::size_t columns = std::min(cols, fold.last * panels.block_width) - column;
-            parallel_for(columns, column_grain, threads,
-                         [&](std::size_t begin, std::size_t end) noexcept {
-                             kernel.transpose(source + column + begin, cols, vectors, end - begin,
-                                              panel.data() + begin * lanes, lanes);
-                         });
-            parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
+            parallel_for(columns, column_grain, threads, [&](std::size_t begin, std::size_t end) {
+                kernel.transpose(source + column + begin, cols, vectors, end - begin,
+                                 panel.data() + begin * lanes, lanes);
+            });
+            parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) {
                 for (std::size_t t = tiles * begin / pieces; t < tiles * end / pieces; ++t) {
                     const std::size_t first_row = t * tile_rows;
                     const std::size_t count = std::min(tile_rows, rows - first_row);

@@ -29,7 +29,7 @@ public:
         digits_ = support::AlignedBuffer<std::uint8_t>(x_tiles * count * plane);
         const auto pieces = std::min(ranges.size(), static_cast<std::size_t>(std::max(threads, 1)));
         support::AlignedBuffer<std::uint8_t> planes(pieces * count * stride);
-        parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
+        parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) {
             std::uint8_t* own = planes.data() + begin * count * stride;
             const std::size_t last = ranges.size() * end / pieces;
             for (std::size_t n = ranges.size() * begin / pieces; n < last; ++n) {
@@ -99,7 +99,7 @@ void multiply_tiles(const PackedMatrix::Layout& layout, const Tiles& tiles, Arit
         const DigitTiles digits(layout, tiles, arithmetic, vectors, ranges, threads);
         const TileOutputs products{own.products, layout.rows, row_sums.data(),
                                    finest || own.bias.empty() ? nullptr : own.bias.data()};
-        parallel_for(workers, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
+        parallel_for(workers, 1, threads, [&](std::size_t begin, std::size_t end) {
             const TileWork work{sums.data() + begin * sums_size,
                                 totals.data() + begin * totals_size};
             for (std::size_t p = pieces * begin / workers; p < pieces * end / workers; ++p) {

@@ -22,7 +22,7 @@ void gather_rows(const PackedMatrix::Layout& layout, const float* x, const Outpu
     const Kernels& kernel = kernels(layout.isa);
     const Rows16& rows16 = layout.rows16();
     float* y = out.products;
-    parallel_for(layout.rows, row_grain, threads, [&](std::size_t begin, std::size_t end) noexcept {
+    parallel_for(layout.rows, row_grain, threads, [&](std::size_t begin, std::size_t end) {
         for (std::size_t r = begin; r < end; ++r) y[r] = out.bias.empty() ? 0.0F : out.bias[r];
         for (std::size_t b = 0; b < rows16.blocks.size(); ++b) {
             kernel.multiply_vector(layout.view(rows16, b), x + b * block_columns, y, begin, end);
@@ -75,7 +75,7 @@ void multiply_fixed(const PackedMatrix::Layout& layout, const Sliding& sliding,
                                         starts.begin());
     };
     const float* bias = finest || out.bias.empty() ? nullptr : out.bias.data();
-    parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
+    parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) {
         kernel.multiply_sliding(sliding, weights, arithmetic, fixed.data(), ranges.size(), bias,
                                 out.products, slice_of_piece(begin), slice_of_piece(end));
     });
@@ -113,7 +113,7 @@ void multiply_rows16(const PackedMatrix::Layout& layout, const float* x, std::si
 
     for (std::size_t first = 0; first < batch; first += panel_lanes) {
         const std::size_t lanes = std::min(panel_lanes, batch - first);
-        parallel_for(cols, row_grain, threads, [&](std::size_t begin, std::size_t end) noexcept {
+        parallel_for(cols, row_grain, threads, [&](std::size_t begin, std::size_t end) {
             for (std::size_t lane = 0; lane < lanes; ++lane) {
                 const float* source = x + (first + lane) * cols;
                 for (std::size_t k = begin; k < end; ++k) {
@@ -121,7 +121,7 @@ void multiply_rows16(const PackedMatrix::Layout& layout, const float* x, std::si
                 }
             }
         });
-        parallel_for(rows, row_grain, threads, [&](std::size_t begin, std::size_t end) noexcept {
+        parallel_for(rows, row_grain, threads, [&](std::size_t begin, std::size_t end) {
             for (std::size_t r = begin; r < end; ++r) {
                 std::fill_n(sums.data() + r * panel_lanes, panel_lanes,
                             out.bias.empty() ? 0.0F : out.bias[r]);

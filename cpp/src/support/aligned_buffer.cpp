@@ -26,13 +26,14 @@ namespace {
 #define TERSOR_ADDRESS_SANITIZER 1
 #endif
 
-#if defined(__linux__) && !defined(TERSOR_ADDRESS_SANITIZER)
+#if defined(__linux__) && !defined(TERSOR_ADDRESS_SANITIZER) && !defined(TERSOR_HEAP_ALONE)
 /// Blocks of so many bytes lie beside others in huge pages.
 constexpr std::size_t shared_from = 4096;
 /// From here on the last huge page, which is the block's own, is small beside the others.
 constexpr std::size_t own_pages_from = 8 * huge_page;
 #else
-// Elsewhere nothing is known to be gained, and the sanitizer has to see each block's ends.
+// Elsewhere nothing is known to be gained, and the sanitizer has to see each block's ends, as a
+// test of what happens without memory has to see each block.
 constexpr std::size_t shared_from = SIZE_MAX;
 constexpr std::size_t own_pages_from = SIZE_MAX;
 #endif
