@@ -30,7 +30,7 @@ inline std::vector<Isa> isas_to_test() {
         if (available(isa)) {
             present.push_back(isa);
         } else {
-            std::cout << "[  SKIPPED ] this machine lacks " << name(isa) << '\n';
+            std::cout << "[   LACKS  ] not run, for this machine lacks " << name(isa) << '\n';
         }
     }
     return present;
