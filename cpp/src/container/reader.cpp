@@ -12,6 +12,7 @@
 #include "hash/xxh3.hpp"
 #include "support/little_endian.hpp"
 #include "tersor/container.hpp"
+#include "tersor/isa.hpp"
 
 #if defined(__unix__) || defined(__APPLE__)
 #define TERSOR_MMAP 1
@@ -300,6 +301,7 @@ File& File::operator=(File&&) noexcept = default;
 File::~File() = default;
 
 Result File::open(const std::string& path, File& file, std::size_t max_bytes) {
+    static_cast<void>(isa_in_use());  // a wrong level is told here: hashing does not throw
     auto content = std::make_unique<Content>();
     if (!content->file.open(path)) return {Status::io_error, 0};
     content->bytes = content->file.bytes();
@@ -309,6 +311,7 @@ Result File::open(const std::string& path, File& file, std::size_t max_bytes) {
 }
 
 Result File::parse(std::span<const std::uint8_t> bytes, File& file, std::size_t max_bytes) {
+    static_cast<void>(isa_in_use());
     auto content = std::make_unique<Content>();
     content->bytes = bytes;
     const Result result = content->parse(max_bytes);

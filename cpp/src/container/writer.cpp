@@ -13,6 +13,7 @@
 #include "hash/xxh3.hpp"
 #include "support/little_endian.hpp"
 #include "tersor/container.hpp"
+#include "tersor/isa.hpp"
 
 #if defined(__unix__) || defined(__APPLE__)
 #define TERSOR_POSIX 1
@@ -249,6 +250,7 @@ private:
 
 void write_file(const std::string& path, std::span<const TensorToWrite> tensors,
                 const Metadata& metadata, FileKind kind) {
+    static_cast<void>(isa_in_use());  // a wrong level is told here: hashing does not throw
     check(tensors);
     check(metadata);
     // Wide elements first, as the stock writer does, so that everything is aligned to its element.

@@ -8,6 +8,7 @@
 
 #include "dispatch/architecture.hpp"
 #include "dispatch/cpu_features.hpp"
+#include "dispatch/level.hpp"
 
 namespace tersor {
 namespace {
@@ -41,6 +42,14 @@ std::string available_names() {
     return list;
 }
 
+Isa best_level() noexcept {
+    Isa best = Isa::scalar;
+    for (const Isa isa : compiled) {
+        if (available(isa)) best = isa;
+    }
+    return best;
+}
+
 Isa first_choice() {
     if (const char* wanted = std::getenv("TERSOR_ISA"); wanted != nullptr && *wanted != '\0') {
         const std::optional<Isa> isa = isa_from_name(wanted);
@@ -51,11 +60,7 @@ Isa first_choice() {
         }
         return *isa;
     }
-    Isa best = Isa::scalar;
-    for (const Isa isa : compiled) {
-        if (available(isa)) best = isa;
-    }
-    return best;
+    return best_level();
 }
 
 }  // namespace
@@ -85,6 +90,11 @@ Isa isa_in_use() {
         level_in_use.store(level, std::memory_order_relaxed);
     }
     return static_cast<Isa>(level);
+}
+
+Isa dispatch::level() noexcept {
+    const int level = level_in_use.load(std::memory_order_relaxed);
+    return level != undecided ? static_cast<Isa>(level) : best_level();
 }
 
 void use_isa(Isa isa) {

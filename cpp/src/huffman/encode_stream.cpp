@@ -72,7 +72,7 @@ std::vector<std::uint8_t> blocks_body(const BlockCode& code, std::span<const std
 
 }  // namespace
 
-Histogram histogram(std::span<const std::uint8_t> symbols) noexcept {
+Histogram histogram(std::span<const std::uint8_t> symbols) {
     Histogram total{};
     encode_kernels(isa_in_use()).count_symbols(symbols.data(), symbols.size(), total.data());
     return total;
