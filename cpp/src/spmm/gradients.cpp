@@ -117,6 +117,9 @@ namespace {
 /// Entries of a code, on the average, that are added up in fp32 before they go on in double.
 constexpr std::uint64_t chain = 64;
 
+/// Rows from which a thread of their own, with sums of its own, is worth it.
+constexpr std::size_t piece_rows = 64;
+
 void to_panel(const float* from, std::size_t size, std::size_t vectors, float* panel) noexcept {
     for (std::size_t k = 0; k < size; ++k) {
         for (std::size_t lane = 0; lane < panel_lanes; ++lane) {
@@ -151,7 +154,8 @@ void sum_by_code(const PackedMatrix& packed, std::span<const float> x,
     const Rows16& rows16 = layout.rows16();
     support::AlignedBuffer<float> x_panel(layout.cols * panel_lanes, support::Fill::none);
     support::AlignedBuffer<float> panel(rows * panel_lanes, support::Fill::none);
-    const auto pieces = static_cast<std::size_t>(std::max(threads, 1));
+    const std::size_t pieces = std::clamp<std::size_t>(
+        rows / piece_rows, 1, static_cast<std::size_t>(std::max(threads, 1)));
     support::AlignedBuffer<float> lanes(pieces * codes * panel_lanes);
     std::vector<double> totals(pieces * codes);
 

@@ -61,7 +61,7 @@ void multiply_by_fixed(std::string_view name, Arithmetic arithmetic,
         std::array<Range, items_at_once> ranges;
         for (std::size_t n = 0; n < count; ++n) {
             ranges[n] = range_of(vectors + n * layout.cols, layout.cols);
-            check(fits_fixed_point(ranges[n]), name, "a vector does not fit fixed point");
+            check(fits_fixed_point(*sliding, ranges[n]), name, "a vector does not fit fixed point");
         }
         multiply_fixed(layout, *sliding, arithmetic, std::span(ranges).first(count), vectors,
                        out.past(first), threads);

@@ -32,7 +32,7 @@ int worthwhile_threads(const PackedMatrix& packed, std::size_t batch, int thread
 /// The cheapest arithmetic that meets the class for every row; none where fp32 has to do it.
 std::optional<Arithmetic> choose_arithmetic(const Sliding* layout, Precision precision,
                                             bool positive) noexcept {
-    if (layout == nullptr) return std::nullopt;
+    if (layout == nullptr || !fits_fixed_point(*layout)) return std::nullopt;
     if (precision == Precision::highest) {
         return layout->shape.digit_bits == 8 ? std::optional(finest_arithmetic) : std::nullopt;
     }
@@ -145,7 +145,7 @@ void multiply_vectors(const PackedMatrix::Layout& layout, const float* x, std::s
         std::size_t items = 0;
         while (items < std::min(items_at_once, batch - first)) {
             ranges[items] = range_of(vectors + items * layout.cols, layout.cols);
-            if (!arithmetic.has_value() || !fits_fixed_point(ranges[items])) break;
+            if (!arithmetic.has_value() || !fits_fixed_point(*sliding, ranges[items])) break;
             ++items;
         }
         if (arithmetic.has_value() && items > 0) {

@@ -47,7 +47,8 @@ void multiply_digit_panel(const PackedMatrix::Layout& layout, const Panels& pane
     const std::size_t rows = layout.rows;
     const std::size_t cols = layout.cols;
     const std::size_t stride = (cols + 63) / 64 * 64;
-    const Digits& weights = layout.sliding()->digits[0];
+    const Sliding& sliding = *layout.sliding();
+    const Digits& weights = sliding.digits[0];
     support::AlignedBuffer<std::uint8_t> digits(digit_lanes * stride);
     std::array<float, digit_lanes> units{};
     std::array<float, digit_lanes> lows{};
@@ -86,7 +87,8 @@ void multiply_digit_panel(const PackedMatrix::Layout& layout, const Panels& pane
             kernel.transpose(total, digit_lanes, count, ranges.size(), out.products + first_row,
                              rows);
             for (std::size_t n = 0; n < ranges.size(); ++n) {
-                if (fits_fixed_point(ranges[n])) out.finish(n, first_row, first_row + count);
+                if (fits_fixed_point(sliding, ranges[n]))
+                    out.finish(n, first_row, first_row + count);
             }
         }
     });
@@ -174,7 +176,7 @@ void multiply_digit_panels(const PackedMatrix::Layout& layout, const Panels& pan
         multiply_digit_panel(layout, panels, vectors, std::span(ranges).first(count), row_sums, own,
                              threads);
         for (std::size_t n = 0; n < count; ++n) {
-            if (fits_fixed_point(ranges[n])) continue;
+            if (fits_fixed_point(sliding, ranges[n])) continue;
             multiply_gathering(layout, vectors + n * layout.cols, own.past(n), threads);
         }
     }

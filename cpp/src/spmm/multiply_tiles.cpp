@@ -22,6 +22,7 @@ public:
                const float* x, std::span<const Range> ranges, int threads)
         : units_(ranges.size()), lows_(ranges.size()) {
         const Kernels& kernel = kernels(layout.isa);
+        const Sliding& sliding = *layout.sliding();
         const auto count = static_cast<std::size_t>(arithmetic.x_digits);
         const std::size_t plane = tiles.blocks * tile_bytes;
         const std::size_t stride = tiles.blocks * tile_columns;
@@ -33,9 +34,9 @@ public:
             std::uint8_t* own = planes.data() + begin * count * stride;
             const std::size_t last = ranges.size() * end / pieces;
             for (std::size_t n = ranges.size() * begin / pieces; n < last; ++n) {
-                if (!fits_fixed_point(ranges[n])) continue;
+                if (!fits_fixed_point(sliding, ranges[n])) continue;
                 const FixedScale scale =
-                    scale_of(ranges[n], arithmetic.x_digits, layout.sliding()->shape.digit_bits);
+                    scale_of(ranges[n], arithmetic.x_digits, sliding.shape.digit_bits);
                 units_[n] = scale.unit;
                 lows_[n] = ranges[n].low;
                 kernel.split_activations(x + n * layout.cols, layout.cols, ranges[n].low,
@@ -110,13 +111,14 @@ void multiply_tiles(const PackedMatrix::Layout& layout, const Tiles& tiles, Arit
                 if (finest) continue;
                 const std::size_t row_end = std::min<std::size_t>(layout.rows, last * group_rows);
                 for (std::size_t n = 0; n < count; ++n) {
-                    if (fits_fixed_point(ranges[n])) own.finish(n, group * group_rows, row_end);
+                    if (fits_fixed_point(sliding, ranges[n]))
+                        own.finish(n, group * group_rows, row_end);
                 }
             }
         });
         for (std::size_t n = 0; n < count; ++n) {
             const float* vector = vectors + n * layout.cols;
-            if (!fits_fixed_point(ranges[n])) {
+            if (!fits_fixed_point(sliding, ranges[n])) {
                 multiply_gathering(layout, vector, own.past(n), threads);
             } else if (finest) {
                 finish_fixed(layout, sliding, arithmetic, ranges[n], vector, own.past(n), threads);

@@ -16,6 +16,16 @@ constexpr std::size_t row_grain = 64;
 constexpr float smallest_range = 0x1p-90F;
 constexpr float largest_range = 0x1p100F;
 
+/// Sums of magnitudes of a row's weights up to which, and largest weights down to whose reciprocal,
+/// fixed point is tried.
+constexpr double usual_row = 0x1p100;
+
+/// Of the range of x and a row's sum of magnitudes: two terms of that size are added in fp32.
+constexpr double largest_sum = 0x1p126;
+
+/// Of the range of x and the largest weight: the unit of a product of two bytes is normal.
+constexpr double smallest_product = 0x1p-110;
+
 /// out.products = x W^T + bias for one vector that is finite.
 void gather_rows(const PackedMatrix::Layout& layout, const float* x, const Outputs& out,
                  int threads) {
@@ -32,9 +42,19 @@ void gather_rows(const PackedMatrix::Layout& layout, const float* x, const Outpu
 
 }  // namespace
 
-bool fits_fixed_point(const Range& range) noexcept {
+bool fits_fixed_point(const Sliding& layout) noexcept {
+    return layout.heaviest_row <= usual_row &&
+           (layout.heaviest_row == 0.0 || layout.largest_weight() >= 1.0 / usual_row);
+}
+
+bool fits_fixed_point(const Sliding& layout, const Range& range) noexcept {
     const float width = range.high - range.low;
-    return range.finite && (width == 0.0F || (width >= smallest_range && width <= largest_range));
+    if (!range.finite) return false;
+    if (width == 0.0F) return true;
+    const double largest_product = double{width} * layout.largest_weight();
+    return width >= smallest_range && width <= largest_range && fits_fixed_point(layout) &&
+           double{width} * layout.heaviest_row <= largest_sum &&
+           (largest_product == 0.0 || largest_product >= smallest_product);
 }
 
 void multiply_gathering(const PackedMatrix::Layout& layout, const float* x, const Outputs& out,
@@ -67,7 +87,8 @@ void multiply_fixed(const PackedMatrix::Layout& layout, const Sliding& sliding,
 
     // Pieces of equal work: slices differ in length, and are sorted by it.
     const std::vector<std::uint32_t>& starts = sliding.slice_starts;
-    const auto pieces = static_cast<std::size_t>(std::max(threads, 1));
+    const std::size_t pieces =
+        std::min(sliding.slices(), static_cast<std::size_t>(std::max(threads, 1)));
     const auto slice_of_piece = [&](std::size_t piece) {
         if (piece == pieces) return sliding.slices();
         const std::uint64_t work = std::uint64_t{starts.back()} * piece / pieces;
