@@ -5,14 +5,22 @@
 
 namespace tersor::hash {
 
-const Kernels& kernels() noexcept {
-    static const dispatch::KernelTable<Kernels> table{
+namespace {
+
+const dispatch::KernelTable<Kernels>& table() noexcept {
+    static const dispatch::KernelTable<Kernels> made{
         {Isa::scalar, install_scalar},
         {Isa::avx2, install_avx2},
         {Isa::avx512, install_avx512},
         {Isa::neon, install_neon},
     };
-    return table[dispatch::level()];
+    return made;
 }
+
+[[maybe_unused]] const auto& made_at_load = table();  // see KernelTable
+
+}  // namespace
+
+const Kernels& kernels() noexcept { return table()[dispatch::level()]; }
 
 }  // namespace tersor::hash

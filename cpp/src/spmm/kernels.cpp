@@ -26,4 +26,8 @@ const Kernels& kernels(Isa isa) {
     return table[isa];
 }
 
+namespace {
+[[maybe_unused]] const auto& made_at_load = kernels(Isa::scalar);  // see KernelTable
+}
+
 }  // namespace tersor::spmm
