@@ -107,6 +107,12 @@ void multiply(const PackedMatrix& packed, std::span<const float> x, std::size_t 
               std::span<const float> bias, std::span<float> y,
               Precision precision = Precision::high, int threads = 1);
 
+/// Makes what products with so many vectors in this class are computed from, on so many threads, so
+/// that the first of them does not wait for it. Products with other numbers of vectors, or of
+/// vectors that are not finite, may still make another layout when they come.
+void prepare(const PackedMatrix& packed, std::size_t batch, Precision precision = Precision::high,
+             int threads = 1);
+
 /// A way to compute products, one of those that `multiply` chooses among.
 struct KernelInfo {
     std::string_view name;

@@ -10,6 +10,7 @@
 #include "spmm/make_sliding.hpp"
 #include "spmm/pack_entries.hpp"
 #include "spmm/regime.hpp"
+#include "spmm/row_reader.hpp"
 #include "spmm/row_source.hpp"
 #include "tersor/spmm.hpp"
 
@@ -17,11 +18,13 @@ namespace tersor {
 
 namespace {
 
-/// A layout made of the fp32 kernels' one; where that is not there, of one that is not kept.
+/// A layout made of the rows of another that is there.
 template <class Make>
-auto from_rows16(const PackedMatrix::Layout& layout, const Make& make) {
-    if (const spmm::Rows16* made = layout.rows16_made.peek()) return make(*made);
-    return make(spmm::make_rows16(*layout.sliding_made.peek(), layout.rows, layout.cols));
+auto from_rows(const PackedMatrix::Layout& layout, const Make& make) {
+    if (const spmm::Rows16* made = layout.rows16_made.peek()) {
+        return make(spmm::Rows16Reader(*made));
+    }
+    return make(spmm::SlidingReader(*layout.sliding_made.peek()));
 }
 
 }  // namespace
@@ -84,11 +87,12 @@ const spmm::Rows16& PackedMatrix::Layout::rows16() const {
     return rows16_made.get([&] { return spmm::make_rows16(*sliding_made.peek(), rows, cols); });
 }
 
-const spmm::Sliding* PackedMatrix::Layout::sliding() const {
+const spmm::Sliding* PackedMatrix::Layout::sliding(int threads) const {
     if (!fits_sliding()) return nullptr;
     return &sliding_made.get([&] {
         spmm::Rows16Rows source(*rows16_made.peek(), cols, isa);
-        return spmm::make_sliding(source, rows, std::span(codebook.data(), codebook_size), isa, 1);
+        return spmm::make_sliding(source, rows, std::span(codebook.data(), codebook_size), isa,
+                                  threads);
     });
 }
 
@@ -99,32 +103,35 @@ const spmm::HighestRows& PackedMatrix::Layout::highest_rows() const {
     });
 }
 
-const spmm::Panels* PackedMatrix::Layout::panels() const {
-    if (codebook_size == 0 || rows == 0 || cols > spmm::max_panels_columns) return nullptr;
-    return &panels_made.get([&] { return make_panels_of(spmm::code_entries()); });
+const spmm::Panels* PackedMatrix::Layout::panels(int threads) const {
+    if (codebook_size == 0 || rows == 0 || cols == 0 || cols > spmm::max_panels_columns) {
+        return nullptr;
+    }
+    return &panels_made.get([&] { return make_panels_of(spmm::code_entries(), threads); });
 }
 
-const spmm::Panels* PackedMatrix::Layout::digit_panels() const {
-    const spmm::Sliding* made = sliding();
-    if (made == nullptr || cols > spmm::max_digit_columns ||
+const spmm::Panels* PackedMatrix::Layout::digit_panels(int threads) const {
+    const spmm::Sliding* made = sliding(threads);
+    if (made == nullptr || cols == 0 || cols > spmm::max_digit_columns ||
         spmm::kernels(isa).multiply_digit_block == nullptr) {
         return nullptr;
     }
     return &digit_panels_made.get(
-        [&] { return make_panels_of(spmm::digit_entries(made->digits[0])); });
+        [&] { return make_panels_of(spmm::digit_entries(made->digits[0]), threads); });
 }
 
-spmm::Panels PackedMatrix::Layout::make_panels_of(const spmm::PanelEntries& entries) const {
-    return from_rows16(*this, [&](const spmm::Rows16& source) {
-        return make_panels(source, rows, cols, entries, 1);
+spmm::Panels PackedMatrix::Layout::make_panels_of(const spmm::PanelEntries& entries,
+                                                  int threads) const {
+    return from_rows(*this, [&](const spmm::RowReader& source) {
+        return make_panels(source, rows, cols, nonzeros, entries, threads);
     });
 }
 
-const spmm::Tiles* PackedMatrix::Layout::tiles() const {
-    if (spmm::kernels(isa).multiply_tiles == nullptr || sliding() == nullptr) return nullptr;
+const spmm::Tiles* PackedMatrix::Layout::tiles(int threads) const {
+    if (spmm::kernels(isa).multiply_tiles == nullptr || sliding(threads) == nullptr) return nullptr;
     return &tiles_made.get([&] {
-        return from_rows16(*this, [&](const spmm::Rows16& source) {
-            return make_tiles(source, rows, cols, codebook_size);
+        return from_rows(*this, [&](const spmm::RowReader& source) {
+            return make_tiles(source, rows, cols, codebook_size, threads);
         });
     });
 }

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "csr/wide_loops.hpp"
+#include "spmm/row_reader.hpp"
 
 namespace tersor::spmm {
 
@@ -96,14 +97,6 @@ std::size_t Rows16Rows::entries_before(std::size_t row) const noexcept {
     return entries;
 }
 
-std::size_t Rows16Rows::nonzeros(std::size_t row) const noexcept {
-    std::size_t nonzeros = 0;
-    for (const Block& block : layout_.blocks) {
-        nonzeros += static_cast<std::size_t>(block.row_starts[row + 1] - block.row_starts[row]);
-    }
-    return nonzeros;
-}
-
 bool Rows16Rows::survey(std::size_t row, RowFacts& facts,
                         std::span<std::uint32_t> counts) const noexcept {
     count_codes(row, counts);
@@ -145,15 +138,7 @@ void Rows16Rows::prefetch(std::size_t row) const noexcept {
 }
 
 std::size_t Rows16Rows::read(std::size_t row, Entry* entries) const noexcept {
-    Entry* to = entries;
-    for (std::size_t b = 0; b < layout_.blocks.size(); ++b) {
-        const Block& block = layout_.blocks[b];
-        const auto first = static_cast<std::uint32_t>(b * block_columns);
-        for (std::uint64_t i = block.row_starts[row]; i < block.row_starts[row + 1]; ++i) {
-            *to++ = (first + block.columns[i]) << 8 | block.codes[i];
-        }
-    }
-    return static_cast<std::size_t>(to - entries);
+    return Rows16Reader(layout_).read(row, entries);
 }
 
 }  // namespace tersor::spmm
