@@ -117,6 +117,25 @@ void register_layer(py::module_& module) {
         },
         py::arg("blob").noconvert(), py::arg("max_bytes"), py::arg("threads"));
     module.def(
+        "layers_pack",
+        [](const std::vector<Array<std::uint8_t>>& blobs, std::size_t max_bytes, int threads) {
+            std::vector<std::span<const std::uint8_t>> bytes;
+            for (const Array<std::uint8_t>& blob : blobs) bytes.push_back(view(blob));
+            std::vector<PackedMatrix> matrices(blobs.size());
+            std::vector<Result> results;
+            {
+                const py::gil_scoped_release release;
+                results = pack_layers(bytes, matrices, max_bytes, threads);
+            }
+            for (std::size_t i = 0; i < results.size(); ++i) {
+                throw_if_error(results[i], "layer blob " + std::to_string(i));
+            }
+            py::list packed;
+            for (PackedMatrix& matrix : matrices) packed.append(std::move(matrix));
+            return packed;
+        },
+        py::arg("blobs"), py::arg("max_bytes"), py::arg("threads"));
+    module.def(
         "layer_inspect",
         [](const Array<std::uint8_t>& blob, bool verify) {
             LayerInfo info;

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ConvGeometry', 'File', 'FormatError', 'PackedMatrix', 'compiled_isas', 'compiler', 'conv_convolve', 'csr_count_entries', 'csr_decode', 'csr_encode', 'csr_validate', 'huffman_code_lengths', 'huffman_decode', 'huffman_encode', 'huffman_entropy', 'huffman_histogram', 'huffman_inspect', 'is_layer', 'isa_available', 'isa_in_use', 'kmeans_cluster', 'layer_decode', 'layer_decode_rows', 'layer_encode', 'layer_inspect', 'layer_pack', 'parallel_runner_name', 'spmm_kernel_list', 'spmm_linear', 'spmm_multiply', 'spmm_multiply_by', 'spmm_pack', 'spmm_pack_values', 'spmm_sum_by_code', 'use_isa', 'version', 'write_file']
+__all__: list[str] = ['ConvGeometry', 'File', 'FormatError', 'PackedMatrix', 'compiled_isas', 'compiler', 'conv_convolve', 'csr_count_entries', 'csr_decode', 'csr_encode', 'csr_validate', 'huffman_code_lengths', 'huffman_decode', 'huffman_encode', 'huffman_entropy', 'huffman_histogram', 'huffman_inspect', 'is_layer', 'isa_available', 'isa_in_use', 'kmeans_cluster', 'layer_decode', 'layer_decode_rows', 'layer_encode', 'layer_inspect', 'layer_pack', 'layers_pack', 'parallel_runner_name', 'spmm_kernel_list', 'spmm_linear', 'spmm_multiply', 'spmm_multiply_by', 'spmm_pack', 'spmm_pack_values', 'spmm_prepare', 'spmm_sum_by_code', 'use_isa', 'version', 'write_file']
 class FormatError(ValueError):
     pass
 class PackedMatrix:
@@ -64,7 +64,7 @@ class File:
         ...
     def tensors(self) -> list:
         ...
-    def verify(self) -> None:
+    def verify(self, threads: typing.SupportsInt | typing.SupportsIndex = 1) -> None:
         ...
     @property
     def file_bytes(self) -> int:
@@ -118,6 +118,8 @@ def layer_inspect(blob: numpy.typing.NDArray[numpy.uint8], verify: bool) -> dict
     ...
 def layer_pack(blob: numpy.typing.NDArray[numpy.uint8], max_bytes: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> PackedMatrix:
     ...
+def layers_pack(blobs: collections.abc.Sequence[numpy.typing.NDArray[numpy.uint8]], max_bytes: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> list[PackedMatrix]:
+    ...
 def parallel_runner_name() -> str:
     ...
 def spmm_kernel_list() -> list[tuple[str, str, str]]:
@@ -136,6 +138,10 @@ def spmm_pack(rows: typing.SupportsInt | typing.SupportsIndex, cols: typing.Supp
     ...
 def spmm_pack_values(rows: typing.SupportsInt | typing.SupportsIndex, cols: typing.SupportsInt | typing.SupportsIndex, index_bits: typing.SupportsInt | typing.SupportsIndex, flat: bool, codes: numpy.typing.NDArray[numpy.uint8], gaps: numpy.typing.NDArray[numpy.uint8], row_lengths: numpy.typing.NDArray[numpy.uint32], values: numpy.typing.NDArray[numpy.float32]) -> PackedMatrix:
     ...
+def spmm_prepare(packed: PackedMatrix, batch: typing.SupportsInt | typing.SupportsIndex, precision: str, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Makes what products with so many vectors are computed from.
+    """
 def spmm_sum_by_code(packed: PackedMatrix, x: numpy.typing.NDArray[numpy.float32], gradient: numpy.typing.NDArray[numpy.float32], row_begin: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> numpy.typing.NDArray[numpy.float32]:
     ...
 def use_isa(name: str) -> None:

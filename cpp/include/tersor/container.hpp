@@ -68,7 +68,7 @@ public:
     /// Checks every hash that opening has not checked; `count` is the offset of the first tensor
     /// that fails. Together they cover every byte of a file that this library wrote; of others,
     /// the blobs alone.
-    [[nodiscard]] Result verify() const;
+    [[nodiscard]] Result verify(int threads = 1) const;
     /// The same for one tensor.
     [[nodiscard]] Result verify(const TensorView& tensor) const;
     /// Lets the system take back the memory that the mapped bytes of a tensor take, until they are

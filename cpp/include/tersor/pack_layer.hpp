@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <span>
+#include <vector>
 
 #include "tersor/layer.hpp"
 #include "tersor/spmm.hpp"
@@ -18,7 +19,14 @@ namespace tersor {
 [[nodiscard]] Result pack_layer(std::span<const std::uint8_t> blob, PackedMatrix& packed,
                                 std::size_t max_bytes = SIZE_MAX, int threads = 1);
 
-/// The same from decoded content.
+/// Packs many blobs on so many threads: side by side, but for those that are so large that all
+/// threads work on one. Each has the bound and the result that it would have alone, and so has its
+/// layout. Throws std::invalid_argument unless `packed` has as many matrices as there are blobs.
+[[nodiscard]] std::vector<Result> pack_layers(std::span<const std::span<const std::uint8_t>> blobs,
+                                              std::span<PackedMatrix> packed,
+                                              std::size_t max_bytes = SIZE_MAX, int threads = 1);
+
+/// One layer from decoded content.
 [[nodiscard]] Result pack_layer(const Layer& layer, PackedMatrix& packed, int threads = 1);
 
 }  // namespace tersor

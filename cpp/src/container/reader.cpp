@@ -11,6 +11,7 @@
 #include "container/tensor_types.hpp"
 #include "hash/xxh3.hpp"
 #include "support/little_endian.hpp"
+#include "support/shares.hpp"
 #include "tersor/container.hpp"
 #include "tersor/isa.hpp"
 
@@ -353,11 +354,14 @@ void File::release(const TensorView& tensor) const noexcept {
     content_->file.release(tensor.bytes);
 }
 
-Result File::verify() const {
-    for (const TensorView& tensor : content_->tensors) {
-        if (const Result r = verify(tensor); !r.ok()) return r;
-    }
-    return {Status::ok, file_bytes()};
+Result File::verify(int threads) const {
+    const std::vector<TensorView>& tensors = content_->tensors;
+    std::vector<std::uint64_t> sizes(tensors.size());
+    for (std::size_t i = 0; i < tensors.size(); ++i) sizes[i] = tensors[i].bytes.size();
+    std::vector<Result> results(tensors.size());
+    support::for_each_task(sizes, threads, [&](std::size_t i) { results[i] = verify(tensors[i]); });
+    const auto fault = std::ranges::find_if(results, [](const Result& r) { return !r.ok(); });
+    return fault != results.end() ? *fault : Result{Status::ok, file_bytes()};
 }
 
 }  // namespace tersor
