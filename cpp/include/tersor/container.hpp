@@ -85,11 +85,13 @@ enum class FileKind : std::uint8_t {
     plain,    // as the stock library writes it: every tensor has an entry, and none a hash
 };
 
-/// Writes `path` in one step: a temporary file beside it, fsync, rename. The same input gives the
-/// same bytes. Throws std::invalid_argument for what a reader would refuse (names or metadata keys
-/// that occur twice, names that are the format's own, text that is not UTF-8, unknown dtypes, sizes
-/// that do not fit, more than 100 MB of header) and std::system_error when the operating system
-/// refuses; then nothing is left behind and an old file stays as it was.
+/// Writes `path` in one step: a temporary file beside it, fsync, rename. What a symbolic link leads
+/// to is replaced, and not the link. A file that is replaced hands its permissions on, and its
+/// owner and group where the process may set them. The same input gives the same bytes. Throws
+/// std::invalid_argument for what a reader would refuse (names or metadata keys that occur twice,
+/// names that are the format's own, text that is not UTF-8, unknown dtypes, sizes that do not fit,
+/// more than 100 MB of header) and std::system_error when the operating system refuses; then
+/// nothing is left behind and an old file stays as it was.
 void write_file(const std::string& path, std::span<const TensorToWrite> tensors,
                 const Metadata& metadata = {}, FileKind kind = FileKind::indexed);
 
