@@ -10,6 +10,7 @@
 
 #include "spmm/kernels.hpp"
 #include "spmm/layout.hpp"
+#include "support/checked_size.hpp"
 #include "tersor/parallel.hpp"
 #include "tersor/spmm.hpp"
 
@@ -143,9 +144,12 @@ void sum_by_code(const PackedMatrix& packed, std::span<const float> x,
     const PackedMatrix::Layout& layout = packed.layout();
     const std::size_t codes = packed.codebook_size();
     check(codes > 0, "the weights are not shared");
-    check(row_begin + rows <= layout.rows, "the matrix does not have these rows");
-    check(x.size() == batch * layout.cols, "x does not have batch * cols elements");
-    check(gradient.size() == batch * rows, "the gradient does not have batch * rows elements");
+    check(row_begin <= layout.rows && rows <= layout.rows - row_begin,
+          "the matrix does not have these rows");
+    check(support::checked_product(batch, layout.cols) == x.size(),
+          "x does not have batch * cols elements");
+    check(support::checked_product(batch, rows) == gradient.size(),
+          "the gradient does not have batch * rows elements");
     check(sums.size() == codes, "the sums are not as many as the codes");
     const Kernels& kernel = kernels(layout.isa);
     const Rows16& rows16 = layout.rows16();

@@ -75,10 +75,11 @@ private:
 };
 
 std::size_t width_for(std::size_t rows, std::size_t cols, std::size_t nonzeros) noexcept {
-    if (2 * nonzeros > rows * cols) return dense_block_width;
-    const std::size_t columns =
-        block_row_entries * rows * cols / std::max<std::size_t>(nonzeros, 1);
-    return std::clamp(columns / 32 * 32, min_block_width, max_block_width);
+    const std::uint64_t weights = std::uint64_t{rows} * cols;
+    if (2 * std::uint64_t{nonzeros} > weights) return dense_block_width;
+    const std::uint64_t columns = block_row_entries * weights / std::max<std::size_t>(nonzeros, 1);
+    return static_cast<std::size_t>(
+        std::clamp<std::uint64_t>(columns / 32 * 32, min_block_width, max_block_width));
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "spmm/pack_entries.hpp"
 #include "spmm/regime.hpp"
 #include "spmm/row_source.hpp"
+#include "support/checked_size.hpp"
 #include "tersor/spmm.hpp"
 
 namespace tersor {
@@ -53,7 +54,7 @@ std::size_t PackedMatrix::nbytes() const noexcept {
 
 void PackedMatrix::unpack(std::span<float> out) const {
     const std::size_t cols = layout_->cols;
-    if (out.size() != layout_->rows * cols) {
+    if (support::checked_product(layout_->rows, layout_->cols) != out.size()) {
         throw std::invalid_argument("unpack: the output does not have rows x cols elements");
     }
     std::fill(out.begin(), out.end(), 0.0F);
