@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 
 #include "tersor/layer.hpp"
@@ -14,9 +15,10 @@ namespace tersor {
 /// vectors when it has two dimensions, else, as the filters of a convolution, for many. Errors are
 /// those of `decode_layer`. `max_bytes` bounds what decoding and packing hold together: a blob that
 /// may take more (`LayerInfo::decoded_bytes` and `packing_bytes`) is too_large, before it is
-/// packed.
+/// packed. Without a bound, `default_max_bytes` of the blob's size is the bound; SIZE_MAX lifts it.
 [[nodiscard]] Result pack_layer(std::span<const std::uint8_t> blob, PackedMatrix& packed,
-                                std::size_t max_bytes = SIZE_MAX, int threads = 1);
+                                std::optional<std::size_t> max_bytes = std::nullopt,
+                                int threads = 1);
 
 /// The same from decoded content.
 [[nodiscard]] Result pack_layer(const Layer& layer, PackedMatrix& packed, int threads = 1);

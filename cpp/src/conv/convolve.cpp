@@ -232,8 +232,8 @@ void convolve(const PackedMatrix& filters, const Geometry& g, FloatView x, std::
                 const float* group = image.data() + o / group_filters * group_size;
                 for (std::size_t b = 0; b < rows16.blocks.size(); ++b) {
                     for (std::size_t p = 0; p < stride; p += panel_lanes) {
-                        kernel.multiply_panel(layout.view(rows16, b), group + p,
-                                              offsets.data() + b * spmm::block_columns,
+                        const spmm::BlockView block = layout.view(rows16, b);
+                        kernel.multiply_panel(block, group + p, offsets.data() + block.first_column,
                                               sums.data() + p, stride, o, o + 1);
                     }
                 }

@@ -20,11 +20,10 @@ namespace {
 /// Calls `visit(row, column, block, i)` for each entry i of each block of a matrix [rows, cols].
 template <class Visit>
 void for_each_entry(const spmm::Rows16& layout, std::size_t rows, const Visit& visit) {
-    for (std::size_t b = 0; b < layout.blocks.size(); ++b) {
-        const spmm::Block& block = layout.blocks[b];
+    for (const spmm::Block& block : layout.blocks) {
         for (std::size_t r = 0; r < rows; ++r) {
             for (std::uint64_t i = block.row_starts[r]; i < block.row_starts[r + 1]; ++i) {
-                visit(r, b * spmm::block_columns + block.columns[i], block, i);
+                visit(r, block.first_column + block.columns[i], block, i);
             }
         }
     }
@@ -32,31 +31,24 @@ void for_each_entry(const spmm::Rows16& layout, std::size_t rows, const Visit& v
 
 spmm::Rows16 transpose(const spmm::Rows16& source, std::uint32_t rows, std::uint32_t cols,
                        bool shared) {
-    spmm::Rows16 layout = spmm::empty_rows16(cols, rows);
+    spmm::Rows16Builder builder(cols, rows);
     for_each_entry(source, rows,
                    [&](std::size_t row, std::size_t column, const spmm::Block&, std::uint64_t) {
-                       ++layout.blocks[row / spmm::block_columns].row_starts[column + 1];
+                       builder.count(column, row);
                    });
-    spmm::allocate_entries(layout, cols, shared);
-    std::vector<std::uint64_t> next;  // [block][column]
-    for (const spmm::Block& block : layout.blocks) {
-        next.insert(next.end(), block.row_starts.data(), block.row_starts.data() + cols);
-    }
+    builder.allocate(shared);
     // Rows come in order within a block of columns, and each column lies in one block.
     for_each_entry(
         source, rows,
         [&](std::size_t row, std::size_t column, const spmm::Block& from, std::uint64_t i) {
-            const std::size_t b = row / spmm::block_columns;
-            spmm::Block& to = layout.blocks[b];
-            const std::uint64_t at = next[b * cols + column]++;
-            to.columns[at] = static_cast<std::uint16_t>(row % spmm::block_columns);
+            const auto [to, at] = builder.place(column, row);
             if (shared) {
                 to.codes[at] = from.codes[i];
             } else {
                 to.values[at] = from.values[i];
             }
         });
-    return layout;
+    return std::move(builder).finish();
 }
 
 std::unique_ptr<PackedMatrix::Layout> empty_copy(const PackedMatrix::Layout& source) {
@@ -174,7 +166,7 @@ void sum_by_code(const PackedMatrix& packed, std::span<const float> x,
                         const std::uint64_t from = block.row_starts[row_begin + r];
                         const std::uint64_t to = block.row_starts[row_begin + r + 1];
                         kernel.sum_by_code(block, from, to,
-                                           x_panel.data() + b * block_columns * panel_lanes,
+                                           x_panel.data() + block.first_column * panel_lanes,
                                            panel.data() + r * panel_lanes, own.data());
                         added += to - from;
                         if (added >= chain * codes) {

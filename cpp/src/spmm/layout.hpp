@@ -52,7 +52,7 @@ struct PackedMatrix::Layout {
                                        std::size_t block) const noexcept {
         const spmm::Block& b = layout.blocks[block];
         const bool shared = codebook.size() != 0;
-        return {b.columns.data(), shared ? b.codes.data() : nullptr,
+        return {b.first_column, b.columns.data(), shared ? b.codes.data() : nullptr,
                 shared ? codebook.data() : b.values.data(), b.row_starts.data()};
     }
 };

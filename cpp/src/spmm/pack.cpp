@@ -70,7 +70,7 @@ void PackedMatrix::unpack(std::span<float> out) const {
         const spmm::BlockView block = layout_->view(rows16, b);
         for (std::size_t r = 0; r < layout_->rows; ++r) {
             for (std::uint64_t i = block.row_starts[r]; i < block.row_starts[r + 1]; ++i) {
-                out[r * cols + b * spmm::block_columns + block.columns[i]] = block.weight(i);
+                out[r * cols + block.first_column + block.columns[i]] = block.weight(i);
             }
         }
     }
@@ -136,29 +136,27 @@ namespace {
 /// Lays the rows out; `store(block, place, code)` is told of each non-zero, in order.
 template <class Store>
 Rows16 lay_out(const CsrRows& source, std::uint32_t rows, bool shared, const Store& store) {
-    Rows16 layout = empty_rows16(rows, source.cols());
+    Rows16Builder builder(rows, source.cols());
     for (std::size_t r = 0; r < rows; ++r) {
-        source.for_each_entry(r, [&](std::uint32_t column, std::uint8_t) {
-            ++layout.blocks[column / block_columns].row_starts[r + 1];
-        });
+        source.for_each_entry(
+            r, [&](std::uint32_t column, std::uint8_t) { builder.count(r, column); });
     }
-    allocate_entries(layout, rows, shared);
-    std::vector<std::uint64_t> next(layout.blocks.size());
+    builder.allocate(shared);
     for (std::size_t r = 0; r < rows; ++r) {
         source.for_each_entry(r, [&](std::uint32_t column, std::uint8_t code) {
-            const auto b = static_cast<std::size_t>(column / block_columns);
-            const auto to = static_cast<std::size_t>(next[b]++);
-            layout.blocks[b].columns[to] = static_cast<std::uint16_t>(column % block_columns);
-            store(layout.blocks[b], to, code);
+            const Rows16Builder::Place place = builder.place(r, column);
+            store(place.block, place.at, code);
         });
     }
-    return layout;
+    return std::move(builder).finish();
 }
 
 /// The same for codes and a single block, which most matrices are: decoded by a kernel.
 Rows16 lay_out_block(const CsrRows& source, std::uint32_t rows) {
-    Rows16 layout = empty_rows16(rows, source.cols());
-    Block& block = layout.blocks[0];
+    Rows16 layout;
+    if (source.nonzeros() == 0) return layout;
+    Block& block = layout.blocks.emplace_back();
+    block.row_starts = support::AlignedBuffer<std::uint64_t>(std::size_t{rows} + 1);
     block.columns = support::AlignedBuffer<std::uint16_t>(source.nonzeros());
     block.codes = support::AlignedBuffer<std::uint8_t>(source.nonzeros());
     std::vector<Entry> entries;
