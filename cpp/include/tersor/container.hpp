@@ -42,6 +42,7 @@ using Metadata = std::vector<std::pair<std::string, std::string>>;
 /// An open file, mapped where the system can; listing it decodes nothing.
 class File {
 public:
+    /// Not open: without tensors, as a file is that was moved from.
     File() noexcept;
     File(File&&) noexcept;
     File& operator=(File&&) noexcept;
@@ -69,15 +70,17 @@ public:
     /// that fails. Together they cover every byte of a file that this library wrote; of others,
     /// the blobs alone.
     [[nodiscard]] Result verify() const;
-    /// The same for one tensor.
+    /// The same for one tensor. Throws std::invalid_argument where it is not one of this file's.
     [[nodiscard]] Result verify(const TensorView& tensor) const;
     /// Lets the system take back the memory that the mapped bytes of a tensor take, until they are
-    /// read again.
+    /// read again. Nothing where the tensor is another file's.
     void release(const TensorView& tensor) const noexcept;
 
 private:
     struct Content;
-    std::unique_ptr<const Content> content_;
+    [[nodiscard]] const Content& content() const noexcept;
+
+    std::unique_ptr<const Content> content_;  // none where no file is open
 };
 
 enum class FileKind : std::uint8_t {

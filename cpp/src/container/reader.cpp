@@ -3,6 +3,7 @@
 #include <iterator>
 #include <numeric>
 #include <optional>
+#include <stdexcept>
 #include <tuple>
 
 #include "container/index.hpp"
@@ -240,26 +241,36 @@ Result File::parse(std::span<const std::uint8_t> bytes, File& file, std::size_t 
     return result;
 }
 
-const std::vector<TensorView>& File::tensors() const noexcept { return content_->tensors; }
-
-const TensorView* File::find(std::string_view name) const noexcept {
-    const std::size_t place = content_->find(name);
-    return place < content_->tensors.size() ? &content_->tensors[place] : nullptr;
+const File::Content& File::content() const noexcept {
+    static const Content none{};
+    return content_ != nullptr ? *content_ : none;
 }
 
-const Metadata& File::metadata() const noexcept { return content_->metadata; }
+const std::vector<TensorView>& File::tensors() const noexcept { return content().tensors; }
 
-std::size_t File::file_bytes() const noexcept { return content_->bytes.size(); }
+const TensorView* File::find(std::string_view name) const noexcept {
+    const std::size_t place = content().find(name);
+    return place < content().tensors.size() ? &content().tensors[place] : nullptr;
+}
 
-bool File::is_tersor() const noexcept { return content_->is_tersor; }
+const Metadata& File::metadata() const noexcept { return content().metadata; }
+
+std::size_t File::file_bytes() const noexcept { return content().bytes.size(); }
+
+bool File::is_tersor() const noexcept { return content().is_tersor; }
 
 Result File::verify(const TensorView& tensor) const {
+    const std::size_t place = content().find(tensor.name);
+    if (place == content().tensors.size() ||
+        content().tensors[place].bytes.data() != tensor.bytes.data() ||
+        content().tensors[place].bytes.size() != tensor.bytes.size()) {
+        throw std::invalid_argument("verify: the tensor '" + tensor.name + "' is not of this file");
+    }
     const Result good{Status::ok, tensor.offset};
     if (is_tersor()) {
-        const std::size_t place = content_->find(tensor.name);
         // What stands inside the index was verified with it.
-        if (place == content_->hashes.size() || !content_->hashes[place].has_value()) return good;
-        const bool same = content_->hashes[place] == hash::xxh3_64(tensor.bytes);
+        if (!content().hashes[place].has_value()) return good;
+        const bool same = content().hashes[place] == hash::xxh3_64(tensor.bytes);
         return same ? good : Result{Status::hash_mismatch, tensor.offset};
     }
     // A file of another writer has no hashes but those that its blobs end with.
@@ -271,11 +282,11 @@ Result File::verify(const TensorView& tensor) const {
 }
 
 void File::release(const TensorView& tensor) const noexcept {
-    content_->file.release(tensor.bytes);
+    content().file.release(tensor.bytes);
 }
 
 Result File::verify() const {
-    for (const TensorView& tensor : content_->tensors) {
+    for (const TensorView& tensor : content().tensors) {
         if (const Result r = verify(tensor); !r.ok()) return r;
     }
     return {Status::ok, file_bytes()};

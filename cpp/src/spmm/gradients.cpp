@@ -69,20 +69,16 @@ void set_codebook(PackedMatrix::Layout& layout, std::span<const float> values) {
 }  // namespace
 
 const PackedMatrix& PackedMatrix::transposed() const {
-    return layout_->transposed_made.get([&] {
-        auto layout = empty_copy(*layout_);
-        std::swap(layout->rows, layout->cols);
-        if (codebook_size() > 0) {
-            set_codebook(*layout, std::span(layout_->codebook.data(), codebook_size()));
-        }
-        // What is made for this alone is not kept.
-        const spmm::Rows16* there = layout_->rows16_made.peek();
-        layout->rows16_made.put(
-            there != nullptr
-                ? transpose(*there, rows(), cols(), codebook_size() > 0)
-                : transpose(spmm::make_rows16(*layout_->sliding_made.peek(), rows(), cols()),
-                            rows(), cols(), true));
-        return PackedMatrix(std::move(layout));
+    const Layout& source = layout();
+    return source.transposed_made.get([&] {
+        auto made = empty_copy(source);
+        std::swap(made->rows, made->cols);
+        const bool shared = source.codebook_size > 0;
+        if (shared) set_codebook(*made, std::span(source.codebook.data(), source.codebook_size));
+        made->rows16_made.put(source.from_rows16([&](const spmm::Rows16& rows16) {
+            return transpose(rows16, source.rows, source.cols, shared);
+        }));
+        return PackedMatrix(std::move(made));
     });
 }
 
@@ -93,15 +89,16 @@ PackedMatrix PackedMatrix::with_codebook(std::span<const float> codebook) const 
                                     std::to_string(codebook_size()) +
                                     " finite values, of which the first is 0");
     }
-    auto layout = empty_copy(*layout_);
-    set_codebook(*layout, codebook);
-    static_cast<void>(layout_->rows16());  // the other layouts can be made from it
-    layout->rows16_made.share(layout_->rows16_made);
-    layout->panels_made.share(layout_->panels_made);
-    if (const PackedMatrix* made = layout_->transposed_made.peek()) {
-        layout->transposed_made.put(made->with_codebook(codebook));
+    const Layout& source = layout();
+    auto made = empty_copy(source);
+    set_codebook(*made, codebook);
+    static_cast<void>(source.rows16());  // the other layouts can be made from it
+    made->rows16_made.share(source.rows16_made);
+    made->panels_made.share(source.panels_made);
+    if (const PackedMatrix* transposed = source.transposed_made.peek()) {
+        made->transposed_made.put(transposed->with_codebook(codebook));
     }
-    return PackedMatrix(std::move(layout));
+    return PackedMatrix(std::move(made));
 }
 
 namespace spmm {

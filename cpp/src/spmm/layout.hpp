@@ -29,8 +29,18 @@ struct PackedMatrix::Layout {
     support::Lazy<spmm::Tiles> tiles_made;
     support::Lazy<PackedMatrix> transposed_made;
 
-    /// The layout of the fp32 kernels, made from the other one unless it is there.
+    /// The layout of the fp32 kernels, made from the other one unless it is there; without entries
+    /// where neither is.
     [[nodiscard]] const spmm::Rows16& rows16() const;
+    /// What is made of that layout, which is not kept where it is not there.
+    template <class Make>
+    [[nodiscard]] auto from_rows16(const Make& make) const {
+        if (const spmm::Rows16* made = rows16_made.peek()) return make(*made);
+        if (const spmm::Sliding* made = sliding_made.peek()) {
+            return make(spmm::make_rows16(*made, rows, cols));
+        }
+        return make(spmm::Rows16{});
+    }
     /// The layout of the fixed-point kernels; nullptr where this matrix or its instruction set has
     /// none.
     [[nodiscard]] const spmm::Sliding* sliding() const;

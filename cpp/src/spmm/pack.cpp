@@ -16,17 +16,6 @@
 
 namespace tersor {
 
-namespace {
-
-/// A layout made of the fp32 kernels' one; where that is not there, of one that is not kept.
-template <class Make>
-auto from_rows16(const PackedMatrix::Layout& layout, const Make& make) {
-    if (const spmm::Rows16* made = layout.rows16_made.peek()) return make(*made);
-    return make(spmm::make_rows16(*layout.sliding_made.peek(), layout.rows, layout.cols));
-}
-
-}  // namespace
-
 PackedMatrix::PackedMatrix() noexcept = default;
 PackedMatrix::PackedMatrix(std::unique_ptr<const Layout> layout) noexcept
     : layout_(std::move(layout)) {}
@@ -34,41 +23,48 @@ PackedMatrix::PackedMatrix(PackedMatrix&&) noexcept = default;
 PackedMatrix& PackedMatrix::operator=(PackedMatrix&&) noexcept = default;
 PackedMatrix::~PackedMatrix() = default;
 
-std::uint32_t PackedMatrix::rows() const noexcept { return layout_->rows; }
-std::uint32_t PackedMatrix::cols() const noexcept { return layout_->cols; }
-std::size_t PackedMatrix::nonzeros() const noexcept { return layout_->nonzeros; }
-Isa PackedMatrix::isa() const noexcept { return layout_->isa; }
-std::size_t PackedMatrix::codebook_size() const noexcept { return layout_->codebook_size; }
+const PackedMatrix::Layout& PackedMatrix::layout() const noexcept {
+    static const Layout empty{};
+    return layout_ != nullptr ? *layout_ : empty;
+}
+
+std::uint32_t PackedMatrix::rows() const noexcept { return layout().rows; }
+std::uint32_t PackedMatrix::cols() const noexcept { return layout().cols; }
+std::size_t PackedMatrix::nonzeros() const noexcept { return layout().nonzeros; }
+Isa PackedMatrix::isa() const noexcept { return layout().isa; }
+std::size_t PackedMatrix::codebook_size() const noexcept { return layout().codebook_size; }
 
 std::size_t PackedMatrix::nbytes() const noexcept {
-    std::size_t bytes = layout_->codebook.nbytes();
-    if (const spmm::Rows16* made = layout_->rows16_made.peek()) bytes += made->nbytes();
-    if (const spmm::Sliding* made = layout_->sliding_made.peek()) bytes += made->nbytes();
-    if (const spmm::HighestRows* made = layout_->highest_made.peek()) bytes += made->nbytes();
-    if (const spmm::Panels* made = layout_->panels_made.peek()) bytes += made->nbytes();
-    if (const spmm::Panels* made = layout_->digit_panels_made.peek()) bytes += made->nbytes();
-    if (const spmm::Tiles* made = layout_->tiles_made.peek()) bytes += made->nbytes();
-    if (const PackedMatrix* made = layout_->transposed_made.peek()) bytes += made->nbytes();
+    const Layout& made_of = layout();
+    std::size_t bytes = made_of.codebook.nbytes();
+    if (const spmm::Rows16* made = made_of.rows16_made.peek()) bytes += made->nbytes();
+    if (const spmm::Sliding* made = made_of.sliding_made.peek()) bytes += made->nbytes();
+    if (const spmm::HighestRows* made = made_of.highest_made.peek()) bytes += made->nbytes();
+    if (const spmm::Panels* made = made_of.panels_made.peek()) bytes += made->nbytes();
+    if (const spmm::Panels* made = made_of.digit_panels_made.peek()) bytes += made->nbytes();
+    if (const spmm::Tiles* made = made_of.tiles_made.peek()) bytes += made->nbytes();
+    if (const PackedMatrix* made = made_of.transposed_made.peek()) bytes += made->nbytes();
     return bytes;
 }
 
 void PackedMatrix::unpack(std::span<float> out) const {
-    const std::size_t cols = layout_->cols;
-    if (support::checked_product(layout_->rows, layout_->cols) != out.size()) {
+    const Layout& made_of = layout();
+    const std::size_t cols = made_of.cols;
+    if (support::checked_product(made_of.rows, made_of.cols) != out.size()) {
         throw std::invalid_argument("unpack: the output does not have rows x cols elements");
     }
     std::fill(out.begin(), out.end(), 0.0F);
-    if (layout_->rows16_made.peek() == nullptr && layout_->sliding_made.peek() != nullptr) {
-        spmm::for_each_entry(*layout_->sliding_made.peek(),
+    if (made_of.rows16_made.peek() == nullptr && made_of.sliding_made.peek() != nullptr) {
+        spmm::for_each_entry(*made_of.sliding_made.peek(),
                              [&](std::size_t row, std::size_t column, std::uint8_t code) {
-                                 out[row * cols + column] = layout_->codebook[code];
+                                 out[row * cols + column] = made_of.codebook[code];
                              });
         return;
     }
-    const spmm::Rows16& rows16 = layout_->rows16();
+    const spmm::Rows16& rows16 = made_of.rows16();
     for (std::size_t b = 0; b < rows16.blocks.size(); ++b) {
-        const spmm::BlockView block = layout_->view(rows16, b);
-        for (std::size_t r = 0; r < layout_->rows; ++r) {
+        const spmm::BlockView block = made_of.view(rows16, b);
+        for (std::size_t r = 0; r < made_of.rows; ++r) {
             for (std::uint64_t i = block.row_starts[r]; i < block.row_starts[r + 1]; ++i) {
                 out[r * cols + block.first_column + block.columns[i]] = block.weight(i);
             }
@@ -82,7 +78,10 @@ bool PackedMatrix::Layout::fits_sliding() const noexcept {
 }
 
 const spmm::Rows16& PackedMatrix::Layout::rows16() const {
-    return rows16_made.get([&] { return spmm::make_rows16(*sliding_made.peek(), rows, cols); });
+    return rows16_made.get([&] {
+        const spmm::Sliding* made = sliding_made.peek();
+        return made != nullptr ? spmm::make_rows16(*made, rows, cols) : spmm::Rows16{};
+    });
 }
 
 const spmm::Sliding* PackedMatrix::Layout::sliding() const {
@@ -116,15 +115,14 @@ const spmm::Panels* PackedMatrix::Layout::digit_panels() const {
 }
 
 spmm::Panels PackedMatrix::Layout::make_panels_of(const spmm::PanelEntries& entries) const {
-    return from_rows16(*this, [&](const spmm::Rows16& source) {
-        return make_panels(source, rows, cols, entries, 1);
-    });
+    return from_rows16(
+        [&](const spmm::Rows16& source) { return make_panels(source, rows, cols, entries, 1); });
 }
 
 const spmm::Tiles* PackedMatrix::Layout::tiles() const {
     if (spmm::kernels(isa).multiply_tiles == nullptr || sliding() == nullptr) return nullptr;
     return &tiles_made.get([&] {
-        return from_rows16(*this, [&](const spmm::Rows16& source) {
+        return from_rows16([&](const spmm::Rows16& source) {
             return make_tiles(source, rows, cols, codebook_size);
         });
     });
