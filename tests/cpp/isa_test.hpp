@@ -30,8 +30,9 @@ inline std::vector<Isa> isas_to_test() {
         if (available(isa)) {
             present.push_back(isa);
         } else {
-            // Not in the words of a skipped test: CTest would take each test for one.
-            std::cout << "[   LACKS  ] not run, for this machine lacks " << name(isa) << '\n';
+            // Not in the words of GoogleTest: ctest would take the whole test for skipped, and pass
+            // over its failures.
+            std::cout << "[   ISAS   ] this machine lacks " << name(isa) << '\n';
         }
     }
     return present;

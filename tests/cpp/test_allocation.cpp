@@ -435,7 +435,7 @@ TEST_P(AllocationOfFiles, ThroughTheCInterface) {
         return [&] {
             Handles made;
             checked(tersor_open(path_.c_str(), &made.file));
-            checked(tersor_load_layer(made.file, "fc.weight_blob", 0, &made.matrix));
+            checked(tersor_load_layer(made.file, "fc.weight_blob", 0, 2, &made.matrix));
             std::vector<float> y(std::size_t{40} * 60);
             checked(tersor_multiply(made.matrix, x.data(), 40, nullptr, y.data(), TERSOR_HIGH, 2));
             return Outcome{y, {}};

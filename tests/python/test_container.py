@@ -230,7 +230,7 @@ def test_what_a_killed_save_leaves_goes_with_the_next(tmp_path: Path) -> None:
     left = False
     for attempt in range(20):
         _kill_a_saver(target, 0.001 * attempt)
-        left = left or (tmp_path / "f.tmp").exists()
+        left = left or len(list(tmp_path.iterdir())) > 1
     assert left  # twenty kills, most of them while a file was being written
     _write(target)
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
@@ -256,11 +256,3 @@ def test_saves_to_one_path_at_once_leave_one_of_them_whole(tmp_path: Path) -> No
     file.verify()
     assert len(set(file.tensors["x"].bytes())) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["f"]
-
-
-def test_a_name_that_leads_elsewhere_is_not_followed(tmp_path: Path) -> None:
-    (tmp_path / "other").write_text("kept")
-    (tmp_path / "f.tmp").symlink_to(tmp_path / "other")
-    with pytest.raises(OSError, match="symbolic links"):
-        _write(tmp_path / "f")
-    assert (tmp_path / "other").read_text() == "kept"

@@ -37,6 +37,7 @@ class PackedMatrix {
 public:
     struct Layout;  // defined in cpp/src/spmm/layout.hpp
 
+    /// Without rows or columns, as a matrix is that was moved from.
     PackedMatrix() noexcept;
     explicit PackedMatrix(std::unique_ptr<const Layout> layout) noexcept;
     PackedMatrix(PackedMatrix&&) noexcept;
@@ -64,10 +65,10 @@ public:
     /// when it has another size.
     void unpack(std::span<float> out) const;
 
-    [[nodiscard]] const Layout& layout() const noexcept { return *layout_; }
+    [[nodiscard]] const Layout& layout() const noexcept;
 
 private:
-    std::unique_ptr<const Layout> layout_;
+    std::unique_ptr<const Layout> layout_;  // none of an empty matrix
 };
 
 namespace spmm {

@@ -10,6 +10,7 @@
 #include "spmm/multiply_panels.hpp"
 #include "spmm/multiply_tiles.hpp"
 #include "spmm/products.hpp"
+#include "support/checked_size.hpp"
 #include "tersor/spmm.hpp"
 
 namespace tersor::spmm {
@@ -96,8 +97,10 @@ std::vector<KernelInfo> kernel_list() {
 
 void multiply_by(std::string_view kernel, const PackedMatrix& packed, std::span<const float> x,
                  std::size_t batch, std::span<float> y, int threads) {
-    check(x.size() == batch * packed.cols(), kernel, "x does not have batch * cols elements");
-    check(y.size() == batch * packed.rows(), kernel, "y does not have batch * rows elements");
+    check(support::checked_product(batch, packed.cols()) == x.size(), kernel,
+          "x does not have batch * cols elements");
+    check(support::checked_product(batch, packed.rows()) == y.size(), kernel,
+          "y does not have batch * rows elements");
     if (y.empty()) return;
     const PackedMatrix::Layout& layout = packed.layout();
     const Outputs out = make_outputs(kernels(layout.isa), layout.rows, {}, {}, FloatSpan(y));

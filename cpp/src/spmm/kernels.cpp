@@ -22,6 +22,7 @@ const Kernels& kernels(Isa isa) {
         {Isa::amx, install_tiles_amx},
         {Isa::neon, install_neon},
         {Isa::neon, install_sliding_neon},
+        {Isa::neon, install_sliding_dot_neon},
     };
     return table[isa];
 }

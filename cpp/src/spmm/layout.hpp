@@ -29,8 +29,18 @@ struct PackedMatrix::Layout {
     support::Lazy<spmm::Tiles> tiles_made;
     support::Lazy<PackedMatrix> transposed_made;
 
-    /// The layout of the fp32 kernels, made from the other one unless it is there.
+    /// The layout of the fp32 kernels, made from the other one unless it is there; without entries
+    /// where neither is.
     [[nodiscard]] const spmm::Rows16& rows16() const;
+    /// What is made of that layout, which is not kept where it is not there.
+    template <class Make>
+    [[nodiscard]] auto from_rows16(const Make& make) const {
+        if (const spmm::Rows16* made = rows16_made.peek()) return make(*made);
+        if (const spmm::Sliding* made = sliding_made.peek()) {
+            return make(spmm::make_rows16(*made, rows, cols));
+        }
+        return make(spmm::Rows16{});
+    }
     /// The layout of the fixed-point kernels; nullptr where this matrix or its instruction set has
     /// none. Like those below it is made by so many threads unless it is there.
     [[nodiscard]] const spmm::Sliding* sliding(int threads = 1) const;
@@ -52,7 +62,7 @@ struct PackedMatrix::Layout {
                                        std::size_t block) const noexcept {
         const spmm::Block& b = layout.blocks[block];
         const bool shared = codebook.size() != 0;
-        return {b.columns.data(), shared ? b.codes.data() : nullptr,
+        return {b.first_column, b.columns.data(), shared ? b.codes.data() : nullptr,
                 shared ? codebook.data() : b.values.data(), b.row_starts.data()};
     }
 };

@@ -13,6 +13,7 @@
 #include "spmm/outputs.hpp"
 #include "spmm/plan.hpp"
 #include "spmm/products.hpp"
+#include "support/checked_size.hpp"
 #include "support/prefetch.hpp"
 #include "support/scratch.hpp"
 #include "tersor/spmm.hpp"
@@ -105,11 +106,12 @@ void multiply_vectors(const PackedMatrix::Layout& layout, const float* x, std::s
     }
 }
 
-void check_size(std::size_t size, std::size_t expected, const char* what) {
+void check_size(std::size_t size, std::optional<std::size_t> expected, const char* what) {
     if (size != expected) {
-        throw std::invalid_argument(std::string("multiply: ") + what + " has " +
-                                    std::to_string(size) + " elements, expected " +
-                                    std::to_string(expected));
+        throw std::invalid_argument(
+            std::string("multiply: ") + what + " has " + std::to_string(size) +
+            " elements, expected " +
+            (expected.has_value() ? std::to_string(*expected) : "more than memory can hold"));
     }
 }
 
@@ -119,8 +121,8 @@ void multiply(const PackedMatrix& packed, FloatView x, std::size_t batch, const 
               FloatSpan y, Precision precision, int threads) {
     const std::size_t rows = packed.rows();
     const std::size_t cols = packed.cols();
-    check_size(x.size, batch * cols, "x");
-    check_size(y.size, batch * rows, "y");
+    check_size(x.size, support::checked_product(batch, cols), "x");
+    check_size(y.size, support::checked_product(batch, rows), "y");
     if (epilogue.bias.size != 0) check_size(epilogue.bias.size, rows, "bias");
     if (epilogue.residual.size != 0) check_size(epilogue.residual.size, y.size, "residual");
     if (batch == 0 || rows == 0) return;

@@ -35,7 +35,8 @@ void gather_rows(const PackedMatrix::Layout& layout, const float* x, const Outpu
     parallel_for(layout.rows, row_grain, threads, [&](std::size_t begin, std::size_t end) {
         for (std::size_t r = begin; r < end; ++r) y[r] = out.bias.empty() ? 0.0F : out.bias[r];
         for (std::size_t b = 0; b < rows16.blocks.size(); ++b) {
-            kernel.multiply_vector(layout.view(rows16, b), x + b * block_columns, y, begin, end);
+            const BlockView block = layout.view(rows16, b);
+            kernel.multiply_vector(block, x + block.first_column, y, begin, end);
         }
     });
 }
@@ -148,8 +149,8 @@ void multiply_rows16(const PackedMatrix::Layout& layout, const float* x, std::si
                             out.bias.empty() ? 0.0F : out.bias[r]);
             }
             for (std::size_t b = 0; b < rows16.blocks.size(); ++b) {
-                kernel.multiply_panel(layout.view(rows16, b),
-                                      panel.data() + b * block_columns * panel_lanes,
+                const BlockView block = layout.view(rows16, b);
+                kernel.multiply_panel(block, panel.data() + block.first_column * panel_lanes,
                                       offsets.data(), sums.data(), panel_lanes, begin, end);
             }
             for (std::size_t lane = 0; lane < lanes; ++lane) {

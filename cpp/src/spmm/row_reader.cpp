@@ -12,9 +12,8 @@ std::size_t Rows16Reader::room(std::size_t row) const noexcept {
 
 std::size_t Rows16Reader::read(std::size_t row, Entry* entries) const noexcept {
     Entry* to = entries;
-    for (std::size_t b = 0; b < layout_.blocks.size(); ++b) {
-        const Block& block = layout_.blocks[b];
-        const auto first = static_cast<std::uint32_t>(b * block_columns);
+    for (const Block& block : layout_.blocks) {
+        const auto first = static_cast<std::uint32_t>(block.first_column);
         for (std::uint64_t i = block.row_starts[row]; i < block.row_starts[row + 1]; ++i) {
             *to++ = (first + block.columns[i]) << 8 | block.codes[i];
         }

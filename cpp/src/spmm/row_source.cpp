@@ -102,18 +102,19 @@ bool Rows16Rows::survey(std::size_t row, RowFacts& facts,
     count_codes(row, counts);
     std::size_t passed = 0;
     std::size_t mark = 0;
-    for (std::size_t b = 0; b < layout_.blocks.size(); ++b) {
-        const Block& block = layout_.blocks[b];
+    for (const Block& block : layout_.blocks) {
         const std::uint16_t* begin = block.columns.data() + block.row_starts[row];
         const std::uint16_t* end = block.columns.data() + block.row_starts[row + 1];
+        const std::uint64_t first = block.first_column;
         for (; mark < RowFacts::marks; ++mark) {
-            const std::uint64_t column = mark_column(mark, cols_) - b * block_columns;
-            if (column > block_columns) break;
-            const std::uint16_t* at = std::lower_bound(begin, end, column);
+            const std::uint64_t column = std::max<std::uint64_t>(mark_column(mark, cols_), first);
+            if (column - first > block_columns) break;
+            const std::uint16_t* at = std::lower_bound(begin, end, column - first);
             facts.passed[mark] = static_cast<float>(passed + static_cast<std::size_t>(at - begin));
         }
         passed += static_cast<std::size_t>(end - begin);
     }
+    for (; mark < RowFacts::marks; ++mark) facts.passed[mark] = static_cast<float>(passed);
     return true;
 }
 
