@@ -33,7 +33,7 @@ void multiply_fixed(const PackedMatrix::Layout& layout, const Sliding& sliding,
 /// What follows the fixed-point sums of a vector: in the finest arithmetic the rows that need it
 /// are computed again and the bias is added; then the outputs are finished.
 void finish_fixed(const PackedMatrix::Layout& layout, const Sliding& sliding, Arithmetic arithmetic,
-                  const Range& range, const float* x, const Outputs& out, int threads);
+                  const Range& range, const float* x, const Outputs& out);
 
 /// A batch in fp32 from the layout rows16.
 void multiply_rows16(const PackedMatrix::Layout& layout, const float* x, std::size_t batch,
