@@ -7,7 +7,7 @@
 #include "dispatch/architecture.hpp"
 #include "spmm/kernels.hpp"
 
-#if TERSOR_AVX512
+#if TERSOR_AMX
 
 #include <immintrin.h>
 
