@@ -23,7 +23,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-CXX_SOURCES = $(shell git ls-files 'benchmarks/*.cpp' 'cmake/*.cpp' 'cpp/*.[ch]pp' 'examples/*.cpp' 'tests/*.[ch]pp')
+CXX_SOURCES = $(shell git ls-files 'benchmarks/*.cpp' 'cpp/*.[ch]pp' 'examples/*.cpp' 'tests/*.[ch]pp')
 NATIVE_SOURCES = $(shell find cpp CMakeLists.txt cmake pyproject.toml -type f)
 
 .PHONY: demo results results-check tables test test-cpp test-python check format dev bench-spmm bench-quantise bench-huffman bench-memory bench-nncodec arm asan fuzz fuzz-seeds mutations tsan arm32 s390x stubs clean

@@ -76,9 +76,8 @@ class Files : public ::testing::Test {
 protected:
     Files() {
         for (std::size_t i = 0; i < 2; ++i) {
-            const std::string path = (std::filesystem::path(::testing::TempDir()) /
-                                      ("tersor_empty_" + std::to_string(i)))
-                                         .string();
+            const char* const name = i == 0 ? "tersor_empty_0" : "tersor_empty_1";
+            const std::string path = (std::filesystem::path(::testing::TempDir()) / name).string();
             const std::vector<std::uint8_t> bytes(20000, static_cast<std::uint8_t>(i));
             const std::vector<TensorToWrite> tensors = {{"x", "U8", {bytes.size()}, bytes}};
             write_file(path, tensors, {}, FileKind::plain);

@@ -1,10 +1,10 @@
 /* The C interface: open a file, list it, load a layer, multiply. For C and for every language that
  * can call C. No C++ exception crosses it.
  *
- * A function that can fail returns one of tersor_status; tersor_last_error() then says more, in words,
- * about the last failure in the calling thread. Handles are freed by the caller; freeing NULL does
- * nothing. A matrix may be multiplied with from any number of threads at once; an open file may be
- * read from any number of threads. A matrix outlives the file that it came from. */
+ * A function that can fail returns one of tersor_status; tersor_last_error() then says more, in
+ * words, about the last failure in the calling thread. Handles are freed by the caller; freeing
+ * NULL does nothing. A matrix may be multiplied with from any number of threads at once; an open
+ * file may be read from any number of threads. A matrix outlives the file that it came from. */
 #ifndef TERSOR_C_API_H
 #define TERSOR_C_API_H
 
@@ -36,8 +36,8 @@ enum tersor_precision { TERSOR_HIGHEST = 0, TERSOR_HIGH = 1, TERSOR_MEDIUM = 2, 
 typedef struct tersor_file tersor_file;
 typedef struct tersor_matrix tersor_matrix;
 
-/* One tensor of an open file; everything that it points to lives as long as the file. Later versions
- * may add fields at the end: who asks for a tensor says how large theirs is. */
+/* One tensor of an open file; everything that it points to lives as long as the file. Later
+ * versions may add fields at the end: who asks for a tensor says how large theirs is. */
 typedef struct tersor_tensor {
     const char* name;      /* UTF-8; a compressed tensor's ends in "_blob" */
     const char* dtype;     /* as safetensors names it: "F32", "U8", ... */
@@ -58,10 +58,10 @@ TERSOR_API const char* tersor_last_error(void);
 
 /* The level of instructions in use, e.g. "avx2": the best of this machine unless the environment
  * variable TERSOR_ISA or tersor_use_isa named another. TERSOR_BAD_ARGUMENT where TERSOR_ISA names
- * none of this machine's, as from every function that then needs it. *name, which lives for ever, is
- * NULL after a failure. */
+ * none of this machine's, as from every function that then needs it. *name, which lives for ever,
+ * is NULL after a failure. */
 TERSOR_API int tersor_isa_in_use(const char** name);
-/* Selects a level for every later call of the process; a matrix keeps the one it was loaded with. */
+/* Selects a level for every later call of the process; a matrix keeps the one that it has. */
 TERSOR_API int tersor_use_isa(const char* name);
 
 /* Opens a file, checks its structure and every hash. *file is NULL after a failure. */
@@ -69,8 +69,8 @@ TERSOR_API int tersor_open(const char* path, tersor_file** file);
 TERSOR_API void tersor_close(tersor_file* file);
 
 TERSOR_API size_t tersor_tensor_count(const tersor_file* file);
-/* index < tersor_tensor_count(file), or TERSOR_NOT_FOUND. struct_size is sizeof *tensor; all of it is
- * zero after a failure. */
+/* index < tersor_tensor_count(file), or TERSOR_NOT_FOUND. struct_size is sizeof *tensor; all of it
+ * is zero after a failure. */
 TERSOR_API int tersor_get_tensor(const tersor_file* file, size_t index, tersor_tensor* tensor,
                                  size_t struct_size);
 /* By its whole name; else as tersor_get_tensor. */

@@ -3,7 +3,6 @@
 #include <array>
 #include <atomic>
 #include <cstdlib>
-#include <ranges>
 #include <stdexcept>
 #include <string>
 
@@ -64,8 +63,8 @@ Isa first_choice() {
         }
         return *isa;
     }
-    for (const Isa isa : std::views::reverse(compiled)) {
-        if (available(isa) && dispatch::enter(isa)) return isa;
+    for (auto isa = compiled.rbegin(); isa != compiled.rend(); ++isa) {
+        if (available(*isa) && dispatch::enter(*isa)) return *isa;
     }
     return Isa::scalar;
 }

@@ -10,8 +10,10 @@ import pytest
 import xxhash
 
 import tersor
-from tersor import _core, csr
-from tersor.layer import decode_layer, inspect_layer, pack_layer
+from tersor import _core
+from tersor.codec import csr
+from tersor.codec.blob import decode_blob, inspect_blob
+from tersor.kernels.spmm import pack_blob
 
 MOST = b"\xff\xff\xff\xff\x0f"  # 2^32 - 1 as a varint
 ROOM = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 8
@@ -28,12 +30,12 @@ def _blob_without_entries(shape: list[bytes]) -> bytes:
 def test_thirty_bytes_are_refused_before_anything_is_allocated(shape: list[bytes]) -> None:
     blob = np.frombuffer(_blob_without_entries(shape), np.uint8)
     assert blob.size <= 30
-    assert inspect_layer(blob, verify=True).nonzeros == 0
+    assert inspect_blob(blob, verify=True).nonzeros == 0
     with pytest.raises(tersor.FormatError, match="larger than allowed"):
-        pack_layer(blob)
+        pack_blob(blob)
     if len(shape) == 1:
         with pytest.raises(tersor.FormatError, match="larger than allowed"):
-            decode_layer(blob)
+            decode_blob(blob)
 
 
 @pytest.mark.skipif(ROOM < 1 << 28, reason="a dense matrix of 2^28 codes is an eighth of memory")
