@@ -25,7 +25,7 @@ from tersor.training.distillation import distillation_loss, teacher_scores
 from tersor.training.learning_rates import CosineRate, Position
 from tersor.training.loop import Examples, Forward, Loop, in_precision
 from tersor.training.recipe import Recipe
-from tersor.training.resume import TrainingState
+from tersor.training.resume import Stateful, TrainingState
 
 
 def encoded_bytes(model: nn.Module, codebook_size: int) -> int:
@@ -163,7 +163,13 @@ class Compressor(ABC):
             spanned += recipe.codebook_epochs
         self._train(
             "pruning",
-            TrainingState(self.state, model=self.model, optimizer=optimizer, masks=masks),
+            TrainingState(
+                self.state,
+                repr(recipe.pruning()),
+                model=self.model,
+                optimizer=optimizer,
+                masks=masks,
+            ),
             self._loop(optimizer, recipe.prune_rate, spanned),
             range(recipe.prune_epochs),
             after_step=after_step,
@@ -232,9 +238,9 @@ class Compressor(ABC):
             first_draw=recipe.prune_epochs - first,
         )
 
-    def _beside(self, phase: str, **parts: object) -> TrainingState:
+    def _beside(self, phase: str, **parts: Stateful) -> TrainingState:
         path = None if self.state is None else self.state.with_suffix(f".{phase}.pt")
-        return TrainingState(path, model=self.model, **parts)  # type: ignore[arg-type]
+        return TrainingState(path, repr(self.recipe), model=self.model, **parts)
 
     def _loop(self, optimizer: torch.optim.Optimizer, rate: CosineRate, epochs: int) -> Loop:
         recipe = self.recipe
