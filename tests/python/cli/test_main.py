@@ -16,6 +16,8 @@ from tersor.io import container
 
 pytest.importorskip("typer")
 
+pytestmark = pytest.mark.slow  # a process for each command
+
 
 def tersor(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(

@@ -30,6 +30,7 @@ def test_each_layer_may_have_a_density_of_its_own() -> None:
         density_masks(scores, {"a": 0.5})
 
 
+@pytest.mark.slow
 def test_iterative_pruning_ends_at_its_density_with_less_loss_than_at_once() -> None:
     torch.manual_seed(0)
     x = torch.randn(256, 40)

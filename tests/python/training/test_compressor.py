@@ -151,6 +151,7 @@ def test_quantizers_share_a_pruned_network_and_other_recipes_do_not(tmp_path: Pa
         Small(dataclasses.replace(RECIPE, density=0.5), state).prune()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs_before", range(8))
 def test_a_stopped_run_ends_as_one_that_was_not(tmp_path: Path, epochs_before: int) -> None:
     whole = Small(RECIPE)
