@@ -105,7 +105,8 @@ class Compressor(ABC):
     def draw(self, epoch: int) -> Examples:
         """What an epoch trains on; the same whenever it is asked for the same epoch.
 
-        Pruning has the first epochs, codebooks the next ones, assignments the last.
+        Pruning has the first epochs, codebooks the next ones, assignments the last. The targets
+        are what :meth:`teach` gives for the inputs.
         """
 
     def to_input(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -248,7 +249,8 @@ class Compressor(ABC):
         def loss(
             scores: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor | None
         ) -> torch.Tensor:
-            assert targets is not None  # draw() gives them
+            if targets is None:
+                raise ValueError("draw() gave no targets: take them from teach(inputs)")
             return distillation_loss(
                 scores, targets, labels, recipe.temperature, recipe.teacher_weight
             )

@@ -138,6 +138,15 @@ def test_without_a_codebook_rate_one_schedule_spans_both_phases(
     assert compressor.drawn == list(range(6))
 
 
+def test_examples_without_targets_are_refused() -> None:
+    class Untaught(Small):
+        def draw(self, epoch: int) -> Examples:
+            return dataclasses.replace(super().draw(epoch), targets=None)
+
+    with pytest.raises(ValueError, match=r"draw\(\) gave no targets: take them from teach"):
+        Untaught(RECIPE).prune()
+
+
 def test_quantizers_share_a_pruned_network_and_other_recipes_do_not(tmp_path: Path) -> None:
     state = tmp_path / "run.pt"
     first = Small(dataclasses.replace(RECIPE, quantizer="ecsq"), state)
