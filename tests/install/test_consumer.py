@@ -25,7 +25,10 @@ ROOT = Path(__file__).resolve().parents[2]
 CONSUMER = Path(__file__).parent / "consumer"
 ROWS, COLS = 37, 91
 
-pytestmark = pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake")
+pytestmark = [
+    pytest.mark.slow,  # builds
+    pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake"),
+]
 
 
 def command(*arguments: str | Path) -> str:
