@@ -1,231 +1,309 @@
-"""What the command line does with model files: compress, decompress, inspect.
+"""``tersor compress``: a dense model file to a compressed one, tensor by tensor.
 
-The torch side and rich are imported where they are needed: a table takes neither.
+A selected tensor is read, compressed and released; what is left stays in the mapped file until it
+is written. The torch side is imported only where a torch checkpoint is read.
 """
 
 from __future__ import annotations
 
-import os
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib.util import find_spec
+import dataclasses
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import numpy.typing as npt
 
-from tersor.cli.errors import InputError, import_torch, naming_file
-from tersor.cli.select import Choice, choose
-from tersor.io import container
+from tersor.cli.errors import InputError, naming_file
+from tersor.cli.output import Output, copy_companions, plan_output
+from tersor.cli.progress import default_threads, progress_bar
+from tersor.cli.read_model import SourceModel, SourceTensor, read_model, users_metadata
+from tersor.cli.select import Choice, Selection, check_pattern, select
+from tersor.io import aliases, container, layer_records, shards
 from tersor.io.floats import FLOAT_READERS
 
 if TYPE_CHECKING:
-    from tersor.config import LayerConfig, Method
+    from tersor.config import Config, LayerConfig, Method
     from tersor.reporting.file_report import Report
 
-
-# ---- Reading models
-
-Tensors = Mapping[str, container.Tensor]
+Blob = npt.NDArray[np.uint8]
 
 
-def _read_model(path: Path) -> tuple[Tensors, Mapping[str, str]]:
-    """All tensors of a dense model file, and its metadata."""
-    if not path.is_file():
-        raise InputError(f"{path}: {'is not a file' if path.exists() else 'no such file'}")
-    if path.suffix in (".pt", ".pth", ".bin"):
-        return _read_torch(path), {}
-    with naming_file(path), container.open(path) as file:
-        taken = [name for name, tensor in file.tensors.items() if tensor.compressed]
-        if taken:
-            raise InputError(f"{path}: is compressed already ({taken[0]} is a blob)")
-        tensors = {
-            name: container.Tensor(tensor.dtype, tuple(tensor.shape), tensor.bytes().tobytes())
-            for name, tensor in file.tensors.items()
-        }
-        return tensors, dict(file.metadata)
+@dataclass(frozen=True)
+class CompressOptions:
+    """Settings of ``tersor compress``.
+
+    Attributes:
+        bits: code width of matrices, the zero counted in.
+        conv_bits: the same of filters.
+        density: share of the weights of each selected tensor to keep; None: no further pruning.
+        method: one of those of :class:`tersor.LayerConfig`.
+        target_bytes: bytes of the file, for which density and codes of each tensor are searched
+            for; or
+        target_ratio: the same as the ratio of all tensors' bytes to those of the file.
+        config: settings by layer, which take the place of all above.
+        selection: which tensors.
+        dry_run: report the size without writing.
+        force: overwrite an existing output.
+        threads: how many tensors are compressed at once; None: as many as there are CPUs for this
+            process.
+
+    Raises:
+        InputError: options contradict each other, or ``config`` holds what needs a model.
+    """
+
+    bits: int = 4
+    conv_bits: int = 8
+    density: float | None = None
+    method: Method = "kmeans"
+    target_bytes: int | None = None
+    target_ratio: float | None = None
+    config: Config | None = None
+    selection: Selection = dataclasses.field(default_factory=Selection)
+    dry_run: bool = False
+    force: bool = False
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        from tersor.config import METHODS
+
+        if self.method not in METHODS:
+            raise InputError(f"--method '{self.method}' is none of {', '.join(METHODS)}")
+        if self.target_bytes is not None and self.target_ratio is not None:
+            raise InputError("give either --target-bytes or --target-ratio")
+        if self.config is None:
+            return
+        names = ("bits", "conv_bits", "density", "method", "target_bytes", "target_ratio")
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        if given := [name for name in names if getattr(self, name) != defaults[name]]:
+            option = given[0].replace("_", "-")
+            raise InputError(f"--{option} cannot be combined with --config, which has the settings")
+        needs_model = ("biases", "joint_codebook", "density", "max_drop")
+        if found := [name for name in needs_model if getattr(self.config, name) is not None]:
+            raise InputError(f"--config: {found[0]} needs the model: use tersor.compress_")
+
+    @property
+    def targets(self) -> tuple[int | None, float | None]:
+        """The bytes of the file that are asked for, or the ratio."""
+        source = self.config or self
+        return source.target_bytes, source.target_ratio
+
+    @property
+    def searches(self) -> bool:
+        """Whether settings are searched for."""
+        return self.targets != (None, None)
+
+    def settings(self, name: str, shape: tuple[int, ...]) -> LayerConfig | None:
+        """Of a tensor, or the limits of a search; None: leave it.
+
+        Args:
+            name: of the tensor, ``fc.weight`` of the layer ``fc``.
+            shape: of the dense tensor.
+        """
+        from tersor.config import LayerConfig
+
+        if self.config is not None:
+            return self.config.for_layer(name.removesuffix("weight").rstrip("."), len(shape))
+        if self.searches:
+            return LayerConfig()
+        width = self.bits if len(shape) == 2 else self.conv_bits
+        return LayerConfig(codebook_size=2**width - 1, density=self.density, method=self.method)
 
 
-def _read_torch(path: Path) -> Tensors:
-    """A state_dict that torch.save wrote; loaded with ``weights_only``, so no code of it runs."""
-    torch = import_torch()
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises whatever the broken part raises
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise InputError(f"{path}: not a state_dict that torch can load: {reason[0]}") from error
-    if not isinstance(state, Mapping) or not all(
-        isinstance(name, str) and isinstance(value, torch.Tensor) for name, value in state.items()
-    ):
-        raise InputError(f"{path}: not a state_dict: a mapping from names to tensors is needed")
-    from tersor.io.state_dict import to_file_tensor
-
-    try:
-        return {name: to_file_tensor(value, name) for name, value in state.items()}
-    except ValueError as error:
-        raise InputError(f"{path}: {error}") from error
-
-
-# ---- The commands
-
-
-def compress(
-    source: Path,
-    output: Path | None,
-    *,
-    bits: int = 4,
-    conv_bits: int = 8,
-    density: float | None = None,
-    method: Method = "kmeans",
-    target_bytes: int | None = None,
-    target_ratio: float | None = None,
-    only: Sequence[str] = (),
-    skip: Sequence[str] = (),
-    min_size: int = 0,
-    dry_run: bool = False,
-) -> Report:
-    """Compresses a dense model file, printing a line for each tensor, and returns the table.
-
-    ``bits`` and ``conv_bits`` are the code widths of matrices and filters, the zero counted in;
-    ``density`` is the part of the weights of each taken tensor to keep (None: no further pruning),
-    ``method`` one of those of :class:`tersor.LayerConfig`. With a target, bytes of the file or the
-    ratio of all tensors' bytes to them, these are chosen for each tensor instead.
+def compress(source: Path, output: Path | None, options: CompressOptions) -> Report:
+    """Compresses a dense model, printing a line for each tensor, and returns the table.
 
     Raises:
         InputError, OSError: the message names what is wrong with which file.
     """
-    from tersor._validation import as_float32
-    from tersor.codec.blob import SUFFIX, encode_blob
-    from tersor.codec.encode import compress_weight
-    from tersor.config import LayerConfig
-    from tersor.reporting.file_report import report
-    from tersor.search import rate_distortion
-
-    if source.is_dir() or source.suffix == ".json":
-        if output is None or dry_run or target_bytes is not None or target_ratio is not None:
-            raise InputError("a checkpoint of several files needs -o OUT, and takes no target")
-        kinds = {2: LayerConfig(codebook_size=2**bits - 1, density=density, method=method)}
-        filters = LayerConfig(codebook_size=2**conv_bits - 1, density=density, method=method)
-        return _compress_shards(
-            source,
-            output,
-            lambda shape: kinds.get(len(shape), filters),
-            lambda view: choose(
-                view.name, view.dtype, view.shape, only=only, skip=skip, min_size=min_size
-            ),
-        )
-    if output is None and not dry_run:
-        raise InputError("say where to write with -o OUT, or --dry-run to learn the size alone")
-    tensors, metadata = _read_model(source)
-    if target_bytes is not None and target_ratio is not None:
-        raise InputError("give either --target-bytes or --target-ratio")
-    left: dict[str, container.Tensor] = {}
-    items: dict[str, rate_distortion.Item] = {}
-    searches = target_bytes is not None or target_ratio is not None
-    for name, tensor in tensors.items():
-        choice = choose(
-            name, tensor.dtype, tuple(tensor.shape), only=only, skip=skip, min_size=min_size
-        )
-        print(choice)
-        if not choice.taken:
-            left[name] = tensor
-            continue
-        width = bits if len(tensor.shape) == 2 else conv_bits
-        raw = np.frombuffer(tensor.data, np.uint8)
-        weight = as_float32(FLOAT_READERS[tensor.dtype](raw).reshape(tensor.shape), name)
-        config = LayerConfig(codebook_size=2**width - 1, density=density, method=method)
-        items[name] = rate_distortion.Item(weight, LayerConfig() if searches else config)
-    if not items:
-        raise InputError(f"{source}: no tensor to compress (see --only)")
-
-    def write(blobs: rate_distortion.Blobs, path: Path) -> int:
-        coded = {
-            name + SUFFIX: container.Tensor("U8", blob.shape, blob) for name, blob in blobs.items()
-        }
-        container.write_file(path, {**left, **coded}, metadata)
-        return path.stat().st_size
-
-    # Sizes are exact because files are really made, and thrown away but for the last.
-    with tempfile.TemporaryDirectory(prefix="tersor-") as folder:
-        trial = Path(folder) / "trial.safetensors"
-        settings = {name: item.settings for name, item in items.items()}
-        if searches:
-            limit = float(target_bytes or 0)
-            if target_ratio is not None:
-                limit = sum(len(tensor.data) for tensor in tensors.values()) // target_ratio
-            try:
-                settings = rate_distortion.fit(
-                    items, lambda blobs: write(blobs, trial), limit, size=True, progress=print
-                )
-            except ValueError as error:
-                raise InputError(f"{source}: {error}") from error
-        blobs = {
-            name: encode_blob(compress_weight(item.weight, settings[name], name))
-            for name, item in items.items()
-        }
-        path = trial if dry_run or output is None else output
-        write(blobs, path)
-        with container.open(path) as file:
-            return report(file)
-
-
-def _compress_shards(
-    source: Path,
-    output: Path,
-    settings: Callable[[tuple[int, ...]], LayerConfig],
-    choice_of: Callable[[container.TensorView], Choice],
-) -> Report:
-    """The same for a checkpoint of several files, which never stands in memory as a whole."""
-    from tersor import __version__
-    from tersor._validation import as_float32
-    from tersor.codec.blob import SUFFIX, encode_blob
-    from tersor.codec.encode import compress_weight
-    from tersor.io import shards
-    from tersor.reporting.file_report import report
-
-    with naming_file(source), container.open(source) as checkpoint:
-        if source.resolve() in (output.resolve(), output.resolve() / container.INDEX):
-            raise InputError(f"{output}: cannot be written while it is read")
-        choices = {name: choice_of(view) for name, view in checkpoint.tensors.items()}
+    if output is None and not options.dry_run:
+        raise InputError("missing -o/--output (or use --dry-run)")
+    with naming_file(source):
+        model = read_model(source)
+        if model.shards is not None and (options.dry_run or options.searches):
+            raise InputError(
+                "a checkpoint of several files supports neither --dry-run nor a target"
+            )
+        plan = None
+        if output is not None and not options.dry_run:
+            sharded = model.shards is not None
+            plan = plan_output(source, model.files, output, sharded=sharded, force=options.force)
+        for note in model.notes:
+            print(note)
+        choices = _choose(model, options)
         for choice in choices.values():
             print(choice)
-        if not any(choice.taken for choice in choices.values()):
+        if not any(choice.selected for choice in choices.values()):
             raise InputError(f"{source}: no tensor to compress (see --only)")
+        job = _Job(model, options, choices)
+        report = job.write_shards(plan) if plan and model.shards else job.write_file(plan)
+    for line in copy_companions(plan, force=options.force) if plan else ():
+        print(line)
+    return report
 
-        def encode(view: container.TensorView) -> tuple[str, container.Tensor]:
-            if not choices[view.name].taken:
-                return view.name, container.Tensor(view.dtype, view.shape, view.bytes())
-            raw = FLOAT_READERS[view.dtype](view.bytes()).reshape(view.shape)
-            weight = as_float32(raw, view.name)
-            blob = encode_blob(compress_weight(weight, settings(view.shape), view.name))
-            return view.name + SUFFIX, container.Tensor("U8", blob.shape, blob)
 
-        described = [(n, repr(settings(c.shape))) for n, c in choices.items() if c.taken]
-        with _progress(sum(view.nbytes for view in checkpoint.tensors.values())) as advance:
+def _choose(model: SourceModel, options: CompressOptions) -> dict[str, Choice]:
+    """The choice for each tensor, by the selection and then by the configuration."""
+    choices = select(model.tensors.values(), options.selection, model.aliases)
+    if options.config is None:
+        return choices
+    # A pattern of the configuration is one of layers, or of their weights.
+    names = {n for name in choices for n in (name, name.rpartition(".")[0])}
+    for pattern, _ in options.config.named_overrides:
+        check_pattern("--config: overrides:", pattern, names)
+    return {
+        name: choice
+        if not choice.selected or options.settings(name, choice.shape) is not None
+        else Choice(name, choice.shape, False, "--config leaves it")
+        for name, choice in choices.items()
+    }
+
+
+def dense_weight(tensor: SourceTensor) -> npt.NDArray[np.float32]:
+    """The numbers of a tensor, float32 of its shape.
+
+    Raises:
+        ValueError: they are not finite; the message names the tensor.
+    """
+    from tersor._validation import as_float32
+
+    raw = FLOAT_READERS[tensor.dtype](tensor.stored().raw())
+    return as_float32(raw.reshape(tensor.shape), tensor.name)
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A model, what is asked for, and which of its tensors are compressed."""
+
+    model: SourceModel
+    options: CompressOptions
+    choices: Mapping[str, Choice]
+
+    @property
+    def _selected(self) -> dict[str, SourceTensor]:
+        return {n: t for n, t in self.model.tensors.items() if self.choices[n].selected}
+
+    def _settings(self) -> dict[str, LayerConfig]:
+        """Of the selected tensors, by name: what is asked for, or the limits of a search."""
+        asked = {n: self.options.settings(n, t.shape) for n, t in self._selected.items()}
+        return {name: settings for name, settings in asked.items() if settings is not None}
+
+    def _threads(self) -> int:
+        return self.options.threads or default_threads()
+
+    def _stored(self, tensor: SourceTensor, blob: Blob | None) -> dict[str, container.Tensor]:
+        """What is written of a tensor: its blob, unless there is none or it would grow."""
+        from tersor.codec.blob import SUFFIX
+
+        if blob is None or blob.nbytes >= tensor.nbytes:
+            return {tensor.stored_name: tensor.stored()}
+        return {tensor.name + SUFFIX: container.Tensor("U8", blob.shape, blob)}
+
+    def _encode(
+        self, tensor: SourceTensor, settings: LayerConfig | None
+    ) -> dict[str, container.Tensor]:
+        from tersor.codec.blob import encode_blob
+        from tersor.codec.encode import compress_weight
+
+        if settings is None:
+            return self._stored(tensor, None)
+        weight = dense_weight(tensor)
+        return self._stored(tensor, encode_blob(compress_weight(weight, settings, tensor.name)))
+
+    def _metadata(self, metadata: Mapping[str, str], grown: Collection[str]) -> dict[str, str]:
+        """The metadata of a file: what each blob was, and further names of tensors.
+
+        Args:
+            metadata: of the source.
+            grown: names of tensors in the file; the selected ones among them are no blobs.
+        """
+        blobs = [n for n, t in self._selected.items() if t.stored_name not in grown]
+        settings = self._settings()
+        records = {
+            name: layer_records.LayerRecord(
+                self.model.tensors[name].dtype, settings[name].precision
+            )
+            for name in blobs
+        }
+        return {
+            **metadata,
+            **layer_records.write_records(records),
+            **aliases.write_aliases(self.model.aliases, set(blobs)),
+        }
+
+    def _print_grown(self, names: Collection[str]) -> None:
+        for name, tensor in self._selected.items():
+            if tensor.stored_name in names:
+                reason = "would grow: its blob is no smaller than its dense bytes"
+                print(Choice(name, tensor.shape, False, reason))
+
+    def write_file(self, plan: Output | None) -> Report:
+        """Writes one file, or none where there is no plan."""
+        from tersor.reporting.file_report import report_tensors
+
+        settings = self._search() if self.options.searches else self._settings()
+        with progress_bar("compress", self.model.dense_bytes) as advance:
+            tensors = shards.encode_tensors(
+                self.model.tensors.values(),
+                lambda tensor: self._encode(tensor, settings.get(tensor.name)),
+                threads=self._threads(),
+                progress=lambda tensor: advance(tensor.nbytes),
+            )
+        self._print_grown(tensors)
+        metadata = self._metadata(self.model.metadata, tensors)
+        if plan is not None:
+            plan.file.parent.mkdir(parents=True, exist_ok=True)
+            container.write_file(plan.file, tensors, metadata)
+        return report_tensors(tensors, metadata, container.file_bytes(tensors, metadata))
+
+    def _search(self) -> dict[str, LayerConfig]:
+        """Settings by name, within the size that is asked for, on bytes that are counted."""
+        from tersor.search import rate_distortion
+
+        items = {
+            name: rate_distortion.Item(dense_weight(self.model.tensors[name]), settings)
+            for name, settings in self._settings().items()
+        }
+
+        def measure(blobs: rate_distortion.Blobs) -> float:
+            tensors = {}
+            for name, tensor in self.model.tensors.items():
+                tensors.update(self._stored(tensor, blobs.get(name)))
+            return container.file_bytes(tensors, self._metadata(self.model.metadata, tensors))
+
+        target_bytes, target_ratio = self.options.targets
+        limit = float(target_bytes or 0)
+        if target_ratio is not None:
+            limit = self.model.dense_bytes // target_ratio
+        return rate_distortion.fit(items, measure, limit, size=True, progress=print)
+
+    def write_shards(self, plan: Output) -> Report:
+        """Writes a checkpoint shard by shard; no more than one shard is in memory at once."""
+        from tersor import __version__
+        from tersor.reporting.file_report import report
+
+        checkpoint = self.model.shards
+        assert checkpoint is not None
+        by_stored = {tensor.stored_name: tensor for tensor in self.model.tensors.values()}
+        # The shards have one table of records and names, so that any of them tells them all.
+        extra = self._metadata({}, ())
+        settings = self._settings()
+
+        def encode(view: container.TensorView) -> Mapping[str, container.Tensor]:
+            tensor = by_stored[view.name]
+            return self._encode(tensor, settings.get(tensor.name))
+
+        with progress_bar("compress", self.model.dense_bytes) as advance:
             index = shards.write_shards(
                 checkpoint,
-                output,
+                plan.file.parent,
                 encode,
-                f"{__version__} {described}",
-                threads=os.cpu_count() or 1,
+                f"{__version__} {settings} {extra}",
+                metadata=lambda shard: {**users_metadata(shard.metadata), **extra},
+                threads=self._threads(),
                 progress=lambda view: advance(view.nbytes),
             )
-    with container.open(index) as file:
-        return report(file)
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on the terminal that counts bytes."""
-    if not sys.stderr.isatty() or find_spec("rich") is None:
-        yield lambda _: None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-
-    columns = (BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("compress", total=total)
-        yield lambda size: bar.advance(task, size)
+        with container.open(index) as file:
+            self._print_grown(file.tensors)
+            return report(file)

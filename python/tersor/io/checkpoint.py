@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -75,7 +73,4 @@ def file_content(
 
 def file_bytes(model: nn.Module, config: Config) -> int:
     """Bytes of the file that :func:`save` would write of a model compressed by these settings."""
-    with tempfile.TemporaryDirectory(prefix="tersor-") as folder:
-        path = Path(folder) / "model.safetensors"
-        container.write_file(path, *file_content(model, config.to_json()))
-        return path.stat().st_size
+    return container.file_bytes(*file_content(model, config.to_json()))

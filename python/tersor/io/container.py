@@ -5,9 +5,12 @@ docs/format.md has the bytes.
 
 from __future__ import annotations
 
+import errno
+import fnmatch
 import json
 import os
 import re
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +21,16 @@ import numpy.typing as npt
 
 from tersor import _core
 from tersor._core import FormatError
-from tersor.codec.blob import NO_LIMIT, CompressedTensor, decode_blob, decode_rows, inspect_blob
+from tersor.codec.blob import (
+    NO_LIMIT,
+    SUFFIX,
+    CompressedTensor,
+    decode_blob,
+    decode_rows,
+    inspect_blob,
+    is_blob,
+)
+from tersor.io.file_size import StoredSize, stored_bytes
 
 INDEX = "model.safetensors.index.json"
 """The usual name of the index of a checkpoint of several files."""
@@ -45,6 +57,17 @@ class Tensor:
     def nbytes(self) -> int:
         """Bytes of the data."""
         return len(self.data) if isinstance(self.data, bytes) else self.data.nbytes
+
+    def raw(self) -> npt.NDArray[np.uint8]:
+        """The bytes, uint8 ``[n]``: a view where they are contiguous."""
+        if isinstance(self.data, np.ndarray):
+            return np.ascontiguousarray(self.data).reshape(-1).view(np.uint8)
+        return np.frombuffer(self.data, np.uint8)
+
+    def is_blob(self, name: str) -> bool:
+        """Whether a reader takes this for a compressed tensor, under such a name."""
+        named = name.endswith(SUFFIX) and self.dtype == "U8" and len(self.shape) == 1
+        return named and is_blob(self.raw()[:16])
 
 
 @dataclass(frozen=True)
@@ -102,6 +125,7 @@ class File:
     """An open file: what it holds, without decoding it.
 
     Attributes:
+        paths: of what was opened.
         tensors: by name, in the order of their names.
         metadata: the ``__metadata__`` of the file.
         file_bytes: its size.
@@ -110,8 +134,8 @@ class File:
 
     def __init__(self, path: str | os.PathLike[str], max_bytes: int | None = None) -> None:
         self.path = Path(path)
-        if not self.path.is_file():
-            raise FileNotFoundError(f"{self.path}: no such file")
+        self.paths: tuple[Path, ...] = (self.path,)
+        check_readable(self.path)
         self._file = _core.File.open(str(self.path), _list_limit(max_bytes))
         self.tensors = {
             entry["name"]: TensorView(**entry, _file=self._file, _max_bytes=max_bytes)
@@ -122,7 +146,7 @@ class File:
         self.is_tersor: bool = self._file.is_tersor
 
     def verify(self) -> None:
-        """Checks every hash that opening has not checked.
+        """Checks all checksums that opening has not checked.
 
         Together they cover every byte of a file that tersor wrote; of others, the blobs alone.
 
@@ -136,6 +160,19 @@ class File:
 
     def __exit__(self, *_: object) -> None:
         """Nothing to do: the mapping is released with the last view into it."""
+
+
+def check_readable(path: Path) -> None:
+    """Opens a file for reading and closes it, so that what the system refuses is told as such.
+
+    Raises:
+        OSError: there is no such file, it is not a regular one, or the system refuses.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        code = errno.EISDIR if path.is_dir() else errno.EINVAL
+        raise OSError(code, os.strerror(code), str(path))
+    with path.open("rb"):
+        pass
 
 
 def read_index(path: Path, max_bytes: int | None = None) -> dict[str, str]:
@@ -173,18 +210,19 @@ class Sharded(File):
     """An open checkpoint of several files, used as one :class:`File`.
 
     Attributes:
+        paths: of the index and the shards.
         shards: the files by their names.
         metadata: of the first shard.
     """
 
     def __init__(self, path: Path, max_bytes: int | None = None) -> None:
         self.path = path
-        if not path.is_file():
-            raise FileNotFoundError(f"{path}: no such file")
+        check_readable(path)
         shard_of = read_index(path, max_bytes)
         self.shards = {
             name: File(path.parent / name, max_bytes) for name in sorted(set(shard_of.values()))
         }
+        self.paths = (path, *(file.path for file in self.shards.values()))
         found = {
             name: (view, shard)
             for shard, file in self.shards.items()
@@ -200,28 +238,51 @@ class Sharded(File):
         self.is_tersor = all(file.is_tersor for file in files)
 
     def verify(self) -> None:
-        """Checks every hash of every shard that opening has not checked."""
+        """Checks all checksums of all shards that opening has not checked."""
         for file in self.shards.values():
             file.verify()
+
+
+def find_model(path: Path) -> Path:
+    """The file to open: the path itself, or of a folder the model in it.
+
+    That is its index, or else ``model.safetensors``, or else its only ``.safetensors`` file.
+
+    Raises:
+        FileNotFoundError: the folder holds no model, or several.
+        OSError: the system refuses to list it.
+    """
+    if not path.is_dir():
+        return path
+    files = sorted(os.listdir(path))
+    for pattern in (INDEX, "*.safetensors.index.json", "model.safetensors", "*.safetensors"):
+        found = fnmatch.filter(files, pattern)
+        if len(found) == 1:
+            return path / found[0]
+        if found:
+            names = ", ".join(found[:4])
+            raise FileNotFoundError(
+                f"{path}: holds {len(found)} models ({names}): name one of them"
+            )
+    raise FileNotFoundError(f"{path}: the folder holds no .safetensors file")
 
 
 def open(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> File:
     """Opens a file, or a checkpoint of several, and checks its structure; nothing is decoded.
 
     Args:
-        path: a ``.safetensors`` file, the ``.json`` index of a checkpoint, or the folder that holds
-            one under its usual name.
+        path: a ``.safetensors`` file, the ``.json`` index of a checkpoint, or a folder that holds
+            one model (:func:`find_model`).
         max_bytes: what each of these may allocate: the list of tensors while a file is opened, but
             for the first megabyte, and decoding a layer for its content
             (:func:`tersor.codec.blob.decode_blob`).
 
     Raises:
         FileNotFoundError: there is none.
+        OSError: the system refuses to open it.
         FormatError: it is malformed; the message names the byte.
     """
-    path = Path(path)
-    if path.is_dir() and (path / INDEX).is_file():
-        path /= INDEX
+    path = find_model(Path(path))
     return Sharded(path, max_bytes) if path.suffix == ".json" else File(path, max_bytes)
 
 
@@ -240,8 +301,8 @@ def write_file(
         tensors: by name.
         metadata: texts for the header's ``__metadata__``.
         plain: a file as the stock library writes it: an entry of the header for every tensor, and
-            no hashes. Otherwise hashes cover the whole file, and tensors of less than 4096 bytes
-            stand together in one, which only this library reads.
+            no checksums. Otherwise these cover every byte of the file, and tensors of less than
+            4096 bytes stand together in one, which only this library reads.
 
     Raises:
         OSError: the system refuses; nothing is left behind and an old file stays as it was.
@@ -252,11 +313,18 @@ def write_file(
     extra = dict(metadata or {})
     for text in (*tensors, *extra, *extra.values()):
         text.encode()  # a lone surrogate has no UTF-8, and no string of the compiled core
-    listed = []
-    for name, tensor in tensors.items():
-        if isinstance(tensor.data, np.ndarray):
-            raw = np.ascontiguousarray(tensor.data).reshape(-1).view(np.uint8)
-        else:
-            raw = np.frombuffer(tensor.data, np.uint8)
-        listed.append((name, tensor.dtype, list(tensor.shape), raw))
+    listed = [(name, t.dtype, list(t.shape), t.raw()) for name, t in tensors.items()]
     _core.write_file(str(path), listed, list(extra.items()), plain)
+
+
+def file_bytes(
+    tensors: Mapping[str, Tensor],
+    metadata: Mapping[str, str] | None = None,
+    *,
+    plain: bool = False,
+) -> int:
+    """Bytes of the file that :func:`write_file` makes of the same arguments; nothing is written."""
+    sizes = [
+        StoredSize(name, t.dtype, t.shape, t.nbytes, t.is_blob(name)) for name, t in tensors.items()
+    ]
+    return stored_bytes(sizes, metadata or {}, plain=plain)

@@ -14,8 +14,9 @@ from tersor.codec.blob import SUFFIX, decode_blob, inspect_blob
 from tersor.codec.encode import decompress_weight
 from tersor.config import Config
 from tersor.io import container
+from tersor.io.aliases import read_aliases
 from tersor.io.layer_records import RecordTable, read_records
-from tersor.io.state_dict import ALIASES, to_torch
+from tersor.io.state_dict import to_torch
 
 CONFIG = "tersor.config"
 """The key of the settings in the metadata of a file."""
@@ -37,26 +38,6 @@ class Content:
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     records: RecordTable = field(default_factory=lambda: RecordTable({}))
     config: Mapping[str, object] = field(default_factory=dict)
-
-
-def _aliases(file: container.File, content: Content) -> dict[str, str]:
-    """The names that stand for tensors of other names.
-
-    Raises:
-        FormatError: the metadata is malformed, or a tensor is missing.
-    """
-    try:
-        aliases = json.loads(file.metadata.get(ALIASES, "{}"))
-    except (ValueError, RecursionError) as error:
-        raise FormatError(f"{file.path}: metadata '{ALIASES}': {error}") from None
-    if not isinstance(aliases, dict):
-        raise FormatError(f"{file.path}: metadata '{ALIASES}' is not an object")
-    # Of a blob either the name of the blob or that of the dense tensor.
-    names = {*content.tensors, *content.blobs, *(name + SUFFIX for name in content.blobs)}
-    for name, target in aliases.items():
-        if not isinstance(target, str) or target not in names or name in names:
-            raise FormatError(f"{file.path}: '{name}' stands for {target!r}, which is not there")
-    return dict(aliases)
 
 
 def _config(file: container.File) -> Mapping[str, object]:
@@ -98,10 +79,8 @@ def read_content(path: str | os.PathLike[str], max_bytes: int | None) -> Content
                 content.blobs[plain] = to_torch(view)
         content.records = read_records(file.metadata, file.path)
         content.config = _config(file)
-        for name, target in _aliases(file, content).items():
-            if target in content.tensors:
-                content.tensors[name] = content.tensors[target]
-            else:
-                blob = content.blobs[target.removesuffix(SUFFIX)]
-                content.blobs[name.removesuffix(SUFFIX)] = blob
+        stored = {name: view.compressed for name, view in file.tensors.items()}
+        for name, target in read_aliases(file.metadata, stored, file.path).items():
+            table = content.blobs if target in content.blobs else content.tensors
+            table[name] = table[target]
     return content

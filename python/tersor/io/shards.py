@@ -5,17 +5,32 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Condition
+from typing import Protocol, TypeVar
 
 from tersor._core import FormatError
 from tersor.io import container
 from tersor.io.container import INDEX, File, Sharded, Tensor, TensorView
 
-Encode = Callable[[TensorView], tuple[str, Tensor]]
+
+class Sized(Protocol):
+    """A tensor that is read when it is needed."""
+
+    @property
+    def nbytes(self) -> int:
+        """What it takes while it is worked on, but for a factor."""
+
+    def release(self) -> None:
+        """Releases the memory of what was read."""
+
+
+_Item = TypeVar("_Item", bound=Sized)
+Encoded = Mapping[str, Tensor]
+Encode = Callable[[TensorView], Encoded]
 
 
 class _Room:
@@ -36,6 +51,34 @@ class _Room:
             with self._changed:
                 self._free += size
                 self._changed.notify_all()
+
+
+def encode_tensors(
+    tensors: Collection[_Item],
+    encode: Callable[[_Item], Encoded],
+    *,
+    threads: int = 1,
+    progress: Callable[[_Item], None] = lambda tensor: None,
+) -> dict[str, Tensor]:
+    """Encodes tensors on several threads; what is worked on at once is no more than the largest.
+
+    Args:
+        tensors: to encode, each released when it is done.
+        encode: the tensors to write for one, by name.
+        threads: how many are encoded at once.
+        progress: called with each one when it is done, from any thread.
+    """
+    room = _Room(max((tensor.nbytes for tensor in tensors), default=0))
+
+    def task(tensor: _Item) -> Encoded:
+        with room.take(tensor.nbytes):
+            encoded = encode(tensor)
+            tensor.release()
+        progress(tensor)
+        return encoded
+
+    with ThreadPoolExecutor(threads) as pool:
+        return {name: t for made in pool.map(task, tensors) for name, t in made.items()}
 
 
 def _name(shard: File, settings: str) -> str:
@@ -78,6 +121,8 @@ def write_shards(
     encode: Encode,
     settings: str,
     *,
+    metadata: Callable[[File], Mapping[str, str]] = lambda shard: shard.metadata,
+    plain: bool = False,
     threads: int = 1,
     progress: Callable[[TensorView], None] = lambda view: None,
 ) -> Path:
@@ -85,7 +130,7 @@ def write_shards(
 
     A shard's name follows from what goes into it, and the index is renamed into place when all
     shards stand: whoever stops at any moment leaves the old checkpoint or the new one, and a rerun
-    goes on with the first shard that is not there. Shards that the old index named alone are
+    resumes with the first shard that is not there. Shards that the old index named alone are
     removed at the end.
 
     At once in work are no more bytes than the largest tensor has; to them comes the output of one
@@ -94,8 +139,10 @@ def write_shards(
     Args:
         source: an open checkpoint, or a single file.
         folder: where to, made if missing; not that of the source.
-        encode: the tensor to write for one of the source, and its name.
-        settings: text that tells two different ``encode`` apart.
+        encode: the tensors to write for one of the source, by name.
+        settings: text that tells two different ``encode``, ``metadata`` and ``plain`` apart.
+        metadata: of the shard that is written for one of the source.
+        plain: as of :func:`tersor.io.container.write_file`.
         threads: how many tensors are encoded at once.
         progress: called with each tensor when it is done, from any thread.
 
@@ -109,26 +156,17 @@ def write_shards(
     folder.mkdir(parents=True, exist_ok=True)
     index = folder / INDEX
     old = set(container.read_index(index).values()) if index.is_file() else set()
-    room = _Room(max((view.nbytes for view in source.tensors.values()), default=0))
-
-    def task(view: TensorView) -> tuple[str, Tensor]:
-        with room.take(view.nbytes):
-            encoded = encode(view)
-            view.release()
-        progress(view)
-        return encoded
-
     names: dict[str, str] = {}
     total = 0
     for shard in shards:
         path = folder / _name(shard, settings)
+        views = shard.tensors.values()
         if _is_whole(path):
-            for view in shard.tensors.values():
+            for view in views:
                 progress(view)
         else:
-            with ThreadPoolExecutor(threads) as pool:
-                tensors = dict(pool.map(task, shard.tensors.values()))
-            container.write_file(path, tensors, shard.metadata)
+            tensors = encode_tensors(views, encode, threads=threads, progress=progress)
+            container.write_file(path, tensors, metadata(shard), plain=plain)
         with container.open(path) as written:
             names.update(dict.fromkeys(written.tensors, path.name))
             total += sum(view.nbytes for view in written.tensors.values())

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -13,35 +10,67 @@ import torch
 from tersor.codec.blob import SUFFIX, encode_blob
 from tersor.codec.encode import compress_weight, decompress_weight
 from tersor.config import LayerConfig
-from tersor.io import container
+from tersor.io import aliases, container
 from tersor.io.container import Tensor
-
-ALIASES = "tersor.aliases"
 
 DTYPES = {
     torch.bool: "BOOL",
     torch.uint8: "U8",
     torch.int8: "I8",
+    torch.uint16: "U16",
     torch.int16: "I16",
+    torch.uint32: "U32",
     torch.int32: "I32",
+    torch.uint64: "U64",
     torch.int64: "I64",
+    torch.float8_e4m3fn: "F8_E4M3",
+    torch.float8_e5m2: "F8_E5M2",
     torch.float16: "F16",
     torch.bfloat16: "BF16",
     torch.float32: "F32",
     torch.float64: "F64",
+    torch.complex64: "C64",
 }
+if hasattr(torch, "float8_e8m0fnu"):  # from torch 2.7 on
+    DTYPES[torch.float8_e8m0fnu] = "F8_E8M0"
 _TORCH = {name: dtype for dtype, name in DTYPES.items()}
 
 
-def to_file_tensor(tensor: torch.Tensor, name: str) -> Tensor:
-    """A torch tensor as the container writes it, in its own type.
+def check_storable(value: object, name: str) -> None:
+    """Refuses what a file of tensors cannot hold.
 
     Raises:
-        ValueError: safetensors has no name for the type, or the layout is not strided.
+        ValueError: the message has the name, and what to do.
     """
-    if tensor.dtype not in DTYPES or tensor.layout != torch.strided:
-        raise ValueError(f"{name}: {tensor.dtype} in {tensor.layout} cannot be saved")
-    raw = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+    if not isinstance(value, torch.Tensor):
+        raise ValueError(
+            f"{name}: a {type(value).__name__} is not a tensor and cannot be saved; let "
+            "get_extra_state() return a tensor, for example of the uint8 bytes of its JSON"
+        )
+    if value.layout != torch.strided or value.dtype not in DTYPES:
+        raise ValueError(
+            f"{name}: a tensor of {value.dtype} in {value.layout} cannot be saved: safetensors "
+            "has no such type"
+        )
+    if value.is_meta:
+        raise ValueError(f"{name}: cannot be saved: it is on the meta device, which holds no data")
+
+
+def to_file_tensor(tensor: torch.Tensor, name: str) -> Tensor:
+    """A torch tensor as the container writes it, in its own type; copied only where it must be.
+
+    Raises:
+        ValueError: it is no tensor, safetensors has no name for its type, its layout is not
+            strided, or it holds no data (the meta device, a wrapper subclass).
+    """
+    check_storable(tensor, name)
+    try:
+        plain = tensor.detach().cpu().resolve_conj().resolve_neg().contiguous()
+        # What has one element or none may have any stride, and a view as bytes needs 1.
+        raw = plain.as_strided((plain.numel(),), (1,)).view(torch.uint8).numpy()
+    except (NotImplementedError, RuntimeError, TypeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{name}: a {type(tensor).__name__} cannot be saved: {reason}") from error
     return Tensor(DTYPES[tensor.dtype], tuple(tensor.shape), raw)
 
 
@@ -55,6 +84,17 @@ def to_torch(view: container.TensorView) -> torch.Tensor:
         raise ValueError(f"{view.name}: torch has no type for {view.dtype}")
     raw = torch.from_numpy(np.array(view.bytes()))
     return raw.view(_TORCH[view.dtype]).reshape(view.shape)
+
+
+def storage_key(tensor: torch.Tensor) -> tuple[object, ...]:
+    """What two tensors have in common that are one: the same elements of the same storage.
+
+    The storage itself is compared and not the address of its data, which is 0 for every tensor
+    that has none of its own (wrapper subclasses).
+    """
+    storage = tensor.untyped_storage()._cdata
+    place = (tensor.storage_offset(), tuple(tensor.shape), tensor.stride())
+    return (storage, tensor.dtype, *place, tensor.is_conj(), tensor.is_neg())
 
 
 def _coded(value: torch.Tensor) -> Tensor | None:
@@ -86,28 +126,21 @@ def file_tensors(
     values (a bias whose values are shared) is coded, without loss, where that is smaller.
 
     Raises:
-        ValueError: a tensor has a type that cannot be saved.
+        ValueError: the state holds what is no tensor (extra state), or a tensor of a type that
+            cannot be saved; the message has its name.
     """
     tensors: dict[str, Tensor] = {}
-    aliases: dict[str, str] = {}
+    aliased: dict[str, str] = {}
     first: dict[tuple[object, ...], str] = {}
     for name, value in sorted(state.items()):
-        key = (value.data_ptr(), value.dtype, tuple(value.shape), value.stride())
-        if value.numel() and key in first:
-            aliases[name] = first[key]
+        check_storable(value, name)
+        stored = first.setdefault(storage_key(value), name) if value.numel() else name
+        if stored != name:
+            aliased[name] = stored
             continue
-        first[key] = name
         coded = _coded(value)
         if coded is None:
             tensors[name] = to_file_tensor(value, name)
         else:
             tensors[name + SUFFIX] = coded
-    return tensors, {ALIASES: json.dumps(aliases, sort_keys=True)} if aliases else None
-
-
-def state_bytes(state: Mapping[str, torch.Tensor]) -> int:
-    """Bytes of the file that a state makes, which is really written, and thrown away."""
-    with tempfile.TemporaryDirectory(prefix="tersor-") as folder:
-        path = Path(folder) / "state.safetensors"
-        container.write_file(path, *file_tensors(state))
-        return path.stat().st_size
+    return tensors, aliases.write_aliases(aliased) or None

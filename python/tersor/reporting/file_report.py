@@ -1,22 +1,26 @@
-"""What each layer of a file costs, counted on its real streams, in the columns of Deep Compression.
+"""What each layer of a file costs, counted on its real streams.
 
-Two accountings stand side by side. *Paper accounting* (Han et al., arXiv 1510.00149, tables 2 to 5)
-counts the weight codes, the index gaps and an fp32 codebook of 2^bits values for each layer, and
-neither Huffman tables nor biases. *File bytes* counts everything on the disk: headers, tables,
-hashes, biases and all. P+Q is the pruned and shared form with fixed widths, P+Q+H the same after
-Huffman coding.
+Three accountings stand side by side. *File bytes* come first: all bytes on the disk (headers,
+tables, hashes, biases) beside the bytes of the dense tensors in their own types. The *fp32
+accounting* of the literature sets four bytes for each parameter beside the same file, whatever type
+the model had. The *paper accounting* (Han et al., arXiv 1510.00149, tables 2 to 5) counts the
+weight codes, the index gaps and an fp32 codebook of 2^bits values for each layer, and neither
+Huffman tables nor biases: P+Q is the pruned and quantized form with fixed widths, P+Q+H the same
+after Huffman coding.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from tersor._core import FormatError
 from tersor.codec.blob import SUFFIX, BlobInfo, inspect_blob
-from tersor.io import container
+from tersor.io import container, layer_records
+from tersor.io.element_types import ELEMENT_BYTES
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,15 +30,22 @@ _FLOATS = {"F16", "BF16", "F32", "F64", "F8_E4M3", "F8_E5M2"}
 
 @dataclass(frozen=True)
 class LayerRow:
-    """A row of the table. Bits are per stored entry, fillers included; rates are parts of fp32.
+    """A row of the table.
 
-    ``paper_bits_pq`` and ``paper_bits_pqh`` are the whole layer in paper accounting. Where a layer
-    is stored by rows, its coded row lengths count in both: without them the gaps say nothing.
+    ``dense_bytes`` is what the weight takes in its own type, ``dtype``; ``ratio`` that by the bytes
+    of the blob. The rest is in the paper's accounting: bits are per stored entry, fillers included,
+    and rates are parts of fp32. ``paper_bits_pq`` and ``paper_bits_pqh`` are those of the layer.
+    Where it is stored by rows, its coded row lengths count in both: without them the gaps say
+    nothing.
     """
 
     name: str
     shape: tuple[int, ...]
+    dtype: str
     weights: int
+    dense_bytes: int
+    blob_bytes: int
+    ratio: float
     nonzeros: int
     entries: int
     density: float
@@ -47,18 +58,23 @@ class LayerRow:
     paper_bits_pqh: int
     rate_pq: float
     rate_pqh: float
-    blob_bytes: int
 
 
 @dataclass(frozen=True)
 class Totals:
     """Sums over a file.
 
-    ``dense_bytes`` is what the network takes in fp32: 4 x all parameters, biases included (integer
-    buffers at their own size). ``ratio_file`` is ``dense_bytes / file_bytes``. The paper's ratios
-    are the inverse of the rates: what it leaves out (biases) is left out on both sides.
+    ``dense_bytes`` is what all tensors take in their own types, and ``ratio_file`` that by the
+    bytes of the file. ``dense_bytes_fp32`` and ``ratio_fp32`` set four bytes for each parameter
+    instead, biases included (integer buffers at their own size). The paper's ratios are the inverse
+    of the rates: what it leaves out (biases) is left out on both sides.
     """
 
+    dense_bytes: int
+    file_bytes: int
+    ratio_file: float
+    dense_bytes_fp32: int
+    ratio_fp32: float
     weights: int
     parameters: int
     nonzeros: int
@@ -71,14 +87,12 @@ class Totals:
     rate_pqh: float
     paper_bytes_pq: int
     paper_bytes_pqh: int
-    dense_bytes: int
     blob_bytes: int
     other_bytes: int  # of tensors that stay as they are
     header_bytes: int  # of the file
-    file_bytes: int
+    dense_bytes_of_layers: int
     ratio_paper_pq: float
     ratio_paper: float
-    ratio_file: float
 
 
 @dataclass(frozen=True)
@@ -89,27 +103,32 @@ class Report:
     totals: Totals
 
 
-def layer_row(name: str, info: BlobInfo) -> LayerRow:
-    """The table's row of one layer, from the counts of its blob."""
+def layer_row(name: str, info: BlobInfo, dtype: str = "F32") -> LayerRow:
+    """The table's row of one layer, from the counts of its blob and the type of its weight."""
     if info.clusters > 0:
         width = math.ceil(math.log2(info.clusters + 1))
         codebook = 32 << width
         values = 0
     elif info.kind in ("plain_fp32", "plain_fp16"):
-        # Pruned but not shared: fixed widths store a value in each entry, fillers included. Coded,
-        # only non-zeros have a value, and the code stream tells them from fillers.
+        # Pruned but not quantized: fixed widths store a value in each entry, fillers included.
+        # Coded, only non-zeros have a value, and the code stream tells them from fillers.
         width = 32 if info.kind == "plain_fp32" else 16
         codebook = 0
         values = 8 * info.value_bytes
     else:
-        width, codebook, values = 0, 0, 0  # shared, and nothing left to share
+        width, codebook, values = 0, 0, 0  # quantized, and no weight is left
     row_lengths = 8 * info.row_length_bytes
     bits_pq = info.entries * (width + info.index_bits) + codebook + row_lengths
     bits_pqh = info.code_bits + values + info.gap_bits + codebook + row_lengths
+    dense_bytes = ELEMENT_BYTES[dtype] * info.weights
     return LayerRow(
         name=name,
         shape=tuple(info.shape),
+        dtype=dtype,
         weights=info.weights,
+        dense_bytes=dense_bytes,
+        blob_bytes=info.total_bytes,
+        ratio=_ratio(dense_bytes, info.total_bytes),
         nonzeros=info.nonzeros,
         entries=info.entries,
         density=_ratio(info.nonzeros, info.weights),
@@ -122,7 +141,6 @@ def layer_row(name: str, info: BlobInfo) -> LayerRow:
         paper_bits_pqh=bits_pqh,
         rate_pq=_ratio(bits_pq, 32 * info.weights),
         rate_pqh=_ratio(bits_pqh, 32 * info.weights),
-        blob_bytes=info.total_bytes,
     )
 
 
@@ -137,47 +155,96 @@ def report(file: container.File, *, verify: bool = False) -> Report:
     """
     if verify:
         file.verify()
-    rows = []
-    other_bytes = other_parameters = other_dense = 0
-    for name, tensor in file.tensors.items():
-        info = inspect_blob(tensor.bytes()) if tensor.compressed else None
-        if info is not None and not info.is_vector:
-            rows.append(layer_row(name.removesuffix(SUFFIX), info))
-            continue
-        # The paper's accounting leaves biases out, coded ones too.
-        other_bytes += tensor.nbytes
-        if info is not None or tensor.dtype in _FLOATS:
-            elements = math.prod(tensor.shape) if info is None else info.weights
-            other_parameters += elements
-            other_dense += 4 * elements
-        else:
-            other_dense += tensor.nbytes
-    return Report(
-        tuple(rows), _totals(rows, other_bytes, other_parameters, other_dense, file.file_bytes)
-    )
+    tensors = {
+        name: container.Tensor(view.dtype, view.shape, view.bytes())
+        for name, view in file.tensors.items()
+    }
+    return report_tensors(tensors, file.metadata, file.file_bytes, path=file.path)
 
 
-def _totals(
-    rows: Sequence[LayerRow],
-    other_bytes: int,
-    other_parameters: int,
-    other_dense: int,
+def report_tensors(
+    tensors: Mapping[str, container.Tensor],
+    metadata: Mapping[str, str],
     file_bytes: int,
-) -> Totals:
+    *,
+    path: object = "metadata",
+) -> Report:
+    """The same of tensors that are, or would be, the content of a file.
+
+    Args:
+        tensors: by name, as :func:`tersor.io.container.write_file` takes them.
+        metadata: of the file; it has the types that compressed tensors had.
+        file_bytes: the size of the file.
+        path: for messages.
+
+    Raises:
+        FormatError: a blob or the metadata is malformed.
+    """
+    records = layer_records.read_records(metadata, path)
+    rows = []
+    others = _Others(0, 0, 0, 0)
+    for name, tensor in sorted(tensors.items()):
+        info = inspect_blob(tensor.raw()) if tensor.is_blob(name) else None
+        if info is not None and not info.is_vector:
+            dense_name = name.removesuffix(SUFFIX)
+            dtype = records.of(dense_name).dtype
+            if dtype not in ELEMENT_BYTES:
+                raise FormatError(f"{path}: '{dense_name}' was of the unknown type {dtype}")
+            rows.append(layer_row(dense_name, info, dtype))
+        else:
+            others += _Others.of(tensor, info)
+    return Report(tuple(rows), _totals(rows, others, file_bytes))
+
+
+@dataclass(frozen=True)
+class _Others:
+    """Tensors that are no weights of compressed layers; the paper leaves them out."""
+
+    stored: int
+    dense: int
+    dense_fp32: int
+    parameters: int
+
+    @staticmethod
+    def of(tensor: container.Tensor, vector: BlobInfo | None) -> _Others:
+        stored = tensor.raw().nbytes
+        if vector is not None:  # a coded one stands for 32-bit floats
+            return _Others(stored, 4 * vector.weights, 4 * vector.weights, vector.weights)
+        if tensor.dtype in _FLOATS:
+            elements = math.prod(tensor.shape)
+            return _Others(stored, stored, 4 * elements, elements)
+        return _Others(stored, stored, stored, 0)
+
+    def __add__(self, other: _Others) -> _Others:
+        return _Others(
+            self.stored + other.stored,
+            self.dense + other.dense,
+            self.dense_fp32 + other.dense_fp32,
+            self.parameters + other.parameters,
+        )
+
+
+def _totals(rows: Sequence[LayerRow], others: _Others, file_bytes: int) -> Totals:
     weights = sum(row.weights for row in rows)
     nonzeros = sum(row.nonzeros for row in rows)
     entries = sum(row.entries for row in rows)
     bits_pq = sum(row.paper_bits_pq for row in rows)
     bits_pqh = sum(row.paper_bits_pqh for row in rows)
     blob_bytes = sum(row.blob_bytes for row in rows)
-    dense_bytes = 4 * weights + other_dense
+    dense_bytes = sum(row.dense_bytes for row in rows) + others.dense
+    dense_bytes_fp32 = 4 * weights + others.dense_fp32
 
     def mean(column: str) -> float:  # per stored entry, so weighted with them
         return _ratio(sum(getattr(row, column) * row.entries for row in rows), entries)
 
     return Totals(
+        dense_bytes=dense_bytes,
+        file_bytes=file_bytes,
+        ratio_file=_ratio(dense_bytes, file_bytes),
+        dense_bytes_fp32=dense_bytes_fp32,
+        ratio_fp32=_ratio(dense_bytes_fp32, file_bytes),
         weights=weights,
-        parameters=weights + other_parameters,
+        parameters=weights + others.parameters,
         nonzeros=nonzeros,
         density=_ratio(nonzeros, weights),
         weight_bits_pq=mean("weight_bits_pq"),
@@ -188,14 +255,12 @@ def _totals(
         rate_pqh=_ratio(bits_pqh, 32 * weights),
         paper_bytes_pq=-(-bits_pq // 8),
         paper_bytes_pqh=-(-bits_pqh // 8),
-        dense_bytes=dense_bytes,
         blob_bytes=blob_bytes,
-        other_bytes=other_bytes,
-        header_bytes=file_bytes - blob_bytes - other_bytes,
-        file_bytes=file_bytes,
+        other_bytes=others.stored,
+        header_bytes=file_bytes - blob_bytes - others.stored,
+        dense_bytes_of_layers=dense_bytes - others.dense,
         ratio_paper_pq=_ratio(32 * weights, bits_pq),
         ratio_paper=_ratio(32 * weights, bits_pqh),
-        ratio_file=_ratio(dense_bytes, file_bytes),
     )
 
 
@@ -205,16 +270,23 @@ def _ratio(numerator: float, denominator: float) -> float:
 
 # ---- Rendering
 
+# First real bytes beside real bytes; then the columns of the paper, whose rates are parts of fp32.
 _HEADINGS = (
-    "layer", "#weights", "density", "wbits P+Q", "P+Q+H",
-    "ibits P+Q", "P+Q+H", "rate P+Q", "P+Q+H", "bytes",
+    "layer", "type", "#weights", "dense bytes", "bytes", "ratio", "density", "wbits P+Q", "P+Q+H",
+    "ibits P+Q", "P+Q+H", "of fp32 P+Q", "P+Q+H",
 )  # fmt: skip
+_REAL_COLUMNS = _HEADINGS.index("density") + 1
 
 
-def _cells(name: str, row: LayerRow | Totals) -> tuple[str, ...]:
+def _cells(name: str, dtype: str, row: LayerRow | Totals) -> tuple[str, ...]:
+    dense_bytes = row.dense_bytes if isinstance(row, LayerRow) else row.dense_bytes_of_layers
     return (
         name,
+        dtype,
         f"{row.weights:,}",
+        f"{dense_bytes:,}",
+        f"{row.blob_bytes:,}",
+        f"{_ratio(dense_bytes, row.blob_bytes):.1f}x",
         f"{row.density:.1%}",
         f"{row.weight_bits_pq:.3g}",
         f"{row.weight_bits_pqh:.2f}",
@@ -222,30 +294,31 @@ def _cells(name: str, row: LayerRow | Totals) -> tuple[str, ...]:
         f"{row.index_bits_pqh:.2f}",
         f"{row.rate_pq:.2%}",
         f"{row.rate_pqh:.2%}",
-        f"{row.blob_bytes:,}",
     )
 
 
 def totals_lines(totals: Totals) -> list[str]:
-    """The two accountings, a line each."""
+    """The three accountings, a line each, that of real bytes first."""
     return [
-        f"paper accounting: {4 * totals.weights:,} -> {totals.paper_bytes_pqh:,} bytes, "
-        f"{totals.ratio_paper:.1f}x  (P+Q alone {totals.paper_bytes_pq:,}, "
-        f"{totals.ratio_paper_pq:.1f}x)",
         f"file bytes:       {totals.dense_bytes:,} -> {totals.file_bytes:,} bytes, "
-        f"{totals.ratio_file:.1f}x  (layers {totals.blob_bytes:,}, other tensors "
-        f"{totals.other_bytes:,}, header {totals.header_bytes:,})",
+        f"{totals.ratio_file:.1f}x  (tensors in their own types -> layers {totals.blob_bytes:,}, "
+        f"other tensors {totals.other_bytes:,}, header {totals.header_bytes:,})",
+        f"fp32 accounting:  {totals.dense_bytes_fp32:,} -> {totals.file_bytes:,} bytes, "
+        f"{totals.ratio_fp32:.1f}x  (4 bytes for each of {totals.parameters:,} parameters)",
+        f"paper accounting: {4 * totals.weights:,} -> {totals.paper_bytes_pqh:,} bytes, "
+        f"{totals.ratio_paper:.1f}x  (fp32 weights of layers -> P+Q+H; P+Q alone "
+        f"{totals.paper_bytes_pq:,}, {totals.ratio_paper_pq:.1f}x)",
     ]
 
 
 def to_text(report: Report) -> str:
     """The table and the totals as plain text; needs nothing but Python."""
-    lines = [_HEADINGS, *(_cells(row.name, row) for row in report.rows)]
-    lines.append(_cells("total", report.totals))
+    lines = [_HEADINGS, *(_cells(row.name, row.dtype, row) for row in report.rows)]
+    lines.append(_cells("total", "", report.totals))
     widths = [max(len(line[i]) for line in lines) for i in range(len(_HEADINGS))]
     text = [
         "  ".join(
-            cell.ljust(width) if i == 0 else cell.rjust(width)
+            cell.ljust(width) if i < 2 else cell.rjust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in lines
@@ -254,17 +327,30 @@ def to_text(report: Report) -> str:
     return "\n".join([text[0], rule, *text[1:-1], rule, text[-1], "", *totals_lines(report.totals)])
 
 
-def to_table(report: Report, title: str = "") -> Table:
-    """The table for a ``rich`` console (extra ``cli``), without the totals' lines."""
+def to_table(report: Report, title: str = "", *, paper: bool = True) -> Table:
+    """The table for a ``rich`` console (extra ``cli``), without the totals' lines.
+
+    Args:
+        report: what to show.
+        title: above the table.
+        paper: also show the columns of the paper's accounting.
+    """
     from rich.table import Table
 
+    headings = _HEADINGS if paper else _HEADINGS[:_REAL_COLUMNS]
     table = Table(title=title or None)
-    for i, heading in enumerate(_HEADINGS):
-        table.add_column(heading, justify="left" if i == 0 else "right", no_wrap=True)
+    for i, heading in enumerate(headings):
+        # Where the terminal is narrow, names are folded and numbers are not cut.
+        table.add_column(
+            heading,
+            justify="left" if i < 2 else "right",
+            no_wrap=i > 0,
+            overflow="fold" if i == 0 else "ellipsis",
+        )
     for row in report.rows:
-        table.add_row(*_cells(row.name, row))
+        table.add_row(*_cells(row.name, row.dtype, row)[: len(headings)])
     table.add_section()
-    table.add_row(*_cells("total", report.totals), style="bold")
+    table.add_row(*_cells("total", "", report.totals)[: len(headings)], style="bold")
     return table
 
 

@@ -15,6 +15,7 @@ from tersor.cli.main import main
 from tersor.codec.encode import decompress_weight
 from tersor.io import container, shards
 from tersor.io.container import INDEX, Tensor, TensorView
+from tersor.io.layer_records import read_records
 
 
 def make_checkpoint(folder: Path, count: int = 3, rows: int = 40, cols: int = 100) -> Path:
@@ -55,7 +56,9 @@ def test_compress_writes_shards_and_an_index(tmp_path: Path) -> None:
     with tersor.open(tmp_path / "out") as file, tersor.open(folder) as dense:
         file.verify()
         assert file.is_tersor
-        assert file.metadata == {"format": "pt"}
+        assert file.metadata["format"] == "pt"
+        records = read_records(file.metadata, file.path)
+        assert [records.of(f"2.{n}.weight").dtype for n in "ab"] == ["F32", "BF16"]
         assert len(file.tensors) == 12
         for name, view in dense.tensors.items():
             if not name.endswith(("a.weight", "b.weight")):
@@ -75,9 +78,13 @@ def test_compress_writes_shards_and_an_index(tmp_path: Path) -> None:
     assert main(["inspect", "--verify", str(tmp_path / "out" / INDEX)]) == 0
 
 
-def _halve(view: TensorView) -> tuple[str, Tensor]:
+def _halve(view: TensorView) -> dict[str, Tensor]:
     half = view.bytes()[: view.nbytes // 2]
-    return view.name, Tensor("U8", half.shape, half)
+    return {view.name: Tensor("U8", half.shape, half)}
+
+
+def _copy(view: TensorView) -> dict[str, Tensor]:
+    return {view.name: Tensor(view.dtype, view.shape, view.bytes())}
 
 
 class StopError(Exception):
@@ -90,10 +97,10 @@ def test_who_stops_leaves_the_old_checkpoint_and_a_rerun_resumes(tmp_path: Path)
     shards.write_shards(source, out, _halve, "old")
     before = (out / INDEX).read_text()
 
-    def stops(view: TensorView) -> tuple[str, Tensor]:
+    def stops(view: TensorView) -> dict[str, Tensor]:
         if view.name.startswith("2."):
             raise StopError
-        return view.name, Tensor(view.dtype, view.shape, view.bytes())
+        return _copy(view)
 
     with pytest.raises(StopError):
         shards.write_shards(source, out, stops, "new", threads=2)
@@ -103,17 +110,17 @@ def test_who_stops_leaves_the_old_checkpoint_and_a_rerun_resumes(tmp_path: Path)
 
     encoded = []
 
-    def goes_on(view: TensorView) -> tuple[str, Tensor]:
+    def resumes(view: TensorView) -> dict[str, Tensor]:
         encoded.append(view.name)
-        return view.name, Tensor(view.dtype, view.shape, view.bytes())
+        return _copy(view)
 
-    shards.write_shards(source, out, goes_on, "new")
+    shards.write_shards(source, out, resumes, "new")
     assert {name[0] for name in encoded} == {"2"}
     assert len(list(out.iterdir())) == 3 + 1  # what the old index named is gone
     with tersor.open(out) as file:
         file.verify()
         assert file.tensors.keys() == source.tensors.keys()
-    shards.write_shards(source, tmp_path / "again", goes_on, "new", threads=2)
+    shards.write_shards(source, tmp_path / "again", resumes, "new", threads=2)
     for path in out.iterdir():
         assert path.read_bytes() == (tmp_path / "again" / path.name).read_bytes()
 

@@ -1,4 +1,4 @@
-"""The table is the sum of the counts of the streams, in both accountings."""
+"""The table is the sum of the counts of the streams, in each accounting."""
 
 from __future__ import annotations
 
@@ -8,10 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tersor._core import FormatError
 from tersor.codec import csr
-from tersor.codec.blob import BlobInfo, CompressedTensor, encode_blob
+from tersor.codec.blob import BlobInfo, CompressedTensor, encode_blob, inspect_blob
 from tersor.io import container
-from tersor.reporting.file_report import LayerRow, Report, layer_row, report, to_json, to_text
+from tersor.io.layer_records import LayerRecord, write_records
+from tersor.reporting.file_report import (
+    LayerRow,
+    Report,
+    layer_row,
+    report,
+    report_tensors,
+    to_json,
+    to_table,
+    to_text,
+)
 
 
 def info(**changes: object) -> BlobInfo:
@@ -96,18 +107,78 @@ def test_totals_add_up_to_the_file(real: tuple[Report, Path]) -> None:
     assert totals.other_bytes == 4 * 50 + 8
     assert totals.weights == 40 * 60 + 10 * 40
     assert totals.parameters == totals.weights + 50
-    assert totals.dense_bytes == 4 * totals.parameters + 8
+    assert totals.dense_bytes == totals.dense_bytes_fp32 == 4 * totals.parameters + 8
     assert totals.ratio_file == pytest.approx(totals.dense_bytes / path.stat().st_size)
+    assert totals.ratio_fp32 == totals.ratio_file
     assert totals.ratio_paper == pytest.approx(1 / totals.rate_pqh)
     assert totals.nonzeros == sum(row.nonzeros for row in table.rows)
     assert [row.name for row in table.rows] == sorted(row.name for row in table.rows)
 
 
-def test_text_has_a_line_for_each_layer_and_both_totals(real: tuple[Report, Path]) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "width"), [("BF16", 2), ("F16", 2), ("F32", 4), ("F64", 8), ("F8_E4M3", 1)]
+)
+def test_real_bytes_are_those_of_the_types_that_tensors_have(dtype: str, width: int) -> None:
+    codes = np.eye(64, dtype=np.uint8)
+    values = np.ones(1, np.float32)
+    blob = encode_blob(CompressedTensor((64, 64), "shared_fp32", csr.encode(codes, 4), values))
+    tensors = {
+        "a.weight_blob": container.Tensor("U8", blob.shape, blob),
+        "a.bias": container.Tensor(dtype, (64,), bytes(64 * width)),
+        "steps": container.Tensor("I64", (1,), bytes(8)),
+    }
+    metadata = write_records({"a.weight": LayerRecord(dtype)})
+    table = report_tensors(tensors, metadata, 2000)
+    row, totals = table.rows[0], table.totals
+    assert (row.dtype, row.dense_bytes) == (dtype, 64 * 64 * width)
+    assert row.ratio == pytest.approx(row.dense_bytes / blob.size)
+    assert totals.dense_bytes == width * (64 * 64 + 64) + 8
+    assert totals.dense_bytes_of_layers == row.dense_bytes
+    assert totals.ratio_file == pytest.approx(totals.dense_bytes / 2000)
+    # The literature's accounting stands beside it, and does not depend on the type.
+    assert totals.dense_bytes_fp32 == 4 * (64 * 64 + 64) + 8
+    assert row.rate_pqh == layer_row("a.weight", inspect_blob(blob)).rate_pqh
+
+
+def test_a_coded_vector_counts_as_32_bit_floats() -> None:
+    vector = csr.encode(np.ones((100, 1), np.uint8), 4)
+    blob = encode_blob(CompressedTensor((100,), "shared_fp32", vector, np.ones(1, np.float32)))
+    tensors = {"b_blob": container.Tensor("U8", blob.shape, blob)}
+    totals = report_tensors(tensors, {}, 500).totals
+    assert (totals.dense_bytes, totals.parameters, totals.weights) == (400, 100, 0)
+
+
+def test_an_unknown_type_in_the_records_is_malformed() -> None:
+    blob = encode_blob(
+        CompressedTensor(
+            (1, 9), "shared_fp32", csr.encode(np.ones((1, 9), np.uint8), 4), np.ones(1, np.float32)
+        )
+    )
+    tensors = {"a_blob": container.Tensor("U8", blob.shape, blob)}
+    with pytest.raises(FormatError, match="'a' was of the unknown type F3"):
+        report_tensors(tensors, write_records({"a": LayerRecord("F3")}), 100)
+
+
+def test_text_leads_with_real_bytes(real: tuple[Report, Path]) -> None:
     lines = to_text(real[0]).splitlines()
-    for name in ("a.weight", "b.weight", "total", "paper accounting", "file bytes"):
+    for name in ("a.weight", "b.weight", "total"):
         assert sum(line.startswith(name) for line in lines) == 1
-    assert f"{real[0].totals.file_bytes:,}" in lines[-1]
+    assert [line.split(":")[0] for line in lines[-3:]] == [
+        "file bytes",
+        "fp32 accounting",
+        "paper accounting",
+    ]
+    totals = real[0].totals
+    assert f"{totals.dense_bytes:,} -> {totals.file_bytes:,} bytes" in lines[-3]
+    columns = ["dense bytes", "ratio", "density", "wbits", "of fp32"]
+    places = [lines[0].index(column) for column in columns]
+    assert places == sorted(places)
+
+
+def test_the_table_has_the_columns_of_the_text(real: tuple[Report, Path]) -> None:
+    pytest.importorskip("rich")
+    headings = [str(column.header) for column in to_table(real[0]).columns]
+    assert headings[:6] == ["layer", "type", "#weights", "dense bytes", "bytes", "ratio"]
 
 
 def test_json_round_trips(real: tuple[Report, Path]) -> None:
@@ -115,3 +186,6 @@ def test_json_round_trips(real: tuple[Report, Path]) -> None:
     rows = tuple(LayerRow(**{**row, "shape": tuple(row["shape"])}) for row in data["layers"])
     assert rows == real[0].rows
     assert data["totals"]["file_bytes"] == real[0].totals.file_bytes
+    assert list(data["totals"])[:5] == [
+        "dense_bytes", "file_bytes", "ratio_file", "dense_bytes_fp32", "ratio_fp32"
+    ]  # fmt: skip

@@ -1,0 +1,152 @@
+"""The commands and options of ``tersor``, for typer, which is imported with this module alone."""
+
+# No postponed annotations here: typer evaluates them.
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, cast
+
+import typer
+
+from tersor import __version__
+from tersor.cli.compress import CompressOptions, compress
+from tersor.cli.decompress import DecompressOptions, decompress
+from tersor.cli.inspect import inspect_command, show
+from tersor.cli.select import Selection
+from tersor.config import Config, Method
+from tersor.kernels import isa
+
+app = typer.Typer(
+    name="tersor",
+    help="Prune, quantize and Huffman-code networks, and run them from the compressed form.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class FloatType(str, Enum):
+    """What ``decompress`` can write."""
+
+    F16 = "F16"
+    BF16 = "BF16"
+    F32 = "F32"
+    F64 = "F64"
+
+
+_PATTERNS = "names that match a shell pattern; may be given more than once"
+
+Bits = Annotated[int, typer.Option(min=1, max=8, help="code width of matrices")]
+ConvBits = Annotated[int, typer.Option(min=1, max=8, help="code width of filters")]
+Density = Annotated[
+    float | None, typer.Option(min=0.0, max=1.0, help="share of the weights to keep")
+]
+MethodName = Annotated[str, typer.Option(help="quantizer: kmeans, uniform or ecsq")]
+TargetBytes = Annotated[
+    int | None, typer.Option(min=1, help="search per-layer settings for this file size")
+]
+TargetRatio = Annotated[
+    float | None, typer.Option(help="the same as a ratio: dense bytes / file bytes")
+]
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--config", metavar="FILE", help="settings by layer: a tersor.Config as JSON, instead"
+    ),
+]
+Only = Annotated[list[str] | None, typer.Option(help=f"select only {_PATTERNS}")]
+Skip = Annotated[list[str] | None, typer.Option(help=f"leave {_PATTERNS}")]
+MinSize = Annotated[int, typer.Option(min=0, help="skip tensors with fewer than N weights")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="report the size without writing")]
+Force = Annotated[bool, typer.Option("--force", help="overwrite an existing output")]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="tensors at once; default: the CPUs of this process")
+]
+_MODEL_HELP = ".safetensors, torch checkpoint, or a folder or index of a checkpoint"
+_OUTPUT = typer.Option("-o", "--output", metavar="OUT", help="file, or folder for a folder")
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"tersor {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="show the version and exit"
+        ),
+    ] = False,
+) -> None:
+    pass
+
+
+# typer reads the options of a command from the signature of its function.
+
+
+@app.command("compress")
+def _compress(
+    source: Annotated[Path, typer.Argument(metavar="IN", help=_MODEL_HELP)],
+    output: Annotated[Path | None, _OUTPUT] = None,
+    bits: Bits = CompressOptions.bits,
+    conv_bits: ConvBits = CompressOptions.conv_bits,
+    density: Density = None,
+    method: MethodName = CompressOptions.method,
+    target_bytes: TargetBytes = None,
+    target_ratio: TargetRatio = None,
+    config: ConfigFile = None,
+    only: Only = None,
+    skip: Skip = None,
+    min_size: MinSize = 0,
+    dry_run: DryRun = False,
+    force: Force = False,
+    threads: Threads = None,
+) -> None:
+    """Compress a dense model; a line for each tensor tells whether it is compressed, and why."""
+    options = CompressOptions(
+        bits=bits,
+        conv_bits=conv_bits,
+        density=density,
+        method=cast("Method", method),  # LayerConfig refuses others
+        target_bytes=target_bytes,
+        target_ratio=target_ratio,
+        config=Config.from_file(config) if config else None,
+        selection=Selection(only or (), skip or (), min_size),
+        dry_run=dry_run,
+        force=force,
+        threads=threads,
+    )
+    report = compress(source, output, options)
+    print()
+    show(report, str(output or "dry run"))
+
+
+@app.command("inspect", add_help_option=False, context_settings={"ignore_unknown_options": True})
+def _inspect(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:
+    """Show what each layer of a compressed file costs, from its real bytes."""
+    inspect_command(arguments or [])
+
+
+@app.command("decompress")
+def _decompress(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="file, folder or index")],
+    output: Annotated[Path, _OUTPUT],
+    dtype: Annotated[
+        FloatType | None,
+        typer.Option(case_sensitive=False, help="of all floats; default: what each was"),
+    ] = None,
+    force: Force = False,
+    threads: Threads = None,
+) -> None:
+    """Write the dense tensors of a compressed model as ordinary safetensors."""
+    options = DecompressOptions(dtype.value if dtype else None, force, threads)
+    print(f"{decompress(source, output, options)} tensors written to {output}")
+
+
+@app.command("env")
+def _env() -> None:
+    """Show version, compiler, instruction sets and threads."""
+    print(isa.show_config())
