@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from calibration.memory import LargestTensor
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from tersor.calibration import statistics
 from tersor.calibration.statistics import call_order, input_statistics
@@ -73,20 +72,6 @@ def test_patches_are_those_of_the_padded_image(padding: Any, mode: str) -> None:
     assert found.count == len(patches)
     assert torch.allclose(found.mean[0], patches.mean(0), atol=1e-6)
     assert torch.allclose(found.second[0][0], patches.T @ patches / len(patches), atol=1e-5)
-
-
-class LargestTensor(TorchDispatchMode):
-    """The elements of the largest tensor that is made within it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.size = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **kwargs or {})
-        sizes = [t.numel() for t in tree_leaves(made) if isinstance(t, torch.Tensor)]
-        self.size = max([self.size, *sizes])
-        return made
 
 
 def test_a_batch_is_not_unfolded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
