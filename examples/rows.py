@@ -6,6 +6,7 @@ the example that made it fails.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import fcntl
 import json
@@ -143,10 +144,36 @@ def markdown(rows: list[Row], seeds: int) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
+def results_parser(description: str | None) -> argparse.ArgumentParser:
+    """The command line of a table of results, to which an example adds what it needs."""
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--check", action="store_true", help="evaluate every file again")
+    parser.add_argument("--table", action="store_true", help="print the rows of docs/results.md")
+    return parser
+
+
+def print_table(rows: list[Row], seeds: int) -> None:
+    """Prints the rows as those of ``docs/results.md``; ``seeds`` as for :func:`markdown`."""
+    print("\n".join(markdown(rows, seeds)))
+
+
+def check(rows: list[Row], again: Callable[[Row], Row], near: float) -> int:
+    """Prints what differs between the rows and their files; arguments of :func:`differences`.
+
+    Returns:
+        The exit status, 1 where something differs.
+    """
+    wrong = differences(rows, again, near)
+    print("\n".join(wrong) or f"{len(rows)} rows are what their files give")
+    return 1 if wrong else 0
+
+
 def linear8(model: nn.Module) -> None:
     """8-bit linear quantisation without pruning or retraining, the baseline of every table."""
     weights = {n: p for n, p in model.named_parameters() if p.dim() > 1}
-    shared = quantize_uniform({n: p.detach().numpy() for n, p in weights.items()}, 255)
+    quantized = quantize_uniform({n: p.detach().numpy() for n, p in weights.items()}, 255)
     with torch.no_grad():
         for name, parameter in weights.items():
-            parameter.copy_(torch.from_numpy(shared[name].dense()))
+            parameter.copy_(torch.from_numpy(quantized[name].dense()))

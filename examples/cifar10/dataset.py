@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image
+
+from tersor.training.loop import Examples
 
 ARCHIVE = "cifar10_jpeg.npz"
 MEAN = (0.4914, 0.4822, 0.4465)
@@ -78,6 +81,25 @@ def augment(pixels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     rows, columns = rows.to(device).unsqueeze(2), columns.to(device).unsqueeze(1)
     index = torch.arange(n, device=device).view(n, 1, 1)
     return padded[index, :, rows, columns].permute(0, 3, 1, 2)
+
+
+def draw_examples(
+    images: Images,
+    batch_size: int,
+    generator: torch.Generator,
+    teach: Callable[[torch.Tensor], torch.Tensor] | None = None,
+) -> Examples:
+    """Shifted and mirrored images in a drawn order; what no full batch is left for is left out.
+
+    Args:
+        teach: gives the teacher's scores of pixels.
+    """
+    count = len(images.labels)
+    size = min(batch_size, count)
+    order = torch.randperm(count, generator=generator)
+    order = order[: count // size * size].to(images.labels.device)
+    moved = augment(images.pixels, generator)
+    return Examples(moved, images.labels, order, None if teach is None else teach(moved))
 
 
 @torch.inference_mode()

@@ -6,7 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from examples.cifar10.dataset import Images, to_input
 from tersor.nn.registry import swap_modules
+from tersor.training.loop import Forward
+
+# Compiling takes half a minute and saves a fifth of a step on a CPU.
+IMAGES_WORTH_COMPILING = 12_800
 
 
 class Block(nn.Module):
@@ -61,6 +66,19 @@ class ResNet32(nn.Module):
         return scores
 
 
+def channels_last(pixels: torch.Tensor) -> torch.Tensor:
+    """uint8 pixels to what the network reads, in the order that torch convolves fastest."""
+    return to_input(pixels).contiguous(memory_format=torch.channels_last)
+
+
+def compiled_for(images: Images, model: nn.Module) -> Forward:
+    """The model's forward pass, compiled where so many images on a CPU make up for it."""
+    device, count = images.labels.device, len(images.labels)
+    compiles = device.type == "cpu" and count >= IMAGES_WORTH_COMPILING
+    forward: Forward = torch.compile(model) if compiles else model
+    return forward
+
+
 class ScaleShift(nn.Module):
     """What a trained norm computes: a scale (``weight``), a shift (``bias``) for each channel."""
 
@@ -73,7 +91,7 @@ class ScaleShift(nn.Module):
         return torch.addcmul(self.bias[:, None, None], x, self.weight[:, None, None])
 
 
-def fold_norms_(model: ResNet32) -> ResNet32:
+def fold_norms_(model: nn.Module) -> nn.Module:
     """Puts a scale and a shift in the place of each norm, whose statistics cost bytes."""
 
     def folded(module: nn.Module, _: str) -> nn.Module | None:

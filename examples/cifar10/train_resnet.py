@@ -9,27 +9,21 @@ on the test set, whose error is only printed at the end. A GPU is used where the
 from __future__ import annotations
 
 import argparse
-import math
-import os
 import time
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 
-from examples.cifar10.dataset import Images, error_percent, find_archive, load
-from examples.cifar10.passes import Passes
-from examples.cifar10.resnet import ResNet32
-from examples.training import find_device, rate_of
+from examples.cifar10.dataset import Images, draw_examples, error_percent, find_archive, load
+from examples.cifar10.resnet import ResNet32, channels_last, compiled_for
+from tersor.training import CosineRate, Examples, Loop, TrainingState
+from tersor.training.cuda_graph import find_device, optimizer_rate
+from tersor.training.loop import in_precision
 
 HERE = Path(__file__).parent
-
-
-def learning_rate(progress: float) -> float:
-    """Up for a sixth of the steps, then down as a cosine; ``progress`` is 0 to 1."""
-    if 6 * progress < 1:
-        return 0.3 * 6 * progress
-    return 0.15 * (1 + math.cos(math.pi * (6 * progress - 1) / 5))
+BATCH_SIZE = 128
+RATE = CosineRate(0.3, warmup=1 / 6)
 
 
 def train(images: Images, epochs: int, state: Path, seed: int = 0) -> ResNet32:
@@ -38,39 +32,34 @@ def train(images: Images, epochs: int, state: Path, seed: int = 0) -> ResNet32:
     device = find_device()
     model = ResNet32().to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    images = images.to(device)
     optimizer = torch.optim.SGD(
         model.parameters(),
-        **rate_of(0.1, device),
+        **optimizer_rate(RATE.peak, device),
         momentum=0.9,
         nesterov=True,
         weight_decay=5e-4,
     )
-    first = 0
-    if state.exists():
-        saved = torch.load(state, map_location=device, weights_only=True)
-        model.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        first = saved["epoch"]
-    passes = Passes(model, images.to(device), optimizer)
-    for epoch in range(first, epochs):
-        started = time.time()
+    loop = Loop(
+        model,
+        optimizer,
+        batch_size=BATCH_SIZE,
+        epochs=epochs,
+        rate=RATE,
+        forward=in_precision(compiled_for(images, model), bfloat16=True),
+        to_input=channels_last,
+    )
 
-        def rate(part: float, epoch: int = epoch) -> float:
-            return learning_rate((epoch + part) / epochs)
+    def draw(epoch: int) -> Examples:
+        generator = torch.Generator().manual_seed(seed * 1000 + epoch)
+        return draw_examples(images, BATCH_SIZE, generator)
 
-        reached = passes.run(seed * 1000 + epoch, rate)
-        new = state.with_suffix(".new")
-        torch.save(
-            {
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "epoch": epoch + 1,
-            },
-            new,
-        )
-        os.replace(new, state)
+    kept = TrainingState(state, model=model, optimizer=optimizer)
+    started = time.time()
+    for result in loop.run(draw, range(kept.load(device), epochs)):
+        kept.save(result.epoch)
         seconds = time.time() - started
-        print(f"epoch {epoch + 1}/{epochs}: {reached}, {seconds:.1f} s", flush=True)
+        print(f"epoch {result.epoch}/{epochs}: {result}, {seconds:.1f} s", flush=True)
     return model
 
 

@@ -130,7 +130,9 @@ def _compress(net: str, seed: int, path: Path, console: Console) -> None:
     """Runs the recipe with its progress shown, and writes the file."""
     console.print(f"{net}: compressing", highlight=False)
     model = compress_lenet(
-        net, seed=seed, progress=lambda step: console.print(f"{net}: {step}", highlight=False)
+        net,
+        seed=seed,
+        progress=lambda step: console.print(f"{net}: {step}", highlight=False, soft_wrap=True),
     )
     with console.status(f"{net}: encoding"):
         # The weights are quantized already: every codebook that holds their values is lossless.

@@ -38,7 +38,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "share": ("training.codebooks", "training.assignments"),
     "shards": ("io.shards",),
     "spmm": ("kernels.spmm",),
-    "state": ("io.state_dict",),
+    "state": ("io.state_dict", "io.aliases"),
     "units": ("pruning.neurons",),
 }
 
@@ -67,6 +67,7 @@ SYMBOLS = {
     "share_uniform": "quantize_uniform",
     "share_weight": "quantize_weight",
     "sort_units_": "sort_neurons_",
+    "state.ALIASES": "KEY",
     "values_of": "codebook_size_of",
 }
 

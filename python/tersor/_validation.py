@@ -24,8 +24,10 @@ def as_float32(weight: Any, name: str) -> npt.NDArray[np.float32]:
     """A torch tensor or array of any float type as contiguous float32.
 
     Raises:
-        ValueError: it holds NaN or infinity; the message names the layer.
+        ValueError: it is complex, or holds NaN or infinity; the message names the layer.
     """
+    if str(getattr(weight, "dtype", "")).removeprefix("torch.").startswith("complex"):
+        raise ValueError(f"{name}: complex weights cannot be compressed")
     if hasattr(weight, "detach"):
         weight = weight.detach().cpu().float().numpy()
     array = np.ascontiguousarray(weight, dtype=np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import io
 import os
 import subprocess
@@ -16,10 +17,12 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import tersor
-from examples import sharing
 from examples.cifar10 import compress_resnet, dataset, resnet
+from tersor.quantizers.equal_error import QUANTIZERS
 
 ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.slow  # trains
 
 
 def _archive(path: Path, images: int) -> None:
@@ -57,28 +60,36 @@ def test_training_then_pruning_then_sharing(tmp_path: Path) -> None:
     trained = _run("train_resnet", "--data", data, "--epochs", 1, "--output", dense)
     assert "epoch 1/1" in trained
     images, test = dataset.load(data)
-    recipe = compress_resnet.Recipe(density=0.2, prune_epochs=2, share_epochs=1, move_epochs=1)
-
+    recipe = compress_resnet.recipe_of(
+        density=0.2, prune_epochs=2, codebook_epochs=1, assignment_epochs=1
+    )
     teacher = resnet.ResNet32()
     teacher.load_state_dict(load_file(dense))
 
-    def pruned() -> torch.nn.Module:
-        model = copy.deepcopy(teacher)
-        compress_resnet.prune(model, teacher, images, recipe, 0, tmp_path / "pruned.pt")
-        return model
+    def pruned(quantizer: str) -> compress_resnet.ResNetCompressor:
+        compressor = compress_resnet.ResNetCompressor(
+            copy.deepcopy(teacher),
+            teacher,
+            images,
+            dataclasses.replace(recipe, quantizer=quantizer),
+            seed=0,
+            state=tmp_path / "pruned.pt",
+        )
+        compressor.prune()
+        return compressor
 
-    weights = compress_resnet.weights_of(pruned())
-    kept = sum(int((w != 0).sum()) for w in weights.values())
-    assert kept == pytest.approx(0.2 * sum(w.numel() for w in weights.values()), rel=0.01)
-    for method in sharing.METHODS:
-        model = pruned()  # the second time and from then on, found
-        again = compress_resnet.weights_of(model)
-        assert all(torch.equal(w, again[name]) for name, w in weights.items())
-        compress_resnet.share(model, teacher, images, method, recipe, 0)
-        path = tmp_path / f"{method}.safetensors"
-        compress_resnet.save(model, path)
+    first = pruned(QUANTIZERS[0])
+    assert first.density() == pytest.approx(0.2, rel=0.01)
+    for quantizer in QUANTIZERS:
+        compressor = pruned(quantizer)  # resumed: nothing is left to do
+        for name, w in compressor.weights.items():
+            assert torch.equal(w, first.weights[name])
+        compressor.state = None
+        compressor.train_quantized(compressor.quantize())
+        path = tmp_path / f"{quantizer}.safetensors"
+        compress_resnet.save(compressor.model, path)
         assert path.stat().st_size < 4 * 464_154 / 15
         loaded = tersor.load(path, resnet.fold_norms_(resnet.ResNet32())).eval()
         x = dataset.to_input(test.pixels)
         # Scales and shifts have gone to fp16, and with them the values of the layers before.
-        torch.testing.assert_close(loaded(x), model.eval()(x), rtol=0.02, atol=0.02)
+        torch.testing.assert_close(loaded(x), compressor.model.eval()(x), rtol=0.02, atol=0.02)

@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tersor.kernels.isa import available, compiled, use
+
+# Examples are judged by what they show, not by how long a busy machine takes to draw them.
+settings.register_profile("tersor", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("tersor")
 
 
 @pytest.fixture(params=compiled())

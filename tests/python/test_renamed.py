@@ -12,7 +12,7 @@ import tersor
 from tersor import _renamed, config
 
 # Module -> its public functions, classes and constants in version 0.1, without those of the
-# pipeline's inside (compress.Taken, HANDLERS, Saved), of the command line and of the demo.
+# pipeline's inside (compress.Taken, HANDLERS, Saved, state.state_bytes), of the command line and of the demo.
 OLD = {
     "budget": "Blobs Item Layer Compensated Step fit search",
     "checkpoint": "Checkpoint save load",
@@ -54,7 +54,7 @@ OLD = {
     "share": "SharedWeights MovingCodes",
     "shards": "Encode write_shards",
     "spmm": "pack pack_values multiply Kernel kernels operand address",
-    "state": "ALIASES DTYPES to_file_tensor to_torch file_tensors state_bytes",
+    "state": "ALIASES DTYPES to_file_tensor to_torch file_tensors",
     "units": "remove_dead_units_ sort_units_",
 }
 

@@ -18,7 +18,8 @@ struct Installer {
 };
 
 /// `Kernels` is a struct of function pointers. A level may have several installers; they run in the
-/// order of the list.
+/// order of the list. Tables are made when the library is loaded: one that another thread is making
+/// at a fork would never be finished in the child.
 template <class Kernels>
 class KernelTable {
 public:

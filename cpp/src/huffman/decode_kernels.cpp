@@ -14,4 +14,8 @@ const DecodeKernels& decode_kernels(Isa isa) {
     return table[isa];
 }
 
+namespace {
+[[maybe_unused]] const auto& made_at_load = decode_kernels(Isa::scalar);  // see KernelTable
+}
+
 }  // namespace tersor::huffman

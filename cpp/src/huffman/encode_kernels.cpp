@@ -14,4 +14,8 @@ const EncodeKernels& encode_kernels(Isa isa) {
     return table[isa];
 }
 
+namespace {
+[[maybe_unused]] const auto& made_at_load = encode_kernels(Isa::scalar);  // see KernelTable
+}
+
 }  // namespace tersor::huffman

@@ -22,8 +22,13 @@ const Kernels& kernels(Isa isa) {
         {Isa::amx, install_tiles_amx},
         {Isa::neon, install_neon},
         {Isa::neon, install_sliding_neon},
+        {Isa::neon, install_sliding_dot_neon},
     };
     return table[isa];
+}
+
+namespace {
+[[maybe_unused]] const auto& made_at_load = kernels(Isa::scalar);  // see KernelTable
 }
 
 }  // namespace tersor::spmm

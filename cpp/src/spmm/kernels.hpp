@@ -164,6 +164,7 @@ void install_finish_avx512(Kernels& kernels) noexcept;
 void install_sliding_avx2(Kernels& kernels) noexcept;
 void install_sliding_avx512(Kernels& kernels) noexcept;
 void install_sliding_neon(Kernels& kernels) noexcept;
+void install_sliding_dot_neon(Kernels& kernels) noexcept;
 void install_panels_scalar(Kernels& kernels) noexcept;
 void install_panels_avx2(Kernels& kernels) noexcept;
 void install_panels_avx512(Kernels& kernels) noexcept;

@@ -29,20 +29,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from tersor.calibration.statistics import InputStatistics, blocks_of, input_statistics
+from tersor._validation import as_float32
+from tersor.calibration.inputs import Batch, read_batches
+from tersor.calibration.statistics import (
+    InputStatistics,
+    blocks_of,
+    call_order,
+    input_statistics,
+    supported,
+)
 from tersor.config import LayerConfig
 from tersor.pruning.magnitude import kept_by
 from tersor.quantizers import ecsq
 from tersor.quantizers.choose import codebook_size_of, entropy_of_settings, quantize_weight
 
 _BLOCK = 128  # columns whose updates of later ones are gathered
-# Of the mean diagonal, added to the diagonal. With 128 inputs the moments of hundreds of entries
-# are rough, and ten times GPTQ's 0.01 (each of its inputs has 2048 tokens) takes LeNet-300-100 at
-# a density of 0.2 from 5.3 to 3.3 % error.
+# Of the mean diagonal, added to the diagonal. With 128 inputs the second moments of hundreds of
+# entries are rough, and ten times GPTQ's 0.01 (each of its inputs has 2048 tokens) takes
+# LeNet-300-100 at a density of 0.2 from 5.3 to 3.3 % error.
 _DAMPING = 0.1
 
 
-def inverse_root(second: torch.Tensor, power: float = 0.0) -> torch.Tensor:
+def inverse_root(second: torch.Tensor, power: float = 0.0, name: str = "layer") -> torch.Tensor:
     """Upper triangular U such that U^T U is the inverse of the damped second moments.
 
     Args:
@@ -50,49 +58,57 @@ def inverse_root(second: torch.Tensor, power: float = 0.0) -> torch.Tensor:
         power: trace of the second moments before centring, 0 if they were not centred. Centring
             leaves rounding errors proportional to it. For nearly constant inputs these could make
             the matrix indefinite, so the damping grows with it.
+        name: of the layer, for messages.
 
     Returns:
         float32 ``[n, n]``.
+
+    Raises:
+        ValueError: the damped matrix is not positive definite; the message names the layer.
     """
-    diagonal = _DAMPING * float(second.diagonal().mean()) + 1e-6 * power
-    damped = second + max(diagonal, 1e-12) * torch.eye(len(second))
+    damping = _DAMPING * float(second.diagonal().mean()) + 1e-6 * power
+    identity = torch.eye(len(second), device=second.device)
+    # Relative to the inputs, whose scale must not matter; where all are zero, any number will do.
+    damped = second + (damping or 1e-12) * identity
     # G = R R^T with R upper triangular: the Cholesky factor of G read backwards. Then U = R^-1.
-    root = torch.linalg.cholesky(damped.flip(0, 1)).flip(0, 1)
-    inverse: torch.Tensor = torch.linalg.solve_triangular(root, torch.eye(len(second)), upper=True)
+    root, failed = torch.linalg.cholesky_ex(damped.flip(0, 1))
+    if failed:
+        raise ValueError(f"{name}: the second moments of its inputs are not positive definite")
+    inverse: torch.Tensor = torch.linalg.solve_triangular(root.flip(0, 1), identity, upper=True)
     return inverse
 
 
 def sweep(
     weight: torch.Tensor,
     root: torch.Tensor,
-    settle: Callable[[torch.Tensor, int], torch.Tensor],
-    look: Callable[[torch.Tensor, slice], None] | None = None,
+    quantize: Callable[[torch.Tensor, int], torch.Tensor],
+    start_block: Callable[[torch.Tensor, slice], None] | None = None,
 ) -> torch.Tensor:
     """Quantizes column by column; later columns compensate for the error of earlier ones.
 
     Args:
         weight: float32 ``[rows, n]``.
         root: :func:`inverse_root` of the second moments of the inputs.
-        settle: quantizes a column: takes its current values and its index, returns the new values.
-        look: called with each block of columns, and its slice, before it is processed.
+        quantize: takes a column's current values and its index, returns its new values.
+        start_block: called with each block of columns, and its slice, before it is processed.
 
     Returns:
         The quantized weight, float32 ``[rows, n]``.
     """
     weight = weight.clone()
-    settled = torch.empty_like(weight)
+    quantized = torch.empty_like(weight)
     for start in range(0, weight.shape[1], _BLOCK):
         block = slice(start, min(start + _BLOCK, weight.shape[1]))
         columns, own = weight[:, block], root[block, block]
-        if look is not None:
-            look(columns, block)
+        if start_block is not None:
+            start_block(columns, block)
         errors = torch.empty_like(columns)
         for i in range(columns.shape[1]):
-            settled[:, start + i] = settle(columns[:, i], start + i)
-            errors[:, i] = (columns[:, i] - settled[:, start + i]) / own[i, i]
+            quantized[:, start + i] = quantize(columns[:, i], start + i)
+            errors[:, i] = (columns[:, i] - quantized[:, start + i]) / own[i, i]
             columns[:, i + 1 :].addr_(errors[:, i], own[i, i + 1 :], alpha=-1.0)
         weight[:, block.stop :].addmm_(errors, root[block, block.stop :], alpha=-1.0)
-    return settled
+    return quantized
 
 
 @dataclass
@@ -115,6 +131,30 @@ class Piece:
         return self.root.diagonal() ** 2
 
 
+class _BlockwisePruner:
+    """Prunes the columns of a piece; which weights, it chooses as their block is reached."""
+
+    def __init__(self, weight: torch.Tensor, piece: Piece, wanted: torch.Tensor) -> None:
+        self.weight, self.wanted, self.certainty = weight, wanted, piece.certainty()
+        self.kept = torch.zeros_like(wanted)
+
+    def choose(self, columns: torch.Tensor, block: slice) -> None:
+        """Keeps as many weights as are wanted in this block: those of the largest error."""
+        cost = columns**2 / self.certainty[block]
+        cost = torch.where(self.weight[:, block] != 0, cost, -1.0)
+        self.kept[:, block] = _largest(cost, int(self.wanted[:, block].sum()))
+
+    def prune(self, column: torch.Tensor, i: int) -> torch.Tensor:
+        return column * self.kept[:, i]
+
+
+def _largest(cost: torch.Tensor, count: int) -> torch.Tensor:
+    """Marks the ``count`` largest entries: bool, of the same shape."""
+    mask = torch.zeros(cost.numel(), dtype=torch.bool, device=cost.device)
+    mask[torch.topk(cost.flatten(), count, sorted=False).indices] = True
+    return mask.view_as(cost)
+
+
 def prune_sweep(weight: torch.Tensor, piece: Piece, wanted: torch.Tensor) -> torch.Tensor:
     """Prunes a piece with error compensation; zeros stay zero.
 
@@ -129,17 +169,8 @@ def prune_sweep(weight: torch.Tensor, piece: Piece, wanted: torch.Tensor) -> tor
     Returns:
         The pruned piece, float32 ``[rows, inputs]``.
     """
-    certainty = piece.certainty()
-    kept = torch.zeros_like(wanted)
-
-    def look(columns: torch.Tensor, block: slice) -> None:
-        cost = torch.where(weight[:, block] != 0, columns**2 / certainty[block], -1.0)
-        mask = torch.zeros(cost.numel(), dtype=torch.bool)
-        number = int(wanted[:, block].sum())
-        mask[torch.topk(cost.flatten(), number, sorted=False).indices] = True
-        kept[:, block] = mask.view_as(cost)
-
-    return sweep(weight, piece.root, lambda column, i: column * kept[:, i], look)
+    pruner = _BlockwisePruner(weight, piece, wanted)
+    return sweep(weight, piece.root, pruner.prune, pruner.choose)
 
 
 def importance_of(weight: torch.Tensor, pieces: list[Piece]) -> torch.Tensor:
@@ -157,6 +188,39 @@ def step_of(penalty: float, importance: float) -> float:
     is the step at which -dD/dR, the rate-distortion slope, equals the penalty.
     """
     return math.sqrt(6.0 * penalty / (math.log(2.0) * importance))
+
+
+@dataclass
+class _RateQuantizer:
+    """Gives each weight of a piece the code of least error + lambda * code length.
+
+    Attributes:
+        codes: whole numbers as float32 ``[rows, inputs]``, replaced column by column.
+        allowed: bool ``[rows, inputs]``: weights that may be non-zero.
+        cost_of_error: of a squared error in each column, ``[inputs]``.
+        cost_of_code: lambda * code length of each code from ``low`` to ``high``.
+        step: of the uniform quantizer.
+    """
+
+    codes: torch.Tensor
+    allowed: torch.Tensor
+    cost_of_error: torch.Tensor
+    cost_of_code: torch.Tensor
+    step: float
+    low: int
+    high: int
+
+    def quantize(self, column: torch.Tensor, i: int) -> torch.Tensor:
+        # The best is between zero and the nearest, mostly beside one of the two.
+        nearest = (column / self.step).round_().clamp_(self.low, self.high)
+        inner = nearest - nearest.sign()
+        tried = torch.stack([nearest, inner, inner - inner.sign(), torch.zeros_like(nearest)])
+        error = column - tried * self.step
+        length = self.cost_of_code[(tried - self.low).long()]
+        cost = self.cost_of_error[i] * error * error + length
+        best = tried.gather(0, cost.argmin(0, keepdim=True))[0]
+        self.codes[:, i] = best * self.allowed[:, i]
+        return self.codes[:, i] * self.step
 
 
 def rate_sweeps(
@@ -182,33 +246,32 @@ def rate_sweeps(
     for _ in range(2):
         # By how often each code occurred so far; one that did not may be used yet.
         counts = torch.bincount((codes.flatten() - low).long(), minlength=values + 1)
-        price = -penalty * (counts.float().clamp(min=0.5) / codes.numel()).log2()
+        cost_of_code = -penalty * (counts.float().clamp(min=0.5) / codes.numel()).log2()
         for piece in pieces:
-            own, allowed = piece.of(codes), piece.of(kept)
-            cost_of_error = 1.0 / piece.certainty()
-
-            def settle(
-                column: torch.Tensor,
-                i: int,
-                own: torch.Tensor = own,
-                allowed: torch.Tensor = allowed,
-                cost_of_error: torch.Tensor = cost_of_error,
-                price: torch.Tensor = price,
-            ) -> torch.Tensor:
-                # What is best lies between zero and the nearest, mostly beside one of the two.
-                nearest = (column / step).round_().clamp_(low, high)
-                inner = nearest - nearest.sign()
-                tried = torch.stack(
-                    [nearest, inner, inner - inner.sign(), torch.zeros_like(nearest)]
-                )
-                error = column - tried * step
-                cost = cost_of_error[i] * error * error + price[(tried - low).long()]
-                best = tried.gather(0, cost.argmin(0, keepdim=True))[0]
-                own[:, i] = best * allowed[:, i]
-                return own[:, i] * step
-
-            sweep(piece.of(weight), piece.root, settle)
+            certainty = piece.certainty()
+            quantizer = _RateQuantizer(
+                piece.of(codes), piece.of(kept), 1.0 / certainty, cost_of_code, step, low, high
+            )
+            sweep(piece.of(weight), piece.root, quantizer.quantize)
     return codes * step
+
+
+@dataclass
+class _NearestEntry:
+    """Gives each kept weight of a piece the nearest codebook entry.
+
+    Attributes:
+        entries: float32 ``[k]``, ascending.
+        kept: bool ``[rows, inputs]``.
+    """
+
+    entries: torch.Tensor
+    kept: torch.Tensor
+
+    def quantize(self, column: torch.Tensor, i: int) -> torch.Tensor:
+        bounds = (self.entries[1:] + self.entries[:-1]) / 2
+        nearest = torch.bucketize(column.contiguous(), bounds)
+        return self.entries[nearest] * self.kept[:, i]
 
 
 def _penalty(x: torch.Tensor, importance: torch.Tensor, zeros: int, settings: LayerConfig) -> float:
@@ -216,8 +279,10 @@ def _penalty(x: torch.Tensor, importance: torch.Tensor, zeros: int, settings: La
     if settings.penalty is not None:
         return settings.penalty
     values = codebook_size_of(settings, 2)
-    problem = ecsq.Problem(x.numpy(), importance.numpy(), zeros)
-    return problem.penalty_for(values, entropy_of_settings(settings, values))
+    # A power of two changes no digit; without it the penalty of tiny inputs would underflow.
+    scale = 2.0 ** math.frexp(float(importance.mean()))[1]
+    problem = ecsq.Problem(x.cpu().numpy(), (importance / scale).cpu().numpy(), zeros)
+    return problem.penalty_for(values, entropy_of_settings(settings, values)) * scale
 
 
 def compensate(
@@ -236,86 +301,106 @@ def compensate(
         float32 ``[rows, inputs]``.
     """
     importance = importance_of(weight, pieces)
-    largest = torch.from_numpy(kept_by(weight.numpy(), settings))
+    largest = torch.from_numpy(kept_by(weight.cpu().numpy(), settings)).to(weight.device)
     count = int(largest.sum())
     if settings.prune and settings.kind.startswith("shared") and count > 0:
         penalty = _penalty(weight[largest], importance[largest], weight.numel() - count, settings)
         return rate_sweeps(weight, pieces, largest, penalty, codebook_size_of(settings, 2))
     # How many weights each part keeps goes by what pruning them alone would cost.
     cost = torch.where(weight != 0, weight**2 * importance, -1.0)
-    wanted = torch.zeros(weight.numel(), dtype=torch.bool)
-    wanted[torch.topk(cost.flatten(), count, sorted=False).indices] = True
-    wanted = wanted.view_as(weight)
+    wanted = _largest(cost, count)
     pruned = torch.empty_like(weight)
     for piece in pieces:
         piece.of(pruned).copy_(prune_sweep(piece.of(weight), piece, piece.of(wanted)))
     if not settings.kind.startswith("shared") or count == 0:
         return pruned
-    mask = (pruned != 0).numpy()
-    sharing = quantize_weight(pruned.numpy(), mask, settings, name, importance.numpy())
-    values = torch.from_numpy(sharing.values)
-    bounds = (values[1:] + values[:-1]) / 2
-    shared = torch.empty_like(weight)
+    mask = (pruned != 0).cpu().numpy()
+    made = quantize_weight(pruned.cpu().numpy(), mask, settings, name, importance.cpu().numpy())
+    entries = torch.from_numpy(made.values).to(weight.device)
+    quantized = torch.empty_like(weight)
     for piece in pieces:
-        kept = piece.of(pruned) != 0
-
-        def settle(column: torch.Tensor, i: int, kept: torch.Tensor = kept) -> torch.Tensor:
-            return values[torch.bucketize(column.contiguous(), bounds)] * kept[:, i]
-
-        piece.of(shared).copy_(sweep(piece.of(weight), piece.root, settle))
-    return shared
+        rounder = _NearestEntry(entries, piece.of(pruned) != 0)
+        piece.of(quantized).copy_(sweep(piece.of(weight), piece.root, rounder.quantize))
+    return quantized
 
 
-def pieces_of(layer: nn.Linear | nn.Conv2d, moments: InputStatistics) -> list[Piece]:
-    """The pieces of a layer's weight, by group and block; with a bias, the moments are centred."""
-    groups, inputs = moments.mean.shape
-    rows = len(layer.weight) // groups
+def pieces_of(layer: nn.Module, statistics: InputStatistics, name: str = "layer") -> list[Piece]:
+    """The pieces of a layer's weight by group and block; with a bias, second moments are centred.
+
+    Raises:
+        ValueError: as :func:`weight_of` and :func:`inverse_root`.
+    """
+    groups, inputs = statistics.mean.shape
+    rows = len(weight_of(layer, name)) // groups
+    centre = getattr(layer, "bias", None) is not None
     pieces = []
-    for g, mean in enumerate(moments.mean):
-        for block, second in zip(blocks_of(inputs), moments.second, strict=True):
-            centred, power = second[g], 0.0
-            if layer.bias is not None:
-                power = float(centred.trace())
-                centred = centred - torch.outer(mean[block], mean[block])
-            root = inverse_root(centred, power)
+    for g, mean in enumerate(statistics.mean):
+        for block, second_of_block in zip(blocks_of(inputs), statistics.second, strict=True):
+            second, power = second_of_block[g], 0.0
+            if centre:
+                power = float(second.trace())
+                second = second - torch.outer(mean[block], mean[block])
+            root = inverse_root(second, power, name)
             pieces.append(Piece(slice(g * rows, (g + 1) * rows), block, root))
     return pieces
 
 
+def weight_of(layer: nn.Module, name: str = "layer") -> nn.Parameter:
+    """The weight of a layer, which may be changed in place.
+
+    Raises:
+        ValueError: the layer has none, or derives it from other parameters before each forward.
+    """
+    (weight_name,) = supported(layer, name).shapes(layer)
+    weight = layer._parameters.get(weight_name)
+    if weight is None:
+        raise ValueError(
+            f"{name}: {weight_name} is computed before each forward, which would undo changes: "
+            "make it a parameter first (torch.nn.utils.prune.remove, remove_weight_norm, "
+            "parametrize.remove_parametrizations)"
+        )
+    return weight
+
+
 @torch.no_grad()
 def compensate_layer_(
-    layer: nn.Linear | nn.Conv2d,
-    moments: InputStatistics,
-    settings: LayerConfig,
-    name: str = "layer",
+    layer: nn.Module, statistics: InputStatistics, settings: LayerConfig, name: str = "layer"
 ) -> None:
-    """Prunes and quantizes a layer's weight in place; its bias absorbs the mean error."""
-    weight = layer.weight.detach().float().flatten(1)
+    """Prunes and quantizes a layer's weight in place; its bias absorbs the mean error.
+
+    Raises:
+        ValueError: as :func:`pieces_of` and :func:`weight_of`, or the weight is not finite.
+    """
+    parameter = weight_of(layer, name)
+    as_float32(parameter, name)  # finite
+    weight = parameter.detach().float().flatten(1)
     settings = dataclasses.replace(
-        settings, codebook_size=codebook_size_of(settings, layer.weight.dim())
+        settings, codebook_size=codebook_size_of(settings, parameter.dim())
     )
-    made = compensate(weight, pieces_of(layer, moments), settings, name)
-    if layer.bias is not None:
-        groups, inputs = moments.mean.shape
-        error = (weight - made).view(groups, -1, inputs)
-        layer.bias += torch.einsum("gri,gi->gr", error, moments.mean).flatten().to(layer.bias)
-    layer.weight.copy_(made.view_as(layer.weight))
+    quantized = compensate(weight, pieces_of(layer, statistics, name), settings, name)
+    bias: Any = getattr(layer, "bias", None)
+    if bias is not None:
+        groups, inputs = statistics.mean.shape
+        error = (weight - quantized).view(groups, -1, inputs)
+        bias += torch.einsum("gri,gi->gr", error, statistics.mean).flatten().to(bias)
+    parameter.copy_(quantized.view_as(parameter))
 
 
 @torch.no_grad()
 def compensate_(
     model: nn.Module,
-    batches: Iterable[torch.Tensor],
+    batches: Iterable[Batch],
     settings: Mapping[nn.Module, tuple[str, LayerConfig]],
     progress: Callable[[str], None] | None = None,
 ) -> set[nn.Module]:
-    """Quantizes the layers of a model one after another, in the order of their first call.
+    """Quantizes the layers of a model one after another, in the order in which they run.
 
     The inputs of each layer are those that the already quantized layers before it produce.
 
     Args:
         model: is run in evaluation mode.
-        batches: unlabelled inputs, about 128 samples in all.
+        batches: unlabelled inputs, about 128 samples in all: each batch a tensor, a tuple of
+            arguments or a dict of keyword arguments.
         settings: name and settings of each layer to be quantized.
         progress: called with the name of each finished layer.
 
@@ -323,53 +408,42 @@ def compensate_(
         The layers that the inputs reach; the others are unchanged.
 
     Raises:
-        ValueError: a convolution's padding is not given as numbers.
+        ValueError: there are no batches, or one is not what the model takes; a layer is not
+            supported, its weight is computed before each forward, or its weight or inputs are not
+            finite. The message names the layer. Those before it are quantized already.
     """
-    batches = list(batches)
-    order: dict[nn.Module, None] = {}
-    handles = [
-        layer.register_forward_pre_hook(lambda module, _: order.setdefault(module))
-        for layer in settings
-    ]
-    training = model.training
-    model.eval()
-    try:
-        for x in batches[:1]:
-            model(x)
-        for handle in handles:
-            handle.remove()
-        for module in order:
-            layer: Any = module
-            name, chosen = settings[module]
-            moments = input_statistics(model, layer, batches)
-            assert moments is not None
-            compensate_layer_(layer, moments, chosen, name)
+    batches = read_batches(batches)
+    for layer, (name, _) in settings.items():
+        weight_of(layer, name)
+    reached = set()
+    for layer in call_order(model, settings, batches):
+        name, chosen = settings[layer]
+        statistics = input_statistics(model, layer, batches, name)
+        if statistics is not None:  # not where a layer before it now leads elsewhere
+            compensate_layer_(layer, statistics, chosen, name)
+            reached.add(layer)
             if progress is not None:
                 progress(name)
-    finally:
-        model.train(training)
-    return set(order)
+    return reached
 
 
 @torch.no_grad()
 def whole_errors(
-    model: nn.Module, layers: Mapping[str, nn.Linear | nn.Conv2d], batches: Iterable[torch.Tensor]
+    model: nn.Module, layers: Mapping[str, nn.Module], batches: Iterable[Batch]
 ) -> dict[str, float]:
     """The compensated error of pruning a layer completely, summed over its weights, by layer name.
 
-    Layers that are never called are left out.
+    Layers that no input reaches are left out.
+
+    Raises:
+        ValueError: as :func:`compensate_`.
     """
-    batches = list(batches)
-    training = model.training
-    model.eval()
+    batches = read_batches(batches)
     errors: dict[str, float] = {}
-    try:
-        for name, layer in layers.items():
-            moments = input_statistics(model, layer, batches)
-            if moments is not None:
-                weight = layer.weight.detach().float().flatten(1)
-                importance = importance_of(weight, pieces_of(layer, moments))
-                errors[name] = float((importance * weight**2).sum())
-    finally:
-        model.train(training)
+    for name, layer in layers.items():
+        statistics = input_statistics(model, layer, batches, name)
+        if statistics is not None:
+            weight = weight_of(layer, name).detach().float().flatten(1)
+            importance = importance_of(weight, pieces_of(layer, statistics, name))
+            errors[name] = float((importance * weight**2).sum())
     return errors

@@ -4,113 +4,125 @@ Source: Choi et al. (arXiv 1612.01543), sections 3.3 to 3.5. For a network of li
 ReLU, max-pooling and norms in evaluation mode the logits z are piecewise linear in each weight. The
 second derivative of the loss with respect to a weight is then, almost everywhere, that of the
 softmax cross-entropy alone, propagated back: with probabilities p, sum_c (d s_c.z / dw)^2 with the
-columns s_c = sqrt(p_c) (e_c - p) of a square root of diag(p) - p p^T. For other networks this is
-the Gauss-Newton approximation, which is never negative.
+columns s_c = sqrt(p_c) (e_c - p) of a square root of diag(p) - p p^T. For other networks, and for
+weights that are used more than once, this is the Gauss-Newton approximation, which is never
+negative.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-
-def _squared_gradient(
-    layer: nn.Module, inputs: torch.Tensor, gradient: torch.Tensor
-) -> torch.Tensor:
-    """Per-sample squared gradients, summed over the samples; has the shape of the weight."""
-    if isinstance(layer, nn.Linear):
-        if inputs.dim() == 2:
-            return (gradient**2).T @ (inputs**2)
-        each = torch.einsum("nto,nti->noi", gradient.flatten(1, -2), inputs.flatten(1, -2))
-        return (each**2).sum(0)
-    assert isinstance(layer, nn.Conv2d)
-    n, groups = len(inputs), layer.groups
-    if isinstance(layer.padding, str):
-        raise ValueError("the padding of a convolution must be given as numbers")
-    patches = F.unfold(inputs, layer.kernel_size, layer.dilation, layer.padding, layer.stride)
-    patches = patches.view(n, groups, -1, patches.shape[-1])
-    gradient = gradient.reshape(n, groups, -1, patches.shape[-1])
-    each = torch.einsum("ngot,ngit->ngoi", gradient, patches)
-    return (each**2).sum(0).view(layer.weight.shape)
+from tersor.calibration.inputs import Batch, each_batch, evaluating, run
+from tersor.calibration.sample_gradients import recorded
 
 
 def hessian_diagonal(
-    model: nn.Module, batches: Iterable[torch.Tensor], *, draws: int | None = None, seed: int = 0
+    model: nn.Module, batches: Iterable[Batch], *, draws: int | None = None, seed: int = 0
 ) -> dict[str, torch.Tensor]:
-    """The diagonal of the Hessian of the mean cross-entropy, for Linear and Conv2d weights.
+    """The diagonal of the Hessian of the mean cross-entropy, for the weights of supported layers.
 
     No labels are needed: the Hessian of the cross-entropy depends on the logits alone.
 
     Args:
-        model: returns logits ``[n, classes]``; is run in evaluation mode.
-        batches: inputs; about 1,000 samples do as well as the full set (section 3.4).
-        draws: None = exact, with one backward pass per class; otherwise the number of backward
-            passes with random signs: an unbiased estimate, for models with many classes.
+        model: returns logits ``[n, classes]``, or ``[n, positions, classes]``: the classes are the
+            last dimension, and each position is a prediction of its own, padding too. They may be
+            the attribute ``logits`` of what it returns. It is run in evaluation mode; its weights
+            may be frozen.
+        batches: inputs of n samples: each batch a tensor, a tuple of arguments or a dict of keyword
+            arguments. About 1,000 samples in all do as well as the full set (section 3.4).
+        draws: None = exact, with one backward pass per class and position; otherwise the number of
+            backward passes with random signs: an unbiased estimate, for models with many classes
+            or positions.
         seed: of the random signs.
 
     Returns:
-        The diagonal by weight name: float32, the shape of the weight, never negative; zero for a
-        layer that no logit depends on.
+        The diagonal by weight name: float32 (float64 for weights of that), the shape of the weight,
+        never negative; zero for a layer that no logit depends on. Weights of layers that are not
+        called as modules (the output projection of ``nn.MultiheadAttention``) are left out. A tied
+        weight has the same diagonal under the name of each layer; what it does in layers that are
+        not supported (embeddings) is not counted.
 
     Raises:
-        ValueError: there are no samples, or a convolution's padding is not given as numbers.
+        ValueError: there are no samples; a batch is not what the model takes; the model returns
+            something else, or NaN, or logits without gradients; or a layer gets the samples in
+            another order than the model, which batches of one sample end.
     """
-    layers = {
-        f"{name}.weight".lstrip("."): module
-        for name, module in model.named_modules()
-        if isinstance(module, (nn.Linear, nn.Conv2d))
-    }
-    total = {name: torch.zeros_like(layer.weight) for name, layer in layers.items()}
-    calls: list[tuple[str, nn.Module, torch.Tensor, torch.Tensor]] = []
-    handles = []
+    if draws is not None and draws < 1:
+        raise ValueError(f"draws={draws}: at least one is needed")
+    generator = torch.Generator("cpu").manual_seed(seed)
+    predictions = 0
+    with evaluating(model, gradients=True), recorded(model) as gradients:
+        for batch in each_batch(batches):
+            gradients.clear()
+            logits = _logits_of(run(model, batch))
+            probabilities = logits.detach().softmax(-1)
+            if not probabilities.isfinite().all():
+                raise ValueError("the model returns NaN or infinite logits")
+            gradients.add(logits, _directions(probabilities, draws, generator))
+            predictions += probabilities.shape[:-1].numel()
+            del logits  # and its graph, before the next one is made
+        if predictions == 0:
+            raise ValueError("the Hessian needs samples")
+        count = predictions * (draws or 1)
+        return {name: squares / count for name, squares in gradients.sums().items()}
 
-    def watch(name: str) -> Callable[[nn.Module, Any, torch.Tensor], None]:
-        def hook(module: nn.Module, inputs: Any, output: torch.Tensor) -> None:
-            calls.append((name, module, inputs[0].detach(), output))
 
-        return hook
+def _logits_of(output: Any) -> torch.Tensor:
+    """The logits that a model returned.
 
-    for name, layer in layers.items():
-        handles.append(layer.register_forward_hook(watch(name)))
-    generator = torch.Generator().manual_seed(seed)
-    training = model.training
-    model.eval()
-    samples = 0
-    try:
-        for x in batches:
-            calls.clear()
-            with torch.enable_grad():
-                # The input asks for gradients so that a model with frozen weights has them too.
-                scores = model(x.detach().clone().requires_grad_(x.is_floating_point()))
-            p = scores.detach().softmax(1)
-            classes = p.shape[1]
-            outputs = [output for _, _, _, output in calls]
-            for c in range(classes if draws is None else draws):
-                if draws is None:
-                    column = -p * p[:, c : c + 1].sqrt()
-                    column[:, c] += p[:, c].sqrt()
-                else:  # sum_c sign_c s_c
-                    sign = torch.randint(0, 2, p.shape, generator=generator).to(p) * 2 - 1
-                    root = p.sqrt() * sign
-                    column = root - p * root.sum(1, keepdim=True)
-                gradients = torch.autograd.grad(
-                    scores, outputs, column, retain_graph=True, allow_unused=True
-                )
-                for (name, module, inputs, _), gradient in zip(calls, gradients, strict=True):
-                    if gradient is not None:
-                        total[name] += _squared_gradient(module, inputs, gradient).detach()
-            samples += len(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-        model.train(training)
-    if samples == 0:
-        raise ValueError("the Hessian needs samples")
-    return {name: value / (samples * (draws or 1)) for name, value in total.items()}
+    Raises:
+        ValueError: they are not ``[n, classes]`` or ``[n, positions, classes]``.
+    """
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, torch.Tensor):
+        found = f"a {type(logits).__name__}"
+    elif not logits.is_floating_point() or logits.dim() not in (2, 3):
+        found = f"{str(logits.dtype).removeprefix('torch.')} of the shape {list(logits.shape)}"
+    else:
+        return logits
+    raise ValueError(
+        f"the model returns {found}: its Hessian needs float logits [n, classes] or "
+        "[n, positions, classes]; wrap the model in a module that returns them"
+    )
+
+
+def _directions(
+    p: torch.Tensor, draws: int | None, generator: torch.Generator
+) -> Iterator[torch.Tensor]:
+    """Vectors s, so that the sum of (s . dz)^2 is that over all predictions of dz^T H dz.
+
+    H = diag(p) - p p^T is the Hessian of a prediction's cross-entropy with respect to its logits z.
+
+    Args:
+        p: the probabilities ``[n, classes]`` or ``[n, positions, classes]``.
+        draws: None = one vector for each position and class; or the number of random ones, whose
+            mean square it is.
+        generator: of the random signs.
+
+    Yields:
+        The shape of ``p``.
+    """
+    root = p.sqrt()
+    if draws is not None:
+        for _ in range(draws):
+            sign = torch.randint(0, 2, p.shape, generator=generator, device="cpu").to(p) * 2 - 1
+            signed = root * sign
+            yield signed - p * signed.sum(-1, keepdim=True)
+        return
+    for position in range(p[0].numel() // p.shape[-1]):
+        for c in range(p.shape[-1]):
+            direction = torch.zeros_like(p)
+            part, p_here, root_here = (
+                t.view(len(p), -1, p.shape[-1])[:, position] for t in (direction, p, root)
+            )
+            part.copy_(-p_here * root_here[:, c : c + 1])
+            part[:, c] += root_here[:, c]
+            yield direction
 
 
 def hutchinson_diagonal(

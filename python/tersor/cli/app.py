@@ -84,6 +84,9 @@ def _common(
     pass
 
 
+# typer reads the options of a command from the signature of its function.
+
+
 @app.command("compress")
 def _compress(
     source: Annotated[Path, typer.Argument(metavar="IN", help=_MODEL_HELP)],

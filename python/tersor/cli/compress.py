@@ -1,6 +1,6 @@
 """``tersor compress``: a dense model file to a compressed one, tensor by tensor.
 
-A selected tensor is read, compressed and let go of; what is left stays in the mapped file until it
+A selected tensor is read, compressed and released; what is left stays in the mapped file until it
 is written. The torch side is imported only where a torch checkpoint is read.
 """
 
@@ -66,6 +66,10 @@ class CompressOptions:
     threads: int | None = None
 
     def __post_init__(self) -> None:
+        from tersor.config import METHODS
+
+        if self.method not in METHODS:
+            raise InputError(f"--method '{self.method}' is none of {', '.join(METHODS)}")
         if self.target_bytes is not None and self.target_ratio is not None:
             raise InputError("give either --target-bytes or --target-ratio")
         if self.config is None:
@@ -133,7 +137,7 @@ def compress(source: Path, output: Path | None, options: CompressOptions) -> Rep
         if not any(choice.selected for choice in choices.values()):
             raise InputError(f"{source}: no tensor to compress (see --only)")
         job = _Job(model, options, choices)
-        report = job.write_shards(plan) if plan and model.shards else job.write_file(plan, source)
+        report = job.write_shards(plan) if plan and model.shards else job.write_file(plan)
     for line in copy_companions(plan, force=options.force) if plan else ():
         print(line)
     return report
@@ -234,11 +238,11 @@ class _Job:
                 reason = "would grow: its blob is no smaller than its dense bytes"
                 print(Choice(name, tensor.shape, False, reason))
 
-    def write_file(self, plan: Output | None, source: Path) -> Report:
+    def write_file(self, plan: Output | None) -> Report:
         """Writes one file, or none where there is no plan."""
         from tersor.reporting.file_report import report_tensors
 
-        settings = self._search(source) if self.options.searches else self._settings()
+        settings = self._search() if self.options.searches else self._settings()
         with progress_bar("compress", self.model.dense_bytes) as advance:
             tensors = shards.encode_tensors(
                 self.model.tensors.values(),
@@ -253,7 +257,7 @@ class _Job:
             container.write_file(plan.file, tensors, metadata)
         return report_tensors(tensors, metadata, container.file_bytes(tensors, metadata))
 
-    def _search(self, source: Path) -> dict[str, LayerConfig]:
+    def _search(self) -> dict[str, LayerConfig]:
         """Settings by name, within the size that is asked for, on bytes that are counted."""
         from tersor.search import rate_distortion
 
@@ -272,13 +276,10 @@ class _Job:
         limit = float(target_bytes or 0)
         if target_ratio is not None:
             limit = self.model.dense_bytes // target_ratio
-        try:
-            return rate_distortion.fit(items, measure, limit, size=True, progress=print)
-        except ValueError as error:
-            raise InputError(f"{source}: {error}") from error
+        return rate_distortion.fit(items, measure, limit, size=True, progress=print)
 
     def write_shards(self, plan: Output) -> Report:
-        """Writes a checkpoint shard by shard; it never stands in memory as a whole."""
+        """Writes a checkpoint shard by shard; no more than one shard is in memory at once."""
         from tersor import __version__
         from tersor.reporting.file_report import report
 

@@ -39,8 +39,8 @@ def decompress(source: Path, output: Path, options: DecompressOptions) -> int:
     as that of every file that torch programs read.
 
     Raises:
-        InputError, OSError: the message names what is wrong with which file.
-        ValueError: a number is too large for the type that is asked for.
+        InputError, OSError: the message names what is wrong with which file; a number may be too
+            large for the type that is asked for.
     """
     with naming_file(source), container.open(source) as file:
         sharded = isinstance(file, container.Sharded)

@@ -7,8 +7,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from tersor._core import FormatError
-
 
 class InputError(Exception):
     """The user's input is wrong; the message is the line to print."""
@@ -16,10 +14,10 @@ class InputError(Exception):
 
 @contextmanager
 def naming_file(path: Path) -> Iterator[None]:
-    """Makes the message of malformed data name its file."""
+    """Makes the message of malformed data, and of numbers that cannot be used, name its file."""
     try:
         yield
-    except FormatError as error:
+    except ValueError as error:  # FormatError is one
         message = str(error)
         raise InputError(message if str(path) in message else f"{path}: {message}") from error
 

@@ -13,6 +13,8 @@ from tersor.cli.errors import naming_file
 from tersor.io import container
 from tersor.reporting.file_report import Report, report, to_json, to_table, to_text, totals_lines
 
+_ANY_WIDTH = 10_000  # columns, more than any table takes
+
 
 def inspect(source: Path, *, verify: bool = False) -> Report:
     """The table of a file, from its headers alone unless ``verify``.
@@ -25,13 +27,20 @@ def inspect(source: Path, *, verify: bool = False) -> Report:
 
 
 def show(report: Report, title: str) -> None:
-    """Prints a table and its totals, on a terminal with lines between."""
+    """Prints a table and its totals; on a terminal in a frame, with the columns that fit."""
     if not sys.stdout.isatty() or find_spec("rich") is None:
         print(to_text(report))
         return
     from rich.console import Console
 
-    Console().print(to_table(report, title))
+    console = Console()
+    table = to_table(report, title)
+    if (
+        console.measure(table, options=console.options.update(width=_ANY_WIDTH)).maximum
+        > console.width
+    ):
+        table = to_table(report, title, paper=False)
+    console.print(table)
     print("\n".join(totals_lines(report.totals)))
 
 

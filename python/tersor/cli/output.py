@@ -36,7 +36,7 @@ class Output:
 def plan_output(
     source: Path, files: Sequence[Path], output: Path, *, sharded: bool, force: bool
 ) -> Output:
-    """Settles where a model is written, and refuses before anything is computed.
+    """Decides where a model is written, and refuses before anything is computed.
 
     A source that is a folder, or has several files, becomes a folder (unless the output is named
     ``*.safetensors``), with the small files that belong to a model: its configuration, tokenizer

@@ -36,7 +36,7 @@ class SourceTensor:
         nbytes: of the dense tensor.
         stored_name: its name in the file, which of a coded vector ends in ``_blob``.
         stored: the tensor as the file holds it, read when this is called.
-        free: lets go of what was read.
+        free: releases the memory of what was read.
     """
 
     name: str
@@ -48,7 +48,7 @@ class SourceTensor:
     free: Callable[[], None] = lambda: None
 
     def release(self) -> None:
-        """Lets go of what was read."""
+        """Releases the memory of what was read."""
         self.free()
 
 

@@ -146,7 +146,7 @@ class File:
         self.is_tersor: bool = self._file.is_tersor
 
     def verify(self) -> None:
-        """Checks every hash that opening has not checked.
+        """Checks all checksums that opening has not checked.
 
         Together they cover every byte of a file that tersor wrote; of others, the blobs alone.
 
@@ -238,7 +238,7 @@ class Sharded(File):
         self.is_tersor = all(file.is_tersor for file in files)
 
     def verify(self) -> None:
-        """Checks every hash of every shard that opening has not checked."""
+        """Checks all checksums of all shards that opening has not checked."""
         for file in self.shards.values():
             file.verify()
 
@@ -301,8 +301,8 @@ def write_file(
         tensors: by name.
         metadata: texts for the header's ``__metadata__``.
         plain: a file as the stock library writes it: an entry of the header for every tensor, and
-            no hashes. Otherwise hashes cover the whole file, and tensors of less than 4096 bytes
-            stand together in one, which only this library reads.
+            no checksums. Otherwise these cover every byte of the file, and tensors of less than
+            4096 bytes stand together in one, which only this library reads.
 
     Raises:
         OSError: the system refuses; nothing is left behind and an old file stays as it was.

@@ -25,7 +25,7 @@ class Sized(Protocol):
         """What it takes while it is worked on, but for a factor."""
 
     def release(self) -> None:
-        """Lets go of what was read."""
+        """Releases the memory of what was read."""
 
 
 _Item = TypeVar("_Item", bound=Sized)
@@ -63,7 +63,7 @@ def encode_tensors(
     """Encodes tensors on several threads; what is worked on at once is no more than the largest.
 
     Args:
-        tensors: to encode, each let go of when it is done.
+        tensors: to encode, each released when it is done.
         encode: the tensors to write for one, by name.
         threads: how many are encoded at once.
         progress: called with each one when it is done, from any thread.

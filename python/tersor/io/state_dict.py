@@ -14,8 +14,6 @@ from tersor.config import LayerConfig
 from tersor.io import aliases, container
 from tersor.io.container import Tensor
 
-ALIASES = aliases.KEY
-
 DTYPES = {
     torch.bool: "BOOL",
     torch.uint8: "U8",
@@ -151,8 +149,3 @@ def file_tensors(
         else:
             tensors[name + SUFFIX] = coded
     return tensors, aliases.write_aliases(aliased) or None
-
-
-def state_bytes(state: Mapping[str, torch.Tensor]) -> int:
-    """Bytes of the file that a state makes; nothing is written."""
-    return container.file_bytes(*file_tensors(state))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -16,7 +15,6 @@ from tersor.codec.blob import (
     SUFFIX,
     BlobInfo,
     CompressedTensor,
-    decode_blob,
     encode_blob,
     inspect_blob,
 )
@@ -25,6 +23,7 @@ from tersor.nn import torch_internals
 from tersor.nn.hooks import take_over
 from tersor.nn.recomputed import dense_type_of, dtype_of
 from tersor.nn.weight import CompressedWeight
+from tersor.ops.decoded import content_of
 from tersor.ops.packed import packed_of
 
 if TYPE_CHECKING:
@@ -112,8 +111,18 @@ class Compressed(nn.Module):
         return made.train(module.training)
 
     @property
-    def weight(self) -> CompressedWeight:
-        """A stand-in for the dense weight, which is decoded when something computes with it."""
+    def weight(self) -> torch.Tensor:
+        """A stand-in for the dense weight, which is decoded when something computes with it.
+
+        A :class:`CompressedWeight`. Where the codebook is trained, and in a graph that is compiled
+        or exported, the result of an operator that decodes: gradients reach the codebook, and a
+        graph drops the operator where only the shape or the dtype was asked for.
+        """
+        if self.values is not None or torch.compiler.is_compiling():
+            decoded: torch.Tensor = torch.ops.tersor.decode(
+                self.weight_blob, self.values, list(self.shape), self.dtype
+            )
+            return decoded
         return CompressedWeight(self)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -179,10 +188,7 @@ class Compressed(nn.Module):
 
     def layer(self) -> CompressedTensor:
         """The decoded content of the blob, with the current codebook."""
-        layer = decode_blob(self._stored().numpy())
-        if self.values is None:
-            return layer
-        return replace(layer, values=self.values.detach().cpu().float().numpy().copy())
+        return content_of(self._stored(), self.values)
 
     def train_values(self) -> nn.Parameter:
         """Makes the codebook a parameter, whose gradient is summed over the weights.
@@ -223,7 +229,7 @@ class Compressed(nn.Module):
         dense = self._dense_type.__new__(self._dense_type)
         nn.Module.__init__(dense)
         with torch.inference_mode(False), torch.no_grad():
-            weight = self.weight.dense().clone()
+            weight = CompressedWeight(self).dense().clone()
         dense.register_parameter("weight", nn.Parameter(weight))
         dense.register_parameter("bias", self.bias)
         if self.activation == "none":

@@ -172,3 +172,35 @@ def _register_gradients(name: str, layer: type[_Linear] | type[_Conv2d]) -> None
 
 _register_gradients("linear", _Linear)
 _register_gradients("conv2d", _Conv2d)
+
+
+def _save_decode(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    blob, values, _, _ = inputs
+    ctx.save_for_backward(blob, values)
+
+
+def _backward_decode(ctx: Any, gradient: torch.Tensor) -> tuple[Any, ...]:
+    blob, values = ctx.saved_tensors
+    to_values = None
+    if values is not None and ctx.needs_input_grad[1]:
+        to_values = torch.ops.tersor.decode_to_values(gradient, blob, values.numel())
+        to_values = to_values.to(values.dtype)
+    return (None, to_values, None, None)
+
+
+def _save_decode_to_values(ctx: Any, inputs: tuple[Any, ...], output: torch.Tensor) -> None:
+    gradient, blob, _ = inputs
+    ctx.shape, ctx.dtype = gradient.shape, gradient.dtype
+    ctx.save_for_backward(blob)
+
+
+def _backward_decode_to_values(ctx: Any, values: torch.Tensor) -> tuple[Any, ...]:
+    (blob,) = ctx.saved_tensors
+    return (torch.ops.tersor.decode(blob, values, list(ctx.shape), ctx.dtype), None, None)
+
+
+for _name, _backward, _save in (
+    ("decode", _backward_decode, _save_decode),
+    ("decode_to_values", _backward_decode_to_values, _save_decode_to_values),
+):
+    torch.library.register_autograd(f"tersor::{_name}", _backward, setup_context=_save, lib=LIBRARY)

@@ -12,6 +12,9 @@ import torch.nn.functional as F
 from torch.nn.grad import conv2d_input
 
 from tersor import _core
+from tersor.codec import csr
+from tersor.codec.encode import decompress_weight
+from tersor.ops.decoded import content_of
 from tersor.ops.forward import run_conv2d, run_linear
 from tersor.ops.packed import packed_of
 
@@ -21,6 +24,8 @@ _LAYER = "Tensor blob, Tensor? values, Tensor? bias, Tensor? residual, int rows"
 LIBRARY = torch.library.Library("tersor", "DEF")
 LIBRARY.define(f"linear(Tensor x, {_LAYER}, str activation, str precision) -> Tensor")
 LIBRARY.define(f"conv2d(Tensor x, {_LAYER}, {_GEOMETRY}, str activation, str precision) -> Tensor")
+LIBRARY.define("decode(Tensor blob, Tensor? values, int[] shape, ScalarType dtype) -> Tensor")
+LIBRARY.define("decode_to_values(Tensor gradient, Tensor blob, int count) -> Tensor")
 LIBRARY.define(
     "linear_to_input(Tensor gradient, Tensor blob, Tensor? values, SymInt cols, str precision) "
     "-> Tensor"
@@ -78,6 +83,32 @@ def _linear_to_input_fake(
     gradient: torch.Tensor, blob: Any, values: Any, cols: int, precision: str
 ) -> torch.Tensor:
     return gradient.new_empty((*gradient.shape[:-1], cols))
+
+
+@torch.library.impl(LIBRARY, "decode", "CPU")
+def _decode(
+    blob: torch.Tensor, values: torch.Tensor | None, shape: list[int], dtype: torch.dtype
+) -> torch.Tensor:
+    return torch.from_numpy(decompress_weight(content_of(blob, values))).to(dtype)
+
+
+@torch.library.register_fake("tersor::decode", lib=LIBRARY)
+def _decode_fake(
+    blob: torch.Tensor, values: Any, shape: list[int], dtype: torch.dtype
+) -> torch.Tensor:
+    return blob.new_empty(shape, dtype=dtype)
+
+
+@torch.library.impl(LIBRARY, "decode_to_values", "CPU")
+def _decode_to_values(gradient: torch.Tensor, blob: torch.Tensor, count: int) -> torch.Tensor:
+    codes = torch.from_numpy(csr.decode(content_of(blob).csr)).flatten().int()
+    sums = torch.zeros(count + 1).index_add_(0, codes, gradient.float().flatten())
+    return sums[1:].clone()
+
+
+@torch.library.register_fake("tersor::decode_to_values", lib=LIBRARY)
+def _decode_to_values_fake(gradient: torch.Tensor, blob: Any, count: int) -> torch.Tensor:
+    return gradient.new_empty(count, dtype=torch.float32)
 
 
 def _sum_by_code(

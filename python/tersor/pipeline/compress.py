@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from tersor._progress import Progress, shown
+from tersor.calibration.inputs import read_batches
 from tersor.codec.blob import BlobInfo
 from tersor.config import Config
 from tersor.io.checkpoint import file_content
@@ -110,7 +111,7 @@ def _checked(
     """The calibration batches, read once: an iterator would be empty the second time.
 
     Raises:
-        ValueError: arguments and configuration do not fit together, or there are no batches.
+        ValueError: arguments and configuration do not fit together, or the data is not batches.
     """
     if (config.max_drop is None) != (evaluate is None):
         raise ValueError("max_drop and evaluate belong together")
@@ -118,10 +119,7 @@ def _checked(
         return None
     if config.joint_codebook is not None:
         raise ValueError("joint_codebook cannot be combined with calibration data")
-    batches = list(data)
-    if not batches:
-        raise ValueError("data holds no batches")
-    return batches
+    return read_batches(data)
 
 
 def _run_stages(

@@ -14,6 +14,11 @@ import torch
 from torch import nn
 
 
+def _check_density(name: str, density: float) -> None:
+    if not 0.0 <= density <= 1.0:
+        raise ValueError(f"{name} must be 0 to 1, not {density}")
+
+
 @dataclass(frozen=True)
 class CubicSchedule:
     """Gradual pruning: the density falls from ``initial`` to ``final`` with a cubic, fast at first.
@@ -23,6 +28,10 @@ class CubicSchedule:
         end: step at which ``final`` is reached.
         initial: density up to step ``begin``.
         begin: step at which pruning starts.
+
+    Raises:
+        ValueError: a density is not 0 to 1, ``final`` is above ``initial``, ``begin`` is negative,
+            or ``end`` is before it.
     """
 
     final: float
@@ -30,11 +39,21 @@ class CubicSchedule:
     initial: float = 1.0
     begin: int = 0
 
+    def __post_init__(self) -> None:
+        _check_density("final", self.final)
+        _check_density("initial", self.initial)
+        if self.final > self.initial:
+            raise ValueError(f"final is {self.final}, above initial, {self.initial}")
+        if not 0 <= self.begin <= self.end:
+            raise ValueError(f"begin must be 0 to end, {self.end}, not {self.begin}")
+
     def density(self, step: int) -> float:
         """The density at a step."""
         if step >= self.end:
             return self.final
-        progress = max(0, step - self.begin) / (self.end - self.begin)
+        if step <= self.begin:
+            return self.initial
+        progress = (step - self.begin) / (self.end - self.begin)
         return self.final + (self.initial - self.final) * (1.0 - progress) ** 3
 
 
@@ -48,11 +67,22 @@ class RoundSchedule:
         final: density of the last round.
         rounds: number of pruning rounds.
         steps: retraining steps per round.
+
+    Raises:
+        ValueError: ``final`` is not above 0 and at most 1, or there is no round or no step.
     """
 
     final: float
     rounds: int
     steps: int
+
+    def __post_init__(self) -> None:
+        _check_density("final", self.final)
+        if self.final == 0.0:
+            raise ValueError("final must be above 0: no share of the rest, kept again, gives 0")
+        for name in ("rounds", "steps"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be 1 or more, not {getattr(self, name)}")
 
     def density(self, step: int) -> float:
         """The density at a step."""
@@ -93,6 +123,5 @@ class Retraining:
         Raises:
             ValueError: the density is not between 0 and 1.
         """
-        if not 0.0 <= density <= 1.0:
-            raise ValueError(f"density must be 0 to 1, not {density}")
+        _check_density("density", density)
         return self.dropout * math.sqrt(density)

@@ -275,6 +275,7 @@ _HEADINGS = (
     "layer", "type", "#weights", "dense bytes", "bytes", "ratio", "density", "wbits P+Q", "P+Q+H",
     "ibits P+Q", "P+Q+H", "of fp32 P+Q", "P+Q+H",
 )  # fmt: skip
+_REAL_COLUMNS = _HEADINGS.index("density") + 1
 
 
 def _cells(name: str, dtype: str, row: LayerRow | Totals) -> tuple[str, ...]:
@@ -326,17 +327,30 @@ def to_text(report: Report) -> str:
     return "\n".join([text[0], rule, *text[1:-1], rule, text[-1], "", *totals_lines(report.totals)])
 
 
-def to_table(report: Report, title: str = "") -> Table:
-    """The table for a ``rich`` console (extra ``cli``), without the totals' lines."""
+def to_table(report: Report, title: str = "", *, paper: bool = True) -> Table:
+    """The table for a ``rich`` console (extra ``cli``), without the totals' lines.
+
+    Args:
+        report: what to show.
+        title: above the table.
+        paper: also show the columns of the paper's accounting.
+    """
     from rich.table import Table
 
+    headings = _HEADINGS if paper else _HEADINGS[:_REAL_COLUMNS]
     table = Table(title=title or None)
-    for i, heading in enumerate(_HEADINGS):
-        table.add_column(heading, justify="left" if i < 2 else "right", no_wrap=True)
+    for i, heading in enumerate(headings):
+        # Where the terminal is narrow, names are folded and numbers are not cut.
+        table.add_column(
+            heading,
+            justify="left" if i < 2 else "right",
+            no_wrap=i > 0,
+            overflow="fold" if i == 0 else "ellipsis",
+        )
     for row in report.rows:
-        table.add_row(*_cells(row.name, row.dtype, row))
+        table.add_row(*_cells(row.name, row.dtype, row)[: len(headings)])
     table.add_section()
-    table.add_row(*_cells("total", "", report.totals), style="bold")
+    table.add_row(*_cells("total", "", report.totals)[: len(headings)], style="bold")
     return table
 
 

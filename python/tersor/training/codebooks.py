@@ -1,15 +1,13 @@
-"""Trained weight sharing: which value each weight takes, and a codebook for each layer.
+"""Trained codebooks: every weight is a code into its layer's codebook, whose entries are trained.
 
-:class:`SharedWeights` trains the values, with gradients summed per shared value; before that
-:class:`MovingCodes` trains which of them each weight takes.
-
-Sources: Han et al., Deep Compression (arXiv 1510.00149), section 3; Bengio et al. (arXiv
-1308.3432), the straight-through estimator.
+Source: Han et al., Deep Compression (arXiv 1510.00149), section 3: the gradient of a codebook entry
+is the sum of its members' gradients.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -22,17 +20,18 @@ from tersor.quantizers.kmeans import quantize_kmeans
 class SharedWeights:
     """The weights of some parameters, held as codes into trainable codebooks.
 
-    After each ``backward``, :meth:`gather_gradients` sums the gradients of each value's members
-    into the codebook's gradient; after the optimizer's step, :meth:`write` sets every weight to
-    its value. Zeros stay zero.
+    Attach it to the optimizer of the codebooks: before each step the gradients of a codebook
+    entry's members are summed into the entry's gradient, after each step every weight is set to its
+    entry. Zeros stay zero. Where no hooks can be, call :meth:`gather_gradients` and :meth:`write`.
 
     Args:
         parameters: by name; pruned already.
-        values: shared values beside zero, 1 to 255, for all or by name; or by name what one of
-            :mod:`tersor.quantizers.base` chose.
+        quantized: codes and codebook by name, as a function of :mod:`tersor.quantizers` gives them;
+            or the codebook size, 1 to 255, for all or by name, for k-means of each parameter.
 
     Raises:
-        ValueError: a weight holds NaN or infinity, or a name has no number of values.
+        ValueError: a name is missing, codes have another shape than their parameter, or a weight
+            that is to be clustered holds NaN or infinity.
 
     Attributes:
         codes: by name, int64 of the parameter's shape; 0 = pruned.
@@ -40,32 +39,52 @@ class SharedWeights:
     """
 
     def __init__(
-        self, parameters: Mapping[str, nn.Parameter], values: int | Mapping[str, int | Quantized]
+        self,
+        parameters: Mapping[str, nn.Parameter],
+        quantized: int | Mapping[str, int | Quantized],
     ) -> None:
         self.parameters = dict(parameters)
-        if not isinstance(values, int) and (lacking := sorted(parameters.keys() - values.keys())):
-            raise ValueError(f"no number of shared values is given for {lacking}")
+        if not isinstance(quantized, int) and (
+            missing := sorted(parameters.keys() - quantized.keys())
+        ):
+            raise ValueError(f"no codes and no codebook size are given for {missing}")
         self.codes: dict[str, torch.Tensor] = {}
         self.codebooks: dict[str, nn.Parameter] = {}
         for name, parameter in self.parameters.items():
-            weight = parameter.detach()
-            check_finite(weight, name)
-            chosen = values if isinstance(values, int) else values[name]
-            if isinstance(chosen, int):
-                chosen = quantize_kmeans({name: weight.float().cpu().numpy()}, chosen)[name]
-            if chosen.codes.shape != tuple(weight.shape):
-                raise ValueError(
-                    f"{name}: the codes have shape {chosen.codes.shape}, "
-                    f"expected {tuple(weight.shape)}"
-                )
-            self.codes[name] = torch.from_numpy(chosen.codes).long().to(weight.device)
-            codebook = torch.from_numpy(chosen.codebook())
-            self.codebooks[name] = nn.Parameter(codebook.to(weight.device))
+            given = quantized if isinstance(quantized, int) else quantized[name]
+            if isinstance(given, int):
+                weight = parameter.detach()
+                check_finite(weight, name)
+                given = quantize_kmeans({name: weight.float().cpu().numpy()}, given)[name]
+            codes = torch.from_numpy(given.codes).long()
+            codebook = torch.from_numpy(given.codebook())
+            self._check(name, codes, codebook)
+            self.codes[name] = codes.to(parameter.device)
+            self.codebooks[name] = nn.Parameter(codebook.to(parameter.device))
         self.write()
+
+    def _check(self, name: str, codes: torch.Tensor, codebook: torch.Tensor) -> None:
+        expected = self.parameters[name].shape
+        if codes.shape != expected:
+            raise ValueError(
+                f"{name}: the codes have shape {tuple(codes.shape)}, expected {tuple(expected)}"
+            )
+        if codes.numel() and not 0 <= int(codes.min()) <= int(codes.max()) < len(codebook):
+            raise ValueError(
+                f"{name}: codes are {int(codes.min())} to {int(codes.max())}, but the codebook has "
+                f"{len(codebook)} entries"
+            )
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> list[Any]:
+        """Trains the codebooks in the optimizer's steps; ``remove()`` of each handle detaches."""
+        return [
+            optimizer.register_step_pre_hook(lambda *_: self.gather_gradients()),
+            optimizer.register_step_post_hook(lambda *_: self.write()),
+        ]
 
     @torch.no_grad()
     def gather_gradients(self) -> None:
-        """Sums each weight's gradient into that of its shared value; that of zero is dropped."""
+        """Sums each weight's gradient into that of its codebook entry; that of zero is dropped."""
         for name, parameter in self.parameters.items():
             codebook = self.codebooks[name]
             if parameter.grad is None:
@@ -79,7 +98,37 @@ class SharedWeights:
 
     @torch.no_grad()
     def write(self) -> None:
-        """Sets every weight to its shared value."""
+        """Sets every weight to its codebook entry."""
         for name, parameter in self.parameters.items():
             self.codebooks[name][0].zero_()
             parameter.copy_(self.codebooks[name][self.codes[name]])
+
+    def state_dict(self) -> dict[str, dict[str, torch.Tensor]]:
+        """``codes`` (uint8) and ``codebooks`` (float32) by name, for a checkpoint."""
+        return {
+            "codes": {name: codes.to(torch.uint8) for name, codes in self.codes.items()},
+            "codebooks": {name: c.detach().clone() for name, c in self.codebooks.items()},
+        }
+
+    @torch.no_grad()
+    def load_state_dict(self, state: Mapping[str, Mapping[str, torch.Tensor]]) -> None:
+        """Takes codes and codebooks of a checkpoint and sets every weight to its entry.
+
+        The codebooks stay the same parameters, so an optimizer that has them keeps them.
+
+        Raises:
+            ValueError: a name is missing or a shape differs; nothing was replaced.
+        """
+        for part in ("codes", "codebooks"):
+            if missing := sorted(self.parameters.keys() - state.get(part, {}).keys()):
+                raise ValueError(f"missing {part} in state_dict: {missing}")
+        for name in self.parameters:
+            self._check(name, state["codes"][name], state["codebooks"][name])
+        for name, codebook in self.codebooks.items():
+            self.codes[name].copy_(state["codes"][name])
+            saved = state["codebooks"][name].to(codebook)
+            if saved.shape == codebook.shape:
+                codebook.copy_(saved)  # in place: a captured CUDA graph reads the same memory
+            else:
+                codebook.data = saved
+        self.write()

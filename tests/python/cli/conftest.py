@@ -12,7 +12,10 @@ from tersor.cli.main import main
 from tersor.io import container
 from tersor.io.container import Tensor
 
-pytest.importorskip("typer")
+
+@pytest.fixture(autouse=True)
+def _typer() -> None:
+    pytest.importorskip("typer")
 
 
 @pytest.fixture

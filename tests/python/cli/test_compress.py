@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import tracemalloc
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +69,8 @@ def test_a_search_writes_one_file(dense: Path, works: Run, monkeypatch: pytest.M
 def test_methods_go_by_name(dense: Path, works: Run, fails: Fails) -> None:
     outputs = {m: works("compress", dense, "--dry-run", "--method", m).stdout for m in METHODS}
     assert len(set(outputs.values())) == len(outputs)
-    assert "magic" in fails("compress", dense, "--dry-run", "--method", "magic")
+    line = fails("compress", dense, "--dry-run", "--method", "magic")
+    assert line == "tersor: --method 'magic' is none of kmeans, uniform, ecsq"
 
 
 def test_what_it_cannot_do_is_refused(dense: Path, small: Path, fails: Fails) -> None:
@@ -245,6 +248,38 @@ def test_a_tied_model_that_is_compressed_already_is_decompressed_under_all_names
     names = set(load_file(tmp_path / "back.safetensors"))
     assert names == set(_tied_model().state_dict())
     assert container.open(tmp_path / "back.safetensors").metadata == {"format": "pt"}
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        ("Linear", (32, 32)),
+        ("Conv1d", (16, 16, 3)),
+        ("Conv2d", (16, 16, 3)),
+        ("Conv3d", (8, 8, 3)),
+        ("ConvTranspose2d", (16, 16, 3)),
+        ("Embedding", (64, 32)),
+        ("MultiheadAttention", (32, 4)),
+        ("LSTM", (32, 32)),
+    ],
+)
+def test_what_it_writes_goes_into_the_model(
+    name: str, arguments: tuple[int, ...], tmp_path: Path, works: Run
+) -> None:
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(getattr(torch.nn, name)(*arguments), torch.nn.Linear(32, 32))
+    torch.save(model.state_dict(), tmp_path / "m.pt")
+    works("compress", tmp_path / "m.pt", "-o", tmp_path / "c.safetensors", "--bits", 8)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of layers that run dense
+        loaded: Any = tersor.load(tmp_path / "c.safetensors", copy.deepcopy(model))
+    works("decompress", tmp_path / "c.safetensors", "-o", tmp_path / "b.safetensors")
+    dense = load_file(tmp_path / "b.safetensors")
+    assert set(dense) == set(model.state_dict())
+    for key, value in tersor.decompress_(loaded).state_dict().items():
+        assert np.array_equal(value.numpy(), dense[key])
+        assert np.abs(dense[key] - model.state_dict()[key].numpy()).max() < 0.1
 
 
 # ---- Memory

@@ -14,6 +14,8 @@ from command_line import Fails, Run, f32
 import tersor
 from tersor.io import container
 
+pytestmark = pytest.mark.slow  # a process for each command
+
 
 def process(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
@@ -104,7 +106,7 @@ def test_not_finite_weights_name_the_layer(tmp_path: Path, fails: Fails) -> None
     weight = np.ones((4, 4))
     weight[1, 2] = np.nan
     container.write_file(path, {"deep.fc.weight": f32(weight)})
-    assert "deep.fc.weight" in fails("compress", path, "-o", out)
+    assert f"{path}: deep.fc.weight: " in fails("compress", path, "-o", out)
     assert not out.exists()
 
 

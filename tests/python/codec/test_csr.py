@@ -18,7 +18,7 @@ MATRICES = hnp.arrays(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(MATRICES, st.integers(2, 8), st.booleans())
 def test_csr_round_trips(codes: np.ndarray, bits: int, flat: bool) -> None:
     matrix = csr.encode(codes, bits, flat=flat)

@@ -12,7 +12,7 @@ import tersor
 from tersor.codec import huffman
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(hnp.arrays(np.uint8, st.integers(0, 6000), elements=st.integers(0, 20)))
 def test_huffman_round_trips(symbols: np.ndarray) -> None:
     stream = huffman.encode(symbols)

@@ -12,8 +12,8 @@ from networks import Net, net, same
 from torch import nn
 
 import tersor
-from tersor.io import container
-from tersor.io.state_dict import ALIASES
+from tersor.io import checkpoint, container
+from tersor.io.aliases import KEY as ALIASES
 
 
 def test_save_and_load(tmp_path: Path) -> None:
@@ -142,3 +142,19 @@ def test_a_vector_that_a_code_would_change_stays_as_it_is(tmp_path: Path) -> Non
         assert not file.tensors["bias"].compressed
     loaded = tersor.load(tmp_path / "m.safetensors", nn.Linear(3, 400))
     assert loaded.bias.detach().numpy().tobytes() == model.bias.detach().numpy().tobytes()
+
+
+def test_the_size_of_a_file_is_counted_and_nothing_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = nn.Sequential(nn.Linear(64, 64), nn.BatchNorm1d(64), nn.Linear(64, 64))
+    model[2].weight = model[0].weight
+    config = tersor.Config(density=0.5)
+    tersor.compress_(model, config)
+    tersor.save(model, tmp_path / "f")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("a file is written")
+
+    monkeypatch.setattr(container, "write_file", refuse)
+    assert checkpoint.file_bytes(model, config) == (tmp_path / "f").stat().st_size

@@ -20,6 +20,7 @@ from tersor import Config, LayerConfig
 from tersor.codec.blob import encode_blob
 from tersor.codec.encode import compress_weight
 from tersor.io import container, state_dict
+from tersor.io.aliases import KEY
 from tersor.nn import Compressed, CompressedLinear
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -259,7 +260,7 @@ def test_a_blob_that_an_embedding_shares_is_decoded_once_for_all(tmp_path: Path)
     tensors = {"head.weight_blob": container.Tensor("U8", blob.shape, blob)}
     for name in ("fc.weight", "fc.bias"):
         tensors[name] = state_dict.to_file_tensor(model.get_parameter(name), name)
-    aliases = {state_dict.ALIASES: '{"embedding.weight_blob": "head.weight_blob"}'}
+    aliases = {KEY: '{"embedding.weight_blob": "head.weight_blob"}'}
     for metadata in (aliases, {}):  # a file may have one of the names alone
         container.write_file(tmp_path / "f", tensors, metadata)
         for target in (LanguageModel(), on_meta(LanguageModel)):

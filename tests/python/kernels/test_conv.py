@@ -21,7 +21,7 @@ def _dense(rows: int, cols: int, seed: int = 0) -> tuple[np.ndarray, CompressedT
     return layer.codebook()[codes], layer
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.integers(1, 9), st.integers(1, 3), st.integers(1, 2), st.integers(0, 2), st.integers(1, 2)
 )

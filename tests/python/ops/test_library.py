@@ -9,6 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 from networks import WIDTH, images, net
+from torch import nn
+from torch._dynamo.backends.common import aot_autograd
 from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -28,6 +30,7 @@ def test_gradients_reach_the_input_and_the_bias() -> None:
         assert torch.allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_models_compile_whole() -> None:
     model = tersor.compress_(net(), trainable=True)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
@@ -57,6 +60,7 @@ def _values_of(layer: tersor.nn.Compressed, wanted: bool) -> torch.Tensor:
     return torch.randn(layer.train_values().shape).requires_grad_(wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wanted", [True, False])
 @pytest.mark.parametrize("activation", ["none", "relu", "relu6", "gelu", "silu"])
 def test_operators_pass_every_opcheck(wanted: bool, activation: str) -> None:
@@ -100,6 +104,18 @@ def test_gradient_operators_pass_every_opcheck(wanted: bool) -> None:
     torch.library.opcheck(ops.conv2d_to_values.default, arguments)
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_operator_that_decodes_passes_every_opcheck(wanted: bool) -> None:
+    ops = torch.ops.tersor
+    for layer in _layers():
+        blob, values = layer.weight_blob, _values_of(layer, wanted)
+        for own in (values, None):
+            arguments = (blob, own, list(layer.shape), torch.float32)
+            torch.library.opcheck(ops.decode.default, arguments)
+        gradient = torch.randn(layer.shape, requires_grad=wanted)
+        torch.library.opcheck(ops.decode_to_values.default, (gradient, blob, values.numel()))
+
+
 def _dense_of(layer: tersor.nn.Compressed, values: torch.Tensor) -> torch.Tensor:
     """The dense weight as a differentiable function of the shared values."""
     codes = torch.from_numpy(csr.decode(layer.layer().csr).astype(np.int64))
@@ -141,6 +157,75 @@ def test_every_gradient_is_that_of_dense_autograd(isa: str, activation: str, kin
     for ours, theirs in zip(*found, strict=True):
         scale = theirs.abs().max().item()
         assert torch.allclose(ours, theirs, rtol=1e-4, atol=1e-5 * (1 + scale))
+
+
+class ReadsWeights(nn.Module):
+    """Asks layers for the dtype of their weight, and has one that torch reads past its forward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(WIDTH, WIDTH)
+        self.attention = nn.MultiheadAttention(WIDTH, 2, batch_first=True)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.fc(x.to(self.fc.weight.dtype))
+        return self.attention(x, x, x, need_weights=False)[0]
+
+
+def _reads_weights(dtype: torch.dtype) -> nn.Module:
+    torch.manual_seed(0)
+    return tersor.compress_(ReadsWeights().eval().to(dtype), trainable=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_models_that_read_weights_compile_and_export_whole(dtype: torch.dtype) -> None:
+    model, x = _reads_weights(dtype), torch.randn(2, 3, WIDTH)
+    torch._dynamo.reset()
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+    rounding = 1e-2 if dtype is torch.bfloat16 else 1e-6
+    with torch.no_grad():
+        expected = model(x)
+        assert torch.allclose(compiled(x), expected, atol=rounding)
+        exported = torch.export.export(model, (x,)).module()
+        assert torch.allclose(exported(x), expected, atol=rounding)
+
+
+def test_a_weight_whose_dtype_alone_is_read_is_not_decoded_in_a_graph() -> None:
+    layer = _reads_weights(torch.float32).fc
+
+    def reads(x: torch.Tensor) -> torch.Tensor:
+        return layer(x.to(layer.weight.dtype))
+
+    graphs: list[str] = []
+
+    def keep(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> object:
+        graphs.append(graph.code)
+        return graph.forward
+
+    torch._dynamo.reset()
+    backend = aot_autograd(fw_compiler=keep)
+    with torch.no_grad():
+        torch.compile(reads, backend=backend, fullgraph=True)(torch.randn(2, WIDTH))
+    assert "tersor.linear" in graphs[0]
+    assert "tersor.decode" not in graphs[0]
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_codebooks_of_weights_that_torch_reads_get_gradients(compiled: bool) -> None:
+    model = _reads_weights(torch.float32)
+    layer = model.attention.out_proj
+    values = layer.train_values()
+    dense = copy.deepcopy(model)
+    plain = tersor.decompress_(dense).attention.out_proj
+    x = torch.randn(2, 3, WIDTH)
+    torch._dynamo.reset()
+    run = torch.compile(model, backend="aot_eager", fullgraph=True) if compiled else model
+    for each in (run, dense):
+        each(x).pow(3).sum().backward()
+    codes = torch.from_numpy(csr.decode(layer.layer().csr).astype(np.int64)).flatten()
+    expected = torch.zeros(len(values) + 1).index_add(0, codes, plain.weight.grad.flatten())[1:]
+    assert torch.allclose(values.grad, expected, rtol=1e-4, atol=1e-5)
+    assert expected.abs().max() > 0
 
 
 def test_trained_values_follow_the_optimizer() -> None:

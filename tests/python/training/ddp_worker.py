@@ -1,10 +1,15 @@
-"""A rank of the data-parallel test: prunes and shares while training, and writes what it has."""
+"""A rank of the data-parallel test: prunes and quantizes while training, and writes what it has.
+
+RANK=0 WORLD_SIZE=2 python ddp_worker.py FOLDER
+"""
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -16,10 +21,35 @@ from tersor.pruning.schedules import CubicSchedule
 from tersor.training.codebooks import SharedWeights
 
 
+@atexit.register
+def refuse_threads() -> None:
+    """Fails a rank that leaves threads of its process group for the interpreter's exit to race."""
+    tasks = Path("/proc/self/task")  # of Linux
+    names = [(task / "comm").read_text().strip() for task in tasks.glob("*")]
+    if left := [name for name in names if "gloo" in name]:
+        print(f"threads at the interpreter's exit: {left}", file=sys.stderr, flush=True)
+        os._exit(3)
+
+
+def leave() -> NoReturn:
+    """Ends the rank.
+
+    The reducer of torch 2.13's DistributedDataParallel is never freed and keeps the process group's
+    threads, past ``destroy_process_group``. An exit of the interpreter would pull down what they
+    use while they run: "terminate called without an active exception", in some runs.
+    """
+    dist.barrier()  # no rank may end while another still waits for it
+    dist.destroy_process_group()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
 def main(folder: Path) -> None:
     """Trains on data of the rank's own; rank 0's first weights become those of all."""
-    dist.init_process_group("gloo")
-    rank = dist.get_rank()
+    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = dist.FileStore(str(folder / "store"), ranks)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
     torch.manual_seed(rank)
     torch.set_num_threads(1)
     model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 4))
@@ -47,17 +77,16 @@ def main(folder: Path) -> None:
             masks.set(density_masks(scores, schedule.density(i)))
     shared = SharedWeights(weights, 7)
     codebooks = torch.optim.Adam(shared.codebooks.values(), 5e-3)
+    shared.attach(codebooks)
     for i in range(30):
         step(i)
-        shared.gather_gradients()
         codebooks.step()
-        shared.write()
     state = {"data": x, "weights": dict(weights), "masks": masks.state_dict()}
     state |= {"codes": shared.codes, "codebooks": dict(shared.codebooks)}
     torch.save(state, folder / f"rank{rank}.pt")
-    dist.destroy_process_group()
 
 
 if __name__ == "__main__":
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
     main(Path(sys.argv[1]))
+    leave()

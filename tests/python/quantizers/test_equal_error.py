@@ -1,4 +1,4 @@
-"""Methods compared at one weighted error (examples/sharing.py)."""
+"""Quantizers compared at one weighted error."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from examples import sharing
+from tersor.quantizers import equal_error
 from tersor.quantizers.base import Quantized
 from tersor.quantizers.kmeans import quantize_kmeans
 from tersor.quantizers.uniform import quantize_uniform
@@ -16,7 +16,7 @@ Arrays = dict[str, npt.NDArray[np.float32]]
 
 @pytest.fixture
 def problem() -> tuple[Arrays, Arrays]:
-    """Two layers, a third of the weights pruned, and what they matter."""
+    """Two layers, a third of the weights pruned, and their importance."""
     rng = np.random.default_rng(3)
     weights, importance = {}, {}
     for name, shape in (("a", (40, 50)), ("b", (30, 20))):
@@ -26,64 +26,67 @@ def problem() -> tuple[Arrays, Arrays]:
     return weights, importance
 
 
-def test_every_method_keeps_the_error_of_hessian_weighted_kmeans(
+def test_every_quantizer_keeps_the_error_of_hessian_weighted_kmeans(
     problem: tuple[Arrays, Arrays],
 ) -> None:
     weights, importance = problem
-    found = {m: sharing.share_by(m, weights, importance, 7) for m in sharing.METHODS}
-    errors = {m: sharing.weighted_error(weights, importance, s) for m, s in found.items()}
+    found = {
+        m: equal_error.quantize_at_equal_error(m, weights, importance, 7)
+        for m in equal_error.QUANTIZERS
+    }
+    errors = {m: equal_error.weighted_error(weights, importance, s) for m, s in found.items()}
     by_hand = sum(
         float((importance[n] * (found["hessian"][n].dense() - weights[n]) ** 2).sum())
         for n in weights
     )
     assert errors["hessian"] == pytest.approx(by_hand, rel=1e-4)
     assert all(0 < e <= errors["hessian"] for e in errors.values())
-    bits = {m: sharing.entropy(s) for m, s in found.items()}
+    bits = {m: equal_error.joint_entropy(s) for m, s in found.items()}
     assert bits["ecsq"] < bits["uniform"] < bits["hessian"] < bits["kmeans"]
 
 
-def test_no_number_of_values_below_would_do(problem: tuple[Arrays, Arrays]) -> None:
+def test_no_smaller_codebook_would_do(problem: tuple[Arrays, Arrays]) -> None:
     weights, importance = problem
 
     def error(shared: dict[str, Quantized]) -> float:
-        made: float = sharing.weighted_error(weights, importance, shared)
+        made: float = equal_error.weighted_error(weights, importance, shared)
         return made
 
     def values(shared: dict[str, Quantized]) -> int:
         return len(np.unique(np.concatenate([s.values for s in shared.values()])))
 
-    bound = error(sharing.share_by("hessian", weights, importance, 7))
-    k = values(sharing.share_by("kmeans", weights, importance, 7))
+    bound = error(equal_error.quantize_at_equal_error("hessian", weights, importance, 7))
+    k = values(equal_error.quantize_at_equal_error("kmeans", weights, importance, 7))
     assert k > 7
     assert error(quantize_kmeans(weights, k - 1, together=True)) > bound
-    fewest = error(sharing.share_by("uniform", weights, importance, 7))
+    fewest = error(equal_error.quantize_at_equal_error("uniform", weights, importance, 7))
     tried = [
         quantize_uniform(weights, s, importance=importance, together=True) for s in range(1, 99)
     ]
     assert fewest == next(e for e in map(error, tried) if e <= bound)
 
 
-def test_entropy_counts_values_and_not_their_numbers_in_each_layer() -> None:
+def test_joint_entropy_counts_entries_and_not_their_numbers_in_each_layer() -> None:
     one = np.ones((2, 2), np.uint8)
     shared = {
         "a": Quantized(one, np.array([0.5], np.float32)),
         "b": Quantized(one, np.array([-1.0], np.float32)),
     }
-    assert sharing.entropy(shared) == 1.0
+    assert equal_error.joint_entropy(shared) == 1.0
 
 
 def test_uniform_steps_within_bits_are_the_most(problem: tuple[Arrays, Arrays]) -> None:
     weights, importance = problem
-    found = sharing.share_uniform_within(weights, importance, 2.5)
-    assert sharing.entropy(found) <= 2.5
+    found = equal_error.quantize_uniform_within(weights, importance, 2.5)
+    assert equal_error.joint_entropy(found) <= 2.5
     every = [
         quantize_uniform(weights, s, importance=importance, together=True) for s in range(2, 256)
     ]
-    within = [s for s in every if sharing.entropy(s) <= 2.5]
+    within = [s for s in every if equal_error.joint_entropy(s) <= 2.5]
     for name in weights:
         np.testing.assert_array_equal(found[name].codes, within[-1][name].codes)
 
 
-def test_an_unknown_method_is_named(problem: tuple[Arrays, Arrays]) -> None:
+def test_an_unknown_quantizer_is_named(problem: tuple[Arrays, Arrays]) -> None:
     with pytest.raises(ValueError, match="'best' is none of kmeans, hessian, uniform, ecsq"):
-        sharing.share_by("best", *problem, 7)
+        equal_error.quantize_at_equal_error("best", *problem, 7)

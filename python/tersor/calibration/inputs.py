@@ -1,0 +1,159 @@
+"""How calibration runs a model: what a batch is, and the state that the model is in meanwhile.
+
+A batch is a tensor, a tuple or list of arguments, or a mapping of keyword arguments.
+"""
+
+from __future__ import annotations
+
+import inspect
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from tersor.nn.wrappers import wrapper_prefix
+
+Batch = Any  # torch.Tensor, a tuple or list of arguments, or a mapping of keyword arguments
+
+
+def each_batch(data: Iterable[Batch]) -> Iterator[Batch]:
+    """The batches, one by one and checked: whatever their number, one is held at a time.
+
+    Raises:
+        ValueError: ``data`` is a single batch, or one of its batches is none.
+    """
+    if isinstance(data, (torch.Tensor, Mapping, str)) or not isinstance(data, Iterable):
+        raise ValueError(
+            f"the data is a {type(data).__name__}, not batches: give a list of batches, or what "
+            "yields them, such as a DataLoader"
+        )
+    for number, batch in enumerate(data):
+        if isinstance(batch, Mapping):
+            good = all(isinstance(name, str) for name in batch)
+        else:
+            good = isinstance(batch, (torch.Tensor, tuple, list))
+        if not good:
+            raise ValueError(
+                f"batch {number} of the data is {_described(batch)}: give a tensor, a tuple or "
+                "list of arguments, or a dict of keyword arguments"
+            )
+        yield batch
+
+
+def read_batches(data: Iterable[Batch]) -> list[Batch]:
+    """All batches, read once: an iterator has none the second time.
+
+    Raises:
+        ValueError: as :func:`each_batch`, or there are none.
+    """
+    batches = list(each_batch(data))
+    if not batches:
+        raise ValueError("data holds no batches")
+    return batches
+
+
+def run(model: nn.Module, batch: Batch) -> Any:
+    """What a model makes of a copy of a batch, on the device of the model's first parameter.
+
+    Wrappers of the whole model (``torch.compile``, DDP) are left out: hooks on layers that are
+    compiled already would not be called.
+
+    Args:
+        model: any module.
+        batch: a tensor is given as ``model(x)``, a tuple or list as ``model(*batch)``, a mapping as
+            ``model(**batch)``. Only the model may change what it is given, hence the copy.
+
+    Raises:
+        ValueError: the model's ``forward`` does not take these arguments.
+    """
+    model = model.get_submodule(wrapper_prefix(model).rstrip("."))
+    first = next(itertools.chain(model.parameters(), model.buffers()), None)
+    device = None if first is None else first.device
+    args: list[Any] = []
+    kwargs: dict[str, Any] = {}
+    if isinstance(batch, Mapping):
+        kwargs = {name: _copied(value, device) for name, value in batch.items()}
+    elif isinstance(batch, torch.Tensor):
+        args = [_copied(batch, device)]
+    else:
+        args = [_copied(value, device) for value in batch]
+    try:
+        return model(*args, **kwargs)
+    except TypeError as error:
+        try:
+            inspect.signature(model.forward).bind(*args, **kwargs)
+        except TypeError:
+            raise ValueError(
+                f"{type(model).__name__}.forward does not take a batch that is "
+                f"{_described(batch)}: {error}; a batch holds the arguments of forward, and no "
+                "labels"
+            ) from error
+        raise
+
+
+def _described(batch: Batch) -> str:
+    """What a batch is, for messages."""
+    kind = type(batch).__name__
+    if isinstance(batch, Mapping):
+        return f"a {kind} of {', '.join(map(repr, batch))}"
+    return f"a {kind} of {len(batch)}" if isinstance(batch, (tuple, list)) else f"a {kind}"
+
+
+def _copied(value: Any, device: torch.device | None) -> Any:
+    """Copies of the tensors in nested tuples, lists and mappings, on a device; None = theirs."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().to(device or value.device, copy=True)
+    if isinstance(value, Mapping):
+        return {name: _copied(part, device) for name, part in value.items()}
+    if isinstance(value, tuple):
+        parts = (_copied(part, device) for part in value)
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    if isinstance(value, list):
+        return [_copied(part, device) for part in value]
+    return value
+
+
+@contextmanager
+def evaluating(model: nn.Module, *, gradients: bool = False) -> Iterator[None]:
+    """Evaluation mode, with each module's own mode restored afterwards.
+
+    Layers run as modules meanwhile, so that hooks on them are called: not compiled, and not fused
+    as ``nn.TransformerEncoder`` does in evaluation.
+
+    Args:
+        model: the flags of its modules are set; ``train``, which layers may override, is not
+            called.
+        gradients: whether autograd records, even within ``no_grad`` or ``inference_mode``.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    fused = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack:
+        if gradients:
+            stack.enter_context(torch.inference_mode(False))
+        stack.enter_context(torch.set_grad_enabled(gradients))
+        if hasattr(torch.compiler, "set_stance") and any(map(_is_compiled, model.modules())):
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
+        try:
+            torch.backends.mha.set_fastpath_enabled(False)
+            for module, _ in modes:
+                module.training = False
+            yield
+        finally:
+            torch.backends.mha.set_fastpath_enabled(fused)
+            for module, training in modes:
+                module.training = training
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    """Whether ``torch.compile`` or ``module.compile()`` was called on it."""
+    return "_orig_mod" in module._modules or module._compiled_call_impl is not None
+
+
+def input_of(layer: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> torch.Tensor:
+    """The input of a layer's call, as a hook sees its arguments: the first, or by its name."""
+    name = next(iter(inspect.signature(layer.forward).parameters))
+    x: torch.Tensor = args[0] if args else kwargs[name]
+    return x.detach()

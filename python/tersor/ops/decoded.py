@@ -1,0 +1,25 @@
+"""What a blob holds, with a codebook that was trained since."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import torch
+
+from tersor.codec.blob import CompressedTensor, decode_blob
+
+
+def content_of(blob: torch.Tensor, values: torch.Tensor | None = None) -> CompressedTensor:
+    """The decoded content of a blob.
+
+    Args:
+        blob: uint8 ``[n]``, on the CPU.
+        values: ``[k]``, in place of the blob's codebook entries.
+
+    Raises:
+        FormatError: the blob is malformed.
+    """
+    content = decode_blob(blob.detach().numpy())
+    if values is None:
+        return content
+    return replace(content, values=values.detach().cpu().float().numpy().copy())

@@ -1,0 +1,52 @@
+"""Each layer type is compressed, or stays dense for the reason that its row gives."""
+
+from __future__ import annotations
+
+import copy
+import re
+
+import pytest
+import torch
+from torch import nn
+
+import tersor
+from tersor.nn import Compressed
+from tersor.nn.registry import registered
+from tests.compat.cases import ROUNDING, relative_error
+from tests.compat.layers import ROWS, Row
+
+
+def _built(row: Row) -> nn.Module:
+    torch.manual_seed(0)
+    return row.build().eval()
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: row.name)
+def test_a_layer_does_what_its_row_says(row: Row) -> None:
+    model, dense = _built(row), _built(row)
+    tersor.compress_(model, tersor.Config.balanced())
+    (line,) = [line for line in tersor.report(model).layers if line.name == row.place]
+    layer = model.get_submodule(row.place)
+    assert line.compressed == isinstance(layer, Compressed) == (row.reason is None)
+    if row.reason is not None:
+        plain = line.reason == row.reason
+        assert plain or re.fullmatch(row.reason, line.reason), line.reason
+    if not row.shapes:
+        return
+    called = []
+    layer.register_forward_hook(lambda *_: called.append(layer))
+    with torch.no_grad():
+        found = model(*row.inputs)
+        same_weights = copy.deepcopy(model)
+        expected = tersor.decompress_(same_weights)(*row.inputs)
+        original = dense(*row.inputs)
+    assert bool(called) == row.runs
+    assert relative_error(found, expected) < ROUNDING[torch.float32]
+    # Where nothing in the model is compressed, nothing changes at all.
+    any_compressed = any(isinstance(module, Compressed) for module in model.modules())
+    assert torch.equal(found, original) == (not any_compressed)
+
+
+def test_every_registered_type_has_a_row() -> None:
+    compressed = {row.name for row in ROWS if row.reason is None}
+    assert {f"`nn.{kind.__name__}`" for kind in registered()} <= compressed
