@@ -11,8 +11,8 @@ import pytest
 import tersor
 from tersor import _renamed, config
 
-# Module -> its public functions, classes and constants in version 0.1, without those of the pipeline's
-# inside (compress.Taken, HANDLERS, Saved, state.state_bytes), of the command line and of the demo.
+# Module -> its public functions, classes and constants in version 0.1. Without what was inside the
+# pipeline (compress.Taken, HANDLERS and Saved, state.state_bytes), the command line and the demo.
 OLD = {
     "budget": "Blobs Item Layer Compensated Step fit search",
     "checkpoint": "Checkpoint save load",

@@ -18,7 +18,7 @@ from tersor.io.fill import fill_
 from tersor.io.plan import Plan, plan_loading
 from tersor.nn.base import Compressed
 from tersor.nn.compression import remember
-from tersor.nn.hooks import take_over
+from tersor.nn.hooks import hand_over, take_over
 from tersor.nn.recomputed import plain_copy
 from tersor.nn.registry import handler_of, swap_modules
 
@@ -141,6 +141,8 @@ def _swap_layers(
         take_over(made[module], plain, made[module].attributes)
     for module, name in plan.layers.items():
         layer = made[module]
+        if layer is not module:
+            hand_over(layer, module)
         device = _device_of(module)
         _give_blob(layer, content.blobs[name].to(device))
         layer.precision = precision or content.records.of(name).precision

@@ -15,6 +15,7 @@ from tersor.codec.encode import decompress_weight
 from tersor.io.content import Content
 from tersor.nn.base import BLOB, Compressed
 from tersor.nn.fuse import Neighbour, neighbours_to_fuse
+from tersor.nn.recomputed import plain_copy
 from tersor.nn.registry import handler_of, why_not
 from tersor.nn.wrappers import plain_name, wrapper_prefix
 
@@ -187,9 +188,11 @@ def _expected_shapes(plan: Plan, names: Names) -> dict[str, tuple[int, ...] | No
         handler = handler_of(module)
         if handler is not None:
             (shapes[joined(name, BLOB)],) = handler.shapes(module).values()
-        bias = getattr(module, "bias", None)
-        if isinstance(bias, torch.Tensor):
-            shapes[joined(name, "bias")] = tuple(bias.shape)
+        # All else that the layer has moves to the compressed one.
+        plain = plain_copy(module) or module
+        for leaf, value in plain.state_dict(keep_vars=True).items():
+            if leaf not in ("weight", BLOB) and isinstance(value, torch.Tensor):
+                shapes[joined(name, leaf)] = tuple(value.shape)
     return shapes
 
 

@@ -25,6 +25,7 @@ from tersor.pipeline.records import Selection
 from tersor.pipeline.search import Evaluate, Target, search, target_of, with_settings
 from tersor.pipeline.select import (
     FilterFunction,
+    give_up_plain_,
     select,
     swap_plain_,
     swap_plain_back_,
@@ -86,8 +87,7 @@ def compress_(
         if target is not None:
             with swapped(model, swaps) as compressed:
                 target.check(compressed)
-        # Layers that stayed dense stay what they were, also where their weight is computed.
-        model = swap_plain_back_(swap_(model, swaps), selection)
+        model = give_up_plain_(swap_(model, swaps), selection, swaps)
     remember(model, config, selection.left, freeze=not trainable)
     return model
 

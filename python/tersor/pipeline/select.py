@@ -15,6 +15,7 @@ from tersor._validation import as_float32
 from tersor.config import Config, LayerConfig
 from tersor.io.state_dict import storage_key
 from tersor.nn.base import Compressed
+from tersor.nn.hooks import hand_over
 from tersor.nn.layers import layers_of, nbytes, own_parameters
 from tersor.nn.recomputed import plain_copy
 from tersor.nn.registry import handler_of, swap_modules, why_not
@@ -228,3 +229,19 @@ def tensor_bytes(model: nn.Module) -> int:
     """Bytes of all parameters and buffers as they are, those that are shared once."""
     tensors = [*model.parameters(), *model.buffers()]
     return sum({identity(tensor): nbytes(tensor) for tensor in tensors}.values())
+
+
+def give_up_plain_(
+    model: nn.Module, selection: Selection, swaps: Mapping[nn.Module, nn.Module]
+) -> nn.Module:
+    """After the swap: plain copies that stayed dense make room for the layers that they stand for.
+
+    The hooks of the other layers, which are not used any more, move for good.
+    """
+    left = {}
+    for module, plain in selection.plain.items():
+        if plain in swaps:
+            hand_over(swaps[plain], module)
+        else:
+            left[plain] = module
+    return swap_modules(model, lambda module, _: left.get(module)) if left else model
