@@ -12,7 +12,8 @@ import tersor
 from tersor import _renamed, config
 
 # Module -> its public functions, classes and constants in version 0.1. Without what was inside the
-# pipeline (compress.Taken, HANDLERS and Saved, state.state_bytes), the command line and the demo.
+# pipeline and the layers (compress.Taken, HANDLERS and Saved, state.state_bytes,
+# nn.compressed.refuse_forward_mode), the command line and the demo.
 OLD = {
     "budget": "Blobs Item Layer Compensated Step fit search",
     "checkpoint": "Checkpoint save load",
@@ -38,7 +39,7 @@ OLD = {
         "share_kmeans share_uniform share_ecsq"
     ),
     "moments": "MAX_INPUTS Moments blocks_of input_moments",
-    "nn.compressed": "BLOB ACTIVATIONS autocast refuse_forward_mode Compressed",
+    "nn.compressed": "BLOB ACTIVATIONS autocast Compressed",
     "obs": (
         "inverse_root sweep Piece prune_sweep importance_of step_of rate_sweeps "
         "compensate pieces_of compensate_layer_ compensate_ whole_errors"
