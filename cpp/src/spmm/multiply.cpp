@@ -75,6 +75,7 @@ bool panels_take_all(const PackedMatrix::Layout& layout, std::size_t batch, Prec
 
 /// The layout for matrix units, where the level has one and it is the fastest for the batch.
 const Tiles* tiles_for(const PackedMatrix::Layout& layout, std::size_t batch, Precision precision) {
+    if constexpr (!has_tiles) return nullptr;
     const std::optional<Arithmetic> usual = usual_arithmetic(layout.isa, precision);
     const bool wins =
         kernels(layout.isa).multiply_tiles != nullptr && usual.has_value() &&

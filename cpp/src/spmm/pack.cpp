@@ -120,7 +120,9 @@ spmm::Panels PackedMatrix::Layout::make_panels_of(const spmm::PanelEntries& entr
 }
 
 const spmm::Tiles* PackedMatrix::Layout::tiles() const {
-    if (spmm::kernels(isa).multiply_tiles == nullptr || sliding() == nullptr) return nullptr;
+    if (!spmm::has_tiles || spmm::kernels(isa).multiply_tiles == nullptr || sliding() == nullptr) {
+        return nullptr;
+    }
     return &tiles_made.get([&] {
         return from_rows16([&](const spmm::Rows16& source) {
             return make_tiles(source, rows, cols, codebook_size);
