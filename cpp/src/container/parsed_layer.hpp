@@ -38,8 +38,8 @@ struct ParsedLayer {
 /// Takes a blob with a good signature apart.
 [[nodiscard]] Result parse_layer(std::span<const std::uint8_t> blob, ParsedLayer& parsed);
 
-/// What decoding holds at once: codes, gaps, the bytes of the row lengths, these, the values; and of
-/// a vector, which is made dense, codes and values of all elements.
+/// What decoding holds at once: codes, gaps, the bytes of the row lengths, these, the values; and
+/// of a vector, which is made dense, codes and values of all elements.
 [[nodiscard]] std::uint64_t decoded_bytes(const ParsedLayer& parsed) noexcept;
 
 /// How a tensor of that shape is packed: filters for batches.
