@@ -138,8 +138,8 @@ mutations: $(VENV)/.tools build/.gtest
 tsan: $(VENV)/.tools build/.gtest
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/tsan -G Ninja -DTERSOR_TESTS=ON \
 	  -DCMAKE_BUILD_TYPE=RelWithDebInfo -DTERSOR_SANITIZE=thread
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/tsan --target test_concurrency
-	ctest --test-dir build/tsan --output-on-failure -R Concurrency
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/tsan --target test_concurrency test_plan
+	ctest --test-dir build/tsan --output-on-failure -R 'Concurrency|PlanThreads'
 
 # Other processors: the C++ tests cross-compiled with Debian's compilers, run under qemu-user.
 arm: CROSS = aarch64-linux-gnu

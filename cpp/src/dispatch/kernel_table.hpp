@@ -23,7 +23,7 @@ struct Installer {
 template <class Kernels>
 class KernelTable {
 public:
-    KernelTable(std::initializer_list<Installer<Kernels>> installers) {
+    KernelTable(std::initializer_list<Installer<Kernels>> installers) noexcept {
         constexpr std::array parents = {
 #define TERSOR_ISA(name, parent, summary) Isa::parent,
 #include "tersor/isa.def"

@@ -4,7 +4,7 @@
 
 namespace tersor::huffman {
 
-const DecodeKernels& decode_kernels(Isa isa) {
+const DecodeKernels& decode_kernels(Isa isa) noexcept {
     static const dispatch::KernelTable<DecodeKernels> table{
         {Isa::scalar, install_scalar},
         {Isa::avx2, install_avx2},

@@ -4,7 +4,7 @@
 
 namespace tersor::huffman {
 
-const EncodeKernels& encode_kernels(Isa isa) {
+const EncodeKernels& encode_kernels(Isa isa) noexcept {
     static const dispatch::KernelTable<EncodeKernels> table{
         {Isa::scalar, install_scalar},
         {Isa::avx2, install_avx2},

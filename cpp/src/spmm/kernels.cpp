@@ -4,7 +4,7 @@
 
 namespace tersor::spmm {
 
-const Kernels& kernels(Isa isa) {
+const Kernels& kernels(Isa isa) noexcept {
     static const dispatch::KernelTable<Kernels> table{
         {Isa::scalar, install_scalar},
         {Isa::scalar, install_filling_scalar},

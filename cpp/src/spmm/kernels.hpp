@@ -171,6 +171,6 @@ void install_panels_avx512(Kernels& kernels) noexcept;
 void install_tiles_amx(Kernels& kernels) noexcept;
 
 /// The kernels of a level.
-[[nodiscard]] const Kernels& kernels(Isa isa);
+[[nodiscard]] const Kernels& kernels(Isa isa) noexcept;
 
 }  // namespace tersor::spmm

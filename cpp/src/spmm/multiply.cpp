@@ -54,13 +54,15 @@ void multiply_few(const PackedMatrix::Layout& layout, const Plan& plan, const fl
     if (batch == 1 && sliding != nullptr) {
         prefetch_start(*sliding, {x, layout.cols}, {out.products, layout.rows});
     }
+    const bool fixed = plan.arithmetic.has_value();
+    const Arithmetic for_any = plan.arithmetic.value_or(arithmetics.back());
     const ActivationRange range_of = kernels(layout.isa).activation_range;
     for (std::size_t first = 0; first < batch;) {
         const float* vectors = x + first * layout.cols;
         // As many vectors as fixed point can take together, or one that it cannot.
         std::array<Range, items_at_once> ranges;
         std::size_t items = 0;
-        while (plan.arithmetic.has_value() && items < std::min(items_at_once, batch - first)) {
+        while (fixed && items < std::min(items_at_once, batch - first)) {
             ranges[items] = range_of(vectors + items * layout.cols, layout.cols);
             if (!fits_fixed_point(*sliding, ranges[items])) break;
             ++items;
@@ -69,10 +71,10 @@ void multiply_few(const PackedMatrix::Layout& layout, const Plan& plan, const fl
             const bool positive = std::all_of(ranges.begin(), ranges.begin() + items,
                                               [](const Range& r) { return r.low == 0.0F; });
             // At least as cheap as the one for any x.
-            const std::optional<Arithmetic> chosen =
-                choose_arithmetic(sliding, precision, positive);
-            multiply_fixed(layout, *sliding, chosen.value_or(*plan.arithmetic),
-                           std::span(ranges).first(items), vectors, out.past(first), threads);
+            const Arithmetic chosen =
+                choose_arithmetic(sliding, precision, positive).value_or(for_any);
+            multiply_fixed(layout, *sliding, chosen, std::span(ranges).first(items), vectors,
+                           out.past(first), threads);
         } else {
             multiply_gathering(layout, vectors, out.past(first), threads);
         }
@@ -84,9 +86,11 @@ void multiply_few(const PackedMatrix::Layout& layout, const Plan& plan, const fl
 void multiply_vectors(const PackedMatrix::Layout& layout, const float* x, std::size_t batch,
                       const Outputs& out, Precision precision, int threads) {
     const Plan plan = plan_for(layout, batch, precision, threads);
-    if (plan.in_tiles > 0) {
-        multiply_tiles(layout, *layout.tiles(), *plan.arithmetic, x, batch, out, threads);
-        return;
+    if constexpr (has_tiles) {
+        if (plan.in_tiles > 0 && plan.arithmetic.has_value()) {
+            multiply_tiles(layout, *layout.tiles(), *plan.arithmetic, x, batch, out, threads);
+            return;
+        }
     }
     if (plan.in_panels > 0) {
         if (layout.codebook_size > 0) {

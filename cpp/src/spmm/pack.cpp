@@ -139,7 +139,10 @@ spmm::Panels PackedMatrix::Layout::make_panels_of(const spmm::PanelEntries& entr
 }
 
 const spmm::Tiles* PackedMatrix::Layout::tiles(int threads) const {
-    if (spmm::kernels(isa).multiply_tiles == nullptr || sliding(threads) == nullptr) return nullptr;
+    if (!spmm::has_tiles || spmm::kernels(isa).multiply_tiles == nullptr ||
+        sliding(threads) == nullptr) {
+        return nullptr;
+    }
     return &tiles_made.get([&] {
         return from_rows(*this, [&](const spmm::RowReader& source) {
             return make_tiles(source, rows, cols, codebook_size, threads);

@@ -1,6 +1,5 @@
 #include "spmm/rows16.hpp"
 
-#include <algorithm>
 #include <cstring>
 #include <utility>
 
@@ -20,10 +19,15 @@ std::size_t Rows16Builder::add(std::size_t block) {
 }
 
 void Rows16Builder::allocate(bool shared) {
-    std::ranges::sort(blocks(), {}, &Block::first_column);
-    for (std::size_t b = 0; b < blocks().size(); ++b) {
-        Block& block = blocks()[b];
-        index_[block.first_column / block_columns] = static_cast<std::uint32_t>(b);
+    std::vector<Block> in_order;
+    in_order.reserve(blocks().size());
+    for (std::uint32_t& place : index_) {
+        if (place == absent) continue;
+        in_order.push_back(std::move(blocks()[place]));
+        place = static_cast<std::uint32_t>(in_order.size() - 1);
+    }
+    blocks() = std::move(in_order);
+    for (Block& block : blocks()) {
         for (std::size_t r = 0; r < rows_; ++r) block.row_starts[r + 1] += block.row_starts[r];
         const auto size = static_cast<std::size_t>(block.row_starts[rows_]);
         block.columns = support::AlignedBuffer<std::uint16_t>(size);

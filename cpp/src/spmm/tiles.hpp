@@ -9,11 +9,15 @@
 #include <span>
 #include <vector>
 
+#include "dispatch/architecture.hpp"
 #include "spmm/fixed_point.hpp"
 #include "spmm/row_reader.hpp"
 #include "support/aligned_buffer.hpp"
 
 namespace tersor::spmm {
+
+/// Whether any level of this build multiplies tiles: one that does not carries nothing for them.
+inline constexpr bool has_tiles = TERSOR_AMX != 0;
 
 inline constexpr std::size_t group_rows = 16;
 inline constexpr std::size_t tile_columns = 64;
