@@ -176,6 +176,37 @@ def test_torch_library_is_used_in_ops_alone(path: Path) -> None:
         assert "torch.library." not in path.read_text()
 
 
+# Names that torch does not promise to keep: its C functions, modules and functions with an
+# underscore, and attributes of its tensors and operators.
+PRIVATE = re.compile(
+    r"torch(\.\w+)*\._[a-z]\w*|\btorch\._C\b|from torch\S* import .*\b_\w+|\b_C\._\w+"
+    r"|forward_ad\._\w+|\b_make_(wrapper_)?subclass\b|\._schema\b|\._version\b|\b_current_level\b"
+)
+
+
+@pytest.mark.parametrize("path", PYTHON, ids=relative)
+def test_private_names_of_torch_stand_in_one_module(path: Path) -> None:
+    if path.relative_to(ROOT / "python" / "tersor") != Path("ops/torch_internals.py"):
+        assert [match.group() for match in PRIVATE.finditer(path.read_text())] == []
+
+
+def test_the_private_names_of_torch_are_recognized() -> None:
+    text = (ROOT / "python" / "tersor" / "ops" / "torch_internals.py").read_text()
+    found = {match.group() for match in PRIVATE.finditer(text)}
+    assert {"_C._is_tracing", "._version", "_make_wrapper_subclass", "_current_level"} <= found
+    for line in ("torch.utils._pytree.tree_map", "from torch.utils import _pytree", "torch._C"):
+        assert PRIVATE.search(line), line
+
+
+# The first version of torch that has all that is used: torch.library.register_vmap came last.
+OLDEST_TORCH = "2.5"
+
+
+def test_the_oldest_torch_that_is_allowed_has_every_api_that_is_used() -> None:
+    project = (ROOT / "pyproject.toml").read_text()
+    assert f'torch = ["torch>={OLDEST_TORCH}"]' in project
+
+
 @pytest.mark.parametrize("path", PYTHON, ids=relative)
 def test_everything_public_has_a_docstring(path: Path) -> None:
     def missing(nodes: list[ast.stmt], prefix: str = "") -> Iterator[str]:

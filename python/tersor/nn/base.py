@@ -19,17 +19,30 @@ from tersor.codec.blob import (
     inspect_blob,
 )
 from tersor.codec.encode import decompress_weight
-from tersor.nn import torch_internals
-from tersor.nn.hooks import take_over
+from tersor.nn.hooks import lift_call_hooks, take_over
 from tersor.nn.recomputed import dense_type_of, dtype_of
 from tersor.nn.weight import CompressedWeight
+from tersor.ops import torch_internals
 from tersor.ops.decoded import content_of
-from tersor.ops.packed import packed_of
+from tersor.ops.packed import packed_of, stored
 
 if TYPE_CHECKING:
     from typing_extensions import Self
 
 BLOB = "weight" + SUFFIX
+_EXTRA_STATE = "_extra_state"  # as torch names it in state dictionaries
+
+# What a compressed layer has beside what the dense one has.
+_OWN = (
+    "shape",
+    "dtype",
+    "precision",
+    "activation",
+    "relative_error",
+    "_dense_type",
+    BLOB,
+    "values",
+)
 
 # What a layer can do to its outputs, and the module that does the same.
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -50,8 +63,26 @@ def autocast(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def refuse_forward_mode(x: torch.Tensor) -> None:
-    """Raises where x carries a tangent, which an operator would drop without gradients enabled."""
+def reserved_name(module: nn.Module) -> str | None:
+    """The name of an attribute that somebody gave a dense layer and compressed ones use."""
+    tables = (module.__dict__, module._parameters, module._buffers, module._modules)
+    reserved = {*_OWN, *(set(dir(Compressed)) - set(dir(nn.Module)))} - {"weight", "bias"}
+    return next((name for table in tables for name in table if name in reserved), None)
+
+
+def refuse_what_operators_get_wrong(x: torch.Tensor, blob: torch.Tensor) -> None:
+    """Raises before an operator is called that would answer with something else.
+
+    Raises:
+        NotImplementedError: x carries a tangent, which would be dropped without gradients enabled.
+        RuntimeError: the layer is on the meta device and x is not: the result would be memory that
+            nobody wrote.
+        ValueError: x is on a device that has no kernels.
+    """
+    if blob.is_meta and not x.is_meta:
+        stored(blob)
+    if x.device.type not in ("cpu", "meta"):
+        raise ValueError(f"compressed layers run on the CPU; the input is on {x.device}")
     if torch_internals.forward_mode() and forward_ad.unpack_dual(x).tangent is not None:
         raise NotImplementedError("compressed layers have no forward-mode derivative")
 
@@ -105,7 +136,8 @@ class Compressed(nn.Module):
     @classmethod
     def _empty(cls, module: nn.Module, shape: tuple[int, ...]) -> Self:
         """A layer with a dense one's geometry, bias and mode, and no weight."""
-        made = cls(dense_type_of(module), shape, module._parameters["bias"], dtype_of(module))
+        bias = module._parameters.get("bias")
+        made = cls(dense_type_of(module), shape, bias, dtype_of(module))
         for name in cls.attributes:
             made.__dict__[name] = getattr(module, name)
         return made.train(module.training)
@@ -130,6 +162,12 @@ class Compressed(nn.Module):
             self._set_weight(value)
         else:
             super().__setattr__(name, value)
+
+    def register_parameter(self, name: str, param: nn.Parameter | None) -> None:
+        """As ``nn.Module``; refuses a dense weight."""
+        if name == "weight":
+            self._set_weight(param)
+        super().register_parameter(name, param)
 
     def _set_weight(self, value: Any) -> None:
         """Ties this weight to that of another compressed layer; refuses dense ones.
@@ -158,24 +196,6 @@ class Compressed(nn.Module):
             raise ValueError(f"the blob has shape {list(shape)}, the weight {list(self.shape)}")
         self._buffers[BLOB] = blob
 
-    def _stored(self) -> torch.Tensor:
-        """The blob on the CPU.
-
-        Raises:
-            RuntimeError: there is none yet, or it is on the meta device.
-        """
-        blob = self.weight_blob
-        if blob.is_meta:
-            raise RuntimeError(
-                f"this {type(self).__name__} is on the meta device and has no data: "
-                "load the model from its file again (tersor.load_model)"
-            )
-        if not blob.numel():
-            raise RuntimeError(
-                f"this {type(self).__name__} has no weight yet: load one (tersor.load_model)"
-            )
-        return blob.cpu()
-
     @property
     def packed(self) -> _core.PackedMatrix:
         """The weight packed for the kernels; made when first needed."""
@@ -184,11 +204,11 @@ class Compressed(nn.Module):
     @property
     def info(self) -> BlobInfo:
         """Where the bytes of the blob go."""
-        return inspect_blob(self._stored().numpy())
+        return inspect_blob(stored(self.weight_blob))
 
     def layer(self) -> CompressedTensor:
         """The decoded content of the blob, with the current codebook."""
-        return content_of(self._stored(), self.values)
+        return content_of(self.weight_blob, self.values)
 
     def train_values(self) -> nn.Parameter:
         """Makes the codebook a parameter, whose gradient is summed over the weights.
@@ -232,30 +252,23 @@ class Compressed(nn.Module):
             weight = CompressedWeight(self).dense().clone()
         dense.register_parameter("weight", nn.Parameter(weight))
         dense.register_parameter("bias", self.bias)
+        take_over(dense, self, self.attributes, without=_OWN)
+        torch_internals.own_load_hooks(dense)
         if self.activation == "none":
-            take_over(dense, self, self.attributes)
-            self._drop_own(dense)
             return dense
-        for name in self.attributes:
-            dense.__dict__[name] = self.__dict__[name]
-        both = nn.Sequential(dense, ACTIVATIONS[self.activation]())
-        take_over(both, self)
-        self._drop_own(both)
-        return both.train(self.training)
-
-    def _drop_own(self, dense: nn.Module) -> None:
-        """Takes what only compressed layers have from the module that took everything over."""
-        for name in ("shape", "dtype", "precision", "activation", "relative_error", "_dense_type"):
-            dense.__dict__.pop(name, None)
+        both = nn.Sequential(dense, ACTIVATIONS[self.activation]()).train(self.training)
+        lift_call_hooks(both, dense)
+        return both
 
     def _runs_eagerly(self, x: torch.Tensor, *others: torch.Tensor | None) -> bool:
         """Whether the kernel can be called directly, past torch's dispatcher."""
         return (
             type(x) is torch.Tensor
             and not torch.compiler.is_compiling()
-            # A trace, a dispatch mode or a function transform sees operators alone: a direct call
-            # would leave it nothing but the allocation of the result.
+            # A trace, a profile, a dispatch mode or a function transform sees operators alone: a
+            # direct call would leave it nothing but the allocation of the result.
             and not torch_internals.is_tracing()
+            and not torch_internals.profiling()
             and torch_internals.dispatch_modes() == 0
             and torch_internals.function_transform() is None
             and not torch_internals.forward_mode()
@@ -277,6 +290,8 @@ class Compressed(nn.Module):
         except BaseException:
             self._buffers[BLOB] = blob
             raise
+        if blob.is_meta and not moved.is_meta:  # Module.to_empty()
+            moved = moved.new_empty(0, dtype=torch.uint8)
         if moved.dtype != torch.uint8:  # Module.type() converts buffers of every dtype
             moved = blob.to(moved.device)
         # In place where torch can: tied layers go on sharing the tensor.
@@ -291,6 +306,9 @@ class Compressed(nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if destination.pop(prefix + "values", None) is not None:
             destination[prefix + BLOB] = self._current_blob()
+        kind = self._dense_type
+        if kind.get_extra_state is not nn.Module.get_extra_state:
+            destination[prefix + _EXTRA_STATE] = kind.get_extra_state(self)
 
     def _load_from_state_dict(
         self,
@@ -302,18 +320,21 @@ class Compressed(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
+        torch_internals.own_load_hooks(self)
         key = prefix + BLOB
         blob = state_dict.get(key)
+        values = self.values
         if (problem := self._misfit(blob)) is not None:
             error_msgs.append(f"{key}: {problem}")
-            return
-        if isinstance(blob, torch.Tensor):
+            # The rest is loaded all the same, so that all that is wrong is listed at once.
+            state_dict = {**state_dict, key: self.weight_blob}
+        elif isinstance(blob, torch.Tensor):
             # Blobs differ in size from model to model: make room before values are copied. In
             # place, so that tied layers go on sharing the tensor.
             with torch.inference_mode(False), torch.no_grad():
                 room = torch.empty_like(blob, device=self.weight_blob.device)
                 self.weight_blob.set_(room)  # type: ignore[call-overload]
-        values, self.values = self.values, None
+        self.values = None
         super()._load_from_state_dict(
             state_dict,
             prefix,
@@ -323,12 +344,43 @@ class Compressed(nn.Module):
             unexpected_keys,
             error_msgs,
         )
-        if values is not None:
+        self._load_extra_state(state_dict, prefix, strict, missing_keys, unexpected_keys)
+        if strict and blob is None and prefix + "weight" in state_dict:
+            # One sentence instead of a name that is missing and one that is unexpected.
+            missing_keys.remove(key)
+            if prefix + "weight" in unexpected_keys:
+                unexpected_keys.remove(prefix + "weight")
+            error_msgs.append(
+                f"{prefix}weight: a dense weight cannot be loaded into a {type(self).__name__}: "
+                "load it into the dense model (tersor.decompress_ gives it back) and compress that"
+            )
+        if problem is not None or blob is None:
+            self.values = values
+        elif values is not None:
             trained = self.train_values()
             if trained.shape == values.shape:  # optimizers know the old parameter
                 with torch.no_grad():
                     self.values = values
                     values.copy_(trained)
+
+    def _load_extra_state(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+    ) -> None:
+        """What torch does for classes that have an extra state, as the dense type may."""
+        key, kind = prefix + _EXTRA_STATE, self._dense_type
+        if kind.set_extra_state is nn.Module.set_extra_state:
+            return
+        if key in unexpected_keys:
+            unexpected_keys.remove(key)
+        if key in state_dict:
+            kind.set_extra_state(self, state_dict[key])
+        elif strict:
+            missing_keys.append(key)
 
     def _misfit(self, blob: Any) -> str | None:
         """Why a tensor cannot be the blob of this layer."""
@@ -337,11 +389,13 @@ class Compressed(nn.Module):
         if not isinstance(blob, torch.Tensor) or blob.dtype != torch.uint8:
             return f"not a blob, which is a uint8 tensor, but {getattr(blob, 'dtype', type(blob))}"
         try:
-            shape = inspect_blob(blob.cpu().numpy(), verify=True).shape
-        except _core.FormatError as error:
+            info = inspect_blob(stored(blob), verify=True)
+        except (_core.FormatError, RuntimeError) as error:
             return str(error)
-        if shape != self.shape:
-            return f"has shape {list(shape)}, expected {list(self.shape)}"
+        if info.shape != self.shape:
+            return f"has shape {list(info.shape)}, expected {list(self.shape)}"
+        if self.values is not None and not info.kind.startswith("shared"):
+            return f"holds weights of kind {info.kind}, and this layer trains a codebook"
         return None
 
     def extra_repr(self) -> str:
@@ -350,7 +404,10 @@ class Compressed(nn.Module):
         if self.weight_blob.is_meta or not self.weight_blob.numel():
             where = "on meta" if self.weight_blob.is_meta else "empty"
             return f"{shape}, {where}"
-        info = self.info
+        try:
+            info = self.info
+        except _core.FormatError:  # memory of Module.to_empty()
+            return f"{shape}, malformed"
         density = info.nonzeros / max(1, info.weights)
         device = "" if self.weight_blob.is_cpu else f", device={self.weight_blob.device}"
         return f"{shape}, density={density:.4f}, bytes={info.total_bytes}{device}"

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tersor.config import LayerConfig
-from tersor.nn.base import Compressed, autocast, refuse_forward_mode
+from tersor.nn.base import Compressed, autocast, refuse_what_operators_get_wrong
 from tersor.nn.from_dense import compress_layer
 from tersor.ops.forward import run_conv2d
 
@@ -113,7 +113,7 @@ class CompressedConv2d(Compressed):
                 residual,
             )
         else:
-            refuse_forward_mode(images)
+            refuse_what_operators_get_wrong(images, self.weight_blob)
             y = torch.ops.tersor.conv2d(
                 images,
                 self.weight_blob,

@@ -7,13 +7,14 @@ from collections.abc import Iterator, Mapping
 from torch import nn
 
 from tersor.nn.base import ACTIVATIONS, Compressed
+from tersor.nn.hooks import is_observed
 
 
 def _name_of(module: nn.Module) -> str | None:
     """The activation that a module computes, if compressed layers have it."""
     if isinstance(module, nn.GELU) and module.approximate != "none":
         return None
-    if module._forward_hooks or module._forward_pre_hooks:
+    if is_observed(module):
         return None
     names = {kind: name for name, kind in ACTIVATIONS.items() if name != "none"}
     return names.get(type(module))
@@ -28,7 +29,9 @@ def _followed(model: nn.Module) -> Iterator[tuple[nn.Sequential, int, nn.Module]
     for _, module in model.named_modules(remove_duplicate=False):
         places[module] = places.get(module, 0) + 1
     for sequence in model.modules():
-        if isinstance(sequence, nn.Sequential):
+        # A subclass may do something else between its modules, or call them in another order.
+        in_order = type(sequence).forward is nn.Sequential.forward
+        if isinstance(sequence, nn.Sequential) and in_order and "forward" not in vars(sequence):
             for i in range(1, len(sequence)):
                 if places.get(sequence[i - 1]) == 1:
                     yield sequence, i, sequence[i - 1]
@@ -50,7 +53,7 @@ def fuse_(model: nn.Module) -> nn.Module:
             name is not None
             and isinstance(layer, Compressed)
             and layer.activation == "none"
-            and not layer._forward_hooks
+            and not is_observed(layer)
         ):
             layer.activation = name
             sequence[i] = nn.Identity().train(sequence[i].training)

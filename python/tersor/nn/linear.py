@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from tersor.config import LayerConfig
-from tersor.nn.base import BLOB, Compressed, autocast, refuse_forward_mode
+from tersor.nn.base import BLOB, Compressed, autocast, refuse_what_operators_get_wrong
 from tersor.nn.from_dense import compress_layer
 from tersor.ops.forward import run_linear
 from tersor.ops.packed import packed_of
@@ -62,7 +62,7 @@ class CompressedLinear(Compressed):
             return run_linear(
                 packed, x, bias, self.shape, self.precision, self.activation, residual
             )
-        refuse_forward_mode(x)
+        refuse_what_operators_get_wrong(x, blob)
         y: torch.Tensor = torch.ops.tersor.linear(
             x, blob, values, bias, residual, self.shape[0], self.activation, self.precision
         )

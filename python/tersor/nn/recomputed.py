@@ -9,6 +9,8 @@ plain copy of the layer has the weight as it is now, as an ordinary parameter.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -18,6 +20,9 @@ from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
+# The hooks among which torch puts its own, where it computes a weight before each forward.
+_MIXED = ("_forward_pre_hooks", "_load_state_dict_pre_hooks", "_state_dict_hooks")
+
 
 def dense_type_of(module: nn.Module) -> type[nn.Module]:
     """The type of a layer before ``torch.nn.utils.parametrize`` changed it."""
@@ -26,22 +31,63 @@ def dense_type_of(module: nn.Module) -> type[nn.Module]:
 
 
 def dtype_of(module: nn.Module) -> torch.dtype:
-    """The float type of a layer's parameters; float32 where it has none."""
-    for parameter in module.parameters():
-        if parameter.is_floating_point() or parameter.is_complex():
-            return parameter.dtype
+    """The float type of a layer's weight, or of what it is computed from; float32 without any."""
+    for tensor in (module._parameters.get("weight"), *module.parameters()):
+        if tensor is not None and (tensor.is_floating_point() or tensor.is_complex()):
+            return tensor.dtype
     return torch.float32
 
 
-def _computed(hook: Any, module: nn.Module) -> tuple[str, Any] | None:
-    """The name and the current value of the tensor that a forward pre-hook computes."""
+def _computed(hook: Any, module: nn.Module) -> tuple[str, Any, tuple[str, ...]] | None:
+    """What a forward pre-hook computes: name and value of the tensor, and the parts it is made of.
+
+    ``module`` holds the parts.
+    """
     if isinstance(hook, BasePruningMethod):
-        return hook._tensor_name, hook.apply_mask(module)
+        return hook._tensor_name, hook.apply_mask(module), ("orig", "mask")
     if isinstance(hook, WeightNorm):
-        return hook.name, hook.compute_weight(module)
+        return hook.name, hook.compute_weight(module), ("g", "v")
     if isinstance(hook, SpectralNorm):
-        return hook.name, hook.compute_weight(module, do_power_iteration=False)
+        weight = hook.compute_weight(module, do_power_iteration=False)
+        return hook.name, weight, ("orig", "u", "v")
     return None
+
+
+def computed_names(module: nn.Module) -> set[str]:
+    """The names of the tensors that torch computes before each forward."""
+    hooks: list[Any] = [h for h in module._forward_pre_hooks.values() if _is_known(h)]
+    names = {h._tensor_name if isinstance(h, BasePruningMethod) else h.name for h in hooks}
+    if parametrize.is_parametrized(module):
+        names |= set(module.parametrizations)  # type: ignore[arg-type]
+    return names
+
+
+def drop_computing_hooks(module: nn.Module) -> None:
+    """Removes the hooks by which torch computes weights, in place."""
+    for name in _MIXED:
+        table = module.__dict__[name]
+        for key in [key for key, hook in table.items() if _is_of_torch(hook)]:
+            del table[key]
+
+
+def _is_known(hook: Any) -> bool:
+    return isinstance(hook, (BasePruningMethod, WeightNorm, SpectralNorm))
+
+
+def _is_of_torch(hook: Any) -> bool:
+    """Whether a hook computes a weight, or keeps the state of one that is computed."""
+    return _is_known(hook) or str(getattr(hook, "__module__", "")).startswith("torch.nn.utils.")
+
+
+@contextmanager
+def _in_eval_mode(module: nn.Module) -> Iterator[None]:
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
 
 
 @torch.no_grad()
@@ -51,46 +97,43 @@ def plain_copy(module: nn.Module) -> nn.Module | None:
     The module itself is not changed. Hooks that somebody else registered, the mode and all other
     attributes are shared with it.
     """
-    tensors: dict[str, torch.Tensor] = {}
-    dropped: set[str] = set()
-    hooks = dict(module._forward_pre_hooks)
-    for key, hook in module._forward_pre_hooks.items():
-        found = _computed(hook, module)
-        if found is not None:
-            name, tensors[name] = found[0], found[1].detach().clone()
-            dropped |= {f"{name}_{part}" for part in ("orig", "mask", "g", "v", "u")}
-            del hooks[key]
-    if parametrize.is_parametrized(module):
-        parametrizations: Any = module.parametrizations
-        training = parametrizations.training
-        parametrizations.eval()  # the power iteration of a spectral norm would go on
-        try:
-            for name in parametrizations:
-                tensors[name] = getattr(module, name).detach().clone()
-        finally:
-            parametrizations.train(training)
-        dropped.add("parametrizations")
-    if not tensors:
+    parametrized = parametrize.is_parametrized(module)
+    hooks: list[Any] = [h for h in module._forward_pre_hooks.values() if _is_known(h)]
+    if not parametrized and not hooks:
         return None
     kind = dense_type_of(module)
     plain = kind.__new__(kind)
-    plain.__dict__.update(
-        {name: copy.copy(v) if isinstance(v, dict) else v for name, v in module.__dict__.items()}
-    )
-    plain._forward_pre_hooks = type(module._forward_pre_hooks)(hooks)
+    plain.__dict__.update(module.__dict__)
+    for name in nn.Module().__dict__:
+        plain.__dict__[name] = copy.copy(module.__dict__[name])
+    tensors: dict[str, torch.Tensor] = {}
+    parts: set[str] = set()
+    if parametrized:
+        parametrizations: Any = module.parametrizations
+        with _in_eval_mode(parametrizations):  # the power iteration of a spectral norm would go on
+            for name in parametrizations:
+                tensors[name] = getattr(module, name).detach()
+        parts.add("parametrizations")
+    # Each as often as there are hooks: one may compute what an earlier one reads.
+    for hook in hooks * len(hooks):
+        found = _computed(hook, plain)
+        assert found is not None
+        name, value, suffixes = found
+        tensors[name] = plain.__dict__[name] = value.detach()
+        parts |= {f"{name}_{suffix}" for suffix in suffixes}
+    for name in tensors:
+        plain.__dict__.pop(name, None)
     for registry in (plain._parameters, plain._buffers, plain._modules):
-        for name in dropped & registry.keys():
+        for name in parts & registry.keys():
             del registry[name]
-    # Those that a spectral norm registers keep its vector in the state.
-    plain._state_dict_hooks.clear()
-    plain._load_state_dict_pre_hooks.clear()
+    drop_computing_hooks(plain)
     # In the order of torch's own layers.
-    others = {name: p for name, p in plain._parameters.items() if name not in tensors}
+    kept = {name: tensor for name, tensor in tensors.items() if name not in parts}
+    others = {name: p for name, p in plain._parameters.items() if name not in kept}
     plain._parameters.clear()
-    for name in ("weight", *(n for n in tensors if n != "weight")):
-        if name in tensors:
-            plain.__dict__.pop(name, None)
-            with torch.inference_mode(False):
-                plain._parameters[name] = nn.Parameter(tensors[name].clone())
-    plain._parameters.update({n: p for n, p in others.items() if n not in plain._parameters})
+    with torch.inference_mode(False):
+        wanted = any(parameter.requires_grad for parameter in module.parameters())
+        made = {name: nn.Parameter(tensor.clone(), wanted) for name, tensor in kept.items()}
+    order = sorted([*made, *others], key=lambda name: (name != "weight", name != "bias"))
+    plain._parameters.update({name: made.get(name, others.get(name)) for name in order})
     return plain

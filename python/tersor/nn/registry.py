@@ -15,13 +15,11 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from tersor.nn.base import Compressed
+from tersor.nn.base import Compressed, reserved_name
 from tersor.nn.conv import CompressedConv2d, pixels_of_padding
 from tersor.nn.linear import CompressedLinear
-from tersor.nn.recomputed import dense_type_of
-
-# Elements of the patches of a convolution that are unfolded at a time: 64 MB of float32.
-_CHUNK = 1 << 24
+from tersor.nn.recomputed import computed_names, dense_type_of, dtype_of
+from tersor.ops.library import PATCH_ELEMENTS
 
 
 class LayerHandler(ABC):
@@ -100,7 +98,7 @@ class Conv2dHandler(LayerHandler):
         # At stride 1; fewer patches otherwise.
         each = max(1, columns * images.shape[2] * images.shape[3])
         each = each // (module.stride[0] * module.stride[1]) or 1
-        for part in images.split(max(1, _CHUNK // each)):
+        for part in images.split(max(1, PATCH_ELEMENTS // each)):
             patches = F.unfold(part, module.kernel_size, module.dilation, 0, module.stride)
             grouped = patches.view(len(part), module.groups, -1, patches.shape[-1])
             yield grouped.permute(1, 0, 3, 2).flatten(1, 2)
@@ -147,15 +145,24 @@ def why_not(module: nn.Module) -> str | None:
         if "forward" in module.__dict__:
             return f"the forward of this {kind.__name__} was replaced"
         return f"{kind.__name__} overrides the forward of {base.__name__}"
-    for name in handler.shapes(module):
-        weight = getattr(module, name, None)
-        if not isinstance(weight, torch.Tensor):
-            return f"{name} is missing"
-        if is_lazy(weight):
+    if (name := reserved_name(module)) is not None:
+        return f"its attribute '{name}' means something else in a compressed layer"
+    computed = computed_names(module)
+    if "bias" not in {*module._parameters, *computed} and getattr(module, "bias", None) is not None:
+        return "bias is computed in a way that is not known"
+    for name, shape in handler.shapes(module).items():
+        weight = module._parameters.get(name)
+        # An attribute of the class, such as a property, comes before the parameter.
+        if name not in computed and (weight is None or hasattr(kind, name)):
+            if getattr(module, name, None) is None:
+                return f"{name} is missing"
+            return f"{name} is computed in a way that is not known"
+        if weight is not None and is_lazy(weight):
             return f"{name} is not initialized: run the model once"
-        if not weight.is_floating_point():
-            return f"{name} is {str(weight.dtype).removeprefix('torch.')}, not float"
-        if not weight.numel():
+        dtype = dtype_of(module) if weight is None else weight.dtype
+        if not dtype.is_floating_point:
+            return f"{name} is {str(dtype).removeprefix('torch.')}, not float"
+        if 0 in shape:
             return f"{name} is empty"
     return handler.refusal(module)
 

@@ -6,10 +6,15 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.utils._pytree import tree_map_only
+
+from tersor.ops import torch_internals
 
 if TYPE_CHECKING:
     from tersor.nn.base import Compressed
+
+_UNCHANGEABLE = (
+    "{}: a compressed weight cannot be changed in place; call tersor.decompress_(model) first"
+)
 
 
 class CompressedWeight(torch.Tensor):
@@ -24,9 +29,8 @@ class CompressedWeight(torch.Tensor):
 
     @staticmethod
     def __new__(cls, layer: Compressed) -> CompressedWeight:
-        made = torch.Tensor._make_wrapper_subclass(
-            cls, layer.shape, dtype=layer.dtype, device=layer.weight_blob.device
-        )
+        device = layer.weight_blob.device
+        made: CompressedWeight = torch_internals.stand_in(cls, layer.shape, layer.dtype, device)
         made.layer = layer
         return made
 
@@ -37,6 +41,20 @@ class CompressedWeight(torch.Tensor):
     def dense(self) -> torch.Tensor:
         """The dense weight, decoded, in the layer's dtype and on its device."""
         return self.layer.dense_weight().to(self.device, self.dtype)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> torch.Tensor:
+        """A dense copy, as that of ``clone()``."""
+        return self.dense()
+
+    @property
+    def data(self) -> torch.Tensor:
+        """The dense weight."""
+        return self.dense()
+
+    @data.setter
+    def data(self, value: torch.Tensor) -> None:
+        """Refuses: it would change a stand-in that is thrown away."""
+        raise RuntimeError(_UNCHANGEABLE.format("data"))
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -51,10 +69,17 @@ class CompressedWeight(torch.Tensor):
         Raises:
             RuntimeError: the operation would change the weight in place.
         """
-        if func._schema.is_mutable:
-            raise RuntimeError(
-                f"{func}: a compressed weight cannot be changed in place; "
-                "call tersor.decompress_(model) first"
-            )
-        dense = tree_map_only(CompressedWeight, lambda w: w.dense(), (args, kwargs))
-        return func(*dense[0], **(dense[1] or {}))
+        if torch_internals.is_mutable(func):
+            raise RuntimeError(_UNCHANGEABLE.format(func))
+        return func(*_dense(tuple(args)), **_dense(dict(kwargs or {})))
+
+
+def _dense(value: Any) -> Any:
+    """Arguments of an operator with dense weights in the places of compressed ones."""
+    if isinstance(value, CompressedWeight):
+        return value.dense()
+    if isinstance(value, (list, tuple)):
+        return type(value)([_dense(item) for item in value])
+    if isinstance(value, dict):
+        return {name: _dense(item) for name, item in value.items()}
+    return value

@@ -18,6 +18,9 @@ from tersor.ops.decoded import content_of
 from tersor.ops.forward import run_conv2d, run_linear
 from tersor.ops.packed import packed_of
 
+# Elements of the patches of a convolution that are unfolded at a time: 64 MB of float32.
+PATCH_ELEMENTS = 1 << 24
+
 _GEOMETRY = "int[] kernel, int[] stride, int[] padding, int[] dilation, int groups"
 _LAYER = "Tensor blob, Tensor? values, Tensor? bias, Tensor? residual, int rows"
 
@@ -223,16 +226,19 @@ def _conv2d_to_values(
     precision: str,
 ) -> torch.Tensor:
     packed = packed_of(blob)
-    # The activations that each output reads, [n, columns of all groups, outputs].
-    how = (tuple(pair) for pair in (kernel, dilation, padding, stride))
-    columns = F.unfold(x.float(), *how)
-    outputs = gradient.flatten(2)
-    rows = outputs.shape[1] // groups
+    rows = gradient.shape[1] // groups
     sums = torch.zeros(count)
-    for group in range(groups):
-        read = columns[:, group * packed.cols : (group + 1) * packed.cols]
-        written = outputs[:, group * rows : (group + 1) * rows]
-        sums += _sum_by_code(packed, read.mT, written.mT, group * rows)
+    how = tuple(tuple(pair) for pair in (kernel, dilation, padding, stride))
+    # Patches repeat each input as often as the kernel has taps: some images at a time.
+    taps = x.shape[1] * kernel[0] * kernel[1] * gradient.shape[2] * gradient.shape[3]
+    images = max(1, PATCH_ELEMENTS // max(1, taps))
+    for part, outputs in zip(x.split(images), gradient.split(images), strict=True):
+        # What each output reads, [n, columns of all groups, outputs].
+        columns = F.unfold(part.float(), *how)
+        for group in range(groups):
+            read = columns[:, group * packed.cols : (group + 1) * packed.cols]
+            written = outputs.flatten(2)[:, group * rows : (group + 1) * rows]
+            sums += _sum_by_code(packed, read.mT, written.mT, group * rows)
     return sums
 
 

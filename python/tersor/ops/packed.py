@@ -3,29 +3,36 @@
 from __future__ import annotations
 
 import weakref
+from typing import Any
 
 import numpy as np
 import torch
 
 from tersor import _core
 from tersor.kernels.spmm import pack_blob
+from tersor.ops.torch_internals import version_of
 
-# Packed matrices by blob, for as long as the blob lives.
 _PACKED: dict[int, tuple[weakref.ref[torch.Tensor], int, _core.PackedMatrix]] = {}
-
-
 # The same with other values, by the tensor of the values.
 _REVALUED: dict[
     int, tuple[weakref.ref[torch.Tensor], int, _core.PackedMatrix, _core.PackedMatrix]
 ] = {}
 
 
-def _version(tensor: torch.Tensor) -> int:
-    """How often the tensor was changed; those made in inference mode count no versions."""
-    try:
-        return tensor._version
-    except RuntimeError:
-        return 0
+def stored(blob: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """The bytes of a blob.
+
+    Raises:
+        RuntimeError: there are none yet, or they are on the meta device.
+    """
+    if blob.is_meta:
+        raise RuntimeError(
+            "this compressed layer is on the meta device and has no data: load the model from its "
+            "file (tersor.load_model)"
+        )
+    if not blob.numel():
+        raise RuntimeError("this compressed layer has no weight yet: load one (tersor.load_model)")
+    return blob.detach().cpu().numpy()
 
 
 def packed_of(blob: torch.Tensor, values: torch.Tensor | None = None) -> _core.PackedMatrix:
@@ -36,17 +43,18 @@ def packed_of(blob: torch.Tensor, values: torch.Tensor | None = None) -> _core.P
         values: ``[k]``, in place of the blob's shared values.
 
     Raises:
-        FormatError: the blob is malformed.
+        RuntimeError: the blob is empty, or on the meta device.
+        FormatError: it is malformed.
         ValueError: the values are not as many as the blob's, or not finite.
     """
     key = id(blob)
     entry = _PACKED.get(key)
-    if entry is not None and entry[0]() is blob and entry[1] == _version(blob):
+    if entry is not None and entry[0]() is blob and entry[1] == version_of(blob):
         packed = entry[2]
     else:
-        packed = pack_blob(blob.detach().cpu().numpy(), threads=torch.get_num_threads())
+        packed = pack_blob(stored(blob), threads=torch.get_num_threads())
         reference = weakref.ref(blob, lambda _: _PACKED.pop(key, None))
-        _PACKED[key] = (reference, _version(blob), packed)
+        _PACKED[key] = (reference, version_of(blob), packed)
     return packed if values is None else _revalued(packed, values)
 
 
@@ -56,7 +64,7 @@ def _revalued(packed: _core.PackedMatrix, values: torch.Tensor) -> _core.PackedM
     if (
         entry is not None
         and entry[0]() is values
-        and entry[1] == _version(values)
+        and entry[1] == version_of(values)
         and entry[2] is packed
     ):
         return entry[3]
@@ -64,5 +72,5 @@ def _revalued(packed: _core.PackedMatrix, values: torch.Tensor) -> _core.PackedM
     codebook[1:] = values.detach().cpu().float().numpy()
     revalued = packed.with_codebook(codebook)
     reference = weakref.ref(values, lambda _: _REVALUED.pop(key, None))
-    _REVALUED[key] = (reference, _version(values), packed, revalued)
+    _REVALUED[key] = (reference, version_of(values), packed, revalued)
     return revalued

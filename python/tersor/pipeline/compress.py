@@ -21,7 +21,7 @@ from tersor.pipeline.prune import spread_density
 from tersor.pipeline.quantize import quantize, share_one_codebook_
 from tersor.pipeline.records import Selection
 from tersor.pipeline.search import Evaluate, accuracy, search, with_settings
-from tersor.pipeline.select import FilterFunction, select, swap_plain_, tensor_bytes
+from tersor.pipeline.select import FilterFunction, give_up_plain_, select, swap_plain_, tensor_bytes
 from tersor.pipeline.swap import Swaps, compressed_modules, swap_, swapped
 
 Progress = Callable[[str], None]
@@ -83,7 +83,7 @@ def compress_(
         if config.max_drop is not None:
             assert evaluate is not None
             _check_accuracy(model, swaps, evaluate, least, config.max_drop)
-        made = swap_(model, swaps)
+        made = give_up_plain_(swap_(model, swaps), selection, swaps)
     except BaseException:
         for record in records:
             record.restore()

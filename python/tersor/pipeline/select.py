@@ -13,6 +13,7 @@ from tersor._names import near, without_wrappers
 from tersor._validation import as_float32
 from tersor.config import Config, LayerConfig
 from tersor.nn.base import Compressed
+from tersor.nn.hooks import hand_over
 from tersor.nn.recomputed import plain_copy
 from tersor.nn.registry import handler_of, swap_modules, why_not
 from tersor.nn.wrappers import plain_name, wrapper_prefix
@@ -196,3 +197,19 @@ def tensor_bytes(model: nn.Module) -> int:
     """Bytes of all parameters and buffers as they are, those that are shared once."""
     tensors: list[torch.Tensor] = [*model.parameters(), *model.buffers()]
     return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def give_up_plain_(
+    model: nn.Module, selection: Selection, swaps: Mapping[nn.Module, nn.Module]
+) -> nn.Module:
+    """After the swap: plain copies that stayed dense make room for the layers that they stand for.
+
+    The hooks of the other layers, which are not used any more, move for good.
+    """
+    left = {}
+    for module, plain in selection.plain.items():
+        if plain in swaps:
+            hand_over(swaps[plain], module)
+        else:
+            left[plain] = module
+    return swap_modules(model, lambda module, _: left.get(module)) if left else model

@@ -1,0 +1,56 @@
+"""Packed matrices by blob."""
+
+from __future__ import annotations
+
+import gc
+
+import pytest
+import torch
+from networks import linear, rows
+
+import tersor
+from tersor.ops import packed
+from tersor.ops.packed import packed_of
+
+
+def _layer() -> tersor.nn.CompressedLinear:
+    return tersor.nn.CompressedLinear.from_dense(linear(), tersor.LayerConfig())
+
+
+def test_a_blob_is_packed_once_while_it_stays_as_it_is() -> None:
+    layer = _layer()
+    first = packed_of(layer.weight_blob)
+    assert packed_of(layer.weight_blob) is first
+    with torch.no_grad():
+        layer.weight_blob.add_(0)
+    assert packed_of(layer.weight_blob) is not first
+
+
+def test_nothing_is_kept_of_blobs_that_are_gone() -> None:
+    layer = _layer()
+    layer.train_values()
+    layer(rows())
+    blob, values = id(layer.weight_blob), id(layer.values)
+    assert blob in packed._PACKED
+    assert values in packed._REVALUED
+    del layer
+    gc.collect()
+    assert blob not in packed._PACKED
+    assert values not in packed._REVALUED
+
+
+def test_trained_values_are_packed_again_when_they_change() -> None:
+    layer = _layer()
+    values = layer.train_values()
+    first = packed_of(layer.weight_blob, values)
+    assert packed_of(layer.weight_blob, values) is first
+    with torch.no_grad():
+        values.mul_(2)
+    assert packed_of(layer.weight_blob, values) is not first
+
+
+def test_blobs_without_data_are_refused_in_words() -> None:
+    with pytest.raises(RuntimeError, match="on the meta device and has no data"):
+        packed_of(torch.empty(9, dtype=torch.uint8, device="meta"))
+    with pytest.raises(RuntimeError, match="has no weight yet"):
+        packed_of(torch.empty(0, dtype=torch.uint8))
