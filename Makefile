@@ -1,9 +1,10 @@
 # make demo    install, then compress, save, load and run the two LeNets
 # make test    the whole test suite, C++ and Python
+# make test-fast  the Python tests that are not marked slow: under a minute on two idle cores
 # make check   formatters, linters, type checker
 # make dev     .venv with everything, editable
-# make bench-spmm  sparse products against torch and others, into build/bench/spmm.json with plots; goes on
-#              where it ended (BENCH="--again --docs docs/results.md": anew, and into the page); then each
+# make bench-spmm  sparse products against torch and others, into build/bench/spmm.json with plots;
+#              resumes (BENCH="--again --docs docs/results.md": anew, and into the page); then each
 #              kernel alone (pytest-benchmark, build/bench/kernels.json)
 # make bench-quantise  AlexNet's weights by each method, into build/bench/quantise.json
 # make bench-huffman  prefix coding against huff0 and Python packages, into build/bench/huffman.json
@@ -11,7 +12,7 @@
 # make bench-nncodec  bytes at equal accuracy against NNCodec, into docs/nncodec.json
 # make results  every method on the two LeNets, three seeds each (hours; resumes); results-check
 #              evaluates the files of docs/results.json again
-# make tables  the paper's tables layer by layer from drawn weights, into docs/tables.json
+# make tables  the paper's tables layer by layer from synthetic weights, into docs/tables.json
 # make arm     the C++ tests cross-compiled for 64-bit ARM, run under qemu-user; arm32 and s390x
 #              (big-endian) alike
 # make fuzz SECONDS=60  each fuzz target for as many seconds, under sanitizers
@@ -23,10 +24,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
-CXX_SOURCES = $(shell git ls-files 'benchmarks/*.cpp' 'cmake/*.cpp' 'cpp/*.[ch]pp' 'examples/*.cpp' 'tests/*.[ch]pp')
+CXX_SOURCES = $(shell git ls-files 'benchmarks/*.cpp' 'cpp/*.[ch]pp' 'examples/*.cpp' 'tests/*.[ch]pp')
 NATIVE_SOURCES = $(shell find cpp CMakeLists.txt cmake pyproject.toml -type f)
 
-.PHONY: demo results results-check tables test test-cpp test-python check format dev bench-spmm bench-quantise bench-huffman bench-memory bench-nncodec arm asan fuzz fuzz-seeds mutations tsan arm32 s390x stubs clean
+.PHONY: demo results results-check tables test test-cpp test-python test-fast check format dev bench-spmm bench-quantise bench-huffman bench-memory bench-nncodec arm asan fuzz fuzz-seeds mutations tsan arm32 s390x stubs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m examples.mnist.demo --output build/demo.json
@@ -50,6 +51,9 @@ test-cpp: $(VENV)/.tools build/.gtest
 
 test-python: $(VENV)/.installed $(VENV)/.tools
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+
+test-fast: $(VENV)/.installed
+	$(BIN)/python -m pytest -m 'not slow'
 
 check: $(VENV)/.installed $(VENV)/.tools
 	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
@@ -134,8 +138,8 @@ mutations: $(VENV)/.tools build/.gtest
 tsan: $(VENV)/.tools build/.gtest
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/tsan -G Ninja -DTERSOR_TESTS=ON \
 	  -DCMAKE_BUILD_TYPE=RelWithDebInfo -DTERSOR_SANITIZE=thread
-	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/tsan --target test_concurrency
-	ctest --test-dir build/tsan --output-on-failure -R Concurrency
+	PATH="$(CURDIR)/$(BIN):$$PATH" cmake --build build/tsan --target test_concurrency test_plan
+	ctest --test-dir build/tsan --output-on-failure -R 'Concurrency|PlanThreads'
 
 # Other processors: the C++ tests cross-compiled with Debian's compilers, run under qemu-user.
 arm: CROSS = aarch64-linux-gnu

@@ -65,10 +65,13 @@ void register_container(py::module_& module) {
                 file.release(*tensor);
             },
             py::arg("name"))
-        .def("verify", [](const File& file) {
-            const py::gil_scoped_release release;
-            throw_if_error(file.verify(), "verify");
-        });
+        .def(
+            "verify",
+            [](const File& file, int threads) {
+                const py::gil_scoped_release release;
+                throw_if_error(file.verify(threads), "verify");
+            },
+            py::arg("threads") = 1);
     module.def(
         "write_file",
         [](const std::string& path,

@@ -1,3 +1,5 @@
+#include <optional>
+
 #include "bindings.hpp"
 #include "csr_arrays.hpp"
 
@@ -64,11 +66,11 @@ void register_csr(py::module_& module) {
         "csr_decode",
         [](std::uint32_t rows, std::uint32_t cols, int index_bits, bool flat,
            const Array<std::uint8_t>& codes, const Array<std::uint8_t>& gaps,
-           const Array<std::uint32_t>& row_lengths) {
+           const Array<std::uint32_t>& row_lengths, std::optional<std::size_t> believed) {
             const RelativeCsr csr = to_csr(rows, cols, index_bits, flat, codes, gaps, row_lengths);
             // Before the dense matrix is allocated: its size is only announced.
             throw_if_error(csr::validate(csr), "RelativeCsr", "entry");
-            throw_if_error(csr::dense_size(csr), "RelativeCsr", "entry");
+            throw_if_error(csr::dense_size(csr, believed), "RelativeCsr", "entry");
             Array<std::uint8_t> dense({rows, cols});
             const auto out = writable(dense);
             {
@@ -79,7 +81,7 @@ void register_csr(py::module_& module) {
         },
         py::arg("rows"), py::arg("cols"), py::arg("index_bits"), py::arg("flat"),
         py::arg("codes").noconvert(), py::arg("gaps").noconvert(),
-        py::arg("row_lengths").noconvert());
+        py::arg("row_lengths").noconvert(), py::arg("believed") = py::none());
     module.def(
         "csr_validate",
         [](std::uint32_t rows, std::uint32_t cols, int index_bits, bool flat,

@@ -1,3 +1,5 @@
+#include <optional>
+
 #include "bindings.hpp"
 #include "csr_arrays.hpp"
 #include "tersor/layer.hpp"
@@ -41,6 +43,11 @@ py::dict to_dict(const LayerInfo& info) {
     return dict;
 }
 
+/// The bound that a caller named, or none: 2^63 - 1 stands for none as None does.
+std::optional<std::size_t> bound(std::optional<std::size_t> max_bytes) noexcept {
+    return max_bytes == std::size_t{PTRDIFF_MAX} ? std::nullopt : max_bytes;
+}
+
 /// What `decode` makes of a blob, without the interpreter's lock: shape, kind, matrix, values.
 template <class Decode>
 py::tuple decoded(const Decode& decode, const Array<std::uint8_t>& blob) {
@@ -82,10 +89,10 @@ void register_layer(py::module_& module) {
         py::arg("row_lengths").noconvert(), py::arg("values").noconvert());
     module.def(
         "layer_decode",
-        [](const Array<std::uint8_t>& blob, std::size_t max_bytes, int threads) {
+        [](const Array<std::uint8_t>& blob, std::optional<std::size_t> max_bytes, int threads) {
             return decoded(
                 [&](std::span<const std::uint8_t> bytes, Layer& layer) {
-                    return decode_layer(bytes, layer, max_bytes, threads);
+                    return decode_layer(bytes, layer, bound(max_bytes), threads);
                 },
                 blob);
         },
@@ -93,10 +100,11 @@ void register_layer(py::module_& module) {
     module.def(
         "layer_decode_rows",
         [](const Array<std::uint8_t>& blob, std::size_t first, std::size_t count, bool verify,
-           std::size_t max_bytes, int threads) {
+           std::optional<std::size_t> max_bytes, int threads) {
             return decoded(
                 [&](std::span<const std::uint8_t> bytes, Layer& layer) {
-                    return decode_rows(bytes, first, count, layer, verify, max_bytes, threads);
+                    return decode_rows(bytes, first, count, layer, verify, bound(max_bytes),
+                                       threads);
                 },
                 blob);
         },
@@ -104,18 +112,37 @@ void register_layer(py::module_& module) {
         py::arg("max_bytes"), py::arg("threads"));
     module.def(
         "layer_pack",
-        [](const Array<std::uint8_t>& blob, std::size_t max_bytes, int threads) {
+        [](const Array<std::uint8_t>& blob, std::optional<std::size_t> max_bytes, int threads) {
             const auto bytes = view(blob);
             PackedMatrix matrix;
             Result result;
             {
                 const py::gil_scoped_release release;
-                result = pack_layer(bytes, matrix, max_bytes, threads);
+                result = pack_layer(bytes, matrix, bound(max_bytes), threads);
             }
             throw_if_error(result, "layer blob");
             return matrix;
         },
         py::arg("blob").noconvert(), py::arg("max_bytes"), py::arg("threads"));
+    module.def(
+        "layers_pack",
+        [](const std::vector<Array<std::uint8_t>>& blobs, std::size_t max_bytes, int threads) {
+            std::vector<std::span<const std::uint8_t>> bytes;
+            for (const Array<std::uint8_t>& blob : blobs) bytes.push_back(view(blob));
+            std::vector<PackedMatrix> matrices(blobs.size());
+            std::vector<Result> results;
+            {
+                const py::gil_scoped_release release;
+                results = pack_layers(bytes, matrices, max_bytes, threads);
+            }
+            for (std::size_t i = 0; i < results.size(); ++i) {
+                throw_if_error(results[i], "layer blob " + std::to_string(i));
+            }
+            py::list packed;
+            for (PackedMatrix& matrix : matrices) packed.append(std::move(matrix));
+            return packed;
+        },
+        py::arg("blobs"), py::arg("max_bytes"), py::arg("threads"));
     module.def(
         "layer_inspect",
         [](const Array<std::uint8_t>& blob, bool verify) {

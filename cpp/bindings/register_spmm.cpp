@@ -141,6 +141,16 @@ void register_spmm(py::module_& module) {
             return dense;
         });
     module.def(
+        "spmm_prepare",
+        [](const PackedMatrix& matrix, std::size_t batch, const std::string& precision,
+           int threads) {
+            const Precision wanted = parse_precision(precision);
+            const py::gil_scoped_release release;
+            spmm::prepare(matrix, batch, wanted, threads);
+        },
+        "Makes what products with so many vectors are computed from.", py::arg("packed"),
+        py::arg("batch"), py::arg("precision"), py::arg("threads"));
+    module.def(
         "spmm_pack",
         [](std::uint32_t rows, std::uint32_t cols, int index_bits, bool flat,
            const Array<std::uint8_t>& codes, const Array<std::uint8_t>& gaps,

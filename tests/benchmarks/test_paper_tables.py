@@ -27,6 +27,7 @@ APART = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "row"), ROWS, ids=[name for name, _ in ROWS])
 def test_the_counted_rates_are_the_printed_ones(name: str, row: Printed) -> None:
     codes = paper_tables.draw(row)

@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <climits>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -48,12 +50,12 @@ TEST_F(CApi, ListsTheTensorsOfAFile) {
     std::vector<std::string> compressed;
     for (std::size_t i = 0; i < 3; ++i) {
         tersor_tensor tensor;
-        ASSERT_EQ(tersor_get_tensor(file_, i, &tensor), TERSOR_OK);
+        ASSERT_EQ(tersor_get_tensor(file_, i, &tensor, sizeof tensor), TERSOR_OK);
         if (tensor.compressed != 0) compressed.emplace_back(tensor.name);
     }
     EXPECT_EQ(compressed, (std::vector<std::string>{"plain_blob", "shared_blob"}));
     tersor_tensor bias;
-    ASSERT_EQ(tersor_find_tensor(file_, "bias", &bias), TERSOR_OK);
+    ASSERT_EQ(tersor_find_tensor(file_, "bias", &bias, sizeof bias), TERSOR_OK);
     EXPECT_STREQ(bias.dtype, "F32");
     ASSERT_EQ(bias.dimensions, 1U);
     EXPECT_EQ(bias.shape[0], 2U);
@@ -66,7 +68,7 @@ TEST_F(CApi, MultipliesWithALayerThatOutlivesItsFile) {
         tersor_matrix* matrix = nullptr;
         tersor_file* file = nullptr;
         ASSERT_EQ(tersor_open(path_.c_str(), &file), TERSOR_OK);
-        ASSERT_EQ(tersor_load_layer(file, name, 0, &matrix), TERSOR_OK) << tersor_last_error();
+        ASSERT_EQ(tersor_load_layer(file, name, 0, 2, &matrix), TERSOR_OK) << tersor_last_error();
         tersor_close(file);
         EXPECT_EQ(tersor_rows(matrix), 2U);
         EXPECT_EQ(tersor_cols(matrix), 3U);
@@ -90,14 +92,16 @@ TEST_F(CApi, FailuresAreStatusCodesWithAText) {
 
     EXPECT_EQ(tersor_open(nullptr, &none), TERSOR_BAD_ARGUMENT);
     EXPECT_EQ(tersor_open(path_.c_str(), nullptr), TERSOR_BAD_ARGUMENT);
-    tersor_tensor tensor;
-    EXPECT_EQ(tersor_get_tensor(file_, 3, &tensor), TERSOR_BAD_ARGUMENT);
-    EXPECT_EQ(tersor_find_tensor(file_, "x", &tensor), TERSOR_BAD_ARGUMENT);
     tersor_matrix* matrix = nullptr;
-    EXPECT_EQ(tersor_load_layer(file_, "bias", 0, &matrix), TERSOR_BAD_ARGUMENT);
+    EXPECT_EQ(tersor_load_layer(file_, "bias", 0, 1, &matrix), TERSOR_BAD_ARGUMENT);
+    EXPECT_EQ(tersor_load_layer(file_, "shared_blob", 0, 1, nullptr), TERSOR_BAD_ARGUMENT);
+    EXPECT_EQ(tersor_load_layer(nullptr, "shared_blob", 0, 1, &matrix), TERSOR_BAD_ARGUMENT);
+    EXPECT_EQ(tersor_load_layer(file_, nullptr, 0, 1, &matrix), TERSOR_BAD_ARGUMENT);
+    EXPECT_EQ(tersor_load_layer(file_, "x", 0, 1, &matrix), TERSOR_NOT_FOUND);
+    EXPECT_NE(std::string(tersor_last_error()).find("'x'"), std::string::npos);
     // Not even decoded; decoded, but not packed.
     for (const std::size_t max_bytes : {4, 2048}) {
-        EXPECT_EQ(tersor_load_layer(file_, "shared_blob", max_bytes, &matrix), TERSOR_BAD_DATA);
+        EXPECT_EQ(tersor_load_layer(file_, "shared_blob", max_bytes, 1, &matrix), TERSOR_BAD_DATA);
         EXPECT_EQ(matrix, nullptr);
         EXPECT_NE(std::string(tersor_last_error()).find("larger than allowed (at byte"),
                   std::string::npos)
@@ -105,16 +109,82 @@ TEST_F(CApi, FailuresAreStatusCodesWithAText) {
     }
     EXPECT_EQ(tersor_multiply(nullptr, nullptr, 1, nullptr, nullptr, TERSOR_HIGH, 1),
               TERSOR_BAD_ARGUMENT);
-    ASSERT_EQ(tersor_load_layer(file_, "shared_blob", 0, &matrix), TERSOR_OK);
+    ASSERT_EQ(tersor_load_layer(file_, "shared_blob", SIZE_MAX, 1, &matrix), TERSOR_OK);
     float y = 0;
     EXPECT_EQ(tersor_multiply(matrix, &y, SIZE_MAX / 2, nullptr, &y, TERSOR_HIGH, 1),
               TERSOR_BAD_ARGUMENT);
     EXPECT_EQ(tersor_multiply(matrix, nullptr, 1, nullptr, &y, TERSOR_HIGH, 1),
               TERSOR_BAD_ARGUMENT);
     EXPECT_EQ(tersor_multiply(matrix, nullptr, 0, nullptr, nullptr, TERSOR_HIGH, 1), TERSOR_OK);
+    for (const int precision : {-1, 4, INT_MAX}) {
+        EXPECT_EQ(tersor_multiply(matrix, nullptr, 0, nullptr, nullptr, precision, 1),
+                  TERSOR_BAD_ARGUMENT);
+    }
     tersor_free_matrix(matrix);
     tersor_free_matrix(nullptr);
     tersor_close(nullptr);
+}
+
+TEST_F(CApi, WhatIsAskedForIsZeroAfterAFailure) {
+    const auto is_zero = [](const tersor_tensor& tensor) {
+        return tensor.name == nullptr && tensor.dtype == nullptr && tensor.shape == nullptr &&
+               tensor.dimensions == 0 && tensor.bytes == nullptr && tensor.size == 0 &&
+               tensor.compressed == 0;
+    };
+    const auto garbage = [] {
+        tersor_tensor tensor;
+        std::memset(static_cast<void*>(&tensor), 0x55, sizeof tensor);
+        return tensor;
+    };
+    tersor_tensor tensor = garbage();
+    EXPECT_EQ(tersor_get_tensor(file_, 3, &tensor, sizeof tensor), TERSOR_NOT_FOUND);
+    EXPECT_TRUE(is_zero(tensor));
+    tensor = garbage();
+    EXPECT_EQ(tersor_find_tensor(file_, "x", &tensor, sizeof tensor), TERSOR_NOT_FOUND);
+    EXPECT_TRUE(is_zero(tensor));
+    tensor = garbage();
+    EXPECT_EQ(tersor_find_tensor(nullptr, "x", &tensor, sizeof tensor), TERSOR_BAD_ARGUMENT);
+    EXPECT_TRUE(is_zero(tensor));
+    tensor = garbage();
+    EXPECT_EQ(tersor_find_tensor(file_, nullptr, &tensor, sizeof tensor), TERSOR_BAD_ARGUMENT);
+    EXPECT_TRUE(is_zero(tensor));
+    EXPECT_EQ(tersor_get_tensor(file_, 0, nullptr, sizeof tensor), TERSOR_BAD_ARGUMENT);
+}
+
+TEST_F(CApi, TensorsMayGrow) {
+    // A caller of a later version: what this one does not know is zero.
+    struct Larger {
+        tersor_tensor known;
+        int later;
+    } larger;
+    std::memset(static_cast<void*>(&larger), 0x55, sizeof larger);
+    EXPECT_EQ(tersor_find_tensor(file_, "bias", &larger.known, sizeof larger), TERSOR_OK);
+    EXPECT_STREQ(larger.known.name, "bias");
+    EXPECT_EQ(larger.later, 0);
+    // One who has no room for what this version writes.
+    tersor_tensor tensor;
+    tensor.compressed = 7;
+    EXPECT_EQ(tersor_find_tensor(file_, "bias", &tensor, sizeof tensor - 1), TERSOR_BAD_ARGUMENT);
+    EXPECT_EQ(tensor.compressed, 7);
+}
+
+TEST_F(CApi, TellsTheLevelAndTheMemoryOfAMatrix) {
+    const char* before = nullptr;
+    ASSERT_EQ(tersor_isa_in_use(&before), TERSOR_OK);
+    EXPECT_EQ(tersor_use_isa("scalar"), TERSOR_OK);
+    const char* name = nullptr;
+    ASSERT_EQ(tersor_isa_in_use(&name), TERSOR_OK);
+    EXPECT_STREQ(name, "scalar");
+    EXPECT_EQ(tersor_use_isa("mmx"), TERSOR_BAD_ARGUMENT);
+    EXPECT_EQ(tersor_use_isa(nullptr), TERSOR_BAD_ARGUMENT);
+    EXPECT_EQ(tersor_isa_in_use(nullptr), TERSOR_BAD_ARGUMENT);
+    ASSERT_EQ(tersor_use_isa(before), TERSOR_OK);
+
+    tersor_matrix* matrix = nullptr;
+    ASSERT_EQ(tersor_load_layer(file_, "shared_blob", 0, 1, &matrix), TERSOR_OK);
+    EXPECT_GT(tersor_nbytes(matrix), 0U);
+    EXPECT_EQ(tersor_nbytes(nullptr), 0U);
+    tersor_free_matrix(matrix);
 }
 
 TEST_F(CApi, ADamagedFileDoesNotOpen) {

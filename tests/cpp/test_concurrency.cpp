@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <limits>
 #include <random>
 #include <thread>
 #include <utility>
@@ -49,6 +50,39 @@ TEST_P(Concurrency, ThreadsPackWhatOneThreadPacks) {
     EXPECT_EQ(packed_by_threads, expected);
     // The portable layout has no groups.
     EXPECT_GT(threads_started, GetParam() == Isa::scalar ? -1 : 1);
+}
+
+// No more than there is work for: neither memory nor time goes with what is asked for.
+TEST_P(Concurrency, AnyNumberOfThreadsDoes) {
+    const test::Problem p = test::make_problem(300, 400, 0.25, 15, 12);
+    const std::vector<float> x = test::random_x(std::size_t{70} * p.cols, 13);
+    const std::vector<float> gradient = test::random_x(std::size_t{70} * p.rows, 14);
+    const auto everything = [&](int threads) {
+        std::vector<float> all;
+        PackedMatrix packed;
+        EXPECT_TRUE(spmm::pack(p.csr, p.codebook, packed, Regime::vector, threads).ok());
+        for (const Precision precision : {Precision::highest, Precision::high, Precision::low}) {
+            for (const std::size_t batch : {1, 9, 70}) {
+                std::vector<float> y(batch * p.rows);
+                spmm::multiply(packed, std::span(x).first(batch * p.cols), batch, {}, y, precision,
+                               threads);
+                all.insert(all.end(), y.begin(), y.end());
+            }
+        }
+        return all;
+    };
+    const std::vector<float> expected = everything(1);
+    set_parallel_runner(run_on_threads);
+    for (const int threads : {-1, 0, 3, 10'000'000, std::numeric_limits<int>::max()}) {
+        EXPECT_EQ(everything(threads), expected) << threads;
+    }
+    PackedMatrix packed;
+    EXPECT_TRUE(spmm::pack(p.csr, p.codebook, packed).ok());
+    std::vector<float> one(p.codebook.size()), many(p.codebook.size());
+    spmm::sum_by_code(packed, x, gradient, 70, 0, p.rows, one, 1);
+    spmm::sum_by_code(packed, x, gradient, 70, 0, p.rows, many, std::numeric_limits<int>::max());
+    set_parallel_runner(nullptr);
+    for (std::size_t c = 0; c < one.size(); ++c) EXPECT_NEAR(one[c], many[c], 1e-2F) << c;
 }
 
 TEST_P(Concurrency, ThreadsThatMultiplyWithOneMatrixAgree) {

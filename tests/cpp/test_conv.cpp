@@ -79,6 +79,23 @@ std::vector<Case> cases() {
          .dilation = {3, 3}},
         4, 0.6);
     add({.in_channels = 40, .input = {6, 6}, .kernel = {3, 3}, .padding = {1, 1}}, 4, 1.0);
+    // Phases that no tap reads, taps that share some, strides past the kernel and the input.
+    add({.in_channels = 2,
+         .input = {9, 14},
+         .kernel = {3, 2},
+         .stride = {4, 6},
+         .padding = {3, 5},
+         .dilation = {2, 4}},
+        4, 0.8);
+    add({.in_channels = 2, .input = {1, 2}, .kernel = {1, 1}, .stride = {3, 4}, .padding = {3, 7}},
+        3, 1.0);
+    add({.in_channels = 2,
+         .input = {2, 30},
+         .kernel = {1, 4},
+         .stride = {1000, 6},
+         .padding = {999, 2},
+         .dilation = {1, 3}},
+        3, 1.0);
     add({.in_channels = 5, .groups = 5, .input = {8, 70}, .kernel = {2, 3}}, 10, 0.0);
     return all;
 }

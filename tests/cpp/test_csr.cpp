@@ -1,8 +1,10 @@
 #include "tersor/csr.hpp"
 
+#include <algorithm>
 #include <random>
 
 #include "isa_test.hpp"
+#include "support/physical_memory.hpp"
 
 namespace tersor {
 namespace {
@@ -84,13 +86,26 @@ TEST(CsrValidate, AcceptsTheGoodAndNamesTheFault) {
 }
 
 TEST(CsrDenseSize, BelievesOnlyWhatTheEntriesCanBack) {
-    const auto size = [](RelativeCsr matrix) { return csr::dense_size(matrix); };
+    static constexpr std::size_t believed = std::size_t{1} << 28;
+    const auto size = [](const RelativeCsr& matrix) { return csr::dense_size(matrix, believed); };
     EXPECT_EQ(size(small()).count, 16U);
     EXPECT_EQ(size({1U << 14, 1U << 14, 4, true, {}, {}, {}}).count, std::size_t{1} << 28);
     EXPECT_EQ(size({(1U << 14) + 1, 1U << 14, 4, true, {1}, {0}, {}}).status, Status::too_large);
     EXPECT_EQ(size({UINT32_MAX, UINT32_MAX, 4, true, {1}, {0}, {}}).status, Status::too_large);
+    EXPECT_EQ(
+        csr::dense_size(RelativeCsr{UINT32_MAX, UINT32_MAX, 4, true, {}, {}, {}}, SIZE_MAX).status,
+        Status::too_large);
     const std::vector<std::uint8_t> many((1U << 20) + 64, 1);
     EXPECT_TRUE(size({(1U << 14) + 1, 1U << 14, 4, true, many, many, {}}).ok());
+}
+
+TEST(CsrDenseSize, BelievesByDefaultWhatThisMachineHasRoomFor) {
+    const std::size_t room = support::physical_memory() / 8;
+    const auto row = static_cast<std::uint32_t>(std::min<std::size_t>(room, UINT32_MAX));
+    const RelativeCsr fits{static_cast<std::uint32_t>(room / row), row, 4, true, {}, {}, {}};
+    EXPECT_TRUE(csr::dense_size(fits).ok());
+    const RelativeCsr larger{2 * fits.rows + 2, row, 4, true, {}, {}, {}};
+    EXPECT_EQ(csr::dense_size(larger).status, Status::too_large);
 }
 
 TEST(CsrEncode, RefusesWrongArguments) {

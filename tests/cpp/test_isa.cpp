@@ -1,5 +1,10 @@
 #include <gtest/gtest.h>
 
+#if defined(__linux__) && defined(__x86_64__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 #include <algorithm>
 #include <cstdlib>
 #include <stdexcept>
@@ -39,6 +44,24 @@ TEST(Isa, UseSelectsAndRefuses) {
     }
     EXPECT_EQ(isa_in_use(), before);
 }
+
+#if defined(__linux__) && defined(__x86_64__)
+/// The states of registers that the process may use; 0 where the system does not say.
+std::uint64_t permitted_states() {
+    constexpr long get_permitted = 0x1022;  // ARCH_GET_XCOMP_PERM
+    std::uint64_t states = 0;
+    return syscall(SYS_arch_prctl, get_permitted, &states) == 0 ? states : 0;
+}
+
+TEST(Isa, TilesAreAskedForWhenTheirLevelIsChosen) {
+    if (!available(Isa::amx)) GTEST_SKIP() << "this machine lacks amx";
+    constexpr std::uint64_t tiles = std::uint64_t{1} << 18;
+    use_isa(Isa::avx2);
+    EXPECT_EQ(permitted_states() & tiles, 0U);
+    use_isa(Isa::amx);
+    EXPECT_NE(permitted_states() & tiles, 0U);
+}
+#endif
 
 TEST(IsaDeathTest, EnvironmentNamesTheLevel) {
     GTEST_FLAG_SET(death_test_style, "fast");

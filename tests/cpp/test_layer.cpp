@@ -8,6 +8,7 @@
 
 #include "hash/xxh3.hpp"
 #include "support/little_endian.hpp"
+#include "tersor/pack_layer.hpp"
 
 namespace tersor {
 namespace {
@@ -307,7 +308,79 @@ TEST(LayerDecode, RefusesConstantStreamsThatAnnounceTheMoon) {
     Layer layer;
     LayerInfo info;
     EXPECT_EQ(decode_layer(blob, layer).status, Status::too_large);
-    EXPECT_EQ(inspect_layer(blob, info, true).status, Status::too_large);
+    EXPECT_TRUE(inspect_layer(blob, info, true).ok());  // which decodes nothing
+    EXPECT_EQ(info.nonzeros, std::uint64_t{1} << 40);
+    EXPECT_GT(info.decoded_bytes, std::uint64_t{1} << 41);
+}
+
+/// A blob without entries: 2 or 1 dimensions as varints, and flat, or with the stream of row
+/// lengths.
+Bytes blob_without_entries(unsigned dimensions, const Bytes& shape, const Bytes* row_lengths) {
+    Bytes blob = {'T', 'S', 'R', 1,
+                  static_cast<std::uint8_t>(row_lengths != nullptr ? 0x08 : 0x0c)};
+    blob.push_back(static_cast<std::uint8_t>(dimensions));
+    blob.insert(blob.end(), shape.begin(), shape.end());
+    const Bytes nothing = {0, 0, 1, 1, 0, 0};  // values, fillers, two streams of no symbols
+    blob.insert(blob.end(), nothing.begin(), nothing.end());
+    if (row_lengths != nullptr) blob.insert(blob.end(), row_lengths->begin(), row_lengths->end());
+    return hashed(std::move(blob));
+}
+
+TEST(LayerDecode, AFewBytesTakeNoGigabytesUnlessTheCallerSaysSo) {
+    const Bytes most = {0xff, 0xff, 0xff, 0xff, 0x0f};  // 2^32 - 1
+    const Bytes one = {1};
+    const auto shape = [](Bytes rows, const Bytes& cols) {
+        rows.insert(rows.end(), cols.begin(), cols.end());
+        return rows;
+    };
+    const auto pack = [](const Bytes& blob) {
+        PackedMatrix packed;
+        return pack_layer(blob, packed).status;
+    };
+    Layer layer;
+    LayerInfo info;
+    // Flat, of as many rows as there are.
+    const Bytes rows = blob_without_entries(2, shape(most, one), nullptr);
+    ASSERT_LT(rows.size(), 32U);
+    EXPECT_EQ(pack(rows), Status::too_large);
+    // So many rows of equal length.
+    const Bytes lengths = {0xff, 0xff, 0xff, 0xff, 0x0f, 0, 0};
+    const Bytes by_rows = blob_without_entries(2, shape(most, one), &lengths);
+    EXPECT_EQ(decode_layer(by_rows, layer).status, Status::too_large);
+    EXPECT_EQ(decode_rows(by_rows, 0, 1, layer).status, Status::too_large);
+    EXPECT_EQ(pack(by_rows), Status::too_large);
+    // A vector, which becomes dense.
+    const Bytes vector = blob_without_entries(1, most, nullptr);
+    EXPECT_EQ(decode_layer(vector, layer).status, Status::too_large);
+    ASSERT_TRUE(inspect_layer(vector, info).ok());
+    EXPECT_EQ(info.decoded_bytes, 5 * std::uint64_t{UINT32_MAX});
+    // Rows of a flat matrix are cut out of the dense one.
+    const Bytes wide = blob_without_entries(2, shape(most, most), nullptr);
+    EXPECT_EQ(decode_rows(wide, 0, 1, layer).status, Status::too_large);
+    // So many columns take nothing where nothing stands in them.
+    const Bytes two_to_14 = {0x80, 0x80, 1};
+    const Bytes zeros = {0x80, 0x80, 1, 0, 0};
+    const Bytes empty = blob_without_entries(2, shape(two_to_14, most), &zeros);
+    ASSERT_LT(empty.size(), 40U);
+    PackedMatrix packed;
+    ASSERT_TRUE(pack_layer(empty, packed).ok());
+    EXPECT_EQ(packed.cols(), UINT32_MAX);
+    EXPECT_LT(packed.nbytes(), std::size_t{1} << 20);
+}
+
+TEST(LayerDecode, TheBoundFollowsFromTheBlobsSizeAndIsLifted) {
+    EXPECT_EQ(default_max_bytes(0), std::size_t{1} << 30);
+    EXPECT_EQ(default_max_bytes(1000), (std::size_t{1} << 30) + 256'000);
+    EXPECT_EQ(default_max_bytes(SIZE_MAX / 2), SIZE_MAX);
+    // Of 2^28 rows and a few more, the lengths alone take more than a gigabyte.
+    const Bytes shape = {0x80, 0x80, 0x80, 0x80, 1, 1};
+    const Bytes lengths = {0x80, 0x80, 0x80, 0x80, 1, 0, 0};
+    const Bytes blob = blob_without_entries(2, shape, &lengths);
+    Layer layer;
+    LayerInfo info;
+    ASSERT_TRUE(inspect_layer(blob, info).ok());
+    EXPECT_EQ(decode_layer(blob, layer).status, Status::too_large);
+    EXPECT_EQ(decode_layer(blob, layer, info.decoded_bytes - 1).status, Status::too_large);
 }
 
 TEST(LayerEncode, RefusesPartsThatDoNotFit) {

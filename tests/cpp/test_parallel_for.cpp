@@ -4,6 +4,9 @@
 
 #include <atomic>
 #include <cstdlib>
+#include <new>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "tersor/parallel.hpp"
@@ -52,6 +55,71 @@ TEST(ParallelFor, CustomRunnerIsUsedAndGivenBack) {
     EXPECT_EQ(calls, 1);
     set_parallel_runner(nullptr);
     EXPECT_NE(parallel_runner_name(), "custom");
+}
+
+TEST(ParallelFor, ThrowsWhatABodyThrows) {
+    for (const int threads : {1, 2, 5}) {
+        for (const std::size_t grain : {1, 7, 200}) {
+            std::atomic<int> begun{0};
+            const auto run = [&] {
+                parallel_for(100, grain, threads, [&](std::size_t begin, std::size_t end) {
+                    ++begun;
+                    if (begin <= 50 && 50 < end) throw std::out_of_range("fifty");
+                });
+            };
+            try {
+                run();
+                ADD_FAILURE() << "nothing was thrown";
+            } catch (const std::out_of_range& error) {
+                EXPECT_STREQ(error.what(), "fifty");
+            }
+            EXPECT_GT(begun, 0);
+            EXPECT_EQ(visits(100, grain, threads), std::vector<int>(100, 1));  // works again
+        }
+    }
+}
+
+TEST(ParallelFor, LeavesOutWhatHasNotBegunWhenABodyFails) {
+    set_parallel_runner([](std::size_t count, std::size_t, int, RangeFunction f, void* context) {
+        for (std::size_t i = 0; i < count; ++i) f(context, i, i + 1);
+    });
+    int begun = 0;
+    EXPECT_THROW(parallel_for(100, 1, 2,
+                              [&](std::size_t, std::size_t) {
+                                  ++begun;
+                                  throw std::bad_alloc();
+                              }),
+                 std::bad_alloc);
+    EXPECT_EQ(begun, 1);
+    set_parallel_runner(nullptr);
+}
+
+TEST(ParallelFor, WhatARunnerLeavesUndoneIsAnError) {
+    set_parallel_runner([](std::size_t count, std::size_t, int, RangeFunction f, void* context) {
+        f(context, 0, count / 2);
+    });
+    try {
+        parallel_for(100, 1, 2, [](std::size_t, std::size_t) {});
+        ADD_FAILURE() << "nothing was thrown";
+    } catch (const std::runtime_error& error) {
+        const std::string what = error.what();
+        EXPECT_NE(what.find("50 of 100"), std::string::npos) << what;
+        EXPECT_NE(what.find("custom"), std::string::npos) << what;
+    }
+    set_parallel_runner(nullptr);
+}
+
+TEST(ParallelFor, AsksForNoMoreThreadsThanThereAreGrains) {
+    static int asked = 0;
+    set_parallel_runner(
+        [](std::size_t count, std::size_t, int threads, RangeFunction f, void* context) {
+            asked = threads;
+            f(context, 0, count);
+        });
+    parallel_for(100, 25, 10'000'000, [](std::size_t, std::size_t) {});
+    EXPECT_EQ(asked, 4);
+    set_parallel_runner(nullptr);
+    EXPECT_EQ(visits(100'000, 1, 10'000'000), std::vector<int>(100'000, 1));
 }
 
 TEST(ParallelFor, IsSerialAfterAFork) {

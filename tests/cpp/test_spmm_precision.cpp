@@ -217,6 +217,49 @@ TEST_P(SpmmPrecisionTest, ValuesThatAreZeroAreWeights) {
 }
 
 // As a dense layer: 0 * NaN and 0 * infinity are NaN.
+// Sums of such weights are beyond fp32, and so are the terms that fixed point adds up, while the
+// products are not.
+TEST_P(SpmmPrecisionTest, ExtremeWeightsGiveWhatADenseLayerGives) {
+    constexpr std::uint32_t rows = 70;
+    constexpr std::uint32_t cols = 300;
+    unsigned seed = 300;
+    for (const int values : {15, 60}) {
+        for (const float weight : {3e37F, 1e30F, 1e25F, 1e-20F, 1e-30F, 1e-36F}) {
+            for (const float activation : {1e-3F, 1e-20F, 1e5F, 1e12F}) {
+                const double size = double{weight} * activation;
+                if (size > 1e36 || size < 1e-34) continue;
+                for (const float shift : {0.0F, 3.0F, -3.0F}) {
+                    std::vector<float> codebook =
+                        random_x(static_cast<std::size_t>(values) + 1, ++seed);
+                    for (float& w : codebook) w = std::clamp(w, -3.0F, 3.0F) * weight;
+                    codebook[0] = 0.0F;
+                    const Problem p = make_problem(rows, cols, 0.3, codebook, seed);
+                    std::vector<float> x = random_x(std::size_t{64} * cols, seed);
+                    for (float& v : x) v = (v + shift) * activation;
+                    const PackedMatrix packed = packed_of(p);
+                    for (const std::size_t batch : {1, 5, 64}) {
+                        for (const Precision precision : fixed_classes) {
+                            SCOPED_TRACE(std::to_string(weight) + " * " +
+                                         std::to_string(activation) + ", shifted by " +
+                                         std::to_string(shift) + ", class " +
+                                         std::to_string(static_cast<int>(precision)) + ", batch " +
+                                         std::to_string(batch));
+                            std::vector<float> y(batch * rows);
+                            spmm::multiply(packed, std::span(x).first(batch * cols), batch, {}, y,
+                                           precision);
+                            for (std::size_t n = 0; n < batch; ++n) {
+                                expect_class(p, std::span(x).subspan(n * cols, cols), {},
+                                             std::span(y).subspan(n * rows, rows), precision);
+                                if (HasFatalFailure()) return;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
 TEST_P(SpmmPrecisionTest, NotFiniteActivationsActAsInADenseLayer) {
     constexpr float nan = std::numeric_limits<float>::quiet_NaN();
     constexpr float infinity = std::numeric_limits<float>::infinity();

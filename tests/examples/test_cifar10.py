@@ -22,6 +22,8 @@ from tersor.quantizers.equal_error import QUANTIZERS
 
 ROOT = Path(__file__).resolve().parents[2]
 
+pytestmark = pytest.mark.slow  # trains
+
 
 def _archive(path: Path, images: int) -> None:
     rng = np.random.default_rng(0)

@@ -35,6 +35,7 @@ def test_latencies_alternate() -> None:
     assert [len(side) for side in times] == [2, 2]
 
 
+@pytest.mark.slow
 def test_fresh_process_judges_a_file(tmp_path: Path) -> None:
     net = "lenet-300-100"
     path = tmp_path / "net.safetensors"

@@ -28,12 +28,14 @@ def run(module: str, option: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_every_row_is_what_its_file_gives() -> None:
     rows = rows_of("lenet-300-100", "lenet-5")
     assert rows
     assert f"{len(rows)} rows are what their files give" in run(LENETS, "--check")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif("TERSOR_DATA" not in os.environ, reason="TERSOR_DATA: no CIFAR-10 at hand")
 def test_every_row_of_resnet_is_what_its_file_gives() -> None:
     rows = rows_of("resnet-32")
@@ -47,6 +49,7 @@ def test_every_committed_file_has_its_row() -> None:
     assert files == {row["file"] for row in rows}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("module", "least"), [(LENETS, 12), (RESNET, 5)])
 def test_the_documented_table_is_that_of_the_rows(module: str, least: int) -> None:
     documented = (ROOT / "docs" / "results.md").read_text().splitlines()

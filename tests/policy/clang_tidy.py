@@ -24,10 +24,8 @@ def main() -> int:
     parser.add_argument("--build", type=Path, required=True)
     build: Path = parser.parse_args().build
     environment = {**os.environ, "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}"}
-    # Release has options of GCC that clang-tidy rejects.
-    kind = "-DCMAKE_BUILD_TYPE=RelWithDebInfo"
     subprocess.run(
-        ["cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja", kind],
+        ["cmake", "-S", str(ROOT), "-B", str(build), "-G", "Ninja"],
         check=True,
         stdout=subprocess.DEVNULL,
         env=environment,

@@ -1,30 +1,24 @@
 /* The C interface: open a file, list it, load a layer, multiply. For C and for every language that
  * can call C. No C++ exception crosses it.
  *
- * A function that can fail returns one of tersor_status; tersor_last_error() then says more, in words,
- * about the last failure in the calling thread. Handles are freed by the caller; freeing NULL does
- * nothing. A matrix may be multiplied with from any number of threads at once; an open file may be
- * read from any number of threads. A matrix outlives the file that it came from. */
+ * A function that can fail returns one of tersor_status; tersor_last_error() then says more, in
+ * words, about the last failure in the calling thread. Handles are freed by the caller; freeing
+ * NULL does nothing. A matrix may be multiplied with from any number of threads at once; an open
+ * file may be read from any number of threads. A matrix outlives the file that it came from. */
 #ifndef TERSOR_C_API_H
 #define TERSOR_C_API_H
 
 #include <stddef.h> /* NOLINT(modernize-deprecated-headers): this header is C */
 #include <stdint.h> /* NOLINT(modernize-deprecated-headers) */
 
-#if defined(_WIN32)
-#define TERSOR_API
-#elif defined(__GNUC__)
 #define TERSOR_API __attribute__((visibility("default")))
-#else
-#define TERSOR_API
-#endif
 
 #ifdef __cplusplus
 extern "C" {
 #endif
 
 /* Grows with every change that breaks a caller; compare with tersor_abi_version(). */
-#define TERSOR_ABI_VERSION 1
+#define TERSOR_ABI_VERSION 2
 
 enum tersor_status {
     TERSOR_OK = 0,
@@ -32,7 +26,8 @@ enum tersor_status {
     TERSOR_BAD_DATA = 2,     /* the file is malformed, damaged or of a later version */
     TERSOR_IO_ERROR = 3,     /* the operating system refused */
     TERSOR_NO_MEMORY = 4,
-    TERSOR_INTERNAL_ERROR = 5
+    TERSOR_INTERNAL_ERROR = 5,
+    TERSOR_NOT_FOUND = 6 /* the file has no such tensor */
 };
 
 /* The error classes of docs/kernels.md, from the tightest bound to the loosest. */
@@ -41,7 +36,8 @@ enum tersor_precision { TERSOR_HIGHEST = 0, TERSOR_HIGH = 1, TERSOR_MEDIUM = 2, 
 typedef struct tersor_file tersor_file;
 typedef struct tersor_matrix tersor_matrix;
 
-/* One tensor of an open file; everything that it points to lives as long as the file. */
+/* One tensor of an open file; everything that it points to lives as long as the file. Later
+ * versions may add fields at the end: who asks for a tensor says how large theirs is. */
 typedef struct tersor_tensor {
     const char* name;      /* UTF-8; a compressed tensor's ends in "_blob" */
     const char* dtype;     /* as safetensors names it: "F32", "U8", ... */
@@ -60,33 +56,46 @@ TERSOR_API const char* tersor_library_version(void);
 /* What went wrong last in this thread: valid until the next failure in it; "" before the first. */
 TERSOR_API const char* tersor_last_error(void);
 
+/* The level of instructions in use, e.g. "avx2": the best of this machine unless the environment
+ * variable TERSOR_ISA or tersor_use_isa named another. TERSOR_BAD_ARGUMENT where TERSOR_ISA names
+ * none of this machine's, as from every function that then needs it. *name, which lives for ever,
+ * is NULL after a failure. */
+TERSOR_API int tersor_isa_in_use(const char** name);
+/* Selects a level for every later call of the process; a matrix keeps the one that it has. */
+TERSOR_API int tersor_use_isa(const char* name);
+
 /* Opens a file, checks its structure and every hash. *file is NULL after a failure. */
 TERSOR_API int tersor_open(const char* path, tersor_file** file);
 TERSOR_API void tersor_close(tersor_file* file);
 
 TERSOR_API size_t tersor_tensor_count(const tersor_file* file);
-/* index < tersor_tensor_count(file). */
-TERSOR_API int tersor_get_tensor(const tersor_file* file, size_t index, tersor_tensor* tensor);
-/* By its whole name. */
-TERSOR_API int tersor_find_tensor(const tersor_file* file, const char* name, tersor_tensor* tensor);
+/* index < tersor_tensor_count(file), or TERSOR_NOT_FOUND. struct_size is sizeof *tensor; all of it
+ * is zero after a failure. */
+TERSOR_API int tersor_get_tensor(const tersor_file* file, size_t index, tersor_tensor* tensor,
+                                 size_t struct_size);
+/* By its whole name; else as tersor_get_tensor. */
+TERSOR_API int tersor_find_tensor(const tersor_file* file, const char* name, tersor_tensor* tensor,
+                                  size_t struct_size);
 
-/* Decodes a compressed tensor and lays it out for this processor: a matrix of its first dimension
- * by the product of the others. max_bytes bounds what decoding and laying out may hold together (0:
- * no bound): a tensor that may take more is refused before it is laid out, as TERSOR_BAD_DATA.
- * *matrix is NULL after a failure. */
+/* Decodes a compressed tensor and lays it out for this processor, with at most so many threads: a
+ * matrix of its first dimension by the product of the others. max_bytes bounds what decoding and
+ * laying out may hold together: a tensor that may take more is refused before it is laid out, as
+ * TERSOR_BAD_DATA. 0 stands for a bound that follows from the tensor's size in the file, 1 GB and
+ * 256 bytes for each of its bytes, and SIZE_MAX for none. *matrix is NULL after a failure. */
 TERSOR_API int tersor_load_layer(const tersor_file* file, const char* name, size_t max_bytes,
-                                 tersor_matrix** matrix);
+                                 int threads, tersor_matrix** matrix);
 TERSOR_API void tersor_free_matrix(tersor_matrix* matrix);
 
 TERSOR_API size_t tersor_rows(const tersor_matrix* matrix);
 TERSOR_API size_t tersor_cols(const tersor_matrix* matrix);
 TERSOR_API size_t tersor_nonzeros(const tersor_matrix* matrix);
+/* All memory that it holds now, in bytes. Products may add a layout that they need. */
+TERSOR_API size_t tersor_nbytes(const tersor_matrix* matrix);
 
 /* y = x W^T + bias for x [batch, cols] and y [batch, rows], both row-major and apart from each
- * other; bias is NULL or has [rows] elements. */
+ * other; bias is NULL or has [rows] elements; precision is one of tersor_precision. */
 TERSOR_API int tersor_multiply(const tersor_matrix* matrix, const float* x, size_t batch,
-                               const float* bias, float* y, enum tersor_precision precision,
-                               int threads);
+                               const float* bias, float* y, int precision, int threads);
 
 #ifdef __cplusplus
 }

@@ -42,6 +42,7 @@ using Metadata = std::vector<std::pair<std::string, std::string>>;
 /// An open file, mapped where the system can; listing it decodes nothing.
 class File {
 public:
+    /// Not open: without tensors, as a file is that was moved from.
     File() noexcept;
     File(File&&) noexcept;
     File& operator=(File&&) noexcept;
@@ -68,16 +69,18 @@ public:
     /// Checks every hash that opening has not checked; `count` is the offset of the first tensor
     /// that fails. Together they cover every byte of a file that this library wrote; of others,
     /// the blobs alone.
-    [[nodiscard]] Result verify() const;
-    /// The same for one tensor.
+    [[nodiscard]] Result verify(int threads = 1) const;
+    /// The same for one tensor. Throws std::invalid_argument where it is not one of this file's.
     [[nodiscard]] Result verify(const TensorView& tensor) const;
     /// Lets the system take back the memory that the mapped bytes of a tensor take, until they are
-    /// read again.
+    /// read again. Nothing where the tensor is another file's.
     void release(const TensorView& tensor) const noexcept;
 
 private:
     struct Content;
-    std::unique_ptr<const Content> content_;
+    [[nodiscard]] const Content& content() const noexcept;
+
+    std::unique_ptr<const Content> content_;  // none where no file is open
 };
 
 enum class FileKind : std::uint8_t {
@@ -85,11 +88,13 @@ enum class FileKind : std::uint8_t {
     plain,    // as the stock library writes it: every tensor has an entry, and none a hash
 };
 
-/// Writes `path` in one step: a temporary file beside it, fsync, rename. The same input gives the
-/// same bytes. Throws std::invalid_argument for what a reader would refuse (names or metadata keys
-/// that occur twice, names that are the format's own, text that is not UTF-8, unknown dtypes, sizes
-/// that do not fit, more than 100 MB of header) and std::system_error when the operating system
-/// refuses; then nothing is left behind and an old file stays as it was.
+/// Writes `path` in one step: a temporary file beside it, fsync, rename. What a symbolic link leads
+/// to is replaced, and not the link. A file that is replaced hands its permissions on, and its
+/// owner and group where the process may set them. The same input gives the same bytes. Throws
+/// std::invalid_argument for what a reader would refuse (names or metadata keys that occur twice,
+/// names that are the format's own, text that is not UTF-8, unknown dtypes, sizes that do not fit,
+/// more than 100 MB of header) and std::system_error when the operating system refuses; then
+/// nothing is left behind and an old file stays as it was.
 void write_file(const std::string& path, std::span<const TensorToWrite> tensors,
                 const Metadata& metadata = {}, FileKind kind = FileKind::indexed);
 

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -76,9 +77,12 @@ struct EntryCount {
 [[nodiscard]] Result validate(const CsrView& csr);
 
 /// The elements of the dense matrix as `count`. A few entries can announce a matrix of any size:
-/// one of more than 2^28 elements is too_large unless its entries and rows, each taken for as many
-/// columns as one entry can advance, are as many. To be asked before memory is taken for `decode`.
-[[nodiscard]] Result dense_size(const RelativeCsr& csr) noexcept;
+/// one of more than `believed` elements is too_large unless its entries and rows, each taken for as
+/// many columns as one entry can advance, are as many. To be asked before memory is taken for
+/// `decode`. By default an eighth of this machine's memory is believed, in bytes, so that what was
+/// written on such a machine is read on it.
+[[nodiscard]] Result dense_size(const CsrView& csr,
+                                std::optional<std::size_t> believed = std::nullopt) noexcept;
 
 /// Writes the row-major codes into `codes` [rows * cols] (every element; pruned ones as 0).
 /// Throws std::invalid_argument when the span has another size. Result as of `validate`.

@@ -17,7 +17,7 @@ inline constexpr int max_code_length = 15;
 using Histogram = std::array<std::uint64_t, alphabet_size>;
 using CodeLengths = std::array<std::uint8_t, alphabet_size>;  // 0 = symbol does not occur
 
-[[nodiscard]] Histogram histogram(std::span<const std::uint8_t> symbols) noexcept;
+[[nodiscard]] Histogram histogram(std::span<const std::uint8_t> symbols);
 
 /// Shannon entropy in bits per symbol; 0 for an empty histogram.
 [[nodiscard]] double entropy(const Histogram& histogram) noexcept;

@@ -32,7 +32,8 @@ inline constexpr std::size_t isa_count = 0
 
 /// The level in use: the best available one, unless the environment variable TERSOR_ISA or
 /// `use_isa` named another. Throws std::invalid_argument when TERSOR_ISA names an unknown level or
-/// one that this machine does not have.
+/// one that this machine does not have; so do all functions that work on a level, until `use_isa`
+/// has chosen one.
 [[nodiscard]] Isa isa_in_use();
 
 /// Selects a level for every later call of the process; what is already packed keeps its own.

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <vector>
 
@@ -61,13 +62,25 @@ struct LayerInfo {
 /// Whether the bytes start like a blob; says nothing about the rest.
 [[nodiscard]] bool is_layer(std::span<const std::uint8_t> blob) noexcept;
 
+/// What the content of so many stored bytes may take in memory where the caller gives no bound of
+/// their own: a few bytes can announce any number of rows, or of equal symbols. Coded symbols that
+/// differ are 16 for each byte at most and take up to 16 bytes each, decoded and packed.
+[[nodiscard]] constexpr std::size_t default_max_bytes(std::size_t stored) noexcept {
+    constexpr std::size_t believed = std::size_t{1} << 30;
+    constexpr std::size_t per_byte = 256;
+    return stored <= (SIZE_MAX - believed) / per_byte ? believed + per_byte * stored : SIZE_MAX;
+}
+
 /// Decodes and validates the whole blob, its hash before anything but magic and version; `count` is
 /// the byte offset of a fault. `max_bytes` bounds the memory that the content takes while it is
 /// decoded: a byte for each code, each gap and each byte of the row lengths' stream, four for each
-/// row length and each value. A blob that announces more is too_large, before any of that is
-/// allocated. What the Huffman decoder works with comes on top, in proportion to the blob's size.
+/// row length and each value; and for a tensor of one dimension, which is made dense, five for each
+/// element. A blob that announces more is too_large, before any of that is allocated. Without a
+/// bound, `default_max_bytes` of the blob's size is the bound; SIZE_MAX lifts it. What the Huffman
+/// decoder works with comes on top, in proportion to the blob's size.
 [[nodiscard]] Result decode_layer(std::span<const std::uint8_t> blob, Layer& layer,
-                                  std::size_t max_bytes = SIZE_MAX, int threads = 1);
+                                  std::optional<std::size_t> max_bytes = std::nullopt,
+                                  int threads = 1);
 
 /// Decodes `count` rows from `first` on, as a layer with so many rows. Of a blob that is stored by
 /// rows only the blocks of its streams that hold them are decoded; of one that is flat, or not
@@ -76,7 +89,8 @@ struct LayerInfo {
 /// the layer has no such rows.
 [[nodiscard]] Result decode_rows(std::span<const std::uint8_t> blob, std::size_t first,
                                  std::size_t count, Layer& layer, bool verify = true,
-                                 std::size_t max_bytes = SIZE_MAX, int threads = 1);
+                                 std::optional<std::size_t> max_bytes = std::nullopt,
+                                 int threads = 1);
 
 /// Counts the bytes of a blob without decoding any; checks the hash, and that first, only when
 /// `verify`. The number of non-zeros is the announced one: `decode_layer` finds out whether it is

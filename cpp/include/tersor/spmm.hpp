@@ -37,6 +37,7 @@ class PackedMatrix {
 public:
     struct Layout;  // defined in cpp/src/spmm/layout.hpp
 
+    /// Without rows or columns, as a matrix is that was moved from.
     PackedMatrix() noexcept;
     explicit PackedMatrix(std::unique_ptr<const Layout> layout) noexcept;
     PackedMatrix(PackedMatrix&&) noexcept;
@@ -64,10 +65,10 @@ public:
     /// when it has another size.
     void unpack(std::span<float> out) const;
 
-    [[nodiscard]] const Layout& layout() const noexcept { return *layout_; }
+    [[nodiscard]] const Layout& layout() const noexcept;
 
 private:
-    std::unique_ptr<const Layout> layout_;
+    std::unique_ptr<const Layout> layout_;  // none of an empty matrix
 };
 
 namespace spmm {
@@ -106,6 +107,12 @@ void multiply(const PackedMatrix& packed, FloatView x, std::size_t batch, const 
 void multiply(const PackedMatrix& packed, std::span<const float> x, std::size_t batch,
               std::span<const float> bias, std::span<float> y,
               Precision precision = Precision::high, int threads = 1);
+
+/// Makes what products with so many vectors in this class are computed from, on so many threads, so
+/// that the first of them does not wait for it. Products with other numbers of vectors, or of
+/// vectors that are not finite, may still make another layout when they come.
+void prepare(const PackedMatrix& packed, std::size_t batch, Precision precision = Precision::high,
+             int threads = 1);
 
 /// A way to compute products, one of those that `multiply` chooses among.
 struct KernelInfo {

@@ -1,15 +1,19 @@
 // The C interface over the C++ one: exceptions and results become status codes and a text.
 #include "tersor/c_api.h"
 
+#include <cstring>
 #include <exception>
 #include <memory>
 #include <new>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <system_error>
 #include <vector>
 
+#include "support/checked_size.hpp"
 #include "tersor/container.hpp"
+#include "tersor/isa.hpp"
 #include "tersor/pack_layer.hpp"
 #include "tersor/version.hpp"
 
@@ -40,6 +44,12 @@ int fail(int status, const char* text) noexcept {
     return status;
 }
 
+/// The file has no such tensor.
+class NotFound : public std::runtime_error {
+public:
+    using std::runtime_error::runtime_error;
+};
+
 /// Runs `body`, which throws what goes wrong.
 template <class Body>
 int guarded(const Body& body) noexcept {
@@ -49,12 +59,16 @@ int guarded(const Body& body) noexcept {
     } catch (const tersor::FormatError& error) {
         const bool io = error.result().status == Status::io_error;
         return fail(io ? TERSOR_IO_ERROR : TERSOR_BAD_DATA, error.what());
+    } catch (const NotFound& error) {
+        return fail(TERSOR_NOT_FOUND, error.what());
     } catch (const std::invalid_argument& error) {
         return fail(TERSOR_BAD_ARGUMENT, error.what());
     } catch (const std::system_error& error) {
         return fail(TERSOR_IO_ERROR, error.what());
     } catch (const std::bad_alloc&) {
         return fail(TERSOR_NO_MEMORY, "out of memory");
+    } catch (const std::length_error&) {
+        return fail(TERSOR_NO_MEMORY, "more than memory can hold");
     } catch (const std::exception& error) {
         return fail(TERSOR_INTERNAL_ERROR, error.what());
     } catch (...) {
@@ -66,23 +80,33 @@ void require(bool good, const char* what) {
     if (!good) throw std::invalid_argument(what);
 }
 
-void describe(const tersor::TensorView& view, tersor_tensor& tensor) noexcept {
-    tensor = {view.name.c_str(), view.dtype.c_str(), view.shape.data(),      view.shape.size(),
-              view.bytes.data(), view.bytes.size(),  view.compressed ? 1 : 0};
+/// Describes the tensor that `find()` returns, if there is room for all fields. All is zero first.
+template <class Find>
+int describe(tersor_tensor* tensor, std::size_t struct_size, const Find& find) noexcept {
+    const bool fits = tensor != nullptr && struct_size >= sizeof *tensor;
+    if (fits) std::memset(static_cast<void*>(tensor), 0, struct_size);
+    return guarded([&] {
+        require(tensor != nullptr, "the tensor is NULL");
+        require(fits, "struct_size is less than sizeof(tersor_tensor)");
+        const tersor::TensorView& view = find();
+        *tensor = {view.name.c_str(), view.dtype.c_str(), view.shape.data(),      view.shape.size(),
+                   view.bytes.data(), view.bytes.size(),  view.compressed ? 1 : 0};
+    });
 }
 
-const tersor::TensorView& find(const tersor_file& file, const char* name) {
-    const tersor::TensorView* view = file.file.find(name);
-    if (view == nullptr) {
-        throw std::invalid_argument(std::string("the file has no tensor '") + name + "'");
-    }
+const tersor::TensorView& find(const tersor_file* file, const char* name) {
+    require(file != nullptr, "the file is NULL");
+    require(name != nullptr, "the name is NULL");
+    const tersor::TensorView* view = file->file.find(name);
+    if (view == nullptr) throw NotFound(std::string("the file has no tensor '") + name + "'");
     return *view;
 }
 
-tersor::PackedMatrix load(const tersor::TensorView& view, std::size_t max_bytes) {
+tersor::PackedMatrix load(const tersor::TensorView& view, std::optional<std::size_t> max_bytes,
+                          int threads) {
     require(view.compressed, "the tensor is not compressed");
     tersor::PackedMatrix packed;
-    Result result = tersor::pack_layer(view.bytes, packed, max_bytes);
+    Result result = tersor::pack_layer(view.bytes, packed, max_bytes, threads);
     if (!result.ok()) result.count += view.offset;
     tersor::throw_if_error(result, view.name);
     return packed;
@@ -95,6 +119,25 @@ uint32_t tersor_abi_version(void) { return TERSOR_ABI_VERSION; }
 const char* tersor_library_version(void) { return TERSOR_VERSION; }
 
 const char* tersor_last_error(void) { return last_error().c_str(); }
+
+int tersor_isa_in_use(const char** name) {
+    if (name != nullptr) *name = nullptr;
+    return guarded([&] {
+        require(name != nullptr, "tersor_isa_in_use: the name is NULL");
+        *name = tersor::name(tersor::isa_in_use()).data();
+    });
+}
+
+int tersor_use_isa(const char* name) {
+    return guarded([&] {
+        require(name != nullptr, "tersor_use_isa: the name is NULL");
+        const auto isa = tersor::isa_from_name(name);
+        if (!isa.has_value()) {
+            throw std::invalid_argument(std::string("unknown instruction set '") + name + "'");
+        }
+        tersor::use_isa(*isa);
+    });
+}
 
 int tersor_open(const char* path, tersor_file** file) {
     if (file != nullptr) *file = nullptr;
@@ -113,30 +156,31 @@ size_t tersor_tensor_count(const tersor_file* file) {
     return file != nullptr ? file->file.tensors().size() : 0;
 }
 
-int tersor_get_tensor(const tersor_file* file, size_t index, tersor_tensor* tensor) {
-    return guarded([&] {
-        require(file != nullptr && tensor != nullptr, "tersor_get_tensor: an argument is NULL");
-        require(index < file->file.tensors().size(), "tersor_get_tensor: no such index");
-        describe(file->file.tensors()[index], *tensor);
+int tersor_get_tensor(const tersor_file* file, size_t index, tersor_tensor* tensor,
+                      size_t struct_size) {
+    return describe(tensor, struct_size, [&]() -> const tersor::TensorView& {
+        require(file != nullptr, "the file is NULL");
+        const std::vector<tersor::TensorView>& tensors = file->file.tensors();
+        if (index < tensors.size()) return tensors[index];
+        throw NotFound("the file has " + std::to_string(tensors.size()) + " tensors, and none " +
+                       std::to_string(index));
     });
 }
 
-int tersor_find_tensor(const tersor_file* file, const char* name, tersor_tensor* tensor) {
-    return guarded([&] {
-        require(file != nullptr && name != nullptr && tensor != nullptr,
-                "tersor_find_tensor: an argument is NULL");
-        describe(find(*file, name), *tensor);
-    });
+int tersor_find_tensor(const tersor_file* file, const char* name, tersor_tensor* tensor,
+                       size_t struct_size) {
+    return describe(tensor, struct_size,
+                    [&]() -> const tersor::TensorView& { return find(file, name); });
 }
 
-int tersor_load_layer(const tersor_file* file, const char* name, size_t max_bytes,
+int tersor_load_layer(const tersor_file* file, const char* name, size_t max_bytes, int threads,
                       tersor_matrix** matrix) {
     if (matrix != nullptr) *matrix = nullptr;
     return guarded([&] {
-        require(file != nullptr && name != nullptr && matrix != nullptr,
-                "tersor_load_layer: an argument is NULL");
+        require(matrix != nullptr, "tersor_load_layer: the matrix is NULL");
         auto loaded = std::make_unique<tersor_matrix>();
-        loaded->packed = load(find(*file, name), max_bytes != 0 ? max_bytes : SIZE_MAX);
+        const auto limit = max_bytes != 0 ? std::optional(max_bytes) : std::nullopt;
+        loaded->packed = load(find(file, name), limit, threads);
         *matrix = loaded.release();
     });
 }
@@ -155,21 +199,24 @@ size_t tersor_nonzeros(const tersor_matrix* matrix) {
     return matrix != nullptr ? matrix->packed.nonzeros() : 0;
 }
 
+size_t tersor_nbytes(const tersor_matrix* matrix) {
+    return matrix != nullptr ? matrix->packed.nbytes() : 0;
+}
+
 int tersor_multiply(const tersor_matrix* matrix, const float* x, size_t batch, const float* bias,
-                    float* y, enum tersor_precision precision, int threads) {
+                    float* y, int precision, int threads) {
     return guarded([&] {
         require(matrix != nullptr, "tersor_multiply: the matrix is NULL");
         require(precision >= TERSOR_HIGHEST && precision <= TERSOR_LOW,
                 "tersor_multiply: no such precision");
         const std::size_t rows = matrix->packed.rows();
-        const std::size_t cols = matrix->packed.cols();
-        const std::size_t widest = rows > cols ? rows : cols;
-        require(widest == 0 || batch <= PTRDIFF_MAX / sizeof(float) / widest,
+        const auto in = tersor::support::checked_product(batch, matrix->packed.cols());
+        const auto out = tersor::support::checked_product(batch, rows);
+        require(in.has_value() && out.has_value(),
                 "tersor_multiply: the batch is larger than memory");
-        require((x != nullptr || batch * cols == 0) && (y != nullptr || batch * rows == 0),
+        require((x != nullptr || *in == 0) && (y != nullptr || *out == 0),
                 "tersor_multiply: x or y is NULL");
-        tersor::spmm::multiply(matrix->packed, {x, batch * cols}, batch,
-                               {bias, bias != nullptr ? rows : 0}, {y, batch * rows},
-                               static_cast<tersor::Precision>(precision), threads);
+        tersor::spmm::multiply(matrix->packed, {x, *in}, batch, {bias, bias != nullptr ? rows : 0},
+                               {y, *out}, static_cast<tersor::Precision>(precision), threads);
     });
 }

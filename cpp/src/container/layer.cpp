@@ -58,14 +58,15 @@ bool is_layer(std::span<const std::uint8_t> blob) noexcept {
     return blob.size() >= magic.size() && std::equal(magic.begin(), magic.end(), blob.begin());
 }
 
-Result decode_layer(std::span<const std::uint8_t> blob, Layer& layer, std::size_t max_bytes,
-                    int threads) {
+Result decode_layer(std::span<const std::uint8_t> blob, Layer& layer,
+                    std::optional<std::size_t> max_bytes, int threads) {
     ParsedLayer parsed;
     if (const Result r = check_signature(blob); !r.ok()) return r;
     if (const Result r = check_hash(blob); !r.ok()) return r;
     if (const Result r = parse_layer(blob, parsed); !r.ok()) return r;
-    if (decoded_bytes(parsed) > max_bytes)
+    if (decoded_bytes(parsed) > max_bytes.value_or(default_max_bytes(blob.size()))) {
         return {Status::too_large, offset_of(parsed.codes, blob)};
+    }
     const std::uint64_t entries = parsed.code_info.symbols;
     layer = Layer{parsed.shape, parsed.kind, {}, {}};
     RelativeCsr& csr = layer.csr;
@@ -89,7 +90,7 @@ Result decode_layer(std::span<const std::uint8_t> blob, Layer& layer, std::size_
 }
 
 Result decode_rows(std::span<const std::uint8_t> blob, std::size_t first, std::size_t count,
-                   Layer& layer, bool verify, std::size_t max_bytes, int threads) {
+                   Layer& layer, bool verify, std::optional<std::size_t> max_bytes, int threads) {
     ParsedLayer parsed;
     if (const Result r = check_signature(blob); !r.ok()) return r;
     if (verify) {
@@ -98,13 +99,13 @@ Result decode_rows(std::span<const std::uint8_t> blob, std::size_t first, std::s
     if (const Result r = parse_layer(blob, parsed); !r.ok()) return r;
     check(first <= parsed.matrix.rows && count <= parsed.matrix.rows - first,
           "it has no such rows");
-    if (decoded_bytes(parsed) > max_bytes)
+    const std::size_t limit = max_bytes.value_or(default_max_bytes(blob.size()));
+    const std::uint64_t dense =
+        parsed.flat ? std::uint64_t{count} * parsed.matrix.cols : std::uint64_t{0};
+    if (std::max(decoded_bytes(parsed), dense) > limit) {
         return {Status::too_large, offset_of(parsed.codes, blob)};
+    }
     if (parsed.flat) {
-        const std::uint64_t dense = std::uint64_t{count} * parsed.matrix.cols;
-        if (dense > std::min<std::uint64_t>(max_bytes, backed_symbols(blob))) {
-            return {Status::too_large, offset_of(parsed.codes, blob)};
-        }
         const Result decoded = decode_layer(blob, layer, max_bytes, threads);
         if (decoded.ok()) cut_rows(first, count, layer);
         return decoded;

@@ -81,15 +81,15 @@ private:
 };
 
 /// Whether decoding and packing stay within a limit.
-bool fits(const ParsedLayer& parsed, std::size_t max_bytes) {
+bool fits(const ParsedLayer& parsed, std::uint64_t max_bytes) {
     const std::uint64_t decoded = decoded_bytes(parsed);
     return decoded <= max_bytes && packing_bytes(parsed) <= max_bytes - decoded;
 }
 
 /// Packs shared weights while their streams are decoded. False where that cannot be done, for
 /// whatever reason.
-bool pack_decoding(std::span<const std::uint8_t> blob, PackedMatrix& packed, std::size_t max_bytes,
-                   int threads) {
+bool pack_decoding(std::span<const std::uint8_t> blob, PackedMatrix& packed,
+                   std::uint64_t max_bytes, int threads) {
     ParsedLayer parsed;
     if (!check_signature(blob).ok() || !parse_layer(blob, parsed).ok()) return false;
     if (!is_shared(parsed.kind) || !fits(parsed, max_bytes)) return false;
@@ -119,16 +119,17 @@ Result pack_layer(const Layer& layer, PackedMatrix& packed, int threads) {
                       threads);
 }
 
-Result pack_layer(std::span<const std::uint8_t> blob, PackedMatrix& packed, std::size_t max_bytes,
-                  int threads) {
-    if (pack_decoding(blob, packed, max_bytes, threads)) return {Status::ok, packed.nonzeros()};
+Result pack_layer(std::span<const std::uint8_t> blob, PackedMatrix& packed,
+                  std::optional<std::size_t> max_bytes, int threads) {
+    const std::uint64_t limit = max_bytes.value_or(default_max_bytes(blob.size()));
+    if (pack_decoding(blob, packed, limit, threads)) return {Status::ok, packed.nonzeros()};
     // Weights that are not shared; or there is a fault, which decoding all will find and name.
     Layer layer;
     const Result decoded = decode_layer(blob, layer, max_bytes, threads);
     if (!decoded.ok()) return decoded;
     ParsedLayer parsed;
     if (const Result again = parse_layer(blob, parsed); !again.ok()) return again;
-    if (!fits(parsed, max_bytes)) return {Status::too_large, offset_of(parsed.codes, blob)};
+    if (!fits(parsed, limit)) return {Status::too_large, offset_of(parsed.codes, blob)};
     return pack_layer(layer, packed, threads);
 }
 

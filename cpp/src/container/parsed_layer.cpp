@@ -5,6 +5,7 @@
 
 #include "hash/xxh3.hpp"
 #include "spmm/packing_bytes.hpp"
+#include "support/checked_size.hpp"
 #include "support/little_endian.hpp"
 #include "support/varint.hpp"
 
@@ -15,10 +16,8 @@ using support::Cursor;
 
 namespace {
 
-/// A constant stream announces any number of symbols in a few bytes. Other streams spend half a bit
-/// or more on each; what is more than that is believed up to here only, whatever the caller's own
-/// limit.
-constexpr std::uint64_t max_unbacked_symbols = std::uint64_t{1} << 28;
+/// Codes and gaps of more symbols, and what is known of them, no memory holds.
+constexpr std::uint64_t max_symbols = support::max_size / 16;
 
 }  // namespace
 
@@ -39,10 +38,6 @@ Result check_hash(std::span<const std::uint8_t> blob) noexcept {
     const auto stored = support::load_little_endian<std::uint64_t>(blob.data() + end);
     if (stored != xxh3_64(blob.first(end))) return {Status::hash_mismatch, end};
     return {Status::ok, blob.size()};
-}
-
-std::uint64_t backed_symbols(std::span<const std::uint8_t> blob) noexcept {
-    return std::max<std::uint64_t>(16 * std::uint64_t{blob.size()}, max_unbacked_symbols);
 }
 
 Result parse_layer(std::span<const std::uint8_t> blob, ParsedLayer& parsed) {
@@ -93,11 +88,11 @@ Result parse_layer(std::span<const std::uint8_t> blob, ParsedLayer& parsed) {
     }
     // Every entry advances by a weight at least, and a row's length takes at most five bytes.
     const std::uint64_t weights = std::uint64_t{parsed.matrix.rows} * parsed.matrix.cols;
-    const std::uint64_t backed = backed_symbols(blob);
-    if (parsed.code_info.symbols > std::min(weights, backed)) {
+    if (parsed.code_info.symbols > std::min(weights, max_symbols)) {
         return {Status::too_large, offset_of(parsed.codes, blob)};
     }
-    if (parsed.row_length_info.symbols > std::min(std::uint64_t{parsed.matrix.rows} * 5, backed)) {
+    if (parsed.row_length_info.symbols >
+        std::min(std::uint64_t{parsed.matrix.rows} * 5, max_symbols)) {
         return {Status::too_large, offset_of(parsed.row_lengths, blob)};
     }
     if (parsed.gap_info.symbols != parsed.code_info.symbols) {
@@ -117,7 +112,9 @@ Result parse_layer(std::span<const std::uint8_t> blob, ParsedLayer& parsed) {
 }
 
 std::uint64_t decoded_bytes(const ParsedLayer& parsed) noexcept {
-    return 2 * parsed.code_info.symbols + parsed.row_length_info.symbols +
+    const std::uint64_t elements = parsed.shape.size() == 1 ? parsed.matrix.rows : 0;
+    return elements * (sizeof(std::uint8_t) + sizeof(float)) + 2 * parsed.code_info.symbols +
+           parsed.row_length_info.symbols +
            (parsed.flat ? 0 : sizeof(std::uint32_t) * std::uint64_t{parsed.matrix.rows}) +
            sizeof(float) * parsed.value_count;
 }

@@ -35,13 +35,11 @@ struct ParsedLayer {
 
 [[nodiscard]] Result check_hash(std::span<const std::uint8_t> blob) noexcept;
 
-/// How many symbols a blob may announce: two for each bit, or what a constant stream may.
-[[nodiscard]] std::uint64_t backed_symbols(std::span<const std::uint8_t> blob) noexcept;
-
 /// Takes a blob with a good signature apart.
 [[nodiscard]] Result parse_layer(std::span<const std::uint8_t> blob, ParsedLayer& parsed);
 
-/// What decoding holds at once: codes, gaps, the bytes of the row lengths, these, the values.
+/// What decoding holds at once: codes, gaps, the bytes of the row lengths, these, the values; and
+/// of a vector, which is made dense, codes and values of all elements.
 [[nodiscard]] std::uint64_t decoded_bytes(const ParsedLayer& parsed) noexcept;
 
 /// How a tensor of that shape is packed: filters for batches.

@@ -1,27 +1,20 @@
 // Opening a file: everything in the header is checked before anything is believed.
 #include <algorithm>
-#include <fstream>
 #include <iterator>
 #include <numeric>
 #include <optional>
+#include <stdexcept>
 #include <tuple>
 
 #include "container/index.hpp"
 #include "container/json.hpp"
+#include "container/mapped_file.hpp"
 #include "container/tensor_types.hpp"
 #include "hash/xxh3.hpp"
 #include "support/little_endian.hpp"
+#include "support/shares.hpp"
 #include "tersor/container.hpp"
-
-#if defined(__unix__) || defined(__APPLE__)
-#define TERSOR_MMAP 1
-#include <fcntl.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#else
-#define TERSOR_MMAP 0
-#endif
+#include "tersor/isa.hpp"
 
 namespace tersor {
 namespace {
@@ -34,72 +27,6 @@ constexpr std::size_t length_bytes = 8;
 /// that can be takes 22.
 constexpr std::size_t header_expansion = 24;
 constexpr std::size_t header_believed = 4096;
-
-/// The bytes of a file, mapped or read.
-class FileBytes {
-public:
-    FileBytes() = default;
-    FileBytes(const FileBytes&) = delete;
-    FileBytes& operator=(const FileBytes&) = delete;
-    ~FileBytes() {
-#if TERSOR_MMAP
-        if (mapping_ != nullptr) munmap(mapping_, size_);
-#endif
-    }
-
-    [[nodiscard]] bool open(const std::string& path) {
-#if TERSOR_MMAP
-        const int descriptor = ::open(path.c_str(), O_RDONLY | O_CLOEXEC);
-        if (descriptor < 0) return false;
-        struct stat status{};
-        const bool regular = fstat(descriptor, &status) == 0 && S_ISREG(status.st_mode);
-        if (regular && status.st_size > 0) {
-            size_ = static_cast<std::size_t>(status.st_size);
-            void* mapping = mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, descriptor, 0);
-            if (mapping != MAP_FAILED) mapping_ = mapping;
-        }
-        ::close(descriptor);
-        return regular && (status.st_size == 0 || mapping_ != nullptr);
-#else
-        std::ifstream stream(path, std::ios::binary | std::ios::ate);
-        if (!stream) return false;
-        content_.resize(static_cast<std::size_t>(stream.tellg()));
-        stream.seekg(0);
-        stream.read(reinterpret_cast<char*>(content_.data()),
-                    static_cast<std::streamsize>(content_.size()));
-        return static_cast<bool>(stream);
-#endif
-    }
-
-    /// Of these bytes, as far as they fill pages of the mapping; reading brings them back.
-    void release([[maybe_unused]] std::span<const std::uint8_t> bytes) const noexcept {
-#if TERSOR_MMAP
-        if (mapping_ == nullptr) return;
-        const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
-        auto* const start = static_cast<std::uint8_t*>(mapping_);
-        const auto offset = static_cast<std::size_t>(bytes.data() - start);
-        const std::size_t first = (offset + page - 1) / page * page;
-        const std::size_t end = (offset + bytes.size()) / page * page;
-        if (first < end) madvise(start + first, end - first, MADV_DONTNEED);
-#endif
-    }
-
-    [[nodiscard]] std::span<const std::uint8_t> bytes() const noexcept {
-#if TERSOR_MMAP
-        return {static_cast<const std::uint8_t*>(mapping_), mapping_ != nullptr ? size_ : 0};
-#else
-        return content_;
-#endif
-    }
-
-private:
-#if TERSOR_MMAP
-    void* mapping_ = nullptr;
-    std::size_t size_ = 0;
-#else
-    std::vector<std::uint8_t> content_;
-#endif
-};
 
 /// What went wrong at a value of the header; positions count from the start of the file.
 Result fault(Status status, const JsonValue& value) noexcept {
@@ -187,7 +114,7 @@ Result check_places(std::vector<TensorView>& tensors, std::size_t data_bytes) {
 }  // namespace
 
 struct File::Content {
-    FileBytes file;
+    container::MappedFile file;
     std::span<const std::uint8_t> bytes;
     std::vector<TensorView> tensors;  // by name
     Metadata metadata;
@@ -300,6 +227,7 @@ File& File::operator=(File&&) noexcept = default;
 File::~File() = default;
 
 Result File::open(const std::string& path, File& file, std::size_t max_bytes) {
+    static_cast<void>(isa_in_use());  // a wrong level is told here: hashing does not throw
     auto content = std::make_unique<Content>();
     if (!content->file.open(path)) return {Status::io_error, 0};
     content->bytes = content->file.bytes();
@@ -309,6 +237,7 @@ Result File::open(const std::string& path, File& file, std::size_t max_bytes) {
 }
 
 Result File::parse(std::span<const std::uint8_t> bytes, File& file, std::size_t max_bytes) {
+    static_cast<void>(isa_in_use());
     auto content = std::make_unique<Content>();
     content->bytes = bytes;
     const Result result = content->parse(max_bytes);
@@ -316,26 +245,36 @@ Result File::parse(std::span<const std::uint8_t> bytes, File& file, std::size_t 
     return result;
 }
 
-const std::vector<TensorView>& File::tensors() const noexcept { return content_->tensors; }
-
-const TensorView* File::find(std::string_view name) const noexcept {
-    const std::size_t place = content_->find(name);
-    return place < content_->tensors.size() ? &content_->tensors[place] : nullptr;
+const File::Content& File::content() const noexcept {
+    static const Content none{};
+    return content_ != nullptr ? *content_ : none;
 }
 
-const Metadata& File::metadata() const noexcept { return content_->metadata; }
+const std::vector<TensorView>& File::tensors() const noexcept { return content().tensors; }
 
-std::size_t File::file_bytes() const noexcept { return content_->bytes.size(); }
+const TensorView* File::find(std::string_view name) const noexcept {
+    const std::size_t place = content().find(name);
+    return place < content().tensors.size() ? &content().tensors[place] : nullptr;
+}
 
-bool File::is_tersor() const noexcept { return content_->is_tersor; }
+const Metadata& File::metadata() const noexcept { return content().metadata; }
+
+std::size_t File::file_bytes() const noexcept { return content().bytes.size(); }
+
+bool File::is_tersor() const noexcept { return content().is_tersor; }
 
 Result File::verify(const TensorView& tensor) const {
+    const std::size_t place = content().find(tensor.name);
+    if (place == content().tensors.size() ||
+        content().tensors[place].bytes.data() != tensor.bytes.data() ||
+        content().tensors[place].bytes.size() != tensor.bytes.size()) {
+        throw std::invalid_argument("verify: the tensor '" + tensor.name + "' is not of this file");
+    }
     const Result good{Status::ok, tensor.offset};
     if (is_tersor()) {
-        const std::size_t place = content_->find(tensor.name);
         // What stands inside the index was verified with it.
-        if (place == content_->hashes.size() || !content_->hashes[place].has_value()) return good;
-        const bool same = content_->hashes[place] == hash::xxh3_64(tensor.bytes);
+        if (!content().hashes[place].has_value()) return good;
+        const bool same = content().hashes[place] == hash::xxh3_64(tensor.bytes);
         return same ? good : Result{Status::hash_mismatch, tensor.offset};
     }
     // A file of another writer has no hashes but those that its blobs end with.
@@ -347,14 +286,17 @@ Result File::verify(const TensorView& tensor) const {
 }
 
 void File::release(const TensorView& tensor) const noexcept {
-    content_->file.release(tensor.bytes);
+    content().file.release(tensor.bytes);
 }
 
-Result File::verify() const {
-    for (const TensorView& tensor : content_->tensors) {
-        if (const Result r = verify(tensor); !r.ok()) return r;
-    }
-    return {Status::ok, file_bytes()};
+Result File::verify(int threads) const {
+    const std::vector<TensorView>& tensors = content().tensors;
+    std::vector<std::uint64_t> sizes(tensors.size());
+    for (std::size_t i = 0; i < tensors.size(); ++i) sizes[i] = tensors[i].bytes.size();
+    std::vector<Result> results(tensors.size());
+    support::for_each_task(sizes, threads, [&](std::size_t i) { results[i] = verify(tensors[i]); });
+    const auto fault = std::ranges::find_if(results, [](const Result& r) { return !r.ok(); });
+    return fault != results.end() ? *fault : Result{Status::ok, file_bytes()};
 }
 
 }  // namespace tersor

@@ -4,10 +4,10 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <span>
 #include <string_view>
 
+#include "support/checked_size.hpp"
 #include "tersor/container.hpp"
 
 namespace tersor::container {
@@ -50,15 +50,12 @@ inline constexpr std::array<ElementType, 17> element_types = {{{"BOOL", 1},
     return code != 0 ? element_types[code - 1].bytes : 0;
 }
 
-/// Bytes of a tensor; false when the product overflows.
+/// Bytes of a tensor; false when they are more than memory can hold.
 [[nodiscard]] inline bool tensor_bytes(std::span<const std::uint64_t> shape, std::uint64_t element,
                                        std::uint64_t& bytes) noexcept {
     bytes = element;
     for (const std::uint64_t dimension : shape) {
-        if (dimension != 0 && bytes > std::numeric_limits<std::uint64_t>::max() / dimension) {
-            return false;
-        }
-        bytes *= dimension;
+        if (!support::multiply_size(bytes, dimension)) return false;
     }
     return true;
 }

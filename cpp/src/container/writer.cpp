@@ -1,28 +1,16 @@
 // Writing a file: the header, the index with the small tensors, the others; in one step.
 #include <algorithm>
-#include <cerrno>
-#include <cstdio>
-#include <filesystem>
 #include <stdexcept>
-#include <system_error>
 #include <unordered_set>
 
 #include "container/index.hpp"
 #include "container/json.hpp"
+#include "container/replace_file.hpp"
 #include "container/tensor_types.hpp"
 #include "hash/xxh3.hpp"
 #include "support/little_endian.hpp"
 #include "tersor/container.hpp"
-
-#if defined(__unix__) || defined(__APPLE__)
-#define TERSOR_POSIX 1
-#include <fcntl.h>
-#include <sys/file.h>
-#include <sys/stat.h>
-#include <unistd.h>
-#else
-#define TERSOR_POSIX 0
-#endif
+#include "tersor/isa.hpp"
 
 namespace tersor {
 namespace {
@@ -147,108 +135,11 @@ std::vector<std::uint8_t> make_index(std::span<const TensorToWrite* const> membe
     return container::encode_index(members, hashes, alignment);
 }
 
-[[noreturn]] void throw_errno(const std::string& path) {
-    throw std::system_error(errno, std::generic_category(), path);
-}
-
-#if TERSOR_POSIX
-
-/// Waits until no other process has the file's lock; systems without locks grant it.
-void lock(int descriptor) noexcept {
-    while (flock(descriptor, LOCK_EX) != 0 && errno == EINTR) {
-    }
-}
-
-/// Whether the path still names the open file.
-bool names(const std::string& path, int descriptor) noexcept {
-    struct stat opened{}, named{};
-    return fstat(descriptor, &opened) == 0 && lstat(path.c_str(), &named) == 0 &&
-           opened.st_dev == named.st_dev && opened.st_ino == named.st_ino;
-}
-
-/// Makes a file of this name and locks it. One that is there is somebody's who writes, and is
-/// waited for, or of a process that was killed, and removed: a lock ends with its process.
-std::FILE* make_locked(const std::string& path) {
-    for (;;) {
-        int descriptor = ::open(path.c_str(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-        if (descriptor >= 0) {
-            lock(descriptor);
-            if (names(path, descriptor)) return fdopen(descriptor, "wb");
-        } else {
-            if (errno != EEXIST) throw_errno(path);
-            descriptor = ::open(path.c_str(), O_RDWR | O_CLOEXEC | O_NOFOLLOW);
-            if (descriptor < 0 && errno == ENOENT) continue;
-            if (descriptor < 0) throw_errno(path);
-            lock(descriptor);
-            if (names(path, descriptor)) unlink(path.c_str());
-        }
-        ::close(descriptor);
-    }
-}
-
-/// Pushes what was written to the disk itself, so that a rename never outruns the content.
-void sync_to_disk(int descriptor, const std::string& path) {
-    if (descriptor < 0 || fsync(descriptor) != 0) throw_errno(path);
-}
-
-void sync_folder_of(const std::string& path) {
-    const std::filesystem::path parent = std::filesystem::path(path).parent_path();
-    const std::string folder = parent.empty() ? "." : parent.string();
-    const int descriptor = ::open(folder.c_str(), O_RDONLY | O_CLOEXEC);
-    sync_to_disk(descriptor, folder);
-    ::close(descriptor);
-}
-
-#else
-
-std::FILE* make_locked(const std::string& path) { return std::fopen(path.c_str(), "wb"); }
-
-#endif
-
-/// A file beside the target that disappears unless it is renamed over it. Its name is the target's
-/// and `.tmp`, so that what a killed process left is found by the next that writes.
-class TemporaryFile {
-public:
-    explicit TemporaryFile(const std::string& target)
-        : target_(target), path_(target + ".tmp"), stream_(make_locked(path_)) {
-        if (stream_ == nullptr) throw_errno(path_);
-    }
-    TemporaryFile(const TemporaryFile&) = delete;
-    TemporaryFile& operator=(const TemporaryFile&) = delete;
-    ~TemporaryFile() {
-        // The name goes before the lock does.
-        if (!path_.empty()) std::remove(path_.c_str());
-        if (stream_ != nullptr) std::fclose(stream_);
-    }
-
-    void write(const void* bytes, std::size_t size) {
-        if (size != 0 && std::fwrite(bytes, 1, size, stream_) != size) throw_errno(path_);
-    }
-
-    void commit() {
-        if (std::fflush(stream_) != 0) throw_errno(path_);
-#if TERSOR_POSIX
-        sync_to_disk(fileno(stream_), path_);
-        std::filesystem::rename(path_, target_);
-        path_.clear();
-        sync_folder_of(target_);
-#else
-        std::fclose(std::exchange(stream_, nullptr));
-        std::filesystem::rename(path_, target_);
-        path_.clear();
-#endif
-    }
-
-private:
-    std::string target_;
-    std::string path_;
-    std::FILE* stream_ = nullptr;
-};
-
 }  // namespace
 
 void write_file(const std::string& path, std::span<const TensorToWrite> tensors,
                 const Metadata& metadata, FileKind kind) {
+    static_cast<void>(isa_in_use());  // a wrong level is told here: hashing does not throw
     check(tensors);
     check(metadata);
     // Wide elements first, as the stock writer does, so that everything is aligned to its element.
@@ -270,12 +161,10 @@ void write_file(const std::string& path, std::span<const TensorToWrite> tensors,
     const std::vector<std::uint8_t> header = make_header(index.size(), outside, metadata);
     if (!index.empty()) container::seal_index(index, header);
 
-    TemporaryFile file(path);
-    file.write(header.data(), header.size());
-    file.write(index.data(), index.size());
-    for (const TensorToWrite* tensor : outside) {
-        file.write(tensor->bytes.data(), tensor->bytes.size());
-    }
+    container::FileReplacement file(path);
+    file.write(header);
+    file.write(index);
+    for (const TensorToWrite* tensor : outside) file.write(tensor->bytes);
     file.commit();
 }
 

@@ -4,11 +4,12 @@
 
 #include <algorithm>
 #include <bit>
-#include <limits>
 #include <stdexcept>
 #include <string>
 
 #include "csr/kernels.hpp"
+#include "support/checked_size.hpp"
+#include "support/physical_memory.hpp"
 
 namespace tersor::csr {
 namespace {
@@ -149,15 +150,13 @@ Result validate(const CsrView& csr) {
     return {Status::ok, nonzeros};
 }
 
-Result dense_size(const RelativeCsr& csr) noexcept {
-    constexpr std::uint64_t believed = std::uint64_t{1} << 28;
+Result dense_size(const CsrView& csr, std::optional<std::size_t> believed) noexcept {
     constexpr std::uint64_t widest_advance = std::uint64_t{1} << max_index_bits;
-    const std::uint64_t size = std::uint64_t{csr.rows} * csr.cols;
+    const std::optional<std::size_t> size = support::checked_product(csr.rows, csr.cols);
     const std::uint64_t backed = widest_advance * (csr.codes.size() + csr.row_lengths.size());
-    if (size > std::max(believed, backed) || size > std::numeric_limits<std::size_t>::max()) {
-        return {Status::too_large, 0};
-    }
-    return {Status::ok, static_cast<std::size_t>(size)};
+    const std::uint64_t most = believed.value_or(support::physical_memory() / 8);
+    if (!size.has_value() || *size > std::max(most, backed)) return {Status::too_large, 0};
+    return {Status::ok, *size};
 }
 
 Result decode(const RelativeCsr& csr, std::span<std::uint8_t> codes) {

@@ -49,10 +49,22 @@ struct X86Features {
     bool amx = false;
 };
 
-/// Asks the operating system for the state of tiles, which a process does not have unasked.
-bool may_use_tiles() noexcept {
+constexpr long tile_data = 18;  // the state's number
+
+/// Whether a process may ask for the state of tiles.
+bool system_has_tiles() noexcept {
 #if defined(__linux__) && defined(SYS_arch_prctl)
-    constexpr long request_permission = 0x1023, tile_data = 18;  // ARCH_REQ_XCOMP_PERM
+    constexpr long get_supported = 0x1021;  // ARCH_GET_XCOMP_SUPP
+    std::uint64_t states = 0;
+    return syscall(SYS_arch_prctl, get_supported, &states) == 0 && (states >> tile_data & 1) != 0;
+#else
+    return false;
+#endif
+}
+
+bool ask_for_tiles() noexcept {
+#if defined(__linux__) && defined(SYS_arch_prctl)
+    constexpr long request_permission = 0x1023;  // ARCH_REQ_XCOMP_PERM
     return syscall(SYS_arch_prctl, request_permission, tile_data) == 0;
 #else
     return false;
@@ -84,7 +96,7 @@ X86Features detect() noexcept {
     constexpr std::uint32_t amx_tile = bit(24), amx_int8 = bit(25);
     constexpr std::uint64_t tile_states = 0x60000;
     features.amx = features.avx512 && all(states, tile_states) &&
-                   all(extended.edx, amx_tile | amx_int8) && may_use_tiles();
+                   all(extended.edx, amx_tile | amx_int8) && system_has_tiles();
     return features;
 }
 
@@ -103,6 +115,13 @@ bool machine_has(Isa isa) noexcept {
     if (isa == Isa::neon) return true;  // Advanced SIMD is part of the architecture
 #endif
     return isa == Isa::scalar;
+}
+
+bool enter([[maybe_unused]] Isa isa) noexcept {
+#if TERSOR_X86
+    if (isa == Isa::amx) return ask_for_tiles();
+#endif
+    return true;
 }
 
 bool has_dot_product() noexcept {

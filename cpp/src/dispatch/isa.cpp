@@ -8,6 +8,7 @@
 
 #include "dispatch/architecture.hpp"
 #include "dispatch/cpu_features.hpp"
+#include "dispatch/level.hpp"
 
 namespace tersor {
 namespace {
@@ -18,8 +19,10 @@ constexpr std::array<std::string_view, isa_count> names = {
 #undef TERSOR_ISA
 };
 
-#if TERSOR_AVX512
+#if TERSOR_AMX
 constexpr std::array compiled = {Isa::scalar, Isa::avx2, Isa::avx512, Isa::amx};
+#elif TERSOR_AVX512
+constexpr std::array compiled = {Isa::scalar, Isa::avx2, Isa::avx512};
 #elif TERSOR_X86
 constexpr std::array compiled = {Isa::scalar, Isa::avx2};
 #elif TERSOR_ARM64
@@ -41,21 +44,29 @@ std::string available_names() {
     return list;
 }
 
+/// Without what has to be asked for.
+Isa best_level() noexcept {
+    Isa best = Isa::scalar;
+    for (const Isa isa : compiled) {
+        if (available(isa)) best = isa;
+    }
+    return best;
+}
+
 Isa first_choice() {
     if (const char* wanted = std::getenv("TERSOR_ISA"); wanted != nullptr && *wanted != '\0') {
         const std::optional<Isa> isa = isa_from_name(wanted);
-        if (!isa.has_value() || !available(*isa)) {
+        if (!isa.has_value() || !available(*isa) || !dispatch::enter(*isa)) {
             throw std::invalid_argument("TERSOR_ISA=" + std::string(wanted) +
                                         ": not a level of this machine; it has " +
                                         available_names());
         }
         return *isa;
     }
-    Isa best = Isa::scalar;
-    for (const Isa isa : compiled) {
-        if (available(isa)) best = isa;
+    for (auto isa = compiled.rbegin(); isa != compiled.rend(); ++isa) {
+        if (available(*isa) && dispatch::enter(*isa)) return *isa;
     }
-    return best;
+    return Isa::scalar;
 }
 
 }  // namespace
@@ -87,8 +98,13 @@ Isa isa_in_use() {
     return static_cast<Isa>(level);
 }
 
+Isa dispatch::level() noexcept {
+    const int level = level_in_use.load(std::memory_order_relaxed);
+    return level != undecided ? static_cast<Isa>(level) : best_level();
+}
+
 void use_isa(Isa isa) {
-    if (!available(isa)) {
+    if (!available(isa) || !dispatch::enter(isa)) {
         throw std::invalid_argument("instruction set '" + std::string(name(isa)) +
                                     "' is not available; this machine has " + available_names());
     }

@@ -18,11 +18,12 @@ struct Installer {
 };
 
 /// `Kernels` is a struct of function pointers. A level may have several installers; they run in the
-/// order of the list.
+/// order of the list. Tables are made when the library is loaded: one that another thread is making
+/// at a fork would never be finished in the child.
 template <class Kernels>
 class KernelTable {
 public:
-    KernelTable(std::initializer_list<Installer<Kernels>> installers) {
+    KernelTable(std::initializer_list<Installer<Kernels>> installers) noexcept {
         constexpr std::array parents = {
 #define TERSOR_ISA(name, parent, summary) Isa::parent,
 #include "tersor/isa.def"

@@ -33,6 +33,6 @@ void install_avx512(Kernels& kernels) noexcept;
 void install_neon(Kernels& kernels) noexcept;
 
 /// The kernels of the level in use.
-[[nodiscard]] const Kernels& kernels();
+[[nodiscard]] const Kernels& kernels() noexcept;
 
 }  // namespace tersor::hash

@@ -4,7 +4,7 @@
 
 namespace tersor::huffman {
 
-const DecodeKernels& decode_kernels(Isa isa) {
+const DecodeKernels& decode_kernels(Isa isa) noexcept {
     static const dispatch::KernelTable<DecodeKernels> table{
         {Isa::scalar, install_scalar},
         {Isa::avx2, install_avx2},
@@ -12,6 +12,10 @@ const DecodeKernels& decode_kernels(Isa isa) {
         {Isa::neon, install_neon},
     };
     return table[isa];
+}
+
+namespace {
+[[maybe_unused]] const auto& made_at_load = decode_kernels(Isa::scalar);  // see KernelTable
 }
 
 }  // namespace tersor::huffman

@@ -1,5 +1,4 @@
 #include <algorithm>
-#include <new>
 
 #include "huffman/bits.hpp"
 #include "huffman/canonical.hpp"
@@ -136,7 +135,7 @@ Result decode_blocks(const Parsed& parsed, std::size_t payload_offset, std::size
     const BlockOptions block_options{.verify = options.verify,
                                      .streaming = aligned && symbols.size() >= streaming_from};
     std::vector<Result> results(blocks);
-    parallel_for(blocks, 1, options.threads, [&](std::size_t begin, std::size_t end) noexcept {
+    parallel_for(blocks, 1, options.threads, [&](std::size_t begin, std::size_t end) {
         Scratch scratch;
         Scratch partial;
         for (std::size_t i = begin; i < end; ++i) {
@@ -145,23 +144,18 @@ Result decode_blocks(const Parsed& parsed, std::size_t payload_offset, std::size
             const std::size_t size = std::min(per_block, total - from);
             const auto block = parsed.payload.subspan(starts[b], parsed.block_sizes[b]);
             const std::size_t readable = parsed.payload.size() - starts[b + 1];
-            try {
-                if (from >= first && from + size <= first + symbols.size()) {
-                    results[i] =
-                        decode_block(used, parsed.code, block, readable,
-                                     symbols.subspan(from - first, size), block_options, scratch);
-                } else {
-                    const std::span<std::uint8_t> whole(partial.reserve(size), size);
-                    results[i] =
-                        decode_block(used, parsed.code, block, readable, whole,
-                                     {.verify = options.verify, .streaming = false}, scratch);
-                    const std::size_t begin_at = std::max(from, first);
-                    const std::size_t end_at = std::min(from + size, first + symbols.size());
-                    std::copy(whole.data() + (begin_at - from), whole.data() + (end_at - from),
-                              symbols.data() + (begin_at - first));
-                }
-            } catch (const std::bad_alloc&) {
-                results[i] = {Status::too_large, 0};
+            if (from >= first && from + size <= first + symbols.size()) {
+                results[i] =
+                    decode_block(used, parsed.code, block, readable,
+                                 symbols.subspan(from - first, size), block_options, scratch);
+            } else {
+                const std::span<std::uint8_t> whole(partial.reserve(size), size);
+                results[i] = decode_block(used, parsed.code, block, readable, whole,
+                                          {.verify = options.verify, .streaming = false}, scratch);
+                const std::size_t begin_at = std::max(from, first);
+                const std::size_t end_at = std::min(from + size, first + symbols.size());
+                std::copy(whole.data() + (begin_at - from), whole.data() + (end_at - from),
+                          symbols.data() + (begin_at - first));
             }
             if (!results[i].ok()) results[i].count += payload_offset + starts[b];
         }

@@ -4,7 +4,7 @@
 
 namespace tersor::huffman {
 
-const EncodeKernels& encode_kernels(Isa isa) {
+const EncodeKernels& encode_kernels(Isa isa) noexcept {
     static const dispatch::KernelTable<EncodeKernels> table{
         {Isa::scalar, install_scalar},
         {Isa::avx2, install_avx2},
@@ -12,6 +12,10 @@ const EncodeKernels& encode_kernels(Isa isa) {
         {Isa::neon, install_neon},
     };
     return table[isa];
+}
+
+namespace {
+[[maybe_unused]] const auto& made_at_load = encode_kernels(Isa::scalar);  // see KernelTable
 }
 
 }  // namespace tersor::huffman

@@ -1,7 +1,5 @@
 #include <algorithm>
-#include <atomic>
 #include <bit>
-#include <new>
 
 #include "huffman/bits.hpp"
 #include "huffman/canonical.hpp"
@@ -51,21 +49,15 @@ std::vector<std::uint8_t> blocks_body(const BlockCode& code, std::span<const std
     const EncodeKernels& used = encode_kernels(isa_in_use());
     const std::size_t count = (symbols.size() + per_block - 1) / per_block;
     std::vector<std::vector<std::uint8_t>> blocks(count);
-    std::atomic<bool> failed{false};
-    parallel_for(count, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
-        try {
-            BlockScratch scratch;
-            for (std::size_t b = begin; b < end; ++b) {
-                const std::size_t size = std::min(per_block, symbols.size() - b * per_block);
-                const auto block =
-                    encode_block(used, code, symbols.subspan(b * per_block, size), scratch);
-                blocks[b].assign(block.begin(), block.end());
-            }
-        } catch (const std::bad_alloc&) {
-            failed = true;
+    parallel_for(count, 1, threads, [&](std::size_t begin, std::size_t end) {
+        BlockScratch scratch;
+        for (std::size_t b = begin; b < end; ++b) {
+            const std::size_t size = std::min(per_block, symbols.size() - b * per_block);
+            const auto block =
+                encode_block(used, code, symbols.subspan(b * per_block, size), scratch);
+            blocks[b].assign(block.begin(), block.end());
         }
     });
-    if (failed) throw std::bad_alloc();
     const StreamKind kind = code.pairs ? StreamKind::pairs : StreamKind::planes;
     std::vector<std::uint8_t> body{static_cast<std::uint8_t>(kind),
                                    static_cast<std::uint8_t>(block_log2)};
@@ -80,7 +72,7 @@ std::vector<std::uint8_t> blocks_body(const BlockCode& code, std::span<const std
 
 }  // namespace
 
-Histogram histogram(std::span<const std::uint8_t> symbols) noexcept {
+Histogram histogram(std::span<const std::uint8_t> symbols) {
     Histogram total{};
     encode_kernels(isa_in_use()).count_symbols(symbols.data(), symbols.size(), total.data());
     return total;

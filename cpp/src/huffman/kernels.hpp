@@ -105,7 +105,7 @@ void install_avx512(EncodeKernels& kernels) noexcept;
 void install_neon(EncodeKernels& kernels) noexcept;
 
 /// The kernels of a level.
-[[nodiscard]] const DecodeKernels& decode_kernels(Isa isa);
-[[nodiscard]] const EncodeKernels& encode_kernels(Isa isa);
+[[nodiscard]] const DecodeKernels& decode_kernels(Isa isa) noexcept;
+[[nodiscard]] const EncodeKernels& encode_kernels(Isa isa) noexcept;
 
 }  // namespace tersor::huffman

@@ -192,7 +192,7 @@ Clustering cluster(std::span<const float> x, int clusters, std::span<const float
         }
     }
     const std::vector<float> bounds = cell_bounds(centroids);
-    parallel_for(x.size(), 4096, options.threads, [&](std::size_t begin, std::size_t end) noexcept {
+    parallel_for(x.size(), 4096, options.threads, [&](std::size_t begin, std::size_t end) {
         for (std::size_t i = begin; i < end; ++i) {
             codes[i] = static_cast<std::uint8_t>(cell_of(x[i], bounds) + 1);
         }

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 
 #include "dispatch/target_avx512.hpp"
 
@@ -31,7 +32,10 @@ __m512i running_weights(int part) noexcept {
 }
 
 __m512i broadcast_4(const std::uint8_t* bytes) noexcept {
-    return _mm512_broadcastd_epi32(_mm_loadu_si32(bytes));
+    // Not _mm_loadu_si32, which GCC before 11.3 loads into the highest lane (GCC bug 99754).
+    std::int32_t four = 0;
+    std::memcpy(&four, bytes, sizeof four);
+    return _mm512_set1_epi32(four);
 }
 
 std::size_t decode_entries(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t size,

@@ -10,6 +10,7 @@
 
 #include "spmm/kernels.hpp"
 #include "spmm/layout.hpp"
+#include "support/checked_size.hpp"
 #include "tersor/parallel.hpp"
 #include "tersor/spmm.hpp"
 
@@ -19,11 +20,10 @@ namespace {
 /// Calls `visit(row, column, block, i)` for each entry i of each block of a matrix [rows, cols].
 template <class Visit>
 void for_each_entry(const spmm::Rows16& layout, std::size_t rows, const Visit& visit) {
-    for (std::size_t b = 0; b < layout.blocks.size(); ++b) {
-        const spmm::Block& block = layout.blocks[b];
+    for (const spmm::Block& block : layout.blocks) {
         for (std::size_t r = 0; r < rows; ++r) {
             for (std::uint64_t i = block.row_starts[r]; i < block.row_starts[r + 1]; ++i) {
-                visit(r, b * spmm::block_columns + block.columns[i], block, i);
+                visit(r, block.first_column + block.columns[i], block, i);
             }
         }
     }
@@ -31,31 +31,24 @@ void for_each_entry(const spmm::Rows16& layout, std::size_t rows, const Visit& v
 
 spmm::Rows16 transpose(const spmm::Rows16& source, std::uint32_t rows, std::uint32_t cols,
                        bool shared) {
-    spmm::Rows16 layout = spmm::empty_rows16(cols, rows);
+    spmm::Rows16Builder builder(cols, rows);
     for_each_entry(source, rows,
                    [&](std::size_t row, std::size_t column, const spmm::Block&, std::uint64_t) {
-                       ++layout.blocks[row / spmm::block_columns].row_starts[column + 1];
+                       builder.count(column, row);
                    });
-    spmm::allocate_entries(layout, cols, shared);
-    std::vector<std::uint64_t> next;  // [block][column]
-    for (const spmm::Block& block : layout.blocks) {
-        next.insert(next.end(), block.row_starts.data(), block.row_starts.data() + cols);
-    }
+    builder.allocate(shared);
     // Rows come in order within a block of columns, and each column lies in one block.
     for_each_entry(
         source, rows,
         [&](std::size_t row, std::size_t column, const spmm::Block& from, std::uint64_t i) {
-            const std::size_t b = row / spmm::block_columns;
-            spmm::Block& to = layout.blocks[b];
-            const std::uint64_t at = next[b * cols + column]++;
-            to.columns[at] = static_cast<std::uint16_t>(row % spmm::block_columns);
+            const auto [to, at] = builder.place(column, row);
             if (shared) {
                 to.codes[at] = from.codes[i];
             } else {
                 to.values[at] = from.values[i];
             }
         });
-    return layout;
+    return std::move(builder).finish();
 }
 
 std::unique_ptr<PackedMatrix::Layout> empty_copy(const PackedMatrix::Layout& source) {
@@ -76,20 +69,16 @@ void set_codebook(PackedMatrix::Layout& layout, std::span<const float> values) {
 }  // namespace
 
 const PackedMatrix& PackedMatrix::transposed() const {
-    return layout_->transposed_made.get([&] {
-        auto layout = empty_copy(*layout_);
-        std::swap(layout->rows, layout->cols);
-        if (codebook_size() > 0) {
-            set_codebook(*layout, std::span(layout_->codebook.data(), codebook_size()));
-        }
-        // What is made for this alone is not kept.
-        const spmm::Rows16* there = layout_->rows16_made.peek();
-        layout->rows16_made.put(
-            there != nullptr
-                ? transpose(*there, rows(), cols(), codebook_size() > 0)
-                : transpose(spmm::make_rows16(*layout_->sliding_made.peek(), rows(), cols()),
-                            rows(), cols(), true));
-        return PackedMatrix(std::move(layout));
+    const Layout& source = layout();
+    return source.transposed_made.get([&] {
+        auto made = empty_copy(source);
+        std::swap(made->rows, made->cols);
+        const bool shared = source.codebook_size > 0;
+        if (shared) set_codebook(*made, std::span(source.codebook.data(), source.codebook_size));
+        made->rows16_made.put(source.from_rows16([&](const spmm::Rows16& rows16) {
+            return transpose(rows16, source.rows, source.cols, shared);
+        }));
+        return PackedMatrix(std::move(made));
     });
 }
 
@@ -100,15 +89,16 @@ PackedMatrix PackedMatrix::with_codebook(std::span<const float> codebook) const 
                                     std::to_string(codebook_size()) +
                                     " finite values, of which the first is 0");
     }
-    auto layout = empty_copy(*layout_);
-    set_codebook(*layout, codebook);
-    static_cast<void>(layout_->rows16());  // the other layouts can be made from it
-    layout->rows16_made.share(layout_->rows16_made);
-    layout->panels_made.share(layout_->panels_made);
-    if (const PackedMatrix* made = layout_->transposed_made.peek()) {
-        layout->transposed_made.put(made->with_codebook(codebook));
+    const Layout& source = layout();
+    auto made = empty_copy(source);
+    set_codebook(*made, codebook);
+    static_cast<void>(source.rows16());  // the other layouts can be made from it
+    made->rows16_made.share(source.rows16_made);
+    made->panels_made.share(source.panels_made);
+    if (const PackedMatrix* transposed = source.transposed_made.peek()) {
+        made->transposed_made.put(transposed->with_codebook(codebook));
     }
-    return PackedMatrix(std::move(layout));
+    return PackedMatrix(std::move(made));
 }
 
 namespace spmm {
@@ -116,6 +106,9 @@ namespace {
 
 /// Entries of a code, on the average, that are added up in fp32 before they go on in double.
 constexpr std::uint64_t chain = 64;
+
+/// Rows from which a thread of their own, with sums of its own, is worth it.
+constexpr std::size_t piece_rows = 64;
 
 void to_panel(const float* from, std::size_t size, std::size_t vectors, float* panel) noexcept {
     for (std::size_t k = 0; k < size; ++k) {
@@ -143,15 +136,19 @@ void sum_by_code(const PackedMatrix& packed, std::span<const float> x,
     const PackedMatrix::Layout& layout = packed.layout();
     const std::size_t codes = packed.codebook_size();
     check(codes > 0, "the weights are not shared");
-    check(row_begin + rows <= layout.rows, "the matrix does not have these rows");
-    check(x.size() == batch * layout.cols, "x does not have batch * cols elements");
-    check(gradient.size() == batch * rows, "the gradient does not have batch * rows elements");
+    check(row_begin <= layout.rows && rows <= layout.rows - row_begin,
+          "the matrix does not have these rows");
+    check(support::checked_product(batch, layout.cols) == x.size(),
+          "x does not have batch * cols elements");
+    check(support::checked_product(batch, rows) == gradient.size(),
+          "the gradient does not have batch * rows elements");
     check(sums.size() == codes, "the sums are not as many as the codes");
     const Kernels& kernel = kernels(layout.isa);
     const Rows16& rows16 = layout.rows16();
     support::AlignedBuffer<float> x_panel(layout.cols * panel_lanes, support::Fill::none);
     support::AlignedBuffer<float> panel(rows * panel_lanes, support::Fill::none);
-    const auto pieces = static_cast<std::size_t>(std::max(threads, 1));
+    const std::size_t pieces = std::clamp<std::size_t>(
+        rows / piece_rows, 1, static_cast<std::size_t>(std::max(threads, 1)));
     support::AlignedBuffer<float> lanes(pieces * codes * panel_lanes);
     std::vector<double> totals(pieces * codes);
 
@@ -159,7 +156,7 @@ void sum_by_code(const PackedMatrix& packed, std::span<const float> x,
         const std::size_t vectors = std::min(panel_lanes, batch - first);
         to_panel(x.data() + first * layout.cols, layout.cols, vectors, x_panel.data());
         to_panel(gradient.data() + first * rows, rows, vectors, panel.data());
-        parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
+        parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) {
             for (std::size_t p = begin; p < end; ++p) {
                 const std::span own(lanes.data() + p * codes * panel_lanes, codes * panel_lanes);
                 double* total = totals.data() + p * codes;
@@ -170,7 +167,7 @@ void sum_by_code(const PackedMatrix& packed, std::span<const float> x,
                         const std::uint64_t from = block.row_starts[row_begin + r];
                         const std::uint64_t to = block.row_starts[row_begin + r + 1];
                         kernel.sum_by_code(block, from, to,
-                                           x_panel.data() + b * block_columns * panel_lanes,
+                                           x_panel.data() + block.first_column * panel_lanes,
                                            panel.data() + r * panel_lanes, own.data());
                         added += to - from;
                         if (added >= chain * codes) {

@@ -10,6 +10,7 @@
 #include "spmm/multiply_panels.hpp"
 #include "spmm/multiply_tiles.hpp"
 #include "spmm/products.hpp"
+#include "support/checked_size.hpp"
 #include "tersor/spmm.hpp"
 
 namespace tersor::spmm {
@@ -61,7 +62,7 @@ void multiply_by_fixed(std::string_view name, Arithmetic arithmetic,
         std::array<Range, items_at_once> ranges;
         for (std::size_t n = 0; n < count; ++n) {
             ranges[n] = range_of(vectors + n * layout.cols, layout.cols);
-            check(fits_fixed_point(ranges[n]), name, "a vector does not fit fixed point");
+            check(fits_fixed_point(*sliding, ranges[n]), name, "a vector does not fit fixed point");
         }
         multiply_fixed(layout, *sliding, arithmetic, std::span(ranges).first(count), vectors,
                        out.past(first), threads);
@@ -96,8 +97,10 @@ std::vector<KernelInfo> kernel_list() {
 
 void multiply_by(std::string_view kernel, const PackedMatrix& packed, std::span<const float> x,
                  std::size_t batch, std::span<float> y, int threads) {
-    check(x.size() == batch * packed.cols(), kernel, "x does not have batch * cols elements");
-    check(y.size() == batch * packed.rows(), kernel, "y does not have batch * rows elements");
+    check(support::checked_product(batch, packed.cols()) == x.size(), kernel,
+          "x does not have batch * cols elements");
+    check(support::checked_product(batch, packed.rows()) == y.size(), kernel,
+          "y does not have batch * rows elements");
     if (y.empty()) return;
     const PackedMatrix::Layout& layout = packed.layout();
     const Outputs out = make_outputs(kernels(layout.isa), layout.rows, {}, {}, FloatSpan(y));

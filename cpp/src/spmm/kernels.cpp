@@ -4,7 +4,7 @@
 
 namespace tersor::spmm {
 
-const Kernels& kernels(Isa isa) {
+const Kernels& kernels(Isa isa) noexcept {
     static const dispatch::KernelTable<Kernels> table{
         {Isa::scalar, install_scalar},
         {Isa::scalar, install_filling_scalar},
@@ -22,8 +22,13 @@ const Kernels& kernels(Isa isa) {
         {Isa::amx, install_tiles_amx},
         {Isa::neon, install_neon},
         {Isa::neon, install_sliding_neon},
+        {Isa::neon, install_sliding_dot_neon},
     };
     return table[isa];
+}
+
+namespace {
+[[maybe_unused]] const auto& made_at_load = kernels(Isa::scalar);  // see KernelTable
 }
 
 }  // namespace tersor::spmm

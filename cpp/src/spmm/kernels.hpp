@@ -164,12 +164,13 @@ void install_finish_avx512(Kernels& kernels) noexcept;
 void install_sliding_avx2(Kernels& kernels) noexcept;
 void install_sliding_avx512(Kernels& kernels) noexcept;
 void install_sliding_neon(Kernels& kernels) noexcept;
+void install_sliding_dot_neon(Kernels& kernels) noexcept;
 void install_panels_scalar(Kernels& kernels) noexcept;
 void install_panels_avx2(Kernels& kernels) noexcept;
 void install_panels_avx512(Kernels& kernels) noexcept;
 void install_tiles_amx(Kernels& kernels) noexcept;
 
 /// The kernels of a level.
-[[nodiscard]] const Kernels& kernels(Isa isa);
+[[nodiscard]] const Kernels& kernels(Isa isa) noexcept;
 
 }  // namespace tersor::spmm

@@ -29,30 +29,40 @@ struct PackedMatrix::Layout {
     support::Lazy<spmm::Tiles> tiles_made;
     support::Lazy<PackedMatrix> transposed_made;
 
-    /// The layout of the fp32 kernels, made from the other one unless it is there.
+    /// The layout of the fp32 kernels, made from the other one unless it is there; without entries
+    /// where neither is.
     [[nodiscard]] const spmm::Rows16& rows16() const;
+    /// What is made of that layout, which is not kept where it is not there.
+    template <class Make>
+    [[nodiscard]] auto from_rows16(const Make& make) const {
+        if (const spmm::Rows16* made = rows16_made.peek()) return make(*made);
+        if (const spmm::Sliding* made = sliding_made.peek()) {
+            return make(spmm::make_rows16(*made, rows, cols));
+        }
+        return make(spmm::Rows16{});
+    }
     /// The layout of the fixed-point kernels; nullptr where this matrix or its instruction set has
-    /// none.
-    [[nodiscard]] const spmm::Sliding* sliding() const;
+    /// none. Like those below it is made by so many threads unless it is there.
+    [[nodiscard]] const spmm::Sliding* sliding(int threads = 1) const;
     [[nodiscard]] bool fits_sliding() const noexcept;
     /// What `highest` needs beside the sliding layout, which must be there.
     [[nodiscard]] const spmm::HighestRows& highest_rows() const;
     /// The layout for batches; nullptr where this matrix has none.
-    [[nodiscard]] const spmm::Panels* panels() const;
+    [[nodiscard]] const spmm::Panels* panels(int threads = 1) const;
     /// The same for one digit of x and of the weights; nullptr where the level has no such kernel.
-    [[nodiscard]] const spmm::Panels* digit_panels() const;
+    [[nodiscard]] const spmm::Panels* digit_panels(int threads = 1) const;
 
     /// The layout for matrix units; nullptr where the level or the matrix has none. It needs the
     /// sliding layout's numbers beside it.
-    [[nodiscard]] const spmm::Tiles* tiles() const;
+    [[nodiscard]] const spmm::Tiles* tiles(int threads = 1) const;
 
-    [[nodiscard]] spmm::Panels make_panels_of(const spmm::PanelEntries& entries) const;
+    [[nodiscard]] spmm::Panels make_panels_of(const spmm::PanelEntries& entries, int threads) const;
 
     [[nodiscard]] spmm::BlockView view(const spmm::Rows16& layout,
                                        std::size_t block) const noexcept {
         const spmm::Block& b = layout.blocks[block];
         const bool shared = codebook.size() != 0;
-        return {b.columns.data(), shared ? b.codes.data() : nullptr,
+        return {b.first_column, b.columns.data(), shared ? b.codes.data() : nullptr,
                 shared ? codebook.data() : b.values.data(), b.row_starts.data()};
     }
 };

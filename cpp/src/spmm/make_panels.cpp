@@ -1,9 +1,9 @@
 // Filling the panel layout.
 #include <algorithm>
 #include <array>
+#include <cmath>
 
 #include "spmm/panels.hpp"
-#include "spmm/row_source.hpp"
 #include "tersor/parallel.hpp"
 
 namespace tersor::spmm {
@@ -12,19 +12,18 @@ namespace {
 /// The rows of a tile, and how far each has been taken.
 class TileWriter {
 public:
-    TileWriter(const Rows16Rows& source, const PanelEntries& entries, std::size_t block_width,
+    TileWriter(const RowReader& source, const PanelEntries& entries, std::size_t block_width,
                std::size_t first_row, std::size_t rows)
         : entries_(entries), width_(block_width), next_(rows), end_(rows) {
-        std::size_t size = 0;
-        for (std::size_t r = 0; r < rows; ++r) size += source.nonzeros(first_row + r);
-        rows_.resize(size + read_slack);
         std::size_t at = 0;
         for (std::size_t r = 0; r < rows; ++r) {
+            const std::size_t room = at + source.room(first_row + r);
+            if (room > rows_.size()) rows_.resize(room + room / 2);
             next_[r] = at;
             at += source.read(first_row + r, rows_.data() + at);
             end_[r] = at;
         }
-        stream_.reserve(size + size / 4);
+        stream_.reserve(at + at / 4);
     }
 
     void add_block(std::size_t block) {
@@ -74,11 +73,18 @@ private:
     std::size_t largest_count_ = 0;
 };
 
+/// The width for a density, if the rows are alike: where none of them is likely to have more
+/// entries in a block than `high` allows.
 std::size_t width_for(std::size_t rows, std::size_t cols, std::size_t nonzeros) noexcept {
-    if (2 * nonzeros > rows * cols) return dense_block_width;
-    const std::size_t columns =
-        block_row_entries * rows * cols / std::max<std::size_t>(nonzeros, 1);
-    return std::clamp(columns / 32 * 32, min_block_width, max_block_width);
+    const double density =
+        static_cast<double>(nonzeros) / (static_cast<double>(rows) * static_cast<double>(cols));
+    const double columns = static_cast<double>(block_row_entries) / std::max(density, 1e-6);
+    const auto width = static_cast<std::size_t>(std::min(columns, 1e6)) / 32 * 32;
+    const std::size_t usual = std::clamp(width, min_block_width, max_block_width);
+    // Of a million blocks of rows the fullest is five standard deviations above the mean.
+    const double mean = density * static_cast<double>(usual);
+    const double fullest = mean + 5.0 * std::sqrt(mean * std::max(1.0 - density, 0.0));
+    return meets_high(chain_of(static_cast<std::size_t>(fullest) + 1)) ? usual : least_block_width;
 }
 
 }  // namespace
@@ -106,43 +112,51 @@ std::size_t Panels::nbytes() const noexcept {
     return bytes;
 }
 
-std::size_t Panels::depth(std::size_t cols) const noexcept {
-    const std::size_t blocks = (cols + block_width - 1) / block_width;
-    const std::size_t folds = (blocks + blocks_per_fold - 1) / blocks_per_fold;
-    const std::size_t chain =
-        std::max(std::min(largest_count, one_chain_entries),
-                 (largest_count + panel_chains - 1) / panel_chains + panel_chains - 1);
-    return chain + std::min(blocks, blocks_per_fold) + folds;
+bool Panels::wide_totals(std::size_t cols) const noexcept {
+    const std::size_t folds = (blocks(cols) + blocks_per_fold - 1) / blocks_per_fold;
+    return chain_of(largest_count) + blocks_per_fold + folds > most_roundings;
 }
 
-Panels make_panels(const Rows16& rows16, std::uint32_t rows, std::uint32_t cols,
-                   const PanelEntries& entries, int threads) {
-    const Rows16Rows source(rows16, cols, Isa::scalar);
-    std::size_t nonzeros = 0;
-    for (std::size_t r = 0; r < rows; ++r) nonzeros += source.nonzeros(r);
+namespace {
+
+Panels make_panels_of(const RowReader& source, std::size_t rows, std::size_t cols,
+                      const PanelEntries& entries, std::size_t block_width, int threads) {
     Panels layout;
-    layout.block_width =
-        entries.block_width != 0 ? entries.block_width : width_for(rows, cols, nonzeros);
-    layout.tiles.resize((rows + tile_rows - 1) / tile_rows);
+    layout.block_width = block_width;
+    layout.tile_rows = tile_rows_for(rows);
+    layout.tiles.resize((rows + layout.tile_rows - 1) / layout.tile_rows);
     std::vector<std::size_t> largest(layout.tiles.size());
-    parallel_for(layout.tiles.size(), 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
+    parallel_for(layout.tiles.size(), 1, threads, [&](std::size_t begin, std::size_t end) {
         for (std::size_t t = begin; t < end; ++t) {
-            const std::size_t first_row = t * tile_rows;
-            TileWriter writer(source, entries, layout.block_width, first_row,
-                              std::min(tile_rows, rows - first_row));
+            const std::size_t first_row = t * layout.tile_rows;
+            TileWriter writer(source, entries, block_width, first_row,
+                              std::min(layout.tile_rows, rows - first_row));
             PanelTile& tile = layout.tiles[t];
             tile.block_starts = {0};
-            for (std::size_t b = 0; b * layout.block_width < cols; ++b) {
+            for (std::size_t b = 0; b < layout.blocks(cols); ++b) {
                 writer.add_block(b);
                 tile.block_starts.push_back(static_cast<std::uint32_t>(writer.stream().size()));
             }
-            tile.stream = support::AlignedBuffer<std::uint16_t>(writer.stream().size());
+            tile.stream =
+                support::AlignedBuffer<std::uint16_t>(writer.stream().size(), support::Fill::none);
             std::copy(writer.stream().begin(), writer.stream().end(), tile.stream.data());
             largest[t] = writer.largest_count();
         }
     });
-    for (const std::size_t count : largest) {
-        layout.largest_count = std::max(layout.largest_count, count);
+    layout.largest_count = *std::max_element(largest.begin(), largest.end());
+    return layout;
+}
+
+}  // namespace
+
+Panels make_panels(const RowReader& source, std::uint32_t rows, std::uint32_t cols,
+                   std::size_t nonzeros, const PanelEntries& entries, int threads) {
+    const std::size_t width =
+        entries.block_width != 0 ? entries.block_width : width_for(rows, cols, nonzeros);
+    Panels layout = make_panels_of(source, rows, cols, entries, width, threads);
+    // A row that is fuller than most would have the whole matrix miss `high`.
+    if (entries.block_width == 0 && !meets_high(chain_of(layout.largest_count))) {
+        layout = make_panels_of(source, rows, cols, entries, least_block_width, threads);
     }
     return layout;
 }

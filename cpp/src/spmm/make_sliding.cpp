@@ -110,8 +110,9 @@ public:
             layout.slice_starts.push_back(layout.slice_starts.back() + pairs);
         }
         for (std::size_t a = 0; a < arithmetics.size(); ++a) {
-            layout.errors[a] = std::max(layout.errors[a], worst_[a]);
+            layout.errors[a] = std::max(layout.errors[a], worst_.errors[a]);
         }
+        layout.heaviest_row = std::max(layout.heaviest_row, worst_.weight);
     }
 
 private:
@@ -192,7 +193,8 @@ public:
           kernels_(kernels(isa)),
           codebook_(codebook),
           rows_(rows),
-          threads_(static_cast<std::size_t>(std::max(threads, 1))),
+          bounds_(group_bounds()),
+          threads_(std::min(bounds_.size() - 1, static_cast<std::size_t>(std::max(threads, 1)))),
           layout_(layout),
           pairs_(layout, source.nonzeros(), threads_) {
         layout_.shape = sliding_shape(isa);
@@ -212,16 +214,15 @@ public:
     /// False where the matrix is malformed.
     bool make() {
         const RowTotals totals(codebook_, layout_, kernels_.weigh_counts);
-        const std::vector<std::size_t> bounds = group_bounds();
         std::atomic<std::int64_t> left = static_cast<std::int64_t>(source_.nonzeros());
-        for (std::size_t g = 0; g + 1 < bounds.size(); g += threads_) {
-            const std::size_t count = std::min(threads_, bounds.size() - 1 - g);
-            if (!source_.load(bounds[g], bounds[g + count], static_cast<int>(threads_))) {
+        for (std::size_t g = 0; g + 1 < bounds_.size(); g += threads_) {
+            const std::size_t count = std::min(threads_, bounds_.size() - 1 - g);
+            if (!source_.load(bounds_[g], bounds_[g + count], static_cast<int>(threads_))) {
                 return false;
             }
             std::atomic<bool> good{true};
-            for_each_of(count, [&](std::size_t i) noexcept {
-                if (!makers_[i].make(bounds[g + i], bounds[g + i + 1], totals, left,
+            for_each_of(count, [&](std::size_t i) {
+                if (!makers_[i].make(bounds_[g + i], bounds_[g + i + 1], totals, left,
                                      count == 1 ? &pairs_ : nullptr)) {
                     good.store(false, std::memory_order_relaxed);
                 }
@@ -233,8 +234,7 @@ public:
                 places.push_back(pairs_.size());
                 pairs_.grow(maker.made().pairs(), maker.nonzeros());
             }
-            for_each_of(count,
-                        [&](std::size_t i) noexcept { pairs_.put(makers_[i].made(), places[i]); });
+            for_each_of(count, [&](std::size_t i) { pairs_.put(makers_[i].made(), places[i]); });
         }
         pairs_.finish();
         return left == 0;
@@ -257,16 +257,16 @@ private:
 
     template <class Function>
     void for_each_of(std::size_t count, const Function& function) {
-        parallel_for(count, 1, static_cast<int>(threads_),
-                     [&](std::size_t begin, std::size_t end) noexcept {
-                         for (std::size_t i = begin; i < end; ++i) function(i);
-                     });
+        parallel_for(count, 1, static_cast<int>(threads_), [&](std::size_t begin, std::size_t end) {
+            for (std::size_t i = begin; i < end; ++i) function(i);
+        });
     }
 
     Source& source_;
     const Kernels& kernels_;
     std::span<const float> codebook_;
     std::size_t rows_;
+    std::vector<std::size_t> bounds_;  // of the groups of rows
     std::size_t threads_;
     Sliding& layout_;
     PairsOfLayout pairs_;

@@ -2,10 +2,11 @@
 #include <algorithm>
 #include <array>
 #include <bit>
+#include <numeric>
 
 #include "spmm/kernels.hpp"
-#include "spmm/row_source.hpp"
 #include "spmm/tiles.hpp"
+#include "tersor/parallel.hpp"
 
 namespace tersor::spmm {
 namespace {
@@ -13,19 +14,22 @@ namespace {
 /// The rows of a group, and how far each has been taken.
 class GroupReader {
 public:
-    GroupReader(const Rows16Rows& source, std::size_t rows) : source_(source), rows_(rows) {}
+    GroupReader(const RowReader& source, std::size_t rows) : source_(source), rows_(rows) {}
 
-    void begin(std::size_t group) {
+    /// Returns the number of its non-zeros.
+    std::size_t begin(std::size_t group) {
         std::size_t size = 0;
-        entries_.clear();
         for (std::size_t r = 0; r < group_rows; ++r) {
             const std::size_t row = group * group_rows + r;
-            const std::size_t count = row < rows_ ? source_.nonzeros(row) : 0;
-            entries_.resize(size + count + read_slack);
             next_[r] = size;
-            end_[r] = count == 0 ? size : size + source_.read(row, entries_.data() + size);
-            size = end_[r];
+            if (row < rows_) {
+                const std::size_t room = size + source_.room(row);
+                if (room > entries_.size()) entries_.resize(room + room / 2);
+                size += source_.read(row, entries_.data() + size);
+            }
+            end_[r] = size;
         }
+        return size;
     }
 
     /// Writes the masks of a block, and its codes, a byte each; returns their number.
@@ -61,33 +65,22 @@ private:
         return std::uint64_t{1} << (4 * row + column(at) % 4);
     }
 
-    const Rows16Rows& source_;
+    const RowReader& source_;
     std::size_t rows_;
     std::vector<Entry> entries_;
     std::array<std::size_t, group_rows> next_{};
     std::array<std::size_t, group_rows> end_{};
 };
 
-}  // namespace
-
-Tiles make_tiles(const Rows16& rows16, std::uint32_t rows, std::uint32_t cols, std::size_t values) {
-    const Rows16Rows source(rows16, cols, Isa::scalar);
-    std::size_t nonzeros = 0;
-    for (std::size_t r = 0; r < rows; ++r) nonzeros += source.nonzeros(r);
-    Tiles layout;
-    layout.blocks = (std::size_t{cols} + tile_columns - 1) / tile_columns;
-    layout.values = values;
-    const std::size_t groups = (rows + group_rows - 1) / group_rows;
-    layout.masks = support::AlignedBuffer<std::uint64_t>(groups * layout.blocks * tile_masks);
-    layout.codes =
-        support::AlignedBuffer<std::uint8_t>(layout.nibbles() ? nonzeros / 2 + 1 : nonzeros);
-    layout.starts = {0};
+/// Of the groups [begin, end), whose codes begin where the layout says.
+void fill_groups(const RowReader& source, std::size_t rows, std::size_t begin, std::size_t end,
+                 Tiles& layout) {
     GroupReader reader(source, rows);
     std::array<std::uint8_t, tile_bytes> codes;
-    std::uint64_t* masks = layout.masks.data();
-    std::uint64_t at = 0;
-    for (std::size_t g = 0; g < groups; ++g) {
+    for (std::size_t g = begin; g < end; ++g) {
         reader.begin(g);
+        std::uint64_t* masks = layout.masks.data() + g * layout.blocks * tile_masks;
+        std::uint64_t at = layout.starts[g];
         for (std::size_t b = 0; b < layout.blocks; ++b, masks += tile_masks) {
             const std::size_t size = reader.take(b, masks, codes.data());
             for (std::size_t i = 0; i < size; ++i, ++at) {
@@ -98,8 +91,32 @@ Tiles make_tiles(const Rows16& rows16, std::uint32_t rows, std::uint32_t cols, s
                 }
             }
         }
-        layout.starts.push_back(at);
     }
+}
+
+}  // namespace
+
+Tiles make_tiles(const RowReader& source, std::uint32_t rows, std::uint32_t cols,
+                 std::size_t values, int threads) {
+    Tiles layout;
+    layout.blocks = (std::size_t{cols} + tile_columns - 1) / tile_columns;
+    layout.values = values;
+    const std::size_t groups = (rows + group_rows - 1) / group_rows;
+    layout.starts.assign(groups + 1, 0);
+    // No byte belongs to two groups, which two threads may fill.
+    parallel_for(groups, groups_at_once, threads, [&](std::size_t begin, std::size_t end) {
+        GroupReader reader(source, rows);
+        for (std::size_t g = begin; g < end; ++g) {
+            layout.starts[g + 1] = (reader.begin(g) + 1) / 2 * 2;
+        }
+    });
+    std::partial_sum(layout.starts.begin(), layout.starts.end(), layout.starts.begin());
+    const auto size = static_cast<std::size_t>(layout.starts.back());
+    layout.masks = support::AlignedBuffer<std::uint64_t>(groups * layout.blocks * tile_masks);
+    layout.codes = support::AlignedBuffer<std::uint8_t>(layout.nibbles() ? size / 2 + 1 : size);
+    parallel_for(groups, groups_at_once, threads, [&](std::size_t begin, std::size_t end) {
+        fill_groups(source, rows, begin, end, layout);
+    });
     return layout;
 }
 

@@ -1,20 +1,24 @@
+// Products in panels. Each thread takes groups of vectors, or tiles of rows of one: it looks for
+// what is not finite and transposes for itself, into its own caches, for a panel that another core
+// has made takes as long to fetch as to make, and waiting for it comes on top.
 #include "spmm/multiply_panels.hpp"
 
 #include <algorithm>
 #include <array>
+#include <cstdint>
+#include <type_traits>
 #include <vector>
 
 #include "spmm/kernels.hpp"
 #include "spmm/not_finite.hpp"
 #include "spmm/panels.hpp"
 #include "spmm/products.hpp"
+#include "spmm/split_work.hpp"
+#include "support/scratch.hpp"
 #include "tersor/parallel.hpp"
 
 namespace tersor::spmm {
 namespace {
-
-/// Columns that one thread transposes at a time.
-constexpr std::size_t column_grain = 256;
 
 /// Blocks that are added up before they are added to the totals.
 struct Fold {
@@ -22,162 +26,264 @@ struct Fold {
     std::size_t last;
 };
 
-/// The blocks of a fold for one tile of rows: totals[row * lanes + lane] += product. `panel` begins
-/// with the first of them. Those of the first fold need no sums of their own.
-void multiply_tile(const Kernels& kernel, const PanelTile& tile, Fold fold, std::size_t block_size,
-                   const float* codebook, const float* panel, std::size_t lanes, float* sums,
-                   std::size_t size, float* totals) noexcept {
-    float* target = fold.first == 0 ? totals : sums;
-    if (fold.first != 0) std::fill_n(sums, size, 0.0F);
-    for (std::size_t b = fold.first; b < fold.last; ++b, panel += block_size) {
-        kernel.multiply_panel_block(tile.stream.data() + tile.block_starts[b],
-                                    tile.stream.data() + tile.block_starts[b + 1], codebook, panel,
-                                    lanes, target);
+/// The products of one group of vectors with some tiles of rows.
+class GroupOfPanels {
+public:
+    GroupOfPanels(const PackedMatrix::Layout& layout, const Panels& panels, const float* x,
+                  const VectorGroup& group, const Outputs& out)
+        : layout_(layout),
+          panels_(panels),
+          kernel_(kernels(layout.isa)),
+          x_(x + group.first * layout.cols),
+          vectors_(group.vectors),
+          lanes_(group.lanes),
+          blocks_(panels.blocks(layout.cols)),
+          out_(out.past(group.first)),
+          not_finite_(layout, x_, group.vectors),
+          panel_(std::min<std::size_t>(layout.cols, blocks_per_fold * panels.block_width) *
+                 group.lanes),
+          sums_(std::min<std::size_t>(bundle_rows, layout.rows) * group.lanes) {
+        // Lanes that no vector fills are zeros, for memory may hold denormals, each product with
+        // which takes a hundred times as long.
+        if (vectors_ < lanes_) std::fill_n(panel_.data(), panel_.size(), 0.0F);
     }
-    if (fold.first == 0) return;
-    for (std::size_t i = 0; i < size; ++i) totals[i] += sums[i];
-}
 
-/// Up to `digit_lanes` vectors, whose ranges are given; `row_sums` are the sums of each row's
-/// weights as the digits have them. Vectors that do not fit fixed point are left to the caller.
-void multiply_digit_panel(const PackedMatrix::Layout& layout, const Panels& panels, const float* x,
-                          std::span<const Range> ranges, std::span<const float> row_sums,
-                          const Outputs& out, int threads) {
+    /// The tiles [begin, end). The part of the panel that a fold needs stays in the second cache.
+    void multiply(std::size_t begin, std::size_t end) {
+        if (blocks_ <= blocks_per_fold) {
+            // The totals of a bundle are finished before those of the next begin.
+            transpose({0, blocks_});
+            for_each_bundle(begin, end, [&](std::size_t first, std::size_t last) {
+                start(first, last, sums_.data());
+                add_blocks({0, blocks_}, first, last, sums_.data());
+                finish(first, last, sums_.data());
+            });
+        } else if (panels_.wide_totals(layout_.cols)) {
+            multiply_folds<double>(begin, end);
+        } else {
+            multiply_folds<float>(begin, end);
+        }
+    }
+
+private:
+    [[nodiscard]] std::size_t row_of(std::size_t tile) const noexcept {
+        return std::min<std::size_t>(tile * panels_.tile_rows, layout_.rows);
+    }
+
+    /// Calls `visit(first, last)` for runs of tiles that pass over a block together.
+    template <class Visit>
+    void for_each_bundle(std::size_t begin, std::size_t end, const Visit& visit) const {
+        const std::size_t tiles = bundle_rows / panels_.tile_rows;
+        for (std::size_t first = begin; first < end; first += tiles) {
+            visit(first, std::min(first + tiles, end));
+        }
+    }
+
+    /// The first fold goes into the totals themselves where these are of fp32.
+    template <class Total>
+    void multiply_folds(std::size_t begin, std::size_t end) {
+        constexpr bool direct = std::is_same_v<Total, float>;
+        const std::size_t first_row = row_of(begin);
+        const support::Scratch<Total> totals((row_of(end) - first_row) * lanes_);
+        for (Fold fold{0, std::min(blocks_, blocks_per_fold)}; fold.first < blocks_;
+             fold = {fold.last, std::min(blocks_, fold.last + blocks_per_fold)}) {
+            transpose(fold);
+            for_each_bundle(begin, end, [&](std::size_t first, std::size_t last) {
+                const std::size_t size = (row_of(last) - row_of(first)) * lanes_;
+                Total* total = totals.data() + (row_of(first) - first_row) * lanes_;
+                float* target = sums_.data();
+                if constexpr (direct) target = fold.first == 0 ? total : target;
+                if (fold.first == 0) start(first, last, total);
+                if (static_cast<void*>(target) != total) std::fill_n(target, size, 0.0F);
+                add_blocks(fold, first, last, target);
+                for (std::size_t i = 0; static_cast<void*>(target) != total && i < size; ++i) {
+                    total[i] += Total{target[i]};
+                }
+                if (fold.last != blocks_) return;
+                if constexpr (direct) {
+                    finish(first, last, total);
+                } else {
+                    for (std::size_t i = 0; i < size; ++i) target[i] = static_cast<float>(total[i]);
+                    finish(first, last, target);
+                }
+            });
+        }
+    }
+
+    void transpose(Fold fold) {
+        const std::size_t column = fold.first * panels_.block_width;
+        const std::size_t columns =
+            std::min<std::size_t>(layout_.cols, fold.last * panels_.block_width) - column;
+        kernel_.transpose(x_ + column, layout_.cols, vectors_, columns, panel_.data(), lanes_);
+    }
+
+    /// The bias, or zero, for the rows of the tiles [first, last).
+    template <class Total>
+    void start(std::size_t first, std::size_t last, Total* totals) const noexcept {
+        for (std::size_t r = row_of(first); r < row_of(last); ++r, totals += lanes_) {
+            std::fill_n(totals, lanes_, out_.bias.empty() ? Total{0} : Total{out_.bias[r]});
+        }
+    }
+
+    void add_blocks(Fold fold, std::size_t first, std::size_t last, float* sums) const noexcept {
+        const float* panel = panel_.data();
+        for (std::size_t b = fold.first; b < fold.last; ++b) {
+            for (std::size_t t = first; t < last; ++t) {
+                const PanelTile& tile = panels_.tiles[t];
+                kernel_.multiply_panel_block(tile.stream.data() + tile.block_starts[b],
+                                             tile.stream.data() + tile.block_starts[b + 1],
+                                             layout_.codebook.data(), panel, lanes_,
+                                             sums + (row_of(t) - row_of(first)) * lanes_);
+            }
+            panel += panels_.block_width * lanes_;
+        }
+    }
+
+    void finish(std::size_t first, std::size_t last, const float* totals) const noexcept {
+        const std::size_t row = row_of(first);
+        const std::size_t end = row_of(last);
+        kernel_.transpose(totals, lanes_, end - row, vectors_, out_.products + row, layout_.rows);
+        for (std::size_t n = 0; n < vectors_; ++n) {
+            not_finite_.spread(n, row, end, out_.products + n * layout_.rows + row);
+            out_.finish(n, row, end);
+        }
+    }
+
+    const PackedMatrix::Layout& layout_;
+    const Panels& panels_;
+    const Kernels& kernel_;
+    const float* x_;
+    std::size_t vectors_;
+    std::size_t lanes_;
+    std::size_t blocks_;
+    Outputs out_;
+    NotFinite not_finite_;
+    support::Scratch<float> panel_;
+    support::Scratch<float> sums_;
+};
+
+/// The digits of a batch, and what turns their products into numbers.
+struct BatchDigits {
+    std::size_t stride;
+    std::uint8_t* digits;       // [batch, stride]
+    std::span<Range> ranges;    // [batch]
+    std::span<float> units;     // [batch, filled up to whole groups]
+    std::span<float> lows;      // the same
+    std::span<float> row_sums;  // [rows] of the weights as the digits have them
+};
+
+/// Products of one group of up to `digit_lanes` vectors with the tiles [begin, end); vectors that
+/// do not fit fixed point are left to the caller.
+void multiply_digit_tiles(const PackedMatrix::Layout& layout, const Panels& panels,
+                          const BatchDigits& x, const VectorGroup& group, const Outputs& out,
+                          std::size_t begin, std::size_t end) {
     const Kernels& kernel = kernels(layout.isa);
     const std::size_t rows = layout.rows;
-    const std::size_t cols = layout.cols;
-    const std::size_t stride = (cols + 63) / 64 * 64;
-    const Digits& weights = layout.sliding()->digits[0];
-    support::AlignedBuffer<std::uint8_t> digits(digit_lanes * stride);
-    std::array<float, digit_lanes> units{};
-    std::array<float, digit_lanes> lows{};
-    for (std::size_t n = 0; n < ranges.size(); ++n) {
-        const FixedScale scale = scale_of(ranges[n], 1, weights.bits);
-        kernel.split_activations(x + n * cols, cols, ranges[n].low, scale.factor, 1,
-                                 digits.data() + n * stride, stride);
-        units[n] = static_cast<float>(scale.unit * weights.unit);
-        lows[n] = ranges[n].low;
-    }
-    support::AlignedBuffer<std::uint8_t> panel(stride * digit_lanes, support::Fill::none);
-    kernel.interleave_digits(digits.data(), stride, stride, panel.data());
-
-    const std::size_t tiles = panels.tiles.size();
-    const std::size_t pieces = std::min(tiles, static_cast<std::size_t>(std::max(threads, 1)));
-    const std::size_t tile_size = std::min(rows, tile_rows) * digit_lanes;
-    support::AlignedBuffer<std::int32_t> sums(pieces * tile_size, support::Fill::none);
-    support::AlignedBuffer<float> totals(pieces * tile_size, support::Fill::none);
-    parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
-        std::int32_t* sum = sums.data() + begin * tile_size;
-        float* total = totals.data() + begin * tile_size;
-        for (std::size_t t = tiles * begin / pieces; t < tiles * end / pieces; ++t) {
-            const PanelTile& tile = panels.tiles[t];
-            const std::size_t first_row = t * tile_rows;
-            const std::size_t count = std::min(tile_rows, rows - first_row);
-            std::fill_n(sum, count * digit_lanes, 0);
-            for (std::size_t b = 0; b + 1 < tile.block_starts.size(); ++b) {
-                kernel.multiply_digit_block(tile.stream.data() + tile.block_starts[b],
-                                            tile.stream.data() + tile.block_starts[b + 1],
-                                            panel.data() + b * panels.block_width * digit_lanes,
-                                            sum);
-            }
-            kernel.scale_digit_sums(
-                sum, count, units.data(), lows.data(), row_sums.data() + first_row,
-                out.bias.empty() ? nullptr : out.bias.data() + first_row, total);
-            kernel.transpose(total, digit_lanes, count, ranges.size(), out.products + first_row,
-                             rows);
-            for (std::size_t n = 0; n < ranges.size(); ++n) {
-                if (fits_fixed_point(ranges[n])) out.finish(n, first_row, first_row + count);
+    const support::Scratch<std::uint8_t> panel(x.stride * digit_lanes);
+    kernel.interleave_digits(x.digits + group.first * x.stride, x.stride, x.stride, panel.data());
+    const std::size_t tile_size = std::min(rows, panels.tile_rows) * digit_lanes;
+    const support::Scratch<std::int32_t> sums(tile_size);
+    const support::Scratch<float> totals(tile_size);
+    for (std::size_t t = begin; t < end; ++t) {
+        const PanelTile& tile = panels.tiles[t];
+        const std::size_t first_row = t * panels.tile_rows;
+        const std::size_t count = std::min(panels.tile_rows, rows - first_row);
+        std::fill_n(sums.data(), count * digit_lanes, 0);
+        for (std::size_t b = 0; b + 1 < tile.block_starts.size(); ++b) {
+            kernel.multiply_digit_block(tile.stream.data() + tile.block_starts[b],
+                                        tile.stream.data() + tile.block_starts[b + 1],
+                                        panel.data() + b * panels.block_width * digit_lanes,
+                                        sums.data());
+        }
+        kernel.scale_digit_sums(sums.data(), count, x.units.data() + group.first,
+                                x.lows.data() + group.first, x.row_sums.data() + first_row,
+                                out.bias.empty() ? nullptr : out.bias.data() + first_row,
+                                totals.data());
+        kernel.transpose(totals.data(), digit_lanes, count, group.vectors,
+                         out.products + group.first * rows + first_row, rows);
+        for (std::size_t n = group.first; n < group.first + group.vectors; ++n) {
+            if (fits_fixed_point(*layout.sliding(), x.ranges[n])) {
+                out.finish(n, first_row, first_row + count);
             }
         }
+    }
+}
+
+/// Vectors whose digits are there at a time.
+constexpr std::size_t most_digit_vectors = 16 * digit_lanes;
+
+void multiply_digits_of(const PackedMatrix::Layout& layout, const Panels& panels, const float* x,
+                        std::size_t batch, const Outputs& out, int threads) {
+    const Kernels& kernel = kernels(layout.isa);
+    const Sliding& sliding = *layout.sliding();
+    const Digits& weights = sliding.digits[0];
+    const RowTiles tiles{layout.rows, panels.tile_rows};
+    const std::size_t cols = layout.cols;
+    std::vector<VectorGroup> groups;
+    for (std::size_t first = 0; first < batch; first += digit_lanes) {
+        groups.push_back(
+            {first, std::min(digit_lanes, batch - first), digit_lanes, first * tiles.rows});
+    }
+    const std::size_t places = groups.size() * digit_lanes;
+    const std::size_t stride = (cols + 63) / 64 * 64;
+    const support::Scratch<std::uint8_t> digits(places * stride);
+    const support::Scratch<Range> ranges(batch);
+    const support::Scratch<float> units(places);
+    const support::Scratch<float> lows(places);
+    const support::Scratch<float> row_sums(layout.rows);
+    for (std::size_t i = 0; i < row_sums.size(); ++i) {
+        row_sums[sliding.row_order[i]] = sliding.sums[i];
+    }
+    std::fill_n(units.data(), places, 0.0F);
+    std::fill_n(lows.data(), places, 0.0F);
+    parallel_for(batch, 1, threads, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t n = begin; n < end; ++n) {
+            ranges[n] = kernel.activation_range(x + n * cols, cols);
+            if (!fits_fixed_point(sliding, ranges[n])) continue;
+            const FixedScale scale = scale_of(ranges[n], 1, weights.bits);
+            kernel.split_activations(x + n * cols, cols, ranges[n].low, scale.factor, 1,
+                                     digits.data() + n * stride, stride);
+            units[n] = static_cast<float>(scale.unit * weights.unit);
+            lows[n] = ranges[n].low;
+        }
     });
+    const BatchDigits vectors{stride, digits.data(), ranges, units, lows, row_sums};
+    const std::size_t pieces =
+        std::min(groups.size() * tiles.count(), static_cast<std::size_t>(std::max(threads, 1)));
+    parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) {
+        for_each_share(groups, tiles, pieces, begin, end,
+                       [&](const VectorGroup& group, std::size_t first, std::size_t last) {
+                           multiply_digit_tiles(layout, panels, vectors, group, out, first, last);
+                       });
+    });
+    for (std::size_t n = 0; n < batch; ++n) {
+        if (fits_fixed_point(sliding, ranges[n])) continue;
+        multiply_gathering(layout, x + n * cols, out.past(n), threads);
+    }
 }
 
 }  // namespace
 
 void multiply_panels(const PackedMatrix::Layout& layout, const Panels& panels, const float* x,
                      std::size_t batch, const Outputs& out, int threads) {
-    const Kernels& kernel = kernels(layout.isa);
-    const std::size_t rows = layout.rows;
-    const std::size_t cols = layout.cols;
-    const std::size_t most_lanes = lanes_for(batch);
-    const std::size_t tiles = panels.tiles.size();
-    const std::size_t pieces = std::min(tiles, static_cast<std::size_t>(std::max(threads, 1)));
-    const std::size_t tile_size = std::min(rows, tile_rows) * most_lanes;
-    const std::size_t blocks = (cols + panels.block_width - 1) / panels.block_width;
-    // With one fold the totals of a tile are finished before those of the next begin.
-    const bool once = blocks <= blocks_per_fold;
-    // The part of the panel that a fold needs stays in the second cache. Lanes that no vector fills
-    // are zeros, for memory may hold denormals, each product with which takes a hundred times as
-    // long.
-    support::AlignedBuffer<float> panel(
-        std::min(cols, blocks_per_fold * panels.block_width) * most_lanes,
-        batch < most_lanes ? support::Fill::zeros : support::Fill::none);
-    support::AlignedBuffer<float> sums(once ? 0 : pieces * tile_size, support::Fill::none);
-    support::AlignedBuffer<float> totals(once ? pieces * tile_size : rows * most_lanes,
-                                         support::Fill::none);
-    for (std::size_t first = 0, vectors = 0; first < batch; first += vectors) {
-        const std::size_t lanes = lanes_for(batch - first);
-        vectors = std::min(lanes, batch - first);
-        const float* source = x + first * cols;
-        const Outputs own = out.past(first);
-        const NotFinite not_finite(layout, source, vectors);
-        Fold fold{0, 0};
-        do {
-            fold = {fold.last, std::min(blocks, fold.last + blocks_per_fold)};
-            const std::size_t column = fold.first * panels.block_width;
-            const std::size_t columns = std::min(cols, fold.last * panels.block_width) - column;
-            parallel_for(columns, column_grain, threads,
-                         [&](std::size_t begin, std::size_t end) noexcept {
-                             kernel.transpose(source + column + begin, cols, vectors, end - begin,
-                                              panel.data() + begin * lanes, lanes);
-                         });
-            parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
-                for (std::size_t t = tiles * begin / pieces; t < tiles * end / pieces; ++t) {
-                    const std::size_t first_row = t * tile_rows;
-                    const std::size_t count = std::min(tile_rows, rows - first_row);
-                    float* total = totals.data() + (once ? begin * tile_size : first_row * lanes);
-                    for (std::size_t r = 0; fold.first == 0 && r < count; ++r) {
-                        std::fill_n(total + r * lanes, lanes,
-                                    out.bias.empty() ? 0.0F : out.bias[first_row + r]);
-                    }
-                    multiply_tile(kernel, panels.tiles[t], fold, panels.block_width * lanes,
-                                  layout.codebook.data(), panel.data(), lanes,
-                                  sums.data() + begin * tile_size, count * lanes, total);
-                    if (fold.last != blocks) continue;
-                    kernel.transpose(total, lanes, count, vectors, own.products + first_row, rows);
-                    for (std::size_t n = 0; n < vectors; ++n) {
-                        not_finite.spread(n, first_row, first_row + count,
-                                          own.products + n * rows + first_row);
-                        own.finish(n, first_row, first_row + count);
-                    }
-                }
-            });
-        } while (fold.last != blocks);
-    }
+    const RowTiles tiles{layout.rows, panels.tile_rows};
+    const auto most = static_cast<std::size_t>(std::max(threads, 1));
+    const std::vector<VectorGroup> groups =
+        vector_groups(layout.nonzeros, layout.cols, tiles, batch, most);
+    const std::size_t pieces = std::min(groups.size() * tiles.count(), most);
+    parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) {
+        for_each_share(groups, tiles, pieces, begin, end,
+                       [&](const VectorGroup& group, std::size_t first, std::size_t last) {
+                           GroupOfPanels(layout, panels, x, group, out).multiply(first, last);
+                       });
+    });
 }
 
 void multiply_digit_panels(const PackedMatrix::Layout& layout, const Panels& panels, const float* x,
                            std::size_t batch, const Outputs& out, int threads) {
-    const Sliding& sliding = *layout.sliding();
-    std::vector<float> row_sums(layout.rows);
-    for (std::size_t i = 0; i < row_sums.size(); ++i) {
-        row_sums[sliding.row_order[i]] = sliding.sums[i];
-    }
-    const ActivationRange range_of = kernels(layout.isa).activation_range;
-    for (std::size_t first = 0; first < batch; first += digit_lanes) {
-        const float* vectors = x + first * layout.cols;
-        const Outputs own = out.past(first);
-        std::array<Range, digit_lanes> ranges;
-        const std::size_t count = std::min(digit_lanes, batch - first);
-        for (std::size_t n = 0; n < count; ++n) {
-            ranges[n] = range_of(vectors + n * layout.cols, layout.cols);
-        }
-        multiply_digit_panel(layout, panels, vectors, std::span(ranges).first(count), row_sums, own,
-                             threads);
-        for (std::size_t n = 0; n < count; ++n) {
-            if (fits_fixed_point(ranges[n])) continue;
-            multiply_gathering(layout, vectors + n * layout.cols, own.past(n), threads);
-        }
+    for (std::size_t first = 0; first < batch; first += most_digit_vectors) {
+        multiply_digits_of(layout, panels, x + first * layout.cols,
+                           std::min(most_digit_vectors, batch - first), out.past(first), threads);
     }
 }
 

@@ -7,6 +7,7 @@
 
 #include "spmm/kernels.hpp"
 #include "spmm/products.hpp"
+#include "support/scratch.hpp"
 #include "tersor/parallel.hpp"
 
 namespace tersor::spmm {
@@ -19,47 +20,69 @@ constexpr std::size_t vectors_at_once = 128;
 class DigitTiles {
 public:
     DigitTiles(const PackedMatrix::Layout& layout, const Tiles& tiles, Arithmetic arithmetic,
-               const float* x, std::span<const Range> ranges, int threads)
-        : units_(ranges.size()), lows_(ranges.size()) {
-        const Kernels& kernel = kernels(layout.isa);
-        const auto count = static_cast<std::size_t>(arithmetic.x_digits);
-        const std::size_t plane = tiles.blocks * tile_bytes;
-        const std::size_t stride = tiles.blocks * tile_columns;
-        const std::size_t x_tiles = (ranges.size() + tile_vectors - 1) / tile_vectors;
-        digits_ = support::AlignedBuffer<std::uint8_t>(x_tiles * count * plane);
-        const auto pieces = std::min(ranges.size(), static_cast<std::size_t>(std::max(threads, 1)));
-        support::AlignedBuffer<std::uint8_t> planes(pieces * count * stride);
-        parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
-            std::uint8_t* own = planes.data() + begin * count * stride;
-            const std::size_t last = ranges.size() * end / pieces;
-            for (std::size_t n = ranges.size() * begin / pieces; n < last; ++n) {
-                if (!fits_fixed_point(ranges[n])) continue;
-                const FixedScale scale =
-                    scale_of(ranges[n], arithmetic.x_digits, layout.sliding()->shape.digit_bits);
-                units_[n] = scale.unit;
-                lows_[n] = ranges[n].low;
-                kernel.split_activations(x + n * layout.cols, layout.cols, ranges[n].low,
-                                         scale.factor, arithmetic.x_digits, own, stride);
-                std::uint8_t* to = digits_.data() + n / tile_vectors * count * plane +
-                                   n % tile_vectors * tile_columns;
-                for (std::size_t p = 0; p < count; ++p) {
-                    for (std::size_t b = 0; b < tiles.blocks; ++b) {
-                        std::memcpy(to + (b * count + p) * tile_bytes,
-                                    own + p * stride + b * tile_columns, tile_columns);
-                    }
-                }
-            }
-        });
+               std::size_t vectors)
+        : layout_(layout),
+          arithmetic_(arithmetic),
+          blocks_(tiles.blocks),
+          digits_((vectors + tile_vectors - 1) / tile_vectors * tile_vectors * bytes_of_vector()),
+          ranges_(vectors),
+          units_(vectors),
+          lows_(vectors) {
+        // The places that no vector fills.
+        const std::size_t last = vectors / tile_vectors * tile_vectors * bytes_of_vector();
+        if (vectors % tile_vectors != 0) {
+            std::memset(digits_.data() + last, 0, digits_.size() - last);
+        }
     }
 
+    /// Of vector n, in `planes` of digits that are the caller's.
+    void set(std::size_t n, const float* x, std::span<std::uint8_t> planes) const noexcept {
+        const Kernels& kernel = kernels(layout_.isa);
+        const auto count = static_cast<std::size_t>(arithmetic_.x_digits);
+        const std::size_t stride = blocks_ * tile_columns;
+        const Range range = kernel.activation_range(x, layout_.cols);
+        ranges_[n] = range;
+        units_[n] = lows_[n] = 0.0;
+        if (fits_fixed_point(*layout_.sliding(), range)) {
+            const int bits = layout_.sliding()->shape.digit_bits;
+            const FixedScale scale = scale_of(range, arithmetic_.x_digits, bits);
+            units_[n] = scale.unit;
+            lows_[n] = range.low;
+            // Columns past the last have no weights.
+            kernel.split_activations(x, layout_.cols, range.low, scale.factor, arithmetic_.x_digits,
+                                     planes.data(), stride);
+        } else {
+            std::ranges::fill(planes, std::uint8_t{0});
+        }
+        std::uint8_t* to = digits_.data() + n / tile_vectors * tile_vectors * bytes_of_vector() +
+                           n % tile_vectors * tile_columns;
+        for (std::size_t p = 0; p < count; ++p) {
+            for (std::size_t b = 0; b < blocks_; ++b) {
+                std::memcpy(to + (b * count + p) * tile_bytes,
+                            planes.data() + p * stride + b * tile_columns, tile_columns);
+            }
+        }
+    }
+
+    [[nodiscard]] std::size_t bytes_of_vector() const noexcept {
+        return static_cast<std::size_t>(arithmetic_.x_digits) * blocks_ * tile_columns;
+    }
+    [[nodiscard]] const Range& range(std::size_t n) const noexcept { return ranges_[n]; }
+    [[nodiscard]] bool fits(std::size_t n) const noexcept {
+        return fits_fixed_point(*layout_.sliding(), ranges_[n]);
+    }
     [[nodiscard]] TileActivations view() const noexcept {
         return {digits_.data(), units_.size(), units_.data(), lows_.data()};
     }
 
 private:
-    support::AlignedBuffer<std::uint8_t> digits_;
-    std::vector<double> units_;
-    std::vector<double> lows_;
+    const PackedMatrix::Layout& layout_;
+    Arithmetic arithmetic_;
+    std::size_t blocks_;
+    support::Scratch<std::uint8_t> digits_;
+    support::Scratch<Range> ranges_;
+    support::Scratch<double> units_;
+    support::Scratch<double> lows_;
 };
 
 /// The sums of each row's weights.
@@ -82,46 +105,50 @@ void multiply_tiles(const PackedMatrix::Layout& layout, const Tiles& tiles, Arit
     const bool finest = arithmetic == finest_arithmetic;
     const Digits& weights = sliding.digits[static_cast<std::size_t>(arithmetic.w_digits - 1)];
     const std::vector<double> row_sums = row_sums_of(layout, finest);
-    const std::size_t pieces = (tiles.groups() + groups_at_once - 1) / groups_at_once;
-    const std::size_t workers = std::min(pieces, static_cast<std::size_t>(std::max(threads, 1)));
-    constexpr std::size_t sums_size = groups_at_once * most_tile_sums;
-    constexpr std::size_t totals_size = groups_at_once * most_tile_totals;
-    support::AlignedBuffer<std::int32_t> sums(workers * sums_size, support::Fill::none);
-    support::AlignedBuffer<double> totals(workers * totals_size, support::Fill::none);
+    const auto most = static_cast<std::size_t>(std::max(threads, 1));
+    const std::size_t groups =
+        std::min(groups_at_once, (tiles.groups() + most - 1) / most);  // of a piece
+    const std::size_t pieces = (tiles.groups() + groups - 1) / groups;
+    const std::size_t workers = std::min(pieces, most);
     for (std::size_t first = 0; first < batch; first += vectors_at_once) {
         const std::size_t count = std::min(vectors_at_once, batch - first);
         const float* vectors = x + first * layout.cols;
         const Outputs own = out.past(first);
-        std::vector<Range> ranges(count);
-        for (std::size_t n = 0; n < count; ++n) {
-            ranges[n] = kernel.activation_range(vectors + n * layout.cols, layout.cols);
-        }
-        const DigitTiles digits(layout, tiles, arithmetic, vectors, ranges, threads);
+        const DigitTiles digits(layout, tiles, arithmetic, count);
+        parallel_for(count, 1, threads, [&](std::size_t begin, std::size_t end) {
+            const support::Scratch<std::uint8_t> planes(digits.bytes_of_vector());
+            for (std::size_t n = begin; n < end; ++n) {
+                digits.set(n, vectors + n * layout.cols, planes);
+            }
+        });
         const TileOutputs products{own.products, layout.rows, row_sums.data(),
                                    finest || own.bias.empty() ? nullptr : own.bias.data()};
-        parallel_for(workers, 1, threads, [&](std::size_t begin, std::size_t end) noexcept {
-            const TileWork work{sums.data() + begin * sums_size,
-                                totals.data() + begin * totals_size};
+        parallel_for(workers, 1, threads, [&](std::size_t begin, std::size_t end) {
+            const support::Scratch<std::int32_t> sums(groups_at_once * most_tile_sums);
+            const support::Scratch<double> totals(groups_at_once * most_tile_totals);
+            const TileWork work{sums.data(), totals.data()};
             for (std::size_t p = pieces * begin / workers; p < pieces * end / workers; ++p) {
-                const std::size_t group = p * groups_at_once;
-                const std::size_t last = std::min(tiles.groups(), group + groups_at_once);
+                const std::size_t group = p * groups;
+                const std::size_t last = std::min(tiles.groups(), group + groups);
                 kernel.multiply_tiles(tiles, weights, arithmetic, digits.view(), products, work,
                                       group, last);
                 if (finest) continue;
                 const std::size_t row_end = std::min<std::size_t>(layout.rows, last * group_rows);
                 for (std::size_t n = 0; n < count; ++n) {
-                    if (fits_fixed_point(ranges[n])) own.finish(n, group * group_rows, row_end);
+                    if (digits.fits(n)) own.finish(n, group * group_rows, row_end);
                 }
             }
         });
-        for (std::size_t n = 0; n < count; ++n) {
-            const float* vector = vectors + n * layout.cols;
-            if (!fits_fixed_point(ranges[n])) {
-                multiply_gathering(layout, vector, own.past(n), threads);
-            } else if (finest) {
-                finish_fixed(layout, sliding, arithmetic, ranges[n], vector, own.past(n), threads);
+        parallel_for(count, 1, threads, [&](std::size_t begin, std::size_t end) {
+            for (std::size_t n = begin; n < end; ++n) {
+                const float* vector = vectors + n * layout.cols;
+                if (!digits.fits(n)) {
+                    multiply_gathering(layout, vector, own.past(n), 1);
+                } else if (finest) {
+                    finish_fixed(layout, sliding, arithmetic, digits.range(n), vector, own.past(n));
+                }
             }
-        }
+        });
     }
 }
 

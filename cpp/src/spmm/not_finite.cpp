@@ -29,7 +29,7 @@ void NotFinite::spread(std::size_t vector, std::size_t row_begin, std::size_t ro
         for (std::size_t b = 0; b < rows16_->blocks.size(); ++b) {
             const BlockView block = layout_->view(*rows16_, b);
             for (std::uint64_t i = block.row_starts[r]; i < block.row_starts[r + 1]; ++i) {
-                read += std::isfinite(x[b * block_columns + block.columns[i]]) ? 0U : 1U;
+                read += std::isfinite(x[block.first_column + block.columns[i]]) ? 0U : 1U;
             }
         }
         if (read != counts_[vector]) {

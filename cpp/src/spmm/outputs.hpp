@@ -30,6 +30,11 @@ struct Outputs {
     /// The same without the first `count` vectors.
     [[nodiscard]] Outputs past(std::size_t count) const noexcept;
 
+    /// Whether finishing changes anything, or products are y as they are.
+    [[nodiscard]] bool needs_finish() const noexcept {
+        return products != y || activation != Activation::none || residual != nullptr;
+    }
+
     /// Finishes the rows [row_begin, row_end) of a vector.
     void finish(std::size_t vector, std::size_t row_begin, std::size_t row_end) const noexcept {
         const std::size_t at = vector * rows + row_begin;

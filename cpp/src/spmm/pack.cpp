@@ -10,18 +10,22 @@
 #include "spmm/make_sliding.hpp"
 #include "spmm/pack_entries.hpp"
 #include "spmm/regime.hpp"
+#include "spmm/row_reader.hpp"
 #include "spmm/row_source.hpp"
+#include "support/checked_size.hpp"
 #include "tersor/spmm.hpp"
 
 namespace tersor {
 
 namespace {
 
-/// A layout made of the fp32 kernels' one; where that is not there, of one that is not kept.
+/// A layout made of the rows of another that is there.
 template <class Make>
-auto from_rows16(const PackedMatrix::Layout& layout, const Make& make) {
-    if (const spmm::Rows16* made = layout.rows16_made.peek()) return make(*made);
-    return make(spmm::make_rows16(*layout.sliding_made.peek(), layout.rows, layout.cols));
+auto from_rows(const PackedMatrix::Layout& layout, const Make& make) {
+    if (const spmm::Rows16* made = layout.rows16_made.peek()) {
+        return make(spmm::Rows16Reader(*made));
+    }
+    return make(spmm::SlidingReader(*layout.sliding_made.peek()));
 }
 
 }  // namespace
@@ -33,43 +37,50 @@ PackedMatrix::PackedMatrix(PackedMatrix&&) noexcept = default;
 PackedMatrix& PackedMatrix::operator=(PackedMatrix&&) noexcept = default;
 PackedMatrix::~PackedMatrix() = default;
 
-std::uint32_t PackedMatrix::rows() const noexcept { return layout_->rows; }
-std::uint32_t PackedMatrix::cols() const noexcept { return layout_->cols; }
-std::size_t PackedMatrix::nonzeros() const noexcept { return layout_->nonzeros; }
-Isa PackedMatrix::isa() const noexcept { return layout_->isa; }
-std::size_t PackedMatrix::codebook_size() const noexcept { return layout_->codebook_size; }
+const PackedMatrix::Layout& PackedMatrix::layout() const noexcept {
+    static const Layout empty{};
+    return layout_ != nullptr ? *layout_ : empty;
+}
+
+std::uint32_t PackedMatrix::rows() const noexcept { return layout().rows; }
+std::uint32_t PackedMatrix::cols() const noexcept { return layout().cols; }
+std::size_t PackedMatrix::nonzeros() const noexcept { return layout().nonzeros; }
+Isa PackedMatrix::isa() const noexcept { return layout().isa; }
+std::size_t PackedMatrix::codebook_size() const noexcept { return layout().codebook_size; }
 
 std::size_t PackedMatrix::nbytes() const noexcept {
-    std::size_t bytes = layout_->codebook.nbytes();
-    if (const spmm::Rows16* made = layout_->rows16_made.peek()) bytes += made->nbytes();
-    if (const spmm::Sliding* made = layout_->sliding_made.peek()) bytes += made->nbytes();
-    if (const spmm::HighestRows* made = layout_->highest_made.peek()) bytes += made->nbytes();
-    if (const spmm::Panels* made = layout_->panels_made.peek()) bytes += made->nbytes();
-    if (const spmm::Panels* made = layout_->digit_panels_made.peek()) bytes += made->nbytes();
-    if (const spmm::Tiles* made = layout_->tiles_made.peek()) bytes += made->nbytes();
-    if (const PackedMatrix* made = layout_->transposed_made.peek()) bytes += made->nbytes();
+    const Layout& made_of = layout();
+    std::size_t bytes = made_of.codebook.nbytes();
+    if (const spmm::Rows16* made = made_of.rows16_made.peek()) bytes += made->nbytes();
+    if (const spmm::Sliding* made = made_of.sliding_made.peek()) bytes += made->nbytes();
+    if (const spmm::HighestRows* made = made_of.highest_made.peek()) bytes += made->nbytes();
+    if (const spmm::Panels* made = made_of.panels_made.peek()) bytes += made->nbytes();
+    if (const spmm::Panels* made = made_of.digit_panels_made.peek()) bytes += made->nbytes();
+    if (const spmm::Tiles* made = made_of.tiles_made.peek()) bytes += made->nbytes();
+    if (const PackedMatrix* made = made_of.transposed_made.peek()) bytes += made->nbytes();
     return bytes;
 }
 
 void PackedMatrix::unpack(std::span<float> out) const {
-    const std::size_t cols = layout_->cols;
-    if (out.size() != layout_->rows * cols) {
+    const Layout& made_of = layout();
+    const std::size_t cols = made_of.cols;
+    if (support::checked_product(made_of.rows, made_of.cols) != out.size()) {
         throw std::invalid_argument("unpack: the output does not have rows x cols elements");
     }
     std::fill(out.begin(), out.end(), 0.0F);
-    if (layout_->rows16_made.peek() == nullptr && layout_->sliding_made.peek() != nullptr) {
-        spmm::for_each_entry(*layout_->sliding_made.peek(),
+    if (made_of.rows16_made.peek() == nullptr && made_of.sliding_made.peek() != nullptr) {
+        spmm::for_each_entry(*made_of.sliding_made.peek(),
                              [&](std::size_t row, std::size_t column, std::uint8_t code) {
-                                 out[row * cols + column] = layout_->codebook[code];
+                                 out[row * cols + column] = made_of.codebook[code];
                              });
         return;
     }
-    const spmm::Rows16& rows16 = layout_->rows16();
+    const spmm::Rows16& rows16 = made_of.rows16();
     for (std::size_t b = 0; b < rows16.blocks.size(); ++b) {
-        const spmm::BlockView block = layout_->view(rows16, b);
-        for (std::size_t r = 0; r < layout_->rows; ++r) {
+        const spmm::BlockView block = made_of.view(rows16, b);
+        for (std::size_t r = 0; r < made_of.rows; ++r) {
             for (std::uint64_t i = block.row_starts[r]; i < block.row_starts[r + 1]; ++i) {
-                out[r * cols + b * spmm::block_columns + block.columns[i]] = block.weight(i);
+                out[r * cols + block.first_column + block.columns[i]] = block.weight(i);
             }
         }
     }
@@ -81,14 +92,18 @@ bool PackedMatrix::Layout::fits_sliding() const noexcept {
 }
 
 const spmm::Rows16& PackedMatrix::Layout::rows16() const {
-    return rows16_made.get([&] { return spmm::make_rows16(*sliding_made.peek(), rows, cols); });
+    return rows16_made.get([&] {
+        const spmm::Sliding* made = sliding_made.peek();
+        return made != nullptr ? spmm::make_rows16(*made, rows, cols) : spmm::Rows16{};
+    });
 }
 
-const spmm::Sliding* PackedMatrix::Layout::sliding() const {
+const spmm::Sliding* PackedMatrix::Layout::sliding(int threads) const {
     if (!fits_sliding()) return nullptr;
     return &sliding_made.get([&] {
         spmm::Rows16Rows source(*rows16_made.peek(), cols, isa);
-        return spmm::make_sliding(source, rows, std::span(codebook.data(), codebook_size), isa, 1);
+        return spmm::make_sliding(source, rows, std::span(codebook.data(), codebook_size), isa,
+                                  threads);
     });
 }
 
@@ -99,32 +114,38 @@ const spmm::HighestRows& PackedMatrix::Layout::highest_rows() const {
     });
 }
 
-const spmm::Panels* PackedMatrix::Layout::panels() const {
-    if (codebook_size == 0 || rows == 0 || cols > spmm::max_panels_columns) return nullptr;
-    return &panels_made.get([&] { return make_panels_of(spmm::code_entries()); });
+const spmm::Panels* PackedMatrix::Layout::panels(int threads) const {
+    if (codebook_size == 0 || rows == 0 || cols == 0 || cols > spmm::max_panels_columns) {
+        return nullptr;
+    }
+    return &panels_made.get([&] { return make_panels_of(spmm::code_entries(), threads); });
 }
 
-const spmm::Panels* PackedMatrix::Layout::digit_panels() const {
-    const spmm::Sliding* made = sliding();
-    if (made == nullptr || cols > spmm::max_digit_columns ||
+const spmm::Panels* PackedMatrix::Layout::digit_panels(int threads) const {
+    const spmm::Sliding* made = sliding(threads);
+    if (made == nullptr || cols == 0 || cols > spmm::max_digit_columns ||
         spmm::kernels(isa).multiply_digit_block == nullptr) {
         return nullptr;
     }
     return &digit_panels_made.get(
-        [&] { return make_panels_of(spmm::digit_entries(made->digits[0])); });
+        [&] { return make_panels_of(spmm::digit_entries(made->digits[0]), threads); });
 }
 
-spmm::Panels PackedMatrix::Layout::make_panels_of(const spmm::PanelEntries& entries) const {
-    return from_rows16(*this, [&](const spmm::Rows16& source) {
-        return make_panels(source, rows, cols, entries, 1);
+spmm::Panels PackedMatrix::Layout::make_panels_of(const spmm::PanelEntries& entries,
+                                                  int threads) const {
+    return from_rows(*this, [&](const spmm::RowReader& source) {
+        return make_panels(source, rows, cols, nonzeros, entries, threads);
     });
 }
 
-const spmm::Tiles* PackedMatrix::Layout::tiles() const {
-    if (spmm::kernels(isa).multiply_tiles == nullptr || sliding() == nullptr) return nullptr;
+const spmm::Tiles* PackedMatrix::Layout::tiles(int threads) const {
+    if (!spmm::has_tiles || spmm::kernels(isa).multiply_tiles == nullptr ||
+        sliding(threads) == nullptr) {
+        return nullptr;
+    }
     return &tiles_made.get([&] {
-        return from_rows16(*this, [&](const spmm::Rows16& source) {
-            return make_tiles(source, rows, cols, codebook_size);
+        return from_rows(*this, [&](const spmm::RowReader& source) {
+            return make_tiles(source, rows, cols, codebook_size, threads);
         });
     });
 }
@@ -135,29 +156,27 @@ namespace {
 /// Lays the rows out; `store(block, place, code)` is told of each non-zero, in order.
 template <class Store>
 Rows16 lay_out(const CsrRows& source, std::uint32_t rows, bool shared, const Store& store) {
-    Rows16 layout = empty_rows16(rows, source.cols());
+    Rows16Builder builder(rows, source.cols());
     for (std::size_t r = 0; r < rows; ++r) {
-        source.for_each_entry(r, [&](std::uint32_t column, std::uint8_t) {
-            ++layout.blocks[column / block_columns].row_starts[r + 1];
-        });
+        source.for_each_entry(
+            r, [&](std::uint32_t column, std::uint8_t) { builder.count(r, column); });
     }
-    allocate_entries(layout, rows, shared);
-    std::vector<std::uint64_t> next(layout.blocks.size());
+    builder.allocate(shared);
     for (std::size_t r = 0; r < rows; ++r) {
         source.for_each_entry(r, [&](std::uint32_t column, std::uint8_t code) {
-            const auto b = static_cast<std::size_t>(column / block_columns);
-            const auto to = static_cast<std::size_t>(next[b]++);
-            layout.blocks[b].columns[to] = static_cast<std::uint16_t>(column % block_columns);
-            store(layout.blocks[b], to, code);
+            const Rows16Builder::Place place = builder.place(r, column);
+            store(place.block, place.at, code);
         });
     }
-    return layout;
+    return std::move(builder).finish();
 }
 
 /// The same for codes and a single block, which most matrices are: decoded by a kernel.
 Rows16 lay_out_block(const CsrRows& source, std::uint32_t rows) {
-    Rows16 layout = empty_rows16(rows, source.cols());
-    Block& block = layout.blocks[0];
+    Rows16 layout;
+    if (source.nonzeros() == 0) return layout;
+    Block& block = layout.blocks.emplace_back();
+    block.row_starts = support::AlignedBuffer<std::uint64_t>(std::size_t{rows} + 1);
     block.columns = support::AlignedBuffer<std::uint16_t>(source.nonzeros());
     block.codes = support::AlignedBuffer<std::uint8_t>(source.nonzeros());
     std::vector<Entry> entries;

@@ -18,9 +18,10 @@ constexpr std::uint64_t rounding = 1024;
 
 std::uint64_t rows16_bytes(std::uint64_t rows, std::uint64_t cols, std::uint64_t nonzeros,
                            bool shared) noexcept {
-    const std::uint64_t blocks = cols / block_columns + 1;
+    const std::uint64_t blocks = std::min(cols / block_columns + 1, nonzeros);
     const std::uint64_t entry = sizeof(std::uint16_t) + (shared ? 1 : sizeof(float));
-    return nonzeros * entry + blocks * ((rows + 1) * sizeof(std::uint64_t) + rounding);
+    const std::uint64_t index = (cols / block_columns + 1) * sizeof(std::uint32_t);
+    return nonzeros * entry + index + blocks * ((rows + 1) * sizeof(std::uint64_t) + rounding);
 }
 
 /// A step takes an entry at least. While one takes four of each row at most, a window is passed

@@ -9,25 +9,37 @@
 //   entry  column in the block * 256 + code, or + digit of the weight where products are of digits
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
 #include <vector>
 
 #include "spmm/fixed_point.hpp"
-#include "spmm/rows16.hpp"
+#include "spmm/row_reader.hpp"
 #include "support/aligned_buffer.hpp"
 
 namespace tersor::spmm {
 
-inline constexpr std::size_t tile_rows = 1024;  // their sums for a batch stay in the second cache
+/// Rows that pass over a block of columns one after the other: their sums for a batch stay in the
+/// second cache, and the block's activations in the first.
+inline constexpr std::size_t bundle_rows = 1024;
+
+/// Rows of a tile, the least that a thread takes: half of a bundle at most, and a quarter of the
+/// matrix, so that two threads and four have equal parts. Each begins its runs anew, of which the
+/// processor foresees all but the end.
+[[nodiscard]] constexpr std::size_t tile_rows_for(std::size_t rows) noexcept {
+    constexpr std::size_t least = 64;
+    const std::size_t tiles = 4 * ((rows + 2 * bundle_rows - 1) / (2 * bundle_rows));
+    return std::max(least, (rows + tiles - 1) / tiles);
+}
 
 /// Columns of a block: as many as hold about 16 entries of a row, for every row costs a reading and
 /// a writing of its sums, but no more than 8 bits can name and the first cache can hold.
 inline constexpr std::size_t min_block_width = 128;
-/// The same where more than half of the weights are kept: it halves the chains of additions, which
-/// would be too long for `high`.
-inline constexpr std::size_t dense_block_width = 64;
+/// The same where so many weights are kept that the chains of additions would be too long for
+/// `high`.
+inline constexpr std::size_t least_block_width = 64;
 inline constexpr std::size_t max_block_width = 256;
 inline constexpr std::size_t block_row_entries = 16;
 
@@ -35,10 +47,27 @@ inline constexpr std::size_t block_row_entries = 16;
 /// additions short, and with them the rounding error.
 inline constexpr std::size_t blocks_per_fold = 16;
 
+/// Roundings to fp32 that the bound of `high` allows each product on its way.
+inline constexpr auto most_roundings =
+    static_cast<std::size_t>(error_limit(Precision::high) * 0x1p24);
+
 /// Sums that the kernels keep for each row of a block.
 inline constexpr std::size_t panel_chains = 2;
 /// Entries of a row in a block up to which a kernel may keep one sum for it instead.
 inline constexpr std::size_t one_chain_entries = 32;
+
+/// The longest chain of additions of a row that has so many entries in a block.
+[[nodiscard]] constexpr std::size_t chain_of(std::size_t entries) noexcept {
+    return std::max(std::min(entries, one_chain_entries),
+                    (entries + panel_chains - 1) / panel_chains + panel_chains - 1);
+}
+
+/// Whether a chain in a block leaves the bound of `high` room for the additions around it, if the
+/// totals are of double precision.
+[[nodiscard]] constexpr bool meets_high(std::size_t chain) noexcept {
+    return chain + blocks_per_fold + 1 <= most_roundings;
+}
+static_assert(meets_high(chain_of(least_block_width)));
 
 /// What the entries of a layout hold.
 struct PanelEntries {
@@ -65,12 +94,16 @@ struct PanelTile {
 
 struct Panels {
     std::vector<PanelTile> tiles;
+    std::size_t tile_rows = 0;
     std::size_t block_width = 0;    // columns
     std::size_t largest_count = 0;  // entries of a row in a block
 
     [[nodiscard]] std::size_t nbytes() const noexcept;
-    /// The longest chain of additions, hence of roundings, that a weight passes through.
-    [[nodiscard]] std::size_t depth(std::size_t cols) const noexcept;
+    [[nodiscard]] std::size_t blocks(std::size_t cols) const noexcept {
+        return (cols + block_width - 1) / block_width;
+    }
+    /// Whether so many folds are added up that only totals of double precision meet `high`.
+    [[nodiscard]] bool wide_totals(std::size_t cols) const noexcept;
 };
 
 /// The lanes of the next panel when so many vectors are left: 16 take two thirds of the time of 32,
@@ -82,7 +115,9 @@ struct Panels {
 /// Columns up to which the chains of additions stay as short as the bound of `highest` needs.
 inline constexpr std::size_t max_panels_columns = std::size_t{1} << 19;
 
-[[nodiscard]] Panels make_panels(const Rows16& source, std::uint32_t rows, std::uint32_t cols,
-                                 const PanelEntries& entries, int threads);
+/// `rows` and `cols` are not 0. Whatever the rows are like, fp32 products of the layout meet
+/// `high`.
+[[nodiscard]] Panels make_panels(const RowReader& source, std::uint32_t rows, std::uint32_t cols,
+                                 std::size_t nonzeros, const PanelEntries& entries, int threads);
 
 }  // namespace tersor::spmm

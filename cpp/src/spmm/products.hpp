@@ -13,8 +13,13 @@ namespace tersor::spmm {
 /// Vectors whose digits are made at a time.
 inline constexpr std::size_t items_at_once = 8;
 
-/// Whether fp32 can scale the vector: it is finite, and its range neither too small nor too large.
-[[nodiscard]] bool fits_fixed_point(const Range& range) noexcept;
+/// Whether fixed point stays within fp32's normal numbers for any vector of usual size: else fp32
+/// kernels are faster than to look at each.
+[[nodiscard]] bool fits_fixed_point(const Sliding& layout) noexcept;
+
+/// The same for the matrix and one vector, which has to be finite: its scale, the units of products
+/// and what is added up of them.
+[[nodiscard]] bool fits_fixed_point(const Sliding& layout, const Range& range) noexcept;
 
 /// One vector in fp32 by gathers, whatever it holds.
 void multiply_gathering(const PackedMatrix::Layout& layout, const float* x, const Outputs& out,
@@ -28,7 +33,7 @@ void multiply_fixed(const PackedMatrix::Layout& layout, const Sliding& sliding,
 /// What follows the fixed-point sums of a vector: in the finest arithmetic the rows that need it
 /// are computed again and the bias is added; then the outputs are finished.
 void finish_fixed(const PackedMatrix::Layout& layout, const Sliding& sliding, Arithmetic arithmetic,
-                  const Range& range, const float* x, const Outputs& out, int threads);
+                  const Range& range, const float* x, const Outputs& out);
 
 /// A batch in fp32 from the layout rows16.
 void multiply_rows16(const PackedMatrix::Layout& layout, const float* x, std::size_t batch,

@@ -5,6 +5,7 @@
 #include <numeric>
 
 #include "csr/wide_loops.hpp"
+#include "spmm/row_reader.hpp"
 
 namespace tersor::spmm {
 
@@ -96,31 +97,24 @@ std::size_t Rows16Rows::entries_before(std::size_t row) const noexcept {
     return entries;
 }
 
-std::size_t Rows16Rows::nonzeros(std::size_t row) const noexcept {
-    std::size_t nonzeros = 0;
-    for (const Block& block : layout_.blocks) {
-        nonzeros += static_cast<std::size_t>(block.row_starts[row + 1] - block.row_starts[row]);
-    }
-    return nonzeros;
-}
-
 bool Rows16Rows::survey(std::size_t row, RowFacts& facts,
                         std::span<std::uint32_t> counts) const noexcept {
     count_codes(row, counts);
     std::size_t passed = 0;
     std::size_t mark = 0;
-    for (std::size_t b = 0; b < layout_.blocks.size(); ++b) {
-        const Block& block = layout_.blocks[b];
+    for (const Block& block : layout_.blocks) {
         const std::uint16_t* begin = block.columns.data() + block.row_starts[row];
         const std::uint16_t* end = block.columns.data() + block.row_starts[row + 1];
+        const std::uint64_t first = block.first_column;
         for (; mark < RowFacts::marks; ++mark) {
-            const std::uint64_t column = mark_column(mark, cols_) - b * block_columns;
-            if (column > block_columns) break;
-            const std::uint16_t* at = std::lower_bound(begin, end, column);
+            const std::uint64_t column = std::max<std::uint64_t>(mark_column(mark, cols_), first);
+            if (column - first > block_columns) break;
+            const std::uint16_t* at = std::lower_bound(begin, end, column - first);
             facts.passed[mark] = static_cast<float>(passed + static_cast<std::size_t>(at - begin));
         }
         passed += static_cast<std::size_t>(end - begin);
     }
+    for (; mark < RowFacts::marks; ++mark) facts.passed[mark] = static_cast<float>(passed);
     return true;
 }
 
@@ -145,15 +139,7 @@ void Rows16Rows::prefetch(std::size_t row) const noexcept {
 }
 
 std::size_t Rows16Rows::read(std::size_t row, Entry* entries) const noexcept {
-    Entry* to = entries;
-    for (std::size_t b = 0; b < layout_.blocks.size(); ++b) {
-        const Block& block = layout_.blocks[b];
-        const auto first = static_cast<std::uint32_t>(b * block_columns);
-        for (std::uint64_t i = block.row_starts[row]; i < block.row_starts[row + 1]; ++i) {
-            *to++ = (first + block.columns[i]) << 8 | block.codes[i];
-        }
-    }
-    return static_cast<std::size_t>(to - entries);
+    return Rows16Reader(layout_).read(row, entries);
 }
 
 }  // namespace tersor::spmm

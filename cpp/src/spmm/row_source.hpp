@@ -104,7 +104,6 @@ public:
 
     [[nodiscard]] std::uint32_t cols() const noexcept { return cols_; }
     [[nodiscard]] std::size_t nonzeros() const noexcept { return nonzeros_; }
-    [[nodiscard]] std::size_t nonzeros(std::size_t row) const noexcept;
     [[nodiscard]] std::size_t entries_before(std::size_t row) const noexcept;
     [[nodiscard]] bool load(std::size_t, std::size_t, int) const noexcept { return true; }
     [[nodiscard]] bool survey(std::size_t row, RowFacts& facts,

@@ -32,17 +32,24 @@ public:
         }
     }
 
-    /// Of the errors: the largest of any row so far, as a part of its sum of magnitudes.
-    using Worst = std::array<double, arithmetics.size()>;
+    /// Of any row so far: the largest error, as a part of the row's sum of magnitudes, and the
+    /// largest such sum.
+    struct Worst {
+        std::array<double, arithmetics.size()> errors{};
+        double weight = 0.0;
+    };
 
     /// Takes a row in by its numbers of codes, and returns the sum of its weights.
     double add(std::span<const std::uint32_t> counts, Worst& worst) const noexcept {
         CodeTerms totals;
         weigh_(counts.data(), counts.size(), terms_.data(), totals);
-        for (std::size_t i = 0; i < worst.size(); ++i) {
+        for (std::size_t i = 0; i < arithmetics.size(); ++i) {
             // Without weights that are not 0 any error is too large.
-            if (totals[2 + i] > 0.0) worst[i] = std::max(worst[i], totals[2 + i] / totals[1]);
+            if (totals[2 + i] > 0.0) {
+                worst.errors[i] = std::max(worst.errors[i], totals[2 + i] / totals[1]);
+            }
         }
+        worst.weight = std::max(worst.weight, totals[1]);
         return totals[0];
     }
 

@@ -1,6 +1,6 @@
 // The packed layout "rows16": blocks of 65,536 columns; in each, rows of 16-bit columns beside
 // 8-bit codes (3 bytes per non-zero), or beside fp32 values where the weights are not shared (6
-// bytes).
+// bytes). Blocks without non-zeros are left out.
 #pragma once
 
 #include <cstddef>
@@ -15,6 +15,7 @@ inline constexpr std::uint64_t block_columns = 65536;
 
 /// One block as the kernels see it. Entry i of row r: row_starts[r] <= i < row_starts[r + 1].
 struct BlockView {
+    std::size_t first_column;
     const std::uint16_t* columns;     // relative to the block
     const std::uint8_t* codes;        // nullptr where values are plain
     const float* values;              // [256] by code where codes are given, else by entry
@@ -32,6 +33,7 @@ struct BlockView {
 };
 
 struct Block {
+    std::size_t first_column = 0;  // a multiple of block_columns
     support::AlignedBuffer<std::uint16_t> columns;
     support::AlignedBuffer<std::uint8_t> codes;
     support::AlignedBuffer<float> values;  // plain weights
@@ -39,7 +41,7 @@ struct Block {
 };
 
 struct Rows16 {
-    std::vector<Block> blocks;
+    std::vector<Block> blocks;  // in the order of their columns
 
     [[nodiscard]] std::size_t nbytes() const noexcept {
         std::size_t bytes = 0;
@@ -51,10 +53,43 @@ struct Rows16 {
     }
 };
 
-/// `cols` columns in blocks, row starts zeroed, entries not yet allocated.
-[[nodiscard]] Rows16 empty_rows16(std::uint32_t rows, std::uint32_t cols);
+/// Lays entries out that are looked at twice: all are counted, then all are placed, those of a row
+/// in the order of their columns.
+class Rows16Builder {
+public:
+    Rows16Builder(std::uint32_t rows, std::uint32_t cols);
 
-/// Turns the counts in row_starts[1..rows] into starts and allocates the entries.
-void allocate_entries(Rows16& layout, std::uint32_t rows, bool shared);
+    void count(std::size_t row, std::size_t column) {
+        ++blocks()[find_or_add(column / block_columns)].row_starts[row + 1];
+    }
+    /// Between the two.
+    void allocate(bool shared);
+
+    /// Where an entry's code or value belongs; its column is there.
+    struct Place {
+        Block& block;
+        std::size_t at;
+    };
+    [[nodiscard]] Place place(std::size_t row, std::size_t column) noexcept {
+        Block& block = blocks()[index_[column / block_columns]];
+        const auto at = static_cast<std::size_t>(block.row_starts[row]++);
+        block.columns[at] = static_cast<std::uint16_t>(column % block_columns);
+        return {block, at};
+    }
+    [[nodiscard]] Rows16 finish() &&;
+
+private:
+    static constexpr std::uint32_t absent = UINT32_MAX;
+
+    [[nodiscard]] std::vector<Block>& blocks() noexcept { return layout_.blocks; }
+    [[nodiscard]] std::size_t find_or_add(std::size_t block) {
+        return index_[block] != absent ? index_[block] : add(block);
+    }
+    std::size_t add(std::size_t block);
+
+    std::size_t rows_;
+    Rows16 layout_;
+    std::vector<std::uint32_t> index_;  // by columns / block_columns: the place in `blocks`
+};
 
 }  // namespace tersor::spmm

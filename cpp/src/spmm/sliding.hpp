@@ -95,6 +95,10 @@ struct Sliding {
     std::vector<std::uint32_t> row_order;             // [rows]: row r % 16 of slice r / 16
     std::vector<float> sums;                          // [16 * slices] of the weights, in row order
     std::array<double, arithmetics.size()> errors{};  // the worst row's, per max|x| * sum |w|
+    double heaviest_row = 0.0;                        // the largest sum |w| of a row
+
+    /// The largest magnitude in the codebook.
+    [[nodiscard]] double largest_weight() const noexcept { return 127.0 * digits[0].unit; }
 
     [[nodiscard]] bool nibbles() const noexcept { return codes <= 16; }
     [[nodiscard]] std::size_t slices() const noexcept { return slice_starts.size() - 1; }

@@ -9,11 +9,15 @@
 #include <span>
 #include <vector>
 
+#include "dispatch/architecture.hpp"
 #include "spmm/fixed_point.hpp"
-#include "spmm/rows16.hpp"
+#include "spmm/row_reader.hpp"
 #include "support/aligned_buffer.hpp"
 
 namespace tersor::spmm {
+
+/// Whether any level of this build multiplies tiles: one that does not carries nothing for them.
+inline constexpr bool has_tiles = TERSOR_AMX != 0;
 
 inline constexpr std::size_t group_rows = 16;
 inline constexpr std::size_t tile_columns = 64;
@@ -24,7 +28,7 @@ inline constexpr std::size_t tile_vectors = 16;  // activation vectors of a tile
 struct Tiles {
     support::AlignedBuffer<std::uint64_t> masks;  // [groups * blocks * 16]
     support::AlignedBuffer<std::uint8_t> codes;   // two a byte where the codebook allows it
-    std::vector<std::uint64_t> starts;            // [groups + 1] of a group of rows, in codes
+    std::vector<std::uint64_t> starts;            // [groups + 1] of a group of rows, in codes: even
     std::size_t blocks = 0;                       // of 64 columns
     std::size_t values = 0;                       // in the codebook
 
@@ -35,8 +39,8 @@ struct Tiles {
     }
 };
 
-[[nodiscard]] Tiles make_tiles(const Rows16& source, std::uint32_t rows, std::uint32_t cols,
-                               std::size_t values);
+[[nodiscard]] Tiles make_tiles(const RowReader& source, std::uint32_t rows, std::uint32_t cols,
+                               std::size_t values, int threads);
 
 /// Activations in digits, as tiles of 16 vectors by 64 columns.
 struct TileActivations {

@@ -7,7 +7,7 @@
 #include "dispatch/architecture.hpp"
 #include "spmm/kernels.hpp"
 
-#if TERSOR_AVX512
+#if TERSOR_AMX
 
 #include <immintrin.h>
 
@@ -139,6 +139,7 @@ struct Rest {
     /// Expands some of the 16 parts of the next tile, its digits one behind the other.
     template <int w_digits>
     void expand(std::uint8_t* tile, std::size_t begin, std::size_t end) noexcept {
+#pragma GCC unroll 1  // it is inlined for each product of tiles, and short there
         for (std::size_t m = begin; m < end; ++m) {
             const std::uint64_t mask = *masks++;
 #pragma GCC unroll 3

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <new>
 
+#include "support/every_block_alone.hpp"
 #include "support/shared_pages.hpp"
 
 #if defined(__linux__)
@@ -18,21 +19,13 @@ namespace {
     return (bytes + page - 1) / page * page;
 }
 
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer)
-#define TERSOR_ADDRESS_SANITIZER 1
-#endif
-#elif defined(__SANITIZE_ADDRESS__)
-#define TERSOR_ADDRESS_SANITIZER 1
-#endif
-
-#if defined(__linux__) && !defined(TERSOR_ADDRESS_SANITIZER)
+#if defined(__linux__)
 /// Blocks of so many bytes lie beside others in huge pages.
-constexpr std::size_t shared_from = 4096;
+constexpr std::size_t shared_from = every_block_alone ? SIZE_MAX : 4096;
 /// From here on the last huge page, which is the block's own, is small beside the others.
-constexpr std::size_t own_pages_from = 8 * huge_page;
+constexpr std::size_t own_pages_from = every_block_alone ? SIZE_MAX : 8 * huge_page;
 #else
-// Elsewhere nothing is known to be gained, and the sanitizer has to see each block's ends.
+// Elsewhere nothing is known to be gained.
 constexpr std::size_t shared_from = SIZE_MAX;
 constexpr std::size_t own_pages_from = SIZE_MAX;
 #endif

@@ -4,15 +4,15 @@
 
 #include <cstddef>
 #include <mutex>
-#include <vector>
 
 namespace tersor::support {
 
 /// Huge pages that are shared by blocks. Free memory is a list of gaps in the order of addresses,
-/// which is kept in the gaps themselves; the first one that is large enough serves.
+/// which is kept in the gaps themselves; the first one that is large enough serves. Nothing else is
+/// allocated, so that its lock is never held while one of the heap is taken.
 class SharedPages {
 public:
-    SharedPages() noexcept = default;
+    constexpr SharedPages() noexcept = default;
     SharedPages(const SharedPages&) = delete;
     SharedPages& operator=(const SharedPages&) = delete;
     ~SharedPages();
@@ -21,21 +21,27 @@ public:
     [[nodiscard]] void* take(std::size_t bytes);
     void give(void* memory, std::size_t bytes) noexcept;
 
+    /// Around a fork, so that no other thread is in the middle of something.
+    void lock() noexcept { mutex_.lock(); }
+    void unlock() noexcept { mutex_.unlock(); }
+
 private:
     struct Gap {
         std::size_t bytes;
         Gap* next;
     };
+    /// The first cache line of what is taken from the system together.
     struct Chunk {
-        std::byte* memory;
+        Chunk* next;
         Gap* first;
     };
+    static void* take_from(Chunk& chunk, std::size_t bytes) noexcept;
 
     std::mutex mutex_;
-    std::vector<Chunk> chunks_;
+    Chunk* chunks_ = nullptr;
 };
 
 /// Those of the process.
-[[nodiscard]] SharedPages& shared_pages();
+[[nodiscard]] SharedPages& shared_pages() noexcept;
 
 }  // namespace tersor::support

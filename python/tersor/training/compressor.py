@@ -25,7 +25,7 @@ from tersor.training.distillation import distillation_loss, teacher_scores
 from tersor.training.learning_rates import CosineRate, Position
 from tersor.training.loop import Examples, Forward, Loop, in_precision
 from tersor.training.recipe import Recipe
-from tersor.training.resume import TrainingState
+from tersor.training.resume import Stateful, TrainingState
 
 
 def encoded_bytes(model: nn.Module, codebook_size: int) -> int:
@@ -105,7 +105,8 @@ class Compressor(ABC):
     def draw(self, epoch: int) -> Examples:
         """What an epoch trains on; the same whenever it is asked for the same epoch.
 
-        Pruning has the first epochs, codebooks the next ones, assignments the last.
+        Pruning has the first epochs, codebooks the next ones, assignments the last. The targets
+        are what :meth:`teach` gives for the inputs.
         """
 
     def to_input(self, inputs: torch.Tensor) -> torch.Tensor:
@@ -163,7 +164,13 @@ class Compressor(ABC):
             spanned += recipe.codebook_epochs
         self._train(
             "pruning",
-            TrainingState(self.state, model=self.model, optimizer=optimizer, masks=masks),
+            TrainingState(
+                self.state,
+                repr(recipe.pruning()),
+                model=self.model,
+                optimizer=optimizer,
+                masks=masks,
+            ),
             self._loop(optimizer, recipe.prune_rate, spanned),
             range(recipe.prune_epochs),
             after_step=after_step,
@@ -232,9 +239,9 @@ class Compressor(ABC):
             first_draw=recipe.prune_epochs - first,
         )
 
-    def _beside(self, phase: str, **parts: object) -> TrainingState:
+    def _beside(self, phase: str, **parts: Stateful) -> TrainingState:
         path = None if self.state is None else self.state.with_suffix(f".{phase}.pt")
-        return TrainingState(path, model=self.model, **parts)  # type: ignore[arg-type]
+        return TrainingState(path, repr(self.recipe), model=self.model, **parts)
 
     def _loop(self, optimizer: torch.optim.Optimizer, rate: CosineRate, epochs: int) -> Loop:
         recipe = self.recipe
@@ -242,7 +249,8 @@ class Compressor(ABC):
         def loss(
             scores: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor | None
         ) -> torch.Tensor:
-            assert targets is not None  # draw() gives them
+            if targets is None:
+                raise ValueError("draw() gave no targets: take them from teach(inputs)")
             return distillation_loss(
                 scores, targets, labels, recipe.temperature, recipe.teacher_weight
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tersor.quantizers.equal_error import QUANTIZERS
 from tersor.training.learning_rates import CosineRate
@@ -58,6 +58,18 @@ class Recipe:
     redraw: int = 1
     start: str | None = None
     teacher: str | None = None
+
+    def pruning(self) -> Recipe:
+        """The recipe as far as pruning goes by it: quantizers can share one pruned network."""
+        return replace(
+            self,
+            assignment_epochs=0,
+            assignment_rate=None,
+            quantizer=None,
+            codebook_size=15,
+            bias_codebook_size=None,
+            bits=None,
+        )
 
     def __post_init__(self) -> None:
         for name in ("density", "initial_density"):

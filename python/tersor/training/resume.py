@@ -24,11 +24,13 @@ class TrainingState:
 
     Args:
         path: the file, whose folder is made; None = nothing is kept.
+        settings: text that says what the run does; a file of other settings is refused.
         parts: by name, what the run changes. Order counts: they are loaded one after the other.
     """
 
-    def __init__(self, path: str | Path | None, **parts: Stateful) -> None:
+    def __init__(self, path: str | Path | None, settings: str = "", /, **parts: Stateful) -> None:
         self.path = None if path is None else Path(path)
+        self.settings = settings
         self.parts = parts
 
     def load(self, device: torch.device | str = "cpu") -> int:
@@ -38,16 +40,21 @@ class TrainingState:
             The number of epochs that are done; 0 where there is no file, and nothing was loaded.
 
         Raises:
-            ValueError: the file is of a run with other parts.
+            ValueError: the file is of a run with other parts or settings; nothing was loaded.
         """
         if self.path is None or not self.path.exists():
             return 0
         saved = torch.load(self.path, map_location=device, weights_only=True)
-        expected = {*self.parts, "epoch"}
+        expected = {*self.parts, "epoch", "settings"}
         if set(saved) != expected:
             raise ValueError(
                 f"{self.path}: holds {sorted(saved)}, expected {sorted(expected)}; "
                 "delete the file to start anew"
+            )
+        if saved["settings"] != self.settings:
+            raise ValueError(
+                f"{self.path}: is of a run with the settings {saved['settings']!r}, not "
+                f"{self.settings!r}; delete the file to start anew"
             )
         for name, part in self.parts.items():
             part.load_state_dict(saved[name])
@@ -63,5 +70,6 @@ class TrainingState:
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         new = self.path.with_name(self.path.name + ".new")
-        torch.save({**{n: p.state_dict() for n, p in self.parts.items()}, "epoch": epochs}, new)
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        torch.save({**state, "epoch": epochs, "settings": self.settings}, new)
         os.replace(new, self.path)

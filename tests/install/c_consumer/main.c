@@ -14,7 +14,7 @@ int main(int argc, char** argv) {
     tersor_file* file;
     tersor_matrix* matrix;
     if (tersor_open(argv[1], &file) != TERSOR_OK) return fail();
-    if (tersor_load_layer(file, argv[2], 0, &matrix) != TERSOR_OK) return fail();
+    if (tersor_load_layer(file, argv[2], 0, 1, &matrix) != TERSOR_OK) return fail();
     tersor_close(file);
     size_t rows = tersor_rows(matrix);
     size_t cols = tersor_cols(matrix);

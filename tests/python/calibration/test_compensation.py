@@ -125,6 +125,7 @@ def test_bits_of_ecsq_hold_about_and_errors_are_made_up_for(kind: str) -> None:
     assert errors[1] < 0.8 * errors[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["linear", "conv", "groups"])
 def test_a_size_is_met_with_less_error_than_without_inputs(kind: str, tmp_path: Path) -> None:
     model, x, new = problem(kind)

@@ -14,6 +14,8 @@ from command_line import Fails, Run, f32
 import tersor
 from tersor.io import container
 
+pytestmark = pytest.mark.slow  # a process for each command
+
 
 def process(*arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(

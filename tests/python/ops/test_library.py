@@ -30,6 +30,7 @@ def test_gradients_reach_the_input_and_the_bias() -> None:
         assert torch.allclose(a, b, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_models_compile_whole() -> None:
     model = tersor.compress_(net(), trainable=True)
     compiled = torch.compile(model, backend="eager", fullgraph=True)
@@ -59,6 +60,7 @@ def _values_of(layer: tersor.nn.Compressed, wanted: bool) -> torch.Tensor:
     return torch.randn(layer.train_values().shape).requires_grad_(wanted)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wanted", [True, False])
 @pytest.mark.parametrize("activation", ["none", "relu", "relu6", "gelu", "silu"])
 def test_operators_pass_every_opcheck(wanted: bool, activation: str) -> None:

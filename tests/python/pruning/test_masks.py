@@ -30,12 +30,7 @@ def test_densities_per_layer() -> None:
         density_masks(scores, {"a": 0.5})
 
 
-def test_each_round_keeps_the_same_fraction() -> None:
-    schedule = RoundSchedule(0.064, rounds=3, steps=10)
-    densities = [schedule.density(step) for step in (0, 9, 10, 19, 20, 29, 500)]
-    assert densities == pytest.approx([0.4, 0.4, 0.16, 0.16, 0.064, 0.064, 0.064])
-
-
+@pytest.mark.slow
 def test_iterative_pruning_ends_at_its_density_with_less_loss_than_at_once() -> None:
     torch.manual_seed(0)
     x = torch.randn(256, 40)

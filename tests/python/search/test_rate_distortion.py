@@ -52,6 +52,7 @@ class Tied(nn.Module):
         trained(self)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [mlp, cnn, Tied])
 @pytest.mark.parametrize("ratio", [5.0, 8.0, 14.0])
 def test_the_written_file_lands_just_within_the_ratio(make, ratio: float, tmp_path: Path) -> None:

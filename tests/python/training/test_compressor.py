@@ -138,6 +138,29 @@ def test_without_a_codebook_rate_one_schedule_spans_both_phases(
     assert compressor.drawn == list(range(6))
 
 
+def test_examples_without_targets_are_refused() -> None:
+    class Untaught(Small):
+        def draw(self, epoch: int) -> Examples:
+            return dataclasses.replace(super().draw(epoch), targets=None)
+
+    with pytest.raises(ValueError, match=r"draw\(\) gave no targets: take them from teach"):
+        Untaught(RECIPE).prune()
+
+
+def test_quantizers_share_a_pruned_network_and_other_recipes_do_not(tmp_path: Path) -> None:
+    state = tmp_path / "run.pt"
+    first = Small(dataclasses.replace(RECIPE, quantizer="ecsq"), state)
+    first.prune()
+    second = Small(dataclasses.replace(RECIPE, quantizer="uniform", bits=2.0), state)
+    second.prune()
+    assert second.drawn == []
+    for name, w in first.weights.items():
+        assert torch.equal(second.weights[name], w)
+    with pytest.raises(ValueError, match=r"run.pt: is of a run with the settings .* delete"):
+        Small(dataclasses.replace(RECIPE, density=0.5), state).prune()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("epochs_before", range(8))
 def test_a_stopped_run_ends_as_one_that_was_not(tmp_path: Path, epochs_before: int) -> None:
     whole = Small(RECIPE)

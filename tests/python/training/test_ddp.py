@@ -7,9 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
 import torch
 
 
+@pytest.mark.slow
 def test_two_ranks_end_with_the_same_masks_and_codebooks(tmp_path: Path) -> None:
     worker = Path(__file__).with_name("ddp_worker.py")
     # What torchrun sets; its own agent, stores and threads are not what is tested here.

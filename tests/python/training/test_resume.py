@@ -55,5 +55,15 @@ def test_a_file_of_another_run_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "run.pt"
     model, optimizer, _ = parts(0)
     TrainingState(path, model=model).save(1)
-    with pytest.raises(ValueError, match=r"run.pt: holds \['epoch', 'model'\], .* delete the file"):
+    with pytest.raises(ValueError, match=r"holds \['epoch', 'model', 'settings'\], .* delete"):
         TrainingState(path, model=model, optimizer=optimizer).load()
+
+
+def test_a_file_of_other_settings_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "run.pt"
+    model, again = nn.Linear(2, 2), nn.Linear(2, 2)
+    TrainingState(path, "two epochs", model=model).save(1)
+    with pytest.raises(ValueError, match="settings 'two epochs', not 'three epochs'; delete"):
+        TrainingState(path, "three epochs", model=again).load()
+    assert not torch.equal(again.weight, model.weight)
+    assert TrainingState(path, "two epochs", model=again).load() == 1
