@@ -53,7 +53,7 @@ def linear(**options: Any) -> nn.Linear:
 def conv(**options: Any) -> nn.Conv2d:
     """A convolution, the same each time."""
     torch.manual_seed(0)
-    return nn.Conv2d(2, WIDTH, 3, groups=2, **options)
+    return nn.Conv2d(8, WIDTH, 3, groups=2, **options)
 
 
 def rows() -> torch.Tensor:
@@ -61,8 +61,13 @@ def rows() -> torch.Tensor:
     return torch.randn(5, WIDTH, generator=torch.Generator().manual_seed(1))
 
 
+def maps() -> torch.Tensor:
+    """Inputs of the convolution, the same each time."""
+    return torch.randn(3, 8, 9, 8, generator=torch.Generator().manual_seed(1))
+
+
 # By name: a layer and inputs of it.
-LAYERS: dict[str, Any] = {"linear": (linear, rows), "conv": (conv, images)}
+LAYERS: dict[str, Any] = {"linear": (linear, rows), "conv": (conv, maps)}
 
 
 class Tagged(nn.Linear):

@@ -15,7 +15,8 @@ from tersor.config import Precision
 from tersor.io.content import Content
 from tersor.nn.base import BLOB, Compressed
 from tersor.nn.fuse import fuse_recorded_
-from tersor.nn.hooks import take_over
+from tersor.nn.hooks import hand_over, take_over
+from tersor.nn.recomputed import plain_copy
 from tersor.nn.registry import handler_of, swap_modules, why_not
 from tersor.nn.wrappers import plain_name, wrapper_prefix
 
@@ -132,9 +133,11 @@ class Plan:
                 assert handler is not None
                 for leaf, shape in handler.shapes(module).items():
                     shapes[joined(name, leaf) + SUFFIX] = shape
-                bias = module._parameters.get("bias")
-                if bias is not None:
-                    shapes[joined(name, "bias")] = tuple(bias.shape)
+                # All else that the layer has moves to the compressed one.
+                plain = plain_copy(module) or module
+                for leaf, value in plain.state_dict(keep_vars=True).items():
+                    if leaf not in handler.shapes(module) and isinstance(value, torch.Tensor):
+                        shapes[joined(name, leaf)] = tuple(value.shape)
         return shapes
 
     def _belongs_to_swapped(self, name: str) -> bool:
@@ -149,9 +152,11 @@ class Plan:
         for module, name in self.swaps.items():
             handler = handler_of(module)
             assert handler is not None
-            layer = handler.empty_like(module)
+            plain = plain_copy(module) or module
+            layer = handler.empty_like(plain)
             layer.set_blob(self.content.blobs[name])
-            take_over(layer, module, layer.attributes)
+            take_over(layer, plain, layer.attributes)
+            hand_over(layer, module)
             made[module] = layer
             self._set_up(layer, name, precision, activations)
         model = swap_modules(self.model, lambda module, _: made.get(module))

@@ -176,9 +176,10 @@ def decompress_(model: nn.Module) -> nn.Module:
         return made
 
     compression = compression_of(model)
+    # By their names now: those of layers with a fused activation change.
+    parameters = dict(model.named_parameters())
     made = swap_modules(model, dense)
     if compression is not None:
-        parameters = dict(made.named_parameters())
         for name in compression.frozen:
             if name in parameters:
                 parameters[name].requires_grad_(True)

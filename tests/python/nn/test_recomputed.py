@@ -326,3 +326,20 @@ def test_biases_that_are_computed_in_an_unknown_way_leave_the_layer_dense() -> N
     tersor.compress_(model)
     reason = tersor.report(model).layers[0].reason
     assert reason == "bias is computed in a way that is not known"
+
+
+@pytest.mark.parametrize("kind", list(LAYERS))
+@pytest.mark.parametrize("way", list(WAYS))
+def test_files_are_loaded_into_models_that_compute_their_weights(
+    way: str, kind: str, tmp_path: Any
+) -> None:
+    make, x = LAYERS[kind][0], LAYERS[kind][1]()
+    saved = tersor.compress_(nn.Sequential(make()))
+    tersor.save(saved, tmp_path / "m.safetensors")
+    model, _ = _model(way, kind)
+    handle = model[0].register_forward_pre_hook(lambda *_: None)
+    tersor.load(tmp_path / "m.safetensors", model)
+    assert torch.equal(model(x), saved(x))
+    assert list(model[0]._forward_pre_hooks.values()) == [handle.hooks_dict_ref()[handle.id]]
+    handle.remove()
+    assert not model[0]._forward_pre_hooks

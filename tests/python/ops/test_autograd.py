@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from networks import LAYERS, WIDTH, images
+from networks import LAYERS, WIDTH
 from torch import nn
 
 import tersor
@@ -196,7 +196,7 @@ def test_patches_are_unfolded_some_images_at_a_time(
     (parts,) = torch.autograd.grad(layer(x).pow(3).sum(), values)
     assert max(sizes) == images_at_a_time
     assert sum(sizes) == len(x) == 3
-    assert torch.allclose(parts, whole, rtol=1e-5)
+    assert torch.allclose(parts, whole, rtol=1e-4)
 
 
 def test_an_empty_batch_has_gradients_of_zero() -> None:
@@ -208,9 +208,9 @@ def test_an_empty_batch_has_gradients_of_zero() -> None:
 
 
 def test_gradients_of_single_images_are_those_of_a_batch_of_one() -> None:
-    model, _ = _compressed("conv")
+    model, batch = _compressed("conv")
     values = model[0].train_values()
-    x = images()[0]
+    x = batch[0]
     found = [torch.autograd.grad(model(each).square().sum(), values)[0] for each in (x, x[None])]
     assert torch.allclose(*found)
     assert model(x).shape == (WIDTH, 7, 6)
