@@ -9,6 +9,8 @@ from tests.compat.cases import Case, tied_names
 from tests.compat.families import FAMILIES, DenseRefuses
 from tests.compat.operations import OPERATIONS, applies
 
+pytestmark = pytest.mark.slow  # compiles and exports some fifty networks
+
 DTYPES = (torch.float32, torch.bfloat16)
 
 

@@ -19,6 +19,7 @@ from torch.autograd.graph import GradientEdge, get_gradient_edge
 from tersor._names import joined
 from tersor.calibration.inputs import input_of
 from tersor.nn.registry import LayerHandler, handler_of, why_not
+from tersor.ops.torch_internals import version_of
 
 # Elements of the gradients of single samples, or of the patches that they are made from, at a time
 # (64 MB of float32), but those of one sample at least.
@@ -154,7 +155,7 @@ class SampleGradients:
         x = input_of(layer, args, kwargs)
         if x.numel():
             edge = get_gradient_edge(output)
-            weight.calls.append(_Call(layer, handler, x, x._version, edge))
+            weight.calls.append(_Call(layer, handler, x, version_of(x), edge))
             weight.called = True
         return output
 
@@ -175,7 +176,7 @@ class SampleGradients:
         if not scores.requires_grad:
             raise ValueError("the model detaches its outputs, so that they have no gradients")
         for weight in weights:
-            if any(call.inputs._version != call.version for call in weight.calls):
+            if any(version_of(call.inputs) != call.version for call in weight.calls):
                 raise ValueError(f"{weight.names[0]}: its input is changed in place after the call")
         self._check_order(scores, weights)
         for direction in directions:
