@@ -75,7 +75,7 @@ def test_patches_are_those_of_the_padded_image(padding: Any, mode: str) -> None:
 
 
 def test_a_batch_is_not_unfolded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(registry, "_CHUNK", 20000)
+    monkeypatch.setattr(registry, "PATCH_ELEMENTS", 20000)
     layer, x = nn.Conv2d(4, 4, 5, padding=2), torch.randn(100, 4, 12, 12)
     patches = 100 * 144 * 100
     with LargestTensor() as largest:
