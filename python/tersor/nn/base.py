@@ -24,7 +24,7 @@ from tersor.nn.recomputed import dense_type_of, dtype_of
 from tersor.nn.weight import CompressedWeight
 from tersor.ops import torch_internals
 from tersor.ops.decoded import content_of
-from tersor.ops.packed import packed_of, stored
+from tersor.ops.packed import NO_DATA, packed_of, stored
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -70,21 +70,29 @@ def reserved_name(module: nn.Module) -> str | None:
     return next((name for table in tables for name in table if name in reserved), None)
 
 
-def refuse_what_operators_get_wrong(x: torch.Tensor, blob: torch.Tensor) -> None:
+def refuse_what_operators_get_wrong(x: torch.Tensor, **operands: torch.Tensor | None) -> None:
     """Raises before an operator is called that would answer with something else.
+
+    Args:
+        x: the input.
+        operands: the other tensors, by what messages call them.
 
     Raises:
         NotImplementedError: x carries a tangent, which would be dropped without gradients enabled.
         RuntimeError: the layer is on the meta device and x is not: the result would be memory that
             nobody wrote.
-        ValueError: x is on a device that has no kernels.
+        ValueError: a tensor is on a device that has no kernels.
     """
-    if blob.is_meta and not x.is_meta:
-        stored(blob)
-    if x.device.type not in ("cpu", "meta"):
-        raise ValueError(f"compressed layers run on the CPU; the input is on {x.device}")
     if torch_internals.forward_mode() and forward_ad.unpack_dual(x).tangent is not None:
         raise NotImplementedError("compressed layers have no forward-mode derivative")
+    if x.is_meta:
+        return
+    for name, tensor in {"input": x, **operands}.items():
+        if tensor is None or tensor.is_cpu:
+            continue
+        if tensor.is_meta and name != "residual":
+            raise RuntimeError(NO_DATA)
+        raise ValueError(f"compressed layers run on the CPU; the {name} is on {tensor.device}")
 
 
 class Compressed(nn.Module):
@@ -397,6 +405,11 @@ class Compressed(nn.Module):
         if self.values is not None and not info.kind.startswith("shared"):
             return f"holds weights of kind {info.kind}, and this layer trains a codebook"
         return None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copies and pickles, whose hooks are to get them."""
+        torch_internals.own_load_hooks(self)
+        return dict(self.__dict__)
 
     def extra_repr(self) -> str:
         """Shape, density and stored bytes."""

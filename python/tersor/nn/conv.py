@@ -113,7 +113,13 @@ class CompressedConv2d(Compressed):
                 residual,
             )
         else:
-            refuse_what_operators_get_wrong(images, self.weight_blob)
+            refuse_what_operators_get_wrong(
+                images,
+                weight=self.weight_blob,
+                codebook=self.values,
+                bias=self.bias,
+                residual=residual,
+            )
             y = torch.ops.tersor.conv2d(
                 images,
                 self.weight_blob,

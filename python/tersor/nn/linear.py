@@ -62,7 +62,9 @@ class CompressedLinear(Compressed):
             return run_linear(
                 packed, x, bias, self.shape, self.precision, self.activation, residual
             )
-        refuse_what_operators_get_wrong(x, blob)
+        refuse_what_operators_get_wrong(
+            x, weight=blob, codebook=values, bias=bias, residual=residual
+        )
         y: torch.Tensor = torch.ops.tersor.linear(
             x, blob, values, bias, residual, self.shape[0], self.activation, self.precision
         )

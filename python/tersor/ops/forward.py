@@ -10,7 +10,7 @@ import torch
 from tersor import _core
 
 
-def _readable(x: torch.Tensor) -> torch.Tensor:
+def _readable(x: torch.Tensor, name: str = "input") -> torch.Tensor:
     """x itself where the kernels can read it, or a float32 copy that they can."""
     if (
         (x.dtype is torch.float32 or x.dtype is torch.bfloat16)
@@ -20,9 +20,9 @@ def _readable(x: torch.Tensor) -> torch.Tensor:
     ):
         return x
     if not x.is_cpu:
-        raise ValueError(f"compressed layers run on the CPU; the input is on {x.device}")
+        raise ValueError(f"compressed layers run on the CPU; the {name} is on {x.device}")
     if not x.is_floating_point():
-        raise ValueError(f"compressed layers take float inputs, not {x.dtype}")
+        raise ValueError(f"compressed layers take a float {name}, not {x.dtype}")
     kept = torch.bfloat16 if x.dtype is torch.bfloat16 else torch.float32
     return x.to(kept).contiguous().resolve_neg()
 
@@ -44,13 +44,13 @@ def _run(
     bfloat16 = 9 if source.dtype is torch.bfloat16 else 0  # of x and y
     offset, added = 0, 0
     if bias is not None:
-        bias = _readable(bias)
+        bias = _readable(bias, "bias")
         offset = bias.data_ptr()
         bfloat16 |= 2 if bias.dtype is torch.bfloat16 else 0
     if residual is not None:
         if residual.shape != out.shape:
             raise ValueError(f"the residual has shape {list(residual.shape)}, expected {shape}")
-        residual = _readable(residual)
+        residual = _readable(residual, "residual")
         added = residual.data_ptr()
         bfloat16 |= 4 if residual.dtype is torch.bfloat16 else 0
     kernel(

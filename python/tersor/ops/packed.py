@@ -12,6 +12,11 @@ from tersor import _core
 from tersor.kernels.spmm import pack_blob
 from tersor.ops.torch_internals import version_of
 
+NO_DATA = (
+    "this compressed layer is on the meta device and has no data: load the model from its file "
+    "(tersor.load_model)"
+)
+
 _PACKED: dict[int, tuple[weakref.ref[torch.Tensor], int, _core.PackedMatrix]] = {}
 # The same with other values, by the tensor of the values.
 _REVALUED: dict[
@@ -26,10 +31,7 @@ def stored(blob: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
         RuntimeError: there are none yet, or they are on the meta device.
     """
     if blob.is_meta:
-        raise RuntimeError(
-            "this compressed layer is on the meta device and has no data: load the model from its "
-            "file (tersor.load_model)"
-        )
+        raise RuntimeError(NO_DATA)
     if not blob.numel():
         raise RuntimeError("this compressed layer has no weight yet: load one (tersor.load_model)")
     return blob.detach().cpu().numpy()
@@ -43,7 +45,7 @@ def packed_of(blob: torch.Tensor, values: torch.Tensor | None = None) -> _core.P
         values: ``[k]``, in place of the blob's shared values.
 
     Raises:
-        RuntimeError: the blob is empty, or on the meta device.
+        RuntimeError: the blob is empty, or a tensor is on the meta device.
         FormatError: it is malformed.
         ValueError: the values are not as many as the blob's, or not finite.
     """
@@ -68,6 +70,8 @@ def _revalued(packed: _core.PackedMatrix, values: torch.Tensor) -> _core.PackedM
         and entry[2] is packed
     ):
         return entry[3]
+    if values.is_meta:
+        raise RuntimeError(NO_DATA)
     codebook = np.zeros(values.numel() + 1, np.float32)
     codebook[1:] = values.detach().cpu().float().numpy()
     revalued = packed.with_codebook(codebook)

@@ -86,7 +86,7 @@ def test_state_round_trips(tmp_path: Path) -> None:
 @pytest.mark.parametrize("x", [torch.ones(6, dtype=torch.int64), torch.ones(6) * 1j])
 def test_inputs_that_are_not_float_are_refused(x: torch.Tensor) -> None:
     layer = tersor.nn.CompressedLinear.from_dense(nn.Linear(6, 4), LayerConfig())
-    with torch.no_grad(), pytest.raises(ValueError, match=f"float inputs, not {x.dtype}"):
+    with torch.no_grad(), pytest.raises(ValueError, match=f"float input, not {x.dtype}"):
         layer(x)
 
 

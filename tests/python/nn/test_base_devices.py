@@ -178,6 +178,24 @@ def test_inputs_on_devices_without_kernels_are_one_clear_error(kind: str, traina
             model[0](x)
 
 
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize("name", ["bias", "residual", "values"])
+@pytest.mark.parametrize("kind", list(LAYERS))
+def test_no_tensor_may_be_on_another_device(kind: str, name: str, trained: bool) -> None:
+    """By the direct path and by the operators, which would else give memory nobody wrote."""
+    make, inputs = LAYERS[kind]
+    layer = tersor.compress_(make(), trainable=trained)
+    x, residual = inputs(), None
+    if name == "residual":
+        residual = layer(x).detach().to("meta")
+    elif name == "bias":
+        layer.bias = nn.Parameter(layer.bias.detach().to("meta"), trained)
+    else:
+        layer.values = nn.Parameter(layer.train_values().detach().to("meta"), trained)
+    with pytest.raises((RuntimeError, ValueError), match=f"meta device and has|{name} is on meta"):
+        layer(x, residual)
+
+
 MOVES: dict[str, Callable[[nn.Module], nn.Module]] = {
     **{way: move for way, (move, _) in CONVERSIONS.items()},
     "copy": copy.deepcopy,

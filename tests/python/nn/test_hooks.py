@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -82,6 +83,21 @@ def test_hooks_move_with_loaded_models(tmp_path: Any) -> None:
     for handle in handles.values():
         handle.remove()
     assert _exercise(model, rows(), seen) == []
+
+
+@pytest.mark.parametrize("change", [lambda m: m, tersor.compress_, tersor.decompress_])
+def test_hooks_that_run_before_loading_get_the_copy_that_is_loaded(
+    change: Callable[[nn.Module], nn.Module],
+) -> None:
+    model = nn.Sequential(linear())
+    seen: list[nn.Module] = []
+    model[0].register_load_state_dict_pre_hook(lambda module, *_: seen.append(module))
+    tersor.estimate(model)
+    change(tersor.compress_(model))
+    copied = copy.deepcopy(model)
+    for each in (copied, model):
+        each.load_state_dict(each.state_dict())
+    assert seen == [copied[0], model[0]]
 
 
 def test_hooks_of_fused_layers_see_what_they_saw() -> None:
