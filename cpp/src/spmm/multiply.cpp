@@ -86,9 +86,11 @@ void multiply_few(const PackedMatrix::Layout& layout, const Plan& plan, const fl
 void multiply_vectors(const PackedMatrix::Layout& layout, const float* x, std::size_t batch,
                       const Outputs& out, Precision precision, int threads) {
     const Plan plan = plan_for(layout, batch, precision, threads);
-    if (plan.in_tiles > 0 && plan.arithmetic.has_value()) {
-        multiply_tiles(layout, *layout.tiles(), *plan.arithmetic, x, batch, out, threads);
-        return;
+    if constexpr (has_tiles) {
+        if (plan.in_tiles > 0 && plan.arithmetic.has_value()) {
+            multiply_tiles(layout, *layout.tiles(), *plan.arithmetic, x, batch, out, threads);
+            return;
+        }
     }
     if (plan.in_panels > 0) {
         if (layout.codebook_size > 0) {

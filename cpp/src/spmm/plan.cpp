@@ -5,6 +5,7 @@
 #include "spmm/kernels.hpp"
 #include "spmm/products.hpp"
 #include "spmm/regime.hpp"
+#include "spmm/tiles.hpp"
 
 namespace tersor::spmm {
 namespace {
@@ -23,6 +24,7 @@ std::size_t vectors_in_panels(const PackedMatrix::Layout& layout, std::size_t ba
 
 /// Whether matrix units are the fastest for the batch.
 bool takes_tiles(const PackedMatrix::Layout& layout, std::size_t batch, Precision precision) {
+    if constexpr (!has_tiles) return false;
     const std::optional<Arithmetic> usual = usual_arithmetic(layout.isa, precision);
     return kernels(layout.isa).multiply_tiles != nullptr && usual.has_value() &&
            tiles_win(*usual, batch, layout.nonzeros, std::uint64_t{layout.rows} * layout.cols);

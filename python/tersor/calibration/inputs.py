@@ -12,6 +12,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
+import torch.backends.mha
 from torch import nn
 
 from tersor.nn.wrappers import wrapper_prefix
@@ -27,8 +28,8 @@ def each_batch(data: Iterable[Batch]) -> Iterator[Batch]:
     """
     if isinstance(data, (torch.Tensor, Mapping, str)) or not isinstance(data, Iterable):
         raise ValueError(
-            f"the data is a {type(data).__name__}, not batches: give a list of batches, or what "
-            "yields them, such as a DataLoader"
+            f"the data is of type {type(data).__name__}, not batches: give a list of batches, or "
+            "what yields them, such as a DataLoader"
         )
     for number, batch in enumerate(data):
         if isinstance(batch, Mapping):
@@ -99,7 +100,7 @@ def _described(batch: Batch) -> str:
     kind = type(batch).__name__
     if isinstance(batch, Mapping):
         return f"a {kind} of {', '.join(map(repr, batch))}"
-    return f"a {kind} of {len(batch)}" if isinstance(batch, (tuple, list)) else f"a {kind}"
+    return f"a {kind} of {len(batch)}" if isinstance(batch, (tuple, list)) else f"of type {kind}"
 
 
 def _copied(value: Any, device: torch.device | None) -> Any:

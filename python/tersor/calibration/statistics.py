@@ -67,8 +67,8 @@ class _Accumulator:
     def _add(self, samples: torch.Tensor) -> None:
         groups, count, inputs = samples.shape
         if self.sums is None:
-            second = [samples.new_zeros(groups, b.stop - b.start, b.stop - b.start)
-                      for b in blocks_of(inputs)]  # fmt: skip
+            sizes = [block.stop - block.start for block in blocks_of(inputs)]
+            second = [samples.new_zeros(groups, n, n) for n in sizes]
             self.sums = InputStatistics(0, samples.new_zeros(groups, inputs), second)
         self.sums.count += count
         self.sums.mean += samples.sum(1)

@@ -118,16 +118,18 @@ def test_batches_are_moved_to_the_device_of_the_model() -> None:
 
 
 @pytest.mark.parametrize(("data", "message"), [
-    (np.zeros((2, 64), np.float32), "batch 0 of the data is a ndarray: give a tensor"),
-    ([torch.zeros(2, 64), "text"], "batch 1 of the data is a str: give a tensor"),
+    (np.zeros((2, 64), np.float32), "batch 0 of the data is of type ndarray: give a tensor"),
+    ([torch.zeros(2, 64), "text"], "batch 1 of the data is of type str: give a tensor"),
     ([{0: torch.zeros(2, 64)}], "batch 0 of the data is a dict of 0: give"),
-    (torch.zeros(2, 64), "the data is a Tensor, not batches: give a list"),
-    ({"x": torch.zeros(2, 64)}, "the data is a dict, not batches"),
-    (TensorDataset(torch.zeros(2, 64)), "the data is a TensorDataset, not batches.*DataLoader"),
-    (7, "the data is a int, not batches"),
+    (torch.zeros(2, 64), "the data is of type Tensor, not batches: give a list"),
+    ({"x": torch.zeros(2, 64)}, "the data is of type dict, not batches"),
+    (TensorDataset(torch.zeros(2, 64)), "the data is of type TensorDataset, .*DataLoader"),
+    (7, "the data is of type int, not batches"),
     ([(torch.zeros(2, 64), None, None, torch.zeros(2))], "Net.forward .* a tuple of 4: .*labels"),
     ([{"x": torch.zeros(2, 64), "labels": torch.zeros(2)}], "a dict of 'x', 'labels'.*no labels"),
-], ids=lambda value: None)  # fmt: skip
+], ids=[
+    "array", "text", "names", "tensor", "mapping", "set", "number", "four", "labels",
+])  # fmt: skip
 def test_other_data_is_refused_in_one_sentence(data: Any, message: str) -> None:
     model = net()
     before = copy.deepcopy(model.state_dict())
