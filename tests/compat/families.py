@@ -31,8 +31,8 @@ def shares_with(other: str, kind: str) -> str:
 
 
 @dataclass(frozen=True)
-class Refused:
-    """An operation that raises.
+class DenseRefuses:
+    """An operation that torch refuses for the dense model too, in the same words.
 
     Attributes:
         error: the type of what is raised.
@@ -46,23 +46,19 @@ class Refused:
 
 
 @dataclass(frozen=True)
-class DenseRefuses:
-    """An operation that torch refuses for the dense model too, in the same words."""
-
-    error: type[Exception]
-    pattern: str
-    why: str
-
-
-@dataclass(frozen=True)
 class Warns:
-    """An operation that works once the user did what a warning says."""
+    """An operation that works once the user did what a warning says.
+
+    Attributes:
+        pattern: of the warning.
+        why: for the page of supported layers.
+    """
 
     pattern: str
     why: str
 
 
-Outcome = Refused | DenseRefuses | Warns
+Outcome = DenseRefuses | Warns
 
 
 @dataclass(frozen=True)
@@ -147,11 +143,6 @@ _NO_RNN_GRAPH: dict[str, Outcome] = {
         Unsupported, "does not support RNN, GRU, or LSTM", "torch compiles no LSTM and no GRU"
     )
 }
-
-
-def _one_tensor(error: type[Exception], pattern: str) -> dict[str, Outcome]:
-    return {"calibrate": Refused(error, pattern, "calibration takes batches of one tensor")}
-
 
 FAMILIES = (
     Family(
@@ -250,7 +241,6 @@ FAMILIES = (
                 "shared.weight",
             ),
         ),
-        outcomes=_one_tensor(TypeError, "must be Tensor, not dict"),
     ),
     Family(
         "llama",
@@ -310,7 +300,6 @@ FAMILIES = (
             "proj_out": shares_with("model.decoder.embed_tokens", "Embedding"),
         },
         tied=(("model.decoder.embed_tokens.weight", "proj_out.weight"),),
-        outcomes=_one_tensor(AttributeError, "'dict' object has no attribute 'shape'"),
     ),
     Family(
         "resnet",
@@ -335,13 +324,6 @@ FAMILIES = (
             "ConvTranspose2d": unsupported("ConvTranspose2d"),
             "GroupNorm": unsupported("GroupNorm"),
         },
-        outcomes={
-            "calibrate": Refused(
-                ValueError,
-                "padding of a convolution must be given as numbers",
-                'calibration takes no `padding="same"`',
-            )
-        },
     ),
     Family(
         "cnn",
@@ -363,7 +345,7 @@ FAMILIES = (
         networks.Seq2Seq,
         _ids("source", "target"),
         {**_NO_EMBEDDING, "GRU": unsupported("GRU")},
-        outcomes={**_NO_RNN_GRAPH, **_one_tensor(TypeError, "missing 1 required positional")},
+        outcomes=_NO_RNN_GRAPH,
     ),
     Family(
         "tied",
@@ -384,6 +366,5 @@ FAMILIES = (
         _floats(x=(2, 8, WIDTH), memory=(2, 6, WIDTH // 2)),
         {**_LAYER_NORM, "MultiheadAttention": unsupported("MultiheadAttention")},
         decoded=("*attn.out_proj", "attention.out_proj"),
-        outcomes=_one_tensor(TypeError, "missing 1 required positional"),
     ),
 )

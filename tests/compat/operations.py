@@ -164,11 +164,9 @@ def calibrate(case: Case) -> None:
     """`compress_(data=)`"""
     settings = tersor.LayerConfig(codebook_size=63, density=0.5)
     config = tersor.Config(linear=settings, conv=settings)
-    tensors = [value for value in case.inputs.values() if isinstance(value, torch.Tensor)]
-    batch = tensors[0] if len(tensors) == 1 else case.inputs
     expected = case.run(case.dense)
     errors = []
-    for data in ([batch], None):
+    for data in ([case.inputs], None):
         model = tersor.compress_(copy.deepcopy(case.dense), config, data=data)
         layers = [layer for layer in tersor.report(model).layers if layer.compressed]
         for layer in layers:

@@ -54,6 +54,8 @@ def share_one_codebook_(records: Sequence[WeightRecord], joint: LayerConfig) -> 
     Raises:
         ValueError: as the quantizers of :mod:`tersor.quantizers`.
     """
+    if not records:
+        return
     weights = {record.name: as_float32(record.parameter, record.label) for record in records}
     kept = {record.name: kept_by(weights[record.name], record.settings) for record in records}
     importance = {r.name: r.importance for r in records if r.importance is not None}

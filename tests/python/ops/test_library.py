@@ -104,6 +104,7 @@ def test_gradient_operators_pass_every_opcheck(wanted: bool) -> None:
     torch.library.opcheck(ops.conv2d_to_values.default, arguments)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("wanted", [True, False])
 def test_the_operator_that_decodes_passes_every_opcheck(wanted: bool) -> None:
     ops = torch.ops.tersor
@@ -177,6 +178,7 @@ def _reads_weights(dtype: torch.dtype) -> nn.Module:
     return tersor.compress_(ReadsWeights().eval().to(dtype), trainable=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_models_that_read_weights_compile_and_export_whole(dtype: torch.dtype) -> None:
     model, x = _reads_weights(dtype), torch.randn(2, 3, WIDTH)
@@ -190,6 +192,7 @@ def test_models_that_read_weights_compile_and_export_whole(dtype: torch.dtype) -
         assert torch.allclose(exported(x), expected, atol=rounding)
 
 
+@pytest.mark.slow
 def test_a_weight_whose_dtype_alone_is_read_is_not_decoded_in_a_graph() -> None:
     layer = _reads_weights(torch.float32).fc
 
@@ -210,6 +213,7 @@ def test_a_weight_whose_dtype_alone_is_read_is_not_decoded_in_a_graph() -> None:
     assert "tersor.decode" not in graphs[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 def test_codebooks_of_weights_that_torch_reads_get_gradients(compiled: bool) -> None:
     model = _reads_weights(torch.float32)
