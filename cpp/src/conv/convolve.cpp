@@ -31,7 +31,7 @@ void check(bool good, const char* message) {
 template <class... Sizes>
 std::size_t product(const char* message, Sizes... sizes) {
     const auto size = support::checked_product(sizes...);
-    check(size.has_value(), message);
+    if (!size.has_value()) throw std::invalid_argument(std::string("convolution: ") + message);
     return *size;
 }
 
