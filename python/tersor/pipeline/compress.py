@@ -166,16 +166,14 @@ def decompress_(model: nn.Module) -> nn.Module:
     gradients again.
     """
     forget(model)
-    weights: dict[tuple[int, ...], nn.Parameter] = {}
+    weights: dict[int, nn.Parameter] = {}
 
     def dense(module: nn.Module, _: str) -> nn.Module | None:
         if not isinstance(module, Compressed):
             return None
         made = module.to_dense()
         layer: Any = made if module.activation == "none" else made.get_submodule("0")
-        # Tied layers may have trained codebooks of their own.
-        shared = (id(module.weight_blob), id(module.values))
-        layer.weight = weights.setdefault(shared, layer.weight)
+        layer.weight = weights.setdefault(id(module.weight_blob), layer.weight)
         return made
 
     return swap_modules(model, dense)
