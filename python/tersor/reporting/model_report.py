@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from tersor.io.checkpoint import file_content
+from tersor.io.checkpoint import stored_bytes
 from tersor.nn.base import BLOB, Compressed
 from tersor.nn.compression import reasons_of
 from tersor.nn.layers import layers_of, nbytes, own_parameters
@@ -127,7 +127,7 @@ def _cells(layer: LayerReport) -> tuple[str, ...]:
 def report(model: nn.Module) -> ModelReport:
     """Tells, layer by layer, what :func:`tersor.compress_` did to a model; ``print`` it.
 
-    Works for compressed, loaded and dense models.
+    Works for compressed, loaded and dense models. What is not initialized yet counts as no bytes.
     """
     reasons = reasons_of(model)
     seen: set[Hashable] = set()
@@ -137,9 +137,7 @@ def report(model: nn.Module) -> ModelReport:
         else _dense(names[0], module, reasons, seen)
         for module, names in layers_of(model).items()
     )
-    tensors, _ = file_content(model)
-    stored = sum(tensor.nbytes for tensor in tensors.values())
-    return ModelReport(layers, _dense_bytes(model), stored)
+    return ModelReport(layers, _dense_bytes(model), stored_bytes(model))
 
 
 def _dense_bytes(model: nn.Module) -> int:

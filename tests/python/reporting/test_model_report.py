@@ -138,6 +138,22 @@ def test_a_dense_model_is_not_compressed_yet() -> None:
     assert 0.9 * report.dense_bytes < report.stored_bytes < report.dense_bytes
 
 
+def lazy() -> nn.Sequential:
+    return nn.Sequential(nn.LazyLinear(WIDTH), nn.ReLU(), two_linears()[0])
+
+
+def test_a_layer_that_is_not_initialized_has_a_line_with_the_reason() -> None:
+    why = "weight is not initialized: run the model once"
+    for model in (lazy(), tersor.compress_(lazy()), nn.LazyLinear(4)):
+        report = tersor.report(model)
+        first = report.layers[0]
+        assert first.reason == why
+        assert (first.weights, first.dense_bytes, first.stored_bytes) == (0, 0, 0)
+        assert why in str(report)
+        assert (report.stored_bytes > 0) == (len(report.layers) > 1)
+    assert tersor.estimate(lazy()).left == {"0": why}
+
+
 def test_a_model_without_layers() -> None:
     report = tersor.report(nn.ReLU())
     assert report == ModelReport((), 0, 0)
