@@ -31,7 +31,7 @@ OLD = {
     "isa": "compiled available in_use use BuildInfo show_config",
     "kmeans": "Clustering cluster",
     "layer": (
-        "SUFFIX NO_LIMIT Layer LayerInfo encode_layer decode_layer decode_rows "
+        "SUFFIX Layer LayerInfo encode_layer decode_layer decode_rows "
         "inspect_layer is_layer pack_layer"
     ),
     "methods": (

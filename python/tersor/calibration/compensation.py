@@ -7,7 +7,10 @@ surgeon (Hassibi and Stork 1993), for all rows at once.
 
 There are two passes. The first prunes; it gives the mask, and the compensated weights to which the
 codebook is fitted. The second starts again from the dense weight and rounds each kept weight to the
-nearest codebook entry. A bias absorbs the mean error; G is then the covariance of x.
+nearest codebook entry. A bias absorbs the mean error; G is then the covariance of x. One that
+several layers share absorbs none: it would have to be right for all of them.
+
+Layers that share a weight are processed as one, with the statistics of all their inputs.
 
 Where the settings let ECSQ prune, quantization is rate-distortion optimized: in both passes each
 weight takes the multiple of a uniform step that minimizes error + lambda * code length, so that
@@ -22,12 +25,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from tersor._validation import as_float32
 from tersor.calibration.inputs import Batch, read_batches
@@ -36,9 +41,11 @@ from tersor.calibration.statistics import (
     blocks_of,
     call_order,
     input_statistics,
+    pooled,
     supported,
 )
 from tersor.config import LayerConfig
+from tersor.io.state_dict import storage_key
 from tersor.pruning.magnitude import kept_by
 from tersor.quantizers import ecsq
 from tersor.quantizers.choose import codebook_size_of, entropy_of_settings, quantize_weight
@@ -324,15 +331,19 @@ def compensate(
     return quantized
 
 
-def pieces_of(layer: nn.Module, statistics: InputStatistics, name: str = "layer") -> list[Piece]:
-    """The pieces of a layer's weight by group and block; with a bias, second moments are centred.
+def pieces_of(
+    layer: nn.Module, statistics: InputStatistics, name: str = "layer", *, centre: bool = True
+) -> list[Piece]:
+    """The pieces of a layer's weight by group and block.
+
+    With a bias, second moments are centred unless ``centre`` is false.
 
     Raises:
         ValueError: as :func:`weight_of` and :func:`inverse_root`.
     """
     groups, inputs = statistics.mean.shape
     rows = len(weight_of(layer, name)) // groups
-    centre = getattr(layer, "bias", None) is not None
+    centre = centre and getattr(layer, "bias", None) is not None
     pieces = []
     for g, mean in enumerate(statistics.mean):
         for block, second_of_block in zip(blocks_of(inputs), statistics.second, strict=True):
@@ -371,18 +382,39 @@ def compensate_layer_(
     Raises:
         ValueError: as :func:`pieces_of` and :func:`weight_of`, or the weight is not finite.
     """
+    _compensate_places_({layer: statistics}, settings, name, Counter())
+
+
+def _compensate_places_(
+    places: Mapping[nn.Module, InputStatistics],
+    settings: LayerConfig,
+    name: str,
+    holders: Mapping[tuple[object, ...], int],
+) -> None:
+    """As :func:`compensate_layer_`, for all layers of one weight, each with its own statistics.
+
+    ``holders`` has how many layers hold a parameter.
+    """
+    layer = next(iter(places))
+    biases: dict[nn.Module, Any] = {
+        place: bias
+        for place in places
+        if (bias := getattr(place, "bias", None)) is not None
+        and holders.get(storage_key(bias), 1) == 1
+    }
     parameter = weight_of(layer, name)
     as_float32(parameter, name)  # finite
     weight = parameter.detach().float().flatten(1)
     settings = dataclasses.replace(
         settings, codebook_size=codebook_size_of(settings, parameter.dim())
     )
-    quantized = compensate(weight, pieces_of(layer, statistics, name), settings, name)
-    bias: Any = getattr(layer, "bias", None)
-    if bias is not None:
-        groups, inputs = statistics.mean.shape
-        error = (weight - quantized).view(groups, -1, inputs)
-        bias += torch.einsum("gri,gi->gr", error, statistics.mean).flatten().to(bias)
+    statistics = pooled(list(places.values()))
+    pieces = pieces_of(layer, statistics, name, centre=len(biases) == len(places))
+    quantized = compensate(weight, pieces, settings, name)
+    for place, bias in biases.items():
+        mean = places[place].mean
+        error = (weight - quantized).view(len(mean), -1, mean.shape[1])
+        bias += torch.einsum("gri,gi->gr", error, mean).flatten().to(bias)
     parameter.copy_(quantized.view_as(parameter))
 
 
@@ -401,7 +433,8 @@ def compensate_(
         model: is run in evaluation mode.
         batches: unlabelled inputs, about 128 samples in all: each batch a tensor, a tuple of
             arguments or a dict of keyword arguments.
-        settings: name and settings of each layer to be quantized.
+        settings: name and settings of each layer to be quantized; of those that share a weight, the
+            settings of the first that is called count.
         progress: called with the name of each finished layer.
 
     Returns:
@@ -413,37 +446,61 @@ def compensate_(
             finite. The message names the layer. Those before it are quantized already.
     """
     batches = read_batches(batches)
-    for layer, (name, _) in settings.items():
-        weight_of(layer, name)
-    reached = set()
-    for layer in call_order(model, settings, batches):
-        name, chosen = settings[layer]
-        statistics = input_statistics(model, layer, batches, name)
-        if statistics is not None:  # not where a layer before it now leads elsewhere
-            compensate_layer_(layer, statistics, chosen, name)
-            reached.add(layer)
+    weights = {layer: storage_key(weight_of(layer, name)) for layer, (name, _) in settings.items()}
+    holders = _holders(model)
+    order = call_order(model, settings, batches)
+    reached: set[nn.Module] = set()
+    for layer in order:
+        if layer in reached:  # with one that has the same weight
+            continue
+        tied = {place: settings[place][0] for place in order if weights[place] == weights[layer]}
+        places = _reached(model, tied, batches)
+        if places:  # not where a layer before it now leads elsewhere
+            name, chosen = settings[layer]
+            _compensate_places_(places, chosen, name, holders)
+            reached.update(tied)
             if progress is not None:
                 progress(name)
     return reached
 
 
+def _reached(
+    model: nn.Module, layers: Mapping[nn.Module, str], batches: Sequence[Batch]
+) -> dict[nn.Module, InputStatistics]:
+    """The statistics of each of the layers that inputs reach; layers with their names."""
+    found = {layer: input_statistics(model, layer, batches, name) for layer, name in layers.items()}
+    return {layer: statistics for layer, statistics in found.items() if statistics is not None}
+
+
+def _holders(model: nn.Module) -> Counter[tuple[object, ...]]:
+    """How many layers of a model hold a parameter themselves, by its memory."""
+    return Counter(
+        storage_key(parameter)
+        for module in model.modules()
+        for parameter in module._parameters.values()
+        if parameter is not None and not is_lazy(parameter)
+    )
+
+
 @torch.no_grad()
 def whole_errors(
-    model: nn.Module, layers: Mapping[str, nn.Module], batches: Iterable[Batch]
+    model: nn.Module, layers: Mapping[str, Sequence[nn.Module]], batches: Iterable[Batch]
 ) -> dict[str, float]:
-    """The compensated error of pruning a layer completely, summed over its weights, by layer name.
+    """The compensated error of pruning a weight completely, summed over its entries, by name.
 
-    Layers that no input reaches are left out.
+    Weights are given by the layers that share them; those that no input reaches are left out.
 
     Raises:
         ValueError: as :func:`compensate_`.
     """
     batches = read_batches(batches)
     errors: dict[str, float] = {}
-    for name, layer in layers.items():
-        statistics = input_statistics(model, layer, batches, name)
-        if statistics is not None:
+    for name, tied in layers.items():
+        places = _reached(model, dict.fromkeys(tied, name), batches)
+        if places:
+            layer = next(iter(places))
             weight = weight_of(layer, name).detach().float().flatten(1)
-            importance = importance_of(weight, pieces_of(layer, statistics, name))
+            pieces = pieces_of(layer, pooled(list(places.values())), name)
+            importance = importance_of(weight, pieces)
             errors[name] = float((importance * weight**2).sum())
     return errors

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -113,6 +113,24 @@ def input_statistics(
                 f"{name}: its inputs hold NaN or infinite values, or some whose square overflows"
             )
     return sums
+
+
+def pooled(parts: Sequence[InputStatistics]) -> InputStatistics:
+    """Statistics over the calls of several layers, as if one layer was called in all their places.
+
+    Parts whose groups are not those of the first are left out.
+    """
+    parts = [part for part in parts if part.mean.shape == parts[0].mean.shape]
+    count = sum(part.count for part in parts)
+    made = InputStatistics(
+        count, torch.zeros_like(parts[0].mean), [torch.zeros_like(s) for s in parts[0].second]
+    )
+    for part in parts:
+        share = part.count / count
+        made.mean.add_(part.mean, alpha=share)
+        for second, own in zip(made.second, part.second, strict=True):
+            second.add_(own, alpha=share)
+    return made
 
 
 @torch.no_grad()

@@ -13,9 +13,6 @@ from tersor.codec.csr import RelativeCsr
 SUFFIX = "_blob"
 """The blob of tensor ``fc.weight`` is stored under ``fc.weight_blob``."""
 
-NO_LIMIT = (1 << 63) - 1
-"""The core's value for "no ``max_bytes``"."""
-
 
 @dataclass(frozen=True, eq=False)
 class CompressedTensor:
@@ -101,14 +98,15 @@ def decode_blob(
         blob: uint8 ``[n]``.
         max_bytes: reject, before allocating, a blob that needs more memory while it is decoded: one
             byte per code, per gap and per byte of the row-length stream, four per row length and
-            per codebook entry or value.
+            per codebook entry or value, and five per element of a vector. None = 1 GiB and 256
+            bytes for each byte of the blob.
         threads: at most this many.
 
     Raises:
-        FormatError: the blob is malformed; the message names the byte.
+        FormatError: the blob is malformed, or needs more than ``max_bytes``; the message names the
+            byte.
     """
-    limit = NO_LIMIT if max_bytes is None else max_bytes
-    shape, kind, csr, values = _core.layer_decode(as_blob(blob), limit, threads)
+    shape, kind, csr, values = _core.layer_decode(as_blob(blob), max_bytes, threads)
     return CompressedTensor(shape, kind, RelativeCsr(*csr), values)
 
 
@@ -135,14 +133,14 @@ def decode_rows(
         threads: at most this many.
 
     Raises:
-        FormatError: the blob is malformed; the message names the byte.
+        FormatError: the blob is malformed, or needs more than ``max_bytes``; the message names the
+            byte.
         ValueError: the rows are out of range.
     """
     if first < 0 or count < 0:
         raise ValueError(f"first and count must not be negative, not {first} and {count}")
-    limit = NO_LIMIT if max_bytes is None else max_bytes
     shape, kind, csr, values = _core.layer_decode_rows(
-        as_blob(blob), first, count, verify, limit, threads
+        as_blob(blob), first, count, verify, max_bytes, threads
     )
     return CompressedTensor(shape, kind, RelativeCsr(*csr), values)
 

@@ -80,14 +80,21 @@ def encode(codes: npt.ArrayLike, index_bits: int, *, flat: bool = False) -> Rela
     return RelativeCsr(*_core.csr_encode(_as_codes(codes), index_bits, flat))
 
 
-def decode(csr: RelativeCsr) -> npt.NDArray[np.uint8]:
+def decode(csr: RelativeCsr, *, believed: int | None = None) -> npt.NDArray[np.uint8]:
     """The matrix of codes, uint8 ``[rows, cols]``.
+
+    Args:
+        csr: the entries.
+        believed: number of elements that a matrix may have whatever its entries; a larger one is
+            rejected, before it is allocated, where it has more than 256 per entry and row length.
+            None = an eighth of this machine's memory in bytes: as a dense float32 weight it would
+            take half of the memory.
 
     Raises:
         FormatError: the entries violate a rule of the format (the message names the entry), or the
-            matrix has more than 2^28 elements and more than 256 per entry and row length.
+            matrix is larger than that.
     """
-    return _core.csr_decode(*csr.parts())
+    return _core.csr_decode(*csr.parts(), believed)
 
 
 def validate(csr: RelativeCsr) -> int:

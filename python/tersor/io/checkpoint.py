@@ -6,7 +6,9 @@ import json
 import os
 from collections.abc import Mapping
 
+import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from tersor._names import joined
 from tersor.config import Config
@@ -57,8 +59,7 @@ def file_content(
         settings: that the model was compressed by.
     """
     prefix = wrapper_prefix(model)
-    state = {plain_name(name, prefix): value for name, value in model.state_dict().items()}
-    tensors, aliases = file_tensors(state)
+    tensors, aliases = file_tensors(_state_of(model))
     records = {
         joined(plain_name(name, prefix), "weight"): LayerRecord(
             DTYPES[module.dtype], module.precision, module.activation
@@ -70,6 +71,22 @@ def file_content(
     if settings is not None:
         metadata[CONFIG] = json.dumps(settings.to_json(), separators=(",", ":"))
     return tensors, metadata
+
+
+def _state_of(model: nn.Module) -> dict[str, torch.Tensor]:
+    """A model's state by plain names."""
+    prefix = wrapper_prefix(model)
+    return {plain_name(name, prefix): value for name, value in model.state_dict().items()}
+
+
+def stored_bytes(model: nn.Module) -> int:
+    """Bytes of all tensors of the file that :func:`save` writes, without its header.
+
+    Tensors that are not initialized yet, which cannot be saved, count as none.
+    """
+    state = {name: value for name, value in _state_of(model).items() if not is_lazy(value)}
+    tensors, _ = file_tensors(state)
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def file_bytes(model: nn.Module, config: Config) -> int:

@@ -11,6 +11,7 @@ import json
 import os
 import re
 import stat
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,6 @@ import numpy.typing as npt
 from tersor import _core
 from tersor._core import FormatError
 from tersor.codec.blob import (
-    NO_LIMIT,
     SUFFIX,
     CompressedTensor,
     decode_blob,
@@ -42,7 +42,7 @@ _SHARD = re.compile(r"\w[\w.-]*\.safetensors", re.ASCII)
 
 def _list_limit(max_bytes: int | None) -> int:
     """What listing the tensors of a file may take."""
-    return NO_LIMIT if max_bytes is None else max(max_bytes, _LIST_ALLOWED)
+    return sys.maxsize if max_bytes is None else max(max_bytes, _LIST_ALLOWED)
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class TensorView:
         """Decodes a compressed tensor, within the ``max_bytes`` of :func:`open`.
 
         Raises:
-            FormatError: the blob is malformed; the message names the byte.
+            FormatError: the blob is malformed, or needs more; the message names the byte.
         """
         return decode_blob(self.bytes(), max_bytes=self._max_bytes, threads=threads)
 
@@ -275,7 +275,8 @@ def open(path: str | os.PathLike[str], *, max_bytes: int | None = None) -> File:
             one model (:func:`find_model`).
         max_bytes: what each of these may allocate: the list of tensors while a file is opened, but
             for the first megabyte, and decoding a layer for its content
-            (:func:`tersor.codec.blob.decode_blob`).
+            (:func:`tersor.codec.blob.decode_blob`). None = no bound for the list, and for a
+            layer 1 GiB and 256 bytes for each byte of its blob.
 
     Raises:
         FileNotFoundError: there is none.

@@ -139,12 +139,13 @@ def _swap_layers(
         assert handler is not None
         made[module] = handler.empty_like(plain)
         take_over(made[module], plain, made[module].attributes)
+    owners: dict[nn.Parameter, torch.Tensor] = {}
     for module, name in plan.layers.items():
         layer = made[module]
         if layer is not module:
             hand_over(layer, module)
         device = _device_of(module)
-        _give_blob(layer, content.blobs[name].to(device))
+        _give_blob(layer, content.blobs[name].to(device), owners)
         layer.precision = precision or content.records.of(name).precision
         layer.relative_error = None
         if module in plan.fused:
@@ -152,15 +153,22 @@ def _swap_layers(
     return swap_modules(model, lambda module, _: made.get(module))
 
 
-def _give_blob(layer: Compressed, blob: torch.Tensor) -> None:
-    """Makes a layer run from a blob; a codebook that trains takes the new values."""
-    values, layer.values = layer.values, None
+def _give_blob(
+    layer: Compressed, blob: torch.Tensor, owners: dict[nn.Parameter, torch.Tensor]
+) -> None:
+    """Makes a layer run from a blob; a codebook that trains takes the new values.
+
+    Layers that were tied may no longer be: the parameter goes with the first blob, its owner.
+    """
+    values = layer.values
     layer.set_blob(blob)
-    if values is not None:
-        trained = layer.train_values()
-        if trained.shape == values.shape:  # optimizers know the old parameter
-            layer.values = values
-            values.copy_(trained)
+    if values is None or layer.values is not None:
+        return
+    trained = layer.train_values()
+    # Optimizers know the old parameter.
+    if trained.shape == values.shape and owners.setdefault(values, blob) is blob:
+        layer.values = values
+        values.copy_(trained)
 
 
 def _device_of(module: nn.Module) -> torch.device:

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from tersor import _core
 from tersor._core import PackedMatrix
-from tersor.codec.blob import NO_LIMIT, CompressedTensor, as_blob
+from tersor.codec.blob import CompressedTensor, as_blob
 from tersor.codec.csr import RelativeCsr
 
 __all__ = ["Kernel", "PackedMatrix", "kernels", "multiply", "pack", "pack_values"]
@@ -192,7 +192,8 @@ def pack_blob(
         layer: a decoded tensor, or a blob, uint8 ``[n]``.
         max_bytes: reject, before packing, a blob that may need more memory for decoding and packing
             together: ``decoded_bytes`` plus ``packing_bytes`` of
-            :func:`tersor.codec.blob.inspect_blob`.
+            :func:`tersor.codec.blob.inspect_blob`. None = 1 GiB and 256 bytes for each byte of the
+            blob.
         threads: at most this many.
 
     Raises:
@@ -200,8 +201,7 @@ def pack_blob(
             byte.
     """
     if not isinstance(layer, CompressedTensor):
-        limit = NO_LIMIT if max_bytes is None else max_bytes
-        return _core.layer_pack(as_blob(layer), limit, threads)
+        return _core.layer_pack(as_blob(layer), max_bytes, threads)
     if layer.shared:
         regime = None if len(layer.shape) == 2 else "batch"  # a convolution's filters
         return pack(layer.csr, layer.codebook(), regime=regime, threads=threads)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -15,7 +16,6 @@ from tersor.codec.blob import (
     SUFFIX,
     BlobInfo,
     CompressedTensor,
-    encode_blob,
     inspect_blob,
 )
 from tersor.codec.encode import decompress_weight
@@ -23,7 +23,7 @@ from tersor.nn.hooks import lift_call_hooks, take_over
 from tersor.nn.recomputed import dense_type_of, dtype_of
 from tersor.nn.weight import CompressedWeight
 from tersor.ops import torch_internals
-from tersor.ops.decoded import content_of
+from tersor.ops.decoded import content_of, encoded
 from tersor.ops.packed import NO_DATA, packed_of, stored
 
 if TYPE_CHECKING:
@@ -43,6 +43,9 @@ _OWN = (
     BLOB,
     "values",
 )
+
+# Every layer there is, by its id: how tied ones find each other.
+_LAYERS: weakref.WeakValueDictionary[int, Compressed] = weakref.WeakValueDictionary()
 
 # What a layer can do to its outputs, and the module that does the same.
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -101,6 +104,9 @@ class Compressed(nn.Module):
     The blob (buffer ``weight_blob``, uint8) and the bias are its whole state. Without a blob yet
     (:meth:`empty_like`) the buffer is empty.
 
+    Tied layers share the blob, which is one tensor, and a trained codebook belongs to it: they all
+    have the same parameter in ``values``.
+
     Attributes:
         shape: of the dense weight.
         dtype: of the dense weight; follows ``.to()``.
@@ -108,7 +114,8 @@ class Compressed(nn.Module):
         activation: what is done with the outputs, fused into the kernel: ``none``, ``relu``,
             ``relu6``, ``gelu`` or ``silu``.
         values: the codebook as a parameter ``[k]`` where :meth:`train_values` made one. State
-            dictionaries then hold a blob with the current codebook.
+            dictionaries then hold a blob with the current codebook. Assigning it does so in all
+            layers that share the blob.
         relative_error: Frobenius norm of the weight's error over that of the dense weight that it
             was made from; None where that is not known.
     """
@@ -119,6 +126,12 @@ class Compressed(nn.Module):
     weight_blob: torch.Tensor
     bias: nn.Parameter | None
     values: nn.Parameter | None
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
+        """Copies and pickles come this way too."""
+        made = super().__new__(cls)
+        _LAYERS[id(made)] = made
+        return made
 
     def __init__(
         self,
@@ -168,6 +181,9 @@ class Compressed(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight":
             self._set_weight(value)
+        elif name == "values":
+            for layer in self.tied():
+                nn.Module.__setattr__(layer, name, value)
         else:
             super().__setattr__(name, value)
 
@@ -184,7 +200,7 @@ class Compressed(nn.Module):
             RuntimeError: the value is a dense tensor, or of another shape.
         """
         if isinstance(value, CompressedWeight) and value.layer.shape == self.shape:
-            self._buffers[BLOB] = value.layer.weight_blob
+            self._share(value.layer.weight_blob)
             return
         raise RuntimeError(
             f"the weight of a {type(self).__name__} is compressed and cannot be replaced by a "
@@ -195,6 +211,9 @@ class Compressed(nn.Module):
     def set_blob(self, blob: torch.Tensor) -> None:
         """Takes a blob as the weight; the tensor itself, so that tied layers can share it.
 
+        A trained codebook stays with the blob that it was made from: afterwards :attr:`values` is
+        that of the layers which have the new blob already, or None.
+
         Raises:
             FormatError: it is malformed.
             ValueError: it is of another shape than the weight.
@@ -202,7 +221,17 @@ class Compressed(nn.Module):
         shape = inspect_blob(blob.numpy()).shape
         if shape != self.shape:
             raise ValueError(f"the blob has shape {list(shape)}, the weight {list(self.shape)}")
+        self._share(blob)
+
+    def _share(self, blob: torch.Tensor) -> None:
+        """Takes a blob, and the trained codebook of the layers that have it already."""
+        others = _layers_of(blob)
         self._buffers[BLOB] = blob
+        self._parameters["values"] = others[0].values if others else None
+
+    def tied(self) -> list[Compressed]:
+        """The layers that share the blob, wherever they are in use; this one among them."""
+        return _layers_of(self._buffers.get(BLOB)) or [self]
 
     @property
     def packed(self) -> _core.PackedMatrix:
@@ -221,6 +250,8 @@ class Compressed(nn.Module):
     def train_values(self) -> nn.Parameter:
         """Makes the codebook a parameter, whose gradient is summed over the weights.
 
+        Layers that share the blob get the same parameter.
+
         Returns:
             The parameter, float32 ``[k]``; the same one when it is there already.
 
@@ -235,15 +266,13 @@ class Compressed(nn.Module):
         return self.values
 
     def fold_values(self) -> None:
-        """Puts a trained codebook into the blob; the parameter goes."""
+        """Puts a trained codebook into the blob that layers share; the parameter goes."""
         if self.values is not None:
-            blob = self._current_blob()
+            blob = encoded(self.weight_blob, self.values)
+            tied = self.tied()
             self.values = None
-            self.weight_blob = blob
-
-    def _current_blob(self) -> torch.Tensor:
-        with torch.inference_mode(False):
-            return torch.from_numpy(encode_blob(self.layer()))
+            for layer in tied:
+                layer.weight_blob = blob
 
     def dense_weight(self) -> torch.Tensor:
         """The weight as a dense float32 tensor on the CPU."""
@@ -313,7 +342,8 @@ class Compressed(nn.Module):
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if destination.pop(prefix + "values", None) is not None:
-            destination[prefix + BLOB] = self._current_blob()
+            assert self.values is not None
+            destination[prefix + BLOB] = encoded(self.weight_blob, self.values)
         kind = self._dense_type
         if kind.get_extra_state is not nn.Module.get_extra_state:
             destination[prefix + _EXTRA_STATE] = kind.get_extra_state(self)
@@ -331,17 +361,21 @@ class Compressed(nn.Module):
         torch_internals.own_load_hooks(self)
         key = prefix + BLOB
         blob = state_dict.get(key)
-        values = self.values
+        values, tied = self.values, self.tied()
         if (problem := self._misfit(blob)) is not None:
             error_msgs.append(f"{key}: {problem}")
             # The rest is loaded all the same, so that all that is wrong is listed at once.
             state_dict = {**state_dict, key: self.weight_blob}
         elif isinstance(blob, torch.Tensor):
             # Blobs differ in size from model to model: make room before values are copied. In
-            # place, so that tied layers go on sharing the tensor.
+            # place, so that tied layers go on sharing the tensor; where the state's own tensor
+            # is assigned, an earlier tied layer may have it already.
             with torch.inference_mode(False), torch.no_grad():
                 room = torch.empty_like(blob, device=self.weight_blob.device)
-                self.weight_blob.set_(room)  # type: ignore[call-overload]
+                if local_metadata.get("assign_to_params_buffers", False):
+                    self._buffers[BLOB] = room
+                else:
+                    self.weight_blob.set_(room)  # type: ignore[call-overload]
         self.values = None
         super()._load_from_state_dict(
             state_dict,
@@ -352,6 +386,8 @@ class Compressed(nn.Module):
             unexpected_keys,
             error_msgs,
         )
+        for layer in tied:  # a state that is assigned has replaced the tensor
+            layer._buffers[BLOB] = self.weight_blob
         self._load_extra_state(state_dict, prefix, strict, missing_keys, unexpected_keys)
         if strict and blob is None and prefix + "weight" in state_dict:
             # One sentence instead of a name that is missing and one that is unexpected.
@@ -424,6 +460,18 @@ class Compressed(nn.Module):
         density = info.nonzeros / max(1, info.weights)
         device = "" if self.weight_blob.is_cpu else f", device={self.weight_blob.device}"
         return f"{shape}, density={density:.4f}, bytes={info.total_bytes}{device}"
+
+
+def _layers_of(blob: torch.Tensor | None) -> list[Compressed]:
+    """The layers whose weight is this tensor."""
+    layers = [reference() for reference in _LAYERS.valuerefs()]
+    return [
+        layer
+        for layer in layers
+        if layer is not None
+        and blob is not None
+        and layer.__dict__.get("_buffers", {}).get(BLOB) is blob
+    ]
 
 
 def blob_tensor(blob: np.ndarray[Any, np.dtype[np.uint8]]) -> torch.Tensor:

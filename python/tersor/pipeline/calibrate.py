@@ -35,13 +35,14 @@ def calibrate_(
     for record in records:
         record.keep()
     settings = {
-        record.module: (record.label, own)
+        module: (name or record.label, own)
         for record in records
         if (own := _settings_of(record)) is not None
+        for name, module in record.places.items()
     }
     reached = compensate_(model, data, settings, progress)
     for record in records:
-        if record.module in reached:
+        if not reached.isdisjoint(record.places.values()):
             record.settings = exact(record.settings)
 
 

@@ -13,7 +13,7 @@ from tersor._progress import Progress, shown
 from tersor.calibration.inputs import read_batches
 from tersor.codec.blob import BlobInfo
 from tersor.config import Config
-from tersor.io.checkpoint import file_content
+from tersor.io.checkpoint import stored_bytes
 from tersor.nn.base import Compressed
 from tersor.nn.compression import forget, remember
 from tersor.nn.registry import swap_modules
@@ -166,16 +166,14 @@ def decompress_(model: nn.Module) -> nn.Module:
     gradients again.
     """
     forget(model)
-    weights: dict[tuple[int, ...], nn.Parameter] = {}
+    weights: dict[int, nn.Parameter] = {}
 
     def dense(module: nn.Module, _: str) -> nn.Module | None:
         if not isinstance(module, Compressed):
             return None
         made = module.to_dense()
         layer: Any = made if module.activation == "none" else made.get_submodule("0")
-        # Tied layers may have trained codebooks of their own.
-        shared = (id(module.weight_blob), id(module.values))
-        layer.weight = weights.setdefault(shared, layer.weight)
+        layer.weight = weights.setdefault(id(module.weight_blob), layer.weight)
         return made
 
     return swap_modules(model, dense)
@@ -190,7 +188,8 @@ class Estimate:
         left: by name of a layer, why it would stay dense.
         dense_bytes: of all parameters and buffers of the dense model; of a weight that is computed
             before each forward, its own.
-        compressed_bytes: of all tensors of the saved file, without its header.
+        compressed_bytes: of all tensors of the saved file, without its header; those that are not
+            initialized yet count as none.
     """
 
     layers: dict[str, BlobInfo]
@@ -225,9 +224,8 @@ def estimate(
             _run_stages(plain, selection, config, batches, evaluate, say)
         swaps = compressed_modules(plain, selection.records, config.biases)
         with swapped(plain, swaps) as made:
-            tensors, _ = file_content(made)
+            size = stored_bytes(made)
         layers = {r.layer: r.info for r in selection.records if r.info is not None}
-        size = sum(tensor.nbytes for tensor in tensors.values())
         return Estimate(layers, dict(selection.left), dense_bytes, size)
 
 

@@ -138,7 +138,7 @@ def _compensated(
     """The layers where errors are compensated, which each step of the search does."""
     if any(record.importance is not None for record in records):
         raise ValueError("give either importance or calibration inputs")
-    modules: dict[str, Any] = {record.name: record.module for record in records}
+    modules = {record.name: list(record.places.values()) for record in records}
     for record in records:
         as_float32(record.parameter, record.label)  # finite
     errors = whole_errors(model, modules, data)

@@ -165,20 +165,31 @@ def identity(tensor: torch.Tensor) -> Hashable:
 
 def _leave_partly_tied(selection: Selection, layers: Mapping[nn.Module, Sequence[str]]) -> None:
     """Leaves weights that other layers share which stay dense: the tie is worth more."""
-    users: dict[Hashable, list[str]] = {}
-    for module, names in layers.items():
-        for parameter in own_parameters(module):
-            users.setdefault(identity(parameter), []).append(names[0])
+    users = users_of(layers)
     kept = []
     for record in selection.records:
-        others = [n for n in users.get(identity(record.parameter), []) if n not in record.places]
+        others = [n for n in users.get(identity(record.parameter), ()) if n not in record.places]
         if not others:
             kept.append(record)
             continue
         why = selection.left.get(others[0], "it stays dense")
         for name in record.places:
-            selection.left[name] = f"shares its weight with {others[0]} ({why})"
+            selection.left[name] = tied_to(others[0], why)
     selection.records[:] = kept
+
+
+def users_of(layers: Mapping[nn.Module, Sequence[str]]) -> dict[Hashable, dict[str, nn.Module]]:
+    """The layers that hold a parameter, with their first names, by its :func:`identity`."""
+    users: dict[Hashable, dict[str, nn.Module]] = {}
+    for module, names in layers.items():
+        for parameter in own_parameters(module):
+            users.setdefault(identity(parameter), {})[names[0]] = module
+    return users
+
+
+def tied_to(name: str, why: str) -> str:
+    """Why a layer is left that shares its weight with one that stays dense."""
+    return f"shares its weight with {name} ({why})"
 
 
 def _give_importance(

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from tersor.io.checkpoint import file_content
+from tersor.io.checkpoint import stored_bytes
 from tersor.nn.base import BLOB, Compressed
 from tersor.nn.compression import reasons_of
 from tersor.nn.layers import layers_of, nbytes, own_parameters
 from tersor.nn.recomputed import dense_type_of
-from tersor.nn.registry import why_not
-from tersor.pipeline.select import identity
+from tersor.nn.registry import handler_of, why_not
+from tersor.pipeline.select import identity, tied_to, users_of
+
+NOT_YET = "not compressed yet"
 
 
 @dataclass(frozen=True)
@@ -127,19 +129,37 @@ def _cells(layer: LayerReport) -> tuple[str, ...]:
 def report(model: nn.Module) -> ModelReport:
     """Tells, layer by layer, what :func:`tersor.compress_` did to a model; ``print`` it.
 
-    Works for compressed, loaded and dense models.
+    Works for compressed, loaded and dense models. What is not initialized yet counts as no bytes.
     """
-    reasons = reasons_of(model)
+    found = layers_of(model)
+    reasons = _reasons(model, found)
     seen: set[Hashable] = set()
     layers = tuple(
         _compressed(names[0], module, seen)
         if isinstance(module, Compressed)
         else _dense(names[0], module, reasons, seen)
-        for module, names in layers_of(model).items()
+        for module, names in found.items()
     )
-    tensors, _ = file_content(model)
-    stored = sum(tensor.nbytes for tensor in tensors.values())
-    return ModelReport(layers, _dense_bytes(model), stored)
+    return ModelReport(layers, _dense_bytes(model), stored_bytes(model))
+
+
+def _reasons(model: nn.Module, layers: Mapping[nn.Module, Sequence[str]]) -> dict[str, str]:
+    """Why layers are dense, by name: as the model remembers, or as their types and ties tell."""
+    reasons = reasons_of(model)
+    dense = {m: names for m, names in layers.items() if not isinstance(m, Compressed)}
+    for module, names in dense.items():
+        if (reason := why_not(module)) is not None:
+            reasons.setdefault(names[0], reason)
+    users = users_of(dense)
+    others: dict[str, str] = {}
+    for module, names in dense.items():
+        handler = handler_of(module)
+        if handler is None or names[0] in reasons:
+            continue
+        weights = [module._parameters.get(leaf) for leaf in handler.shapes(module)]
+        tied = [n for w in weights if w is not None for n in users[identity(w)] if n in reasons]
+        others[names[0]] = tied_to(tied[0], reasons[tied[0]]) if tied else NOT_YET
+    return reasons | others
 
 
 def _dense_bytes(model: nn.Module) -> int:
@@ -169,7 +189,7 @@ def _dense(
         dense_bytes=size,
         stored_bytes=size,
         compressed=False,
-        reason=reasons.get(name) or why_not(module) or "not compressed yet",
+        reason=reasons[name],
     )
 
 

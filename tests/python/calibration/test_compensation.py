@@ -307,7 +307,7 @@ def test_inputs_that_are_not_finite_name_the_layer(bad: float) -> None:
     with pytest.raises(ValueError, match="head: its inputs hold NaN or infinite values, or some"):
         compensation.compensate_(model, [inputs(16, 50)], named)
     with pytest.raises(ValueError, match="head: its inputs hold"):
-        compensation.whole_errors(model, {"head": model[2]}, [inputs(16, 50)])
+        compensation.whole_errors(model, {"head": [model[2]]}, [inputs(16, 50)])
 
 
 def test_weights_that_are_not_finite_name_the_layer() -> None:
@@ -376,7 +376,8 @@ def test_layers_are_quantized_in_the_order_of_all_batches() -> None:
     assert reached == {model.first, model.extra, model.last}
     for name, weight in model.state_dict().items():
         assert torch.equal(weight, before[name]) == name.startswith("never")
-    errors = compensation.whole_errors(model, dict(model.named_children()), data)
+    layers = {name: [layer] for name, layer in model.named_children()}
+    errors = compensation.whole_errors(model, layers, data)
     assert errors.keys() == {"first", "extra", "last"}
 
 

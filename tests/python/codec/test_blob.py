@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 import tersor
+from tersor import _core
 from tersor.codec import csr
-from tersor.codec.blob import CompressedTensor, decode_blob, encode_blob, inspect_blob
+from tersor.codec.blob import (
+    CompressedTensor,
+    decode_blob,
+    decode_rows,
+    encode_blob,
+    inspect_blob,
+)
+from tersor.kernels.spmm import pack_blob
 
 
 def _dense(rows: int, cols: int, seed: int = 0) -> tuple[np.ndarray, CompressedTensor]:
@@ -34,3 +44,37 @@ def test_layer_blob_round_trips_and_counts() -> None:
         damaged[at] ^= 4
         with pytest.raises(tersor.FormatError):
             decode_blob(damaged)
+
+
+def _announcing(rows: int) -> np.ndarray:
+    """A small blob of many empty rows, each of which takes four bytes when it is decoded."""
+    none = np.zeros(0, np.uint8)
+    matrix = csr.RelativeCsr(rows, 1, 8, False, none, none, np.zeros(rows, np.uint32))
+    return encode_blob(CompressedTensor((rows, 1), "shared_fp32", matrix, np.zeros(0, np.float32)))
+
+
+# By the function of the core: the one that calls it.
+DECODERS: dict[str, Any] = {
+    "layer_decode": decode_blob,
+    "layer_decode_rows": lambda blob, **options: decode_rows(blob, 0, 1, **options),
+    "layer_pack": pack_blob,
+}
+
+
+@pytest.mark.parametrize("name", list(DECODERS))
+def test_the_bound_is_the_callers_or_that_of_the_core(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    blob, decode, original = _announcing(10_000), DECODERS[name], getattr(_core, name)
+    with pytest.raises(tersor.FormatError, match="larger than allowed"):
+        decode(blob, max_bytes=10_000)
+    passed: list[Any] = []
+
+    def record(*arguments: Any) -> Any:
+        passed.append(arguments[-2])
+        return original(*arguments)
+
+    monkeypatch.setattr(_core, name, record)
+    decode(blob)
+    decode(blob, max_bytes=1 << 30)
+    assert passed == [None, 1 << 30]

@@ -51,3 +51,28 @@ def test_a_few_entries_cannot_announce_a_matrix_of_any_size() -> None:
     assert csr.validate(huge) == 1
     with pytest.raises(tersor.FormatError, match="larger than allowed"):
         csr.decode(huge)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_the_elements_that_are_believed_can_be_chosen(flat: bool) -> None:
+    lengths = np.zeros(0 if flat else 1000, np.uint32)
+    none = np.zeros(0, np.uint8)
+    sparse = csr.RelativeCsr(1000, 1000, 8, flat, none, none, lengths)
+    assert csr.decode(sparse, believed=10**6).shape == (1000, 1000)
+    with pytest.raises(tersor.FormatError, match="larger than allowed"):
+        csr.decode(sparse, believed=10**6 - 1)
+    assert not csr.decode(sparse).any()  # small for any machine
+    backed = csr.encode(np.eye(100, dtype=np.uint8), 8, flat=flat)
+    assert np.array_equal(csr.decode(backed, believed=0), np.eye(100))
+
+
+def test_a_sparse_matrix_of_more_than_2_28_elements_is_decoded() -> None:
+    """The codes alone, 256 MiB; the dense weight would take four times as much."""
+    rows, cols = 2**14 + 1, 2**14
+    codes, gaps = np.array([7], np.uint8), np.array([3], np.uint8)
+    lengths = np.zeros(rows, np.uint32)
+    lengths[-1] = 1
+    dense = csr.decode(csr.RelativeCsr(rows, cols, 8, False, codes, gaps, lengths))
+    assert dense.shape == (rows, cols)
+    assert dense[-1, 3] == 7
+    assert np.count_nonzero(dense) == 1

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
-from networks import LanguageModel, bytes_of, two_linears, vectors, words
+from networks import WIDTH, LanguageModel, bytes_of, two_linears, vectors, words
 from torch import nn
 
 import tersor
@@ -95,3 +96,114 @@ def test_a_layer_that_no_input_reaches_is_quantized_without_compensation() -> No
     alone: Any = tersor.compress_(Branch())
     assert torch.equal(model.unused.weight_blob, alone.unused.weight_blob)
     assert not torch.equal(model.used.weight_blob, alone.used.weight_blob)
+
+
+class Places(nn.Module):
+    """Layers side by side that may share a weight or a bias; some are called, each by its input."""
+
+    def __init__(self, *called: str, bias: bool = True) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second = (nn.Linear(WIDTH, WIDTH, bias=bias) for _ in range(2))
+        self.called = called
+
+    def forward(self, first: torch.Tensor, second: torch.Tensor) -> list[torch.Tensor]:
+        inputs = {"first": first, "second": second}
+        return [getattr(self, name)(inputs[name]) for name in self.called]
+
+
+def places(*called: str, tied: str = "weight", bias: bool = True) -> Any:
+    model = Places(*called, bias=bias)
+    setattr(model.second, tied, getattr(model.first, tied))
+    return model
+
+
+def both_inputs() -> dict[str, torch.Tensor]:
+    torch.manual_seed(2)
+    mixed = torch.randn(2, WIDTH, WIDTH)
+    return {
+        "first": torch.randn(128, WIDTH) @ mixed[0] + 1,
+        "second": torch.randn(128, WIDTH) @ mixed[1] - 2,
+    }
+
+
+PRUNED = Config(linear=LayerConfig(density=0.3))
+
+
+@pytest.mark.parametrize("called", ["first", "second"])
+@pytest.mark.parametrize("config", [PRUNED, Config(target_ratio=12)])
+def test_a_tied_weight_is_compensated_where_inputs_reach_it(config: Config, called: str) -> None:
+    model = tersor.compress_(places(called), config, data=[both_inputs()])
+    # The layer on its own, which is reached.
+    alone = places(called)
+    other = "first" if called == "second" else "second"
+    setattr(alone, other, nn.Identity())
+    if config is PRUNED:
+        tersor.compress_(alone, config, data=[both_inputs()])
+        assert torch.equal(getattr(model, called).weight_blob, getattr(alone, called).weight_blob)
+        assert torch.equal(getattr(model, called).bias, getattr(alone, called).bias)
+    assert model.first.weight_blob is model.second.weight_blob
+    plain = tersor.compress_(places(called), PRUNED)
+    assert not torch.equal(model.first.weight_blob, plain.first.weight_blob)
+    # The bias of the place that no input reaches is as it was.
+    assert torch.equal(getattr(model, other).bias, getattr(places(), other).bias)
+
+
+def test_a_weight_of_two_places_has_the_statistics_of_both() -> None:
+    model = tersor.compress_(places("first", "second", bias=False), PRUNED, data=[both_inputs()])
+    one = nn.Sequential(places(bias=False).first)
+    tersor.compress_(one, PRUNED, data=[torch.cat(list(both_inputs().values()))])
+    assert torch.equal(one[0].weight_blob, model.first.weight_blob)
+
+
+def test_each_place_of_a_weight_absorbs_the_mean_error_in_its_own_bias() -> None:
+    dense = places("first", "second")
+    expected = [y.mean(0) for y in dense(**both_inputs())]
+    model = tersor.compress_(dense, PRUNED, data=[both_inputs()])
+    for y, mean in zip(model(**both_inputs()), expected, strict=True):
+        assert torch.allclose(y.mean(0), mean, atol=1e-3)
+
+
+def test_a_weight_in_convolutions_of_other_groups_is_compensated() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(8, 64, 3), nn.Conv2d(64, 64, 1), nn.Conv2d(64, 64, 3, groups=8))
+    model[2].weight = model[0].weight
+    data = [torch.randn(16, 8, 9, 9)]
+    expected = model(data[0]).detach()
+    errors = []
+    for own in (None, data):
+        made = tersor.compress_(
+            copy.deepcopy(model), Config(conv=LayerConfig(density=0.3)), data=own
+        )
+        errors.append(float((made(data[0]) - expected).norm()))
+    assert errors[1] < errors[0]
+
+
+@pytest.mark.parametrize("tied", [False, True])
+def test_a_bias_that_layers_share_is_corrected_for_none(tied: bool) -> None:
+    model = places("first", "second", tied="bias")
+    if tied:
+        model.second.weight = model.first.weight
+    bias = model.first.bias.detach().clone()
+    tersor.compress_(model, PRUNED, data=[both_inputs()])
+    assert model.first.bias is model.second.bias
+    assert torch.equal(model.first.bias, bias)
+
+
+def test_a_bias_that_a_dense_layer_shares_is_as_it_was() -> None:
+    model: Any = two_linears()
+    model[1] = nn.LayerNorm(WIDTH)
+    model[1].bias = model[0].bias
+    before = model[0].bias.detach().clone()
+    tersor.compress_(model, PRUNED, data=batches())
+    assert torch.equal(model[1].bias, before)
+
+
+def test_without_its_bias_a_layer_compensates_for_the_mean_too() -> None:
+    """Second moments are centred only where a bias absorbs the mean error."""
+    shared = places("first", "second", tied="bias")
+    none = copy.deepcopy(shared)
+    none.first.bias = none.second.bias = None
+    for made in (shared, none):
+        tersor.compress_(made, PRUNED, data=[both_inputs()])
+    assert torch.equal(shared.first.weight_blob, none.first.weight_blob)

@@ -249,3 +249,18 @@ def test_the_same_estimate_for_copies() -> None:
     assert tersor.estimate(model).compressed_bytes == (
         tersor.estimate(copy.deepcopy(model)).compressed_bytes
     )
+
+
+@pytest.mark.parametrize("config", [Config(), Config(density=0.5)])
+def test_layers_that_are_not_initialized_stay_as_they_are(config: Config) -> None:
+    model = nn.Sequential(nn.LazyLinear(64), nn.Linear(64, 64))
+    tersor.compress_(model, config)
+    assert isinstance(model[0], nn.LazyLinear)
+    assert isinstance(model[1], tersor.nn.Compressed)
+
+
+def test_a_size_cannot_be_met_before_all_layers_are_initialized() -> None:
+    model = nn.Sequential(nn.LazyLinear(64), nn.Linear(64, 64))
+    with pytest.raises(ValueError, match=r"0\.bias: .* is not initialized; run the model once"):
+        tersor.compress_(model, Config(target_ratio=5))
+    assert isinstance(model[1], nn.Linear)

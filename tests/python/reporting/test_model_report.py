@@ -138,6 +138,41 @@ def test_a_dense_model_is_not_compressed_yet() -> None:
     assert 0.9 * report.dense_bytes < report.stored_bytes < report.dense_bytes
 
 
+def test_a_loaded_layer_that_is_tied_to_an_unsupported_one_says_so(tmp_path: Path) -> None:
+    model = tersor.compress_(LanguageModel())
+    expected = {layer.name: layer.reason for layer in tersor.report(model).layers}
+    tersor.save(model, tmp_path / "m")
+    loaded = tersor.load_model(tmp_path / "m", LanguageModel())
+    assert {layer.name: layer.reason for layer in tersor.report(loaded).layers} == expected
+    why = "shares its weight with embedding (Embedding layers are not supported)"
+    assert expected["head"] == why
+    dense = {layer.name: layer.reason for layer in tersor.report(LanguageModel()).layers}
+    assert (dense["head"], dense["fc"]) == (why, "not compressed yet")
+
+
+def test_dense_layers_that_are_tied_to_each_other_are_not_compressed_yet() -> None:
+    model: Any = nn.Sequential(two_linears(tied=True), nn.LayerNorm(WIDTH))
+    model[1].bias = model[0][0].bias  # another parameter than the weight: no reason
+    reasons = [layer.reason for layer in tersor.report(model).layers]
+    assert reasons == ["not compressed yet"] * 2 + ["LayerNorm layers are not supported"]
+
+
+def lazy() -> nn.Sequential:
+    return nn.Sequential(nn.LazyLinear(WIDTH), nn.ReLU(), two_linears()[0])
+
+
+def test_a_layer_that_is_not_initialized_has_a_line_with_the_reason() -> None:
+    why = "weight is not initialized: run the model once"
+    for model in (lazy(), tersor.compress_(lazy()), nn.LazyLinear(4)):
+        report = tersor.report(model)
+        first = report.layers[0]
+        assert first.reason == why
+        assert (first.weights, first.dense_bytes, first.stored_bytes) == (0, 0, 0)
+        assert why in str(report)
+        assert (report.stored_bytes > 0) == (len(report.layers) > 1)
+    assert tersor.estimate(lazy()).left == {"0": why}
+
+
 def test_a_model_without_layers() -> None:
     report = tersor.report(nn.ReLU())
     assert report == ModelReport((), 0, 0)
