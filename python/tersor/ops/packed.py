@@ -18,9 +18,10 @@ NO_DATA = (
 )
 
 _PACKED: dict[int, tuple[weakref.ref[torch.Tensor], int, _core.PackedMatrix]] = {}
-# The same with other values, by the tensor of the values.
+# The same with other values, by the tensor of the values. Compared by their bytes: there are few of
+# them, and what is written by way of `.data`, or in inference mode, changes no version.
 _REVALUED: dict[
-    int, tuple[weakref.ref[torch.Tensor], int, _core.PackedMatrix, _core.PackedMatrix]
+    int, tuple[weakref.ref[torch.Tensor], bytes, _core.PackedMatrix, _core.PackedMatrix]
 ] = {}
 
 
@@ -61,20 +62,17 @@ def packed_of(blob: torch.Tensor, values: torch.Tensor | None = None) -> _core.P
 
 
 def _revalued(packed: _core.PackedMatrix, values: torch.Tensor) -> _core.PackedMatrix:
-    key = id(values)
-    entry = _REVALUED.get(key)
-    if (
-        entry is not None
-        and entry[0]() is values
-        and entry[1] == version_of(values)
-        and entry[2] is packed
-    ):
-        return entry[3]
     if values.is_meta:
         raise RuntimeError(NO_DATA)
-    codebook = np.zeros(values.numel() + 1, np.float32)
-    codebook[1:] = values.detach().cpu().float().numpy()
+    current = values.detach().cpu().float().numpy()
+    content = current.tobytes()
+    key = id(values)
+    entry = _REVALUED.get(key)
+    if entry is not None and entry[0]() is values and entry[1] == content and entry[2] is packed:
+        return entry[3]
+    codebook = np.zeros(len(current) + 1, np.float32)
+    codebook[1:] = current
     revalued = packed.with_codebook(codebook)
     reference = weakref.ref(values, lambda _: _REVALUED.pop(key, None))
-    _REVALUED[key] = (reference, version_of(values), packed, revalued)
+    _REVALUED[key] = (reference, content, packed, revalued)
     return revalued

@@ -49,6 +49,18 @@ def test_trained_values_are_packed_again_when_they_change() -> None:
     assert packed_of(layer.weight_blob, values) is not first
 
 
+@pytest.mark.parametrize("inference", [False, True])
+@pytest.mark.parametrize("where", ["data", "detach", "itself"])
+def test_trained_values_count_however_they_are_written(inference: bool, where: str) -> None:
+    with torch.inference_mode(inference), torch.no_grad():
+        layer, x = _layer(), rows()
+        values = layer.train_values()
+        layer.bias = None
+        before = layer(x)
+        {"data": values.data, "detach": values.detach(), "itself": values}[where].mul_(2)
+        assert torch.allclose(layer(x), 2 * before, rtol=1e-4, atol=1e-5)
+
+
 def test_blobs_without_data_are_refused_in_words() -> None:
     with pytest.raises(RuntimeError, match="on the meta device and has no data"):
         packed_of(torch.empty(9, dtype=torch.uint8, device="meta"))
