@@ -339,7 +339,7 @@ class Compressed(nn.Module):
         elif isinstance(blob, torch.Tensor):
             # Blobs differ in size from model to model: make room before values are copied. In
             # place, so that tied layers go on sharing the tensor.
-            with torch.inference_mode(False), torch.no_grad():
+            with torch.inference_mode(self.weight_blob.is_inference()), torch.no_grad():
                 room = torch.empty_like(blob, device=self.weight_blob.device)
                 self.weight_blob.set_(room)  # type: ignore[call-overload]
         self.values = None

@@ -17,7 +17,9 @@ NO_DATA = (
     "(tersor.load_model)"
 )
 
-_PACKED: dict[int, tuple[weakref.ref[torch.Tensor], int, _core.PackedMatrix]] = {}
+# With the version of the blob, and its memory: assigning `.data`, and loading in inference mode,
+# change the memory alone. It is kept, so that no other blob comes to lie at its address.
+_PACKED: dict[int, tuple[weakref.ref[torch.Tensor], int, torch.Tensor, _core.PackedMatrix]] = {}
 # The same with other values, by the tensor of the values. Compared by their bytes: there are few of
 # them, and what is written by way of `.data`, or in inference mode, changes no version.
 _REVALUED: dict[
@@ -52,12 +54,17 @@ def packed_of(blob: torch.Tensor, values: torch.Tensor | None = None) -> _core.P
     """
     key = id(blob)
     entry = _PACKED.get(key)
-    if entry is not None and entry[0]() is blob and entry[1] == version_of(blob):
-        packed = entry[2]
+    if (
+        entry is not None
+        and entry[0]() is blob
+        and entry[1] == version_of(blob)
+        and entry[2].data_ptr() == blob.data_ptr()
+    ):
+        packed = entry[3]
     else:
         packed = pack_blob(stored(blob), threads=torch.get_num_threads())
         reference = weakref.ref(blob, lambda _: _PACKED.pop(key, None))
-        _PACKED[key] = (reference, version_of(blob), packed)
+        _PACKED[key] = (reference, version_of(blob), blob.detach(), packed)
     return packed if values is None else _revalued(packed, values)
 
 
