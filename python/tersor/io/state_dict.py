@@ -143,7 +143,8 @@ def file_tensors(
         if stored != name:
             aliased[name] = stored
             continue
-        coded = _coded(value)
+        # A blob's name that something else in the state has cannot be given away.
+        coded = None if name + SUFFIX in state else _coded(value)
         if coded is None:
             tensors[name] = to_file_tensor(value, name)
         else:

@@ -370,7 +370,7 @@ class Compressed(nn.Module):
             # Blobs differ in size from model to model: make room before values are copied. In
             # place, so that tied layers go on sharing the tensor; where the state's own tensor
             # is assigned, an earlier tied layer may have it already.
-            with torch.inference_mode(False), torch.no_grad():
+            with torch.inference_mode(self.weight_blob.is_inference()), torch.no_grad():
                 room = torch.empty_like(blob, device=self.weight_blob.device)
                 if local_metadata.get("assign_to_params_buffers", False):
                     self._buffers[BLOB] = room

@@ -9,6 +9,7 @@ from torch import nn
 
 from tersor.nn.base import ACTIVATIONS, Compressed
 from tersor.nn.hooks import is_observed
+from tersor.nn.references import referenced
 
 
 def _name_of(module: nn.Module) -> str | None:
@@ -24,9 +25,11 @@ def _name_of(module: nn.Module) -> str | None:
 def _followed(model: nn.Module) -> Iterator[tuple[nn.Sequential, int, nn.Module]]:
     """Each pair of neighbours in an ``nn.Sequential``: the sequence, the second's place, the first.
 
-    Without layers that occur twice in the model, which may be followed by something else elsewhere.
+    Without layers that occur twice in the model, which may be followed by something else elsewhere,
+    and without what plain attributes hold, which may be called from there.
     """
     places: dict[nn.Module, int] = {}
+    held = referenced(model)
     for _, module in model.named_modules(remove_duplicate=False):
         places[module] = places.get(module, 0) + 1
     for sequence in model.modules():
@@ -34,7 +37,9 @@ def _followed(model: nn.Module) -> Iterator[tuple[nn.Sequential, int, nn.Module]
         in_order = type(sequence).forward is nn.Sequential.forward
         if isinstance(sequence, nn.Sequential) and in_order and "forward" not in vars(sequence):
             for i in range(1, len(sequence)):
-                if places.get(sequence[i - 1]) == 1:
+                if places.get(sequence[i - 1]) == 1 and held.isdisjoint(
+                    (sequence[i - 1], sequence[i])
+                ):
                     yield sequence, i, sequence[i - 1]
 
 

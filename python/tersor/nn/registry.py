@@ -19,6 +19,7 @@ from tersor.nn.base import Compressed, reserved_name
 from tersor.nn.conv import CompressedConv2d, pixels_of_padding
 from tersor.nn.linear import CompressedLinear
 from tersor.nn.recomputed import computed_names, dense_type_of, dtype_of
+from tersor.nn.references import replace_references
 from tersor.nn.wrappers import renew_compiled
 from tersor.ops.library import PATCH_ELEMENTS
 
@@ -171,7 +172,10 @@ def why_not(module: nn.Module) -> str | None:
 def swap_modules(
     model: nn.Module, replacement: Callable[[nn.Module, str], nn.Module | None]
 ) -> nn.Module:
-    """Replaces modules in place; one that is used in several places is replaced once, in all."""
+    """Replaces modules in place; one that is used in several places is replaced once, in all.
+
+    Places are also those beside torch's registry, such as plain lists.
+    """
     swapped: dict[nn.Module, nn.Module | None] = {}
     for name, module in list(model.named_modules(remove_duplicate=False)):
         if module not in swapped:
@@ -184,4 +188,5 @@ def swap_modules(
         parent, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(parent), attribute, new)
         renew_compiled(model.get_submodule(parent))
+    replace_references(model, {old: new for old, new in swapped.items() if new is not None})
     return model

@@ -17,10 +17,13 @@ NO_DATA = (
     "(tersor.load_model)"
 )
 
-_PACKED: dict[int, tuple[weakref.ref[torch.Tensor], int, _core.PackedMatrix]] = {}
-# The same with other values, by the tensor of the values.
+# With the version of the blob, and its memory: assigning `.data`, and loading in inference mode,
+# change the memory alone. It is kept, so that no other blob comes to lie at its address.
+_PACKED: dict[int, tuple[weakref.ref[torch.Tensor], int, torch.Tensor, _core.PackedMatrix]] = {}
+# The same with other values, by the tensor of the values. Compared by their bytes: there are few of
+# them, and what is written by way of `.data`, or in inference mode, changes no version.
 _REVALUED: dict[
-    int, tuple[weakref.ref[torch.Tensor], int, _core.PackedMatrix, _core.PackedMatrix]
+    int, tuple[weakref.ref[torch.Tensor], bytes, _core.PackedMatrix, _core.PackedMatrix]
 ] = {}
 
 
@@ -51,30 +54,32 @@ def packed_of(blob: torch.Tensor, values: torch.Tensor | None = None) -> _core.P
     """
     key = id(blob)
     entry = _PACKED.get(key)
-    if entry is not None and entry[0]() is blob and entry[1] == version_of(blob):
-        packed = entry[2]
+    if (
+        entry is not None
+        and entry[0]() is blob
+        and entry[1] == version_of(blob)
+        and entry[2].data_ptr() == blob.data_ptr()
+    ):
+        packed = entry[3]
     else:
         packed = pack_blob(stored(blob), threads=torch.get_num_threads())
         reference = weakref.ref(blob, lambda _: _PACKED.pop(key, None))
-        _PACKED[key] = (reference, version_of(blob), packed)
+        _PACKED[key] = (reference, version_of(blob), blob.detach(), packed)
     return packed if values is None else _revalued(packed, values)
 
 
 def _revalued(packed: _core.PackedMatrix, values: torch.Tensor) -> _core.PackedMatrix:
-    key = id(values)
-    entry = _REVALUED.get(key)
-    if (
-        entry is not None
-        and entry[0]() is values
-        and entry[1] == version_of(values)
-        and entry[2] is packed
-    ):
-        return entry[3]
     if values.is_meta:
         raise RuntimeError(NO_DATA)
-    codebook = np.zeros(values.numel() + 1, np.float32)
-    codebook[1:] = values.detach().cpu().float().numpy()
+    current = values.detach().cpu().float().numpy()
+    content = current.tobytes()
+    key = id(values)
+    entry = _REVALUED.get(key)
+    if entry is not None and entry[0]() is values and entry[1] == content and entry[2] is packed:
+        return entry[3]
+    codebook = np.zeros(len(current) + 1, np.float32)
+    codebook[1:] = current
     revalued = packed.with_codebook(codebook)
     reference = weakref.ref(values, lambda _: _REVALUED.pop(key, None))
-    _REVALUED[key] = (reference, version_of(values), packed, revalued)
+    _REVALUED[key] = (reference, content, packed, revalued)
     return revalued

@@ -99,7 +99,7 @@ def _undone_on_error(model: nn.Module, selection: Selection) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        for record in records:
+        for record in reversed(records):
             record.restore()
         swap_plain_back_(model, selection)
         raise
@@ -243,7 +243,7 @@ def _selected(
     try:
         yield plain, selection
     finally:
-        for record in records:
+        for record in reversed(records):
             record.restore()
         swap_plain_back_(plain, selection)
 

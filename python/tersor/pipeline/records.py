@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 from tersor._names import joined
 from tersor.codec.blob import BlobInfo, CompressedTensor
 from tersor.config import LayerConfig
+from tersor.io.state_dict import storage_key
 from tersor.nn.registry import LayerHandler
 
 
@@ -27,7 +29,8 @@ class WeightRecord:
         handler: of these layers.
         settings: of the layer; stages before quantization refine them.
         importance: of each entry, as the weight; None = all alike.
-        saved: parameters of these layers with the values from before a stage changed them in place.
+        saved: parameters of these layers with the memory that they had before a stage changed them
+            in place.
         quantized: set by the quantize stage.
         blob: uint8 ``[n]``, set by the encode stage.
         info: where its bytes go.
@@ -69,18 +72,27 @@ class WeightRecord:
         return next((v for p, v in self.saved if p is self.parameter), self.parameter.detach())
 
     def keep(self) -> None:
-        """Remembers the parameters of the layers, for :meth:`restore`."""
-        if not self.saved:
-            parameters = {
-                id(p): p for m in self.places.values() for p in m.parameters(recurse=False)
-            }
-            self.saved = [(p, p.detach().clone()) for p in parameters.values()]
+        """Gives the parameters of the layers memory of their own, until :meth:`restore`.
 
-    @torch.no_grad()
+        What else of the model lies in the same memory (a buffer, a transposed or a sliced weight)
+        is not changed with them; parameters of these layers that are one stay one.
+        """
+        if self.saved:
+            return
+        modules = self.places.values()
+        parameters = {id(p): p for m in modules for p in m.parameters(recurse=False)}.values()
+        self.saved = [(parameter, parameter.data) for parameter in parameters]
+        own: dict[Hashable, torch.Tensor] = {}
+        for parameter, memory in self.saved:
+            parameter.data = own.setdefault(storage_key(memory), memory.clone())
+
     def restore(self) -> None:
-        """Gives the parameters the values back that they had, where a stage changed them."""
-        for parameter, values in self.saved:
-            parameter.copy_(values)
+        """Gives the parameters the memory back that they had, where a stage changed them.
+
+        Of records whose layers share a bias, the last that kept it is the first to restore it.
+        """
+        for parameter, memory in self.saved:
+            parameter.data = memory
         self.saved = []
 
     @property

@@ -108,7 +108,7 @@ def search(
             ) as compressed:
                 return target.measure(compressed)
         finally:
-            for record in records:
+            for record in reversed(records):
                 record.restore()
                 record.settings = given[record]
 

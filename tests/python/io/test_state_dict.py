@@ -154,3 +154,23 @@ def test_views_are_one_only_with_the_same_elements() -> None:
     assert metadata == {KEY: '{"b": "a"}'}
     z = torch.tensor([1 + 2j])
     assert storage_key(z) != storage_key(z.conj())
+
+
+@pytest.mark.parametrize("other", [torch.arange(7.0), torch.arange(7, dtype=torch.uint8)])
+def test_a_vector_whose_blob_has_the_name_of_something_else_stays_as_it_is(
+    other: torch.Tensor, tmp_path: Path
+) -> None:
+    model = nn.Module()
+    model.register_buffer("mean", torch.zeros(64))
+    model.register_buffer("mean_blob", other)
+    tensors, _ = file_tensors(model.state_dict())
+    assert {name: tensor.shape for name, tensor in tensors.items()} == {
+        "mean": (64,),
+        "mean_blob": (7,),
+    }
+    tersor.save(model, tmp_path / "m")
+    empty = nn.Module()
+    empty.register_buffer("mean", torch.ones(64))
+    empty.register_buffer("mean_blob", torch.zeros_like(other))
+    loaded = tersor.load_model(tmp_path / "m", empty).state_dict()
+    assert all(torch.equal(loaded[name], value) for name, value in model.state_dict().items())

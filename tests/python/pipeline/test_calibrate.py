@@ -15,6 +15,8 @@ import tersor
 from tersor import Config, LayerConfig
 from tersor.pipeline.compress import fit
 
+SMALL = Config(target_ratio=9)
+
 
 def batches() -> list[torch.Tensor]:
     return [vectors() + i for i in range(8)]
@@ -207,3 +209,51 @@ def test_without_its_bias_a_layer_compensates_for_the_mean_too() -> None:
     for made in (shared, none):
         tersor.compress_(made, PRUNED, data=[both_inputs()])
     assert torch.equal(shared.first.weight_blob, none.first.weight_blob)
+
+
+class SameMemory(nn.Module):
+    """Two layers and a buffer, over parts of one memory."""
+
+    def __init__(self, second: slice, *, transposed: bool = False, private: bool = False) -> None:
+        super().__init__()
+        memory = torch.randn(2 * 64, 64, generator=torch.Generator().manual_seed(0)) / 8
+        parts = [memory[:64], memory[second].T if transposed else memory[second], memory[:9]]
+        if private:
+            parts = [part.clone() for part in parts]
+        self.first, self.second = nn.Linear(64, 64), nn.Linear(64, 64)
+        self.first.weight, self.second.weight = nn.Parameter(parts[0]), nn.Parameter(parts[1])
+        for layer in (self.first, self.second):
+            nn.init.zeros_(layer.bias)
+        self.register_buffer("some", parts[2])
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(torch.relu(self.first(x)))
+
+
+@pytest.mark.parametrize(("second", "transposed"), [(slice(32, 96), False), (slice(64), True)])
+@pytest.mark.parametrize(
+    "config", [Config(linear=LayerConfig(density=0.5, codebook_size=7)), SMALL]
+)
+def test_what_lies_in_the_same_memory_is_not_changed_with_a_weight(
+    second: slice, transposed: bool, config: Config
+) -> None:
+    data = [torch.randn(256, 64, generator=torch.Generator().manual_seed(1))]
+    shared: Any = SameMemory(second, transposed=transposed)
+    private: Any = SameMemory(second, transposed=transposed, private=True)
+    before = bytes_of(shared)
+    tersor.estimate(shared, config, data=data)
+    assert bytes_of(shared) == before
+    assert shared.some.data_ptr() == shared.first.weight.data_ptr()
+    for model in (shared, private):
+        tersor.compress_(model, config, data=data)
+    assert bytes_of(shared) == bytes_of(private)
+
+
+def test_layers_that_share_a_bias_share_it_again_after_an_estimate() -> None:
+    model = two_linears()
+    model[2].bias = model[0].bias
+    memory, before = model[0].bias.data_ptr(), bytes_of(model)
+    tersor.estimate(model, data=batches())
+    assert model[0].bias is model[2].bias
+    assert model[0].bias.data_ptr() == memory
+    assert bytes_of(model) == before
