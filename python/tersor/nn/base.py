@@ -181,9 +181,9 @@ class Compressed(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight":
             self._set_weight(value)
-        elif name == "values":
+        elif name == "values" and (value is None or isinstance(value, nn.Parameter)):
             for layer in self.tied():
-                nn.Module.__setattr__(layer, name, value)
+                layer.register_parameter(name, value)
         else:
             super().__setattr__(name, value)
 

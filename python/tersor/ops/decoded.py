@@ -9,12 +9,9 @@ import torch
 
 from tersor.codec.blob import CompressedTensor, decode_blob, encode_blob
 from tersor.ops.packed import stored
-from tersor.ops.torch_internals import version_of
 
-# By the tensor of a blob: that tensor, what the codebook was, the blob with it, and the versions of
-# both tensors.
-_Entry = tuple["weakref.ref[torch.Tensor]", bytes, "weakref.ref[torch.Tensor]", tuple[int, int]]
-_ENCODED: dict[int, _Entry] = {}
+# By the tensor of a blob: that tensor, and the blob that was last encoded with another codebook.
+_ENCODED: dict[int, tuple[weakref.ref[torch.Tensor], weakref.ref[torch.Tensor]]] = {}
 
 
 def content_of(blob: torch.Tensor, values: torch.Tensor | None = None) -> CompressedTensor:
@@ -37,17 +34,16 @@ def content_of(blob: torch.Tensor, values: torch.Tensor | None = None) -> Compre
 def encoded(blob: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """A blob with other codebook entries, uint8 ``[n]``, which outlives inference mode.
 
-    The same tensor as long as somebody holds it and nothing has changed, so that layers that share
-    a blob share it in a state dictionary too. Arguments and errors as of :func:`content_of`.
+    The same tensor while somebody holds it and its content is right, so that layers that share a
+    blob share it in a state dictionary too. Arguments and errors as of :func:`content_of`.
     """
-    key, current = id(blob), values.detach().cpu().float().numpy().tobytes()
-    if (entry := _ENCODED.get(key)) is not None and entry[0]() is blob and entry[1] == current:
-        made = entry[2]()
-        if made is not None and entry[3] == (version_of(blob), version_of(made)):
-            return made
     with torch.inference_mode(False):
         made = torch.from_numpy(encode_blob(content_of(blob, values)))
+    key = id(blob)
+    entry = _ENCODED.get(key)
+    last = entry[1]() if entry is not None and entry[0]() is blob else None
+    if last is not None and last.is_cpu and torch.equal(last, made):
+        return last
     source = weakref.ref(blob, lambda _: _ENCODED.pop(key, None))
-    versions = (version_of(blob), version_of(made))
-    _ENCODED[key] = (source, current, weakref.ref(made), versions)
+    _ENCODED[key] = (source, weakref.ref(made))
     return made

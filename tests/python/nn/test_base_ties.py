@@ -175,6 +175,15 @@ def test_a_file_without_the_tie_gives_each_layer_its_own_codebook(tmp_path: Path
         assert torch.equal(target[i].dense_weight(), apart[i].dense_weight())
 
 
+def test_a_replica_leaves_the_codebook_of_the_original() -> None:
+    """As nn.DataParallel makes them: with the buffers of the original, and tensors of its own."""
+    model = trained()
+    values = model[0].values
+    replica = model[0]._replicate_for_data_parallel()
+    replica.values = torch.zeros_like(values)
+    assert model[0].values is model[2].values is values
+
+
 def test_a_layer_that_is_tied_takes_the_codebook_of_the_other() -> None:
     model = compressed(tied=False)
     model[2].train_values()
