@@ -46,15 +46,35 @@ class CompressedWeight(torch.Tensor):
         """A dense copy, as that of ``clone()``."""
         return self.dense()
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """Pickled as the dense weight."""
+        return self.dense().__reduce_ex__(protocol)
+
+    def detach(self) -> CompressedWeight:
+        """Itself, which carries no gradient: a dense copy would take changes that are then lost."""
+        return self
+
     @property
     def data(self) -> torch.Tensor:
-        """The dense weight."""
-        return self.dense()
+        """As :meth:`detach`."""
+        return self
 
     @data.setter
     def data(self, value: torch.Tensor) -> None:
         """Refuses: it would change a stand-in that is thrown away."""
         raise RuntimeError(_UNCHANGEABLE.format("data"))
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        """Refuses: it would change a dense copy that is thrown away."""
+        raise RuntimeError(_UNCHANGEABLE.format("an assignment to items"))
+
+    def numpy(self, *, force: bool = False) -> Any:
+        """The dense weight as an array of its own."""
+        return self.dense().numpy(force=force)
+
+    def tolist(self) -> Any:
+        """The dense weight as nested lists."""
+        return self.dense().tolist()
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]

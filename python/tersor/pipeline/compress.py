@@ -15,7 +15,7 @@ from tersor.codec.blob import BlobInfo
 from tersor.config import Config
 from tersor.io.checkpoint import stored_bytes
 from tersor.nn.base import Compressed
-from tersor.nn.compression import forget, remember
+from tersor.nn.compression import compression_of, forget, remember
 from tersor.nn.registry import swap_modules
 from tersor.pipeline.calibrate import calibrate_
 from tersor.pipeline.encode import leave_what_grows, quantize_and_encode
@@ -79,6 +79,7 @@ def compress_(
     config = config or Config()
     batches = _checked(config, data, evaluate)
     selection = select(model, config, filter_fn, importance)
+    compressed_before = any(isinstance(module, Compressed) for module in model.modules())
     model = swap_plain_(model, selection)
     with _undone_on_error(model, selection):
         with shown(progress) as say:
@@ -88,8 +89,22 @@ def compress_(
             with swapped(model, swaps) as compressed:
                 target.check(compressed)
         model = give_up_plain_(swap_(model, swaps), selection, swaps)
-    remember(model, config, selection.left, freeze=not trainable)
+    settings = _settings_of_all(model, config, bool(swaps)) if compressed_before else config
+    remember(model, settings, selection.left, freeze=not trainable)
     return model
+
+
+def _settings_of_all(model: nn.Module, config: Config, compressed: bool) -> Config | None:
+    """The settings of a model that had compressed layers already; None = they are not all alike.
+
+    Args:
+        model: compressed.
+        config: the settings of this time.
+        compressed: whether any layer was compressed by them.
+    """
+    before = compression_of(model)
+    known = None if before is None else before.config
+    return known if not compressed or known == config else None
 
 
 @contextmanager

@@ -39,6 +39,12 @@ class Target:
     limit: float
     evaluate: Evaluate | None
 
+    @property
+    def goal(self) -> str | None:
+        """The limit as the configuration gives it, where that is not in bytes."""
+        ratio = self.config.target_ratio
+        return None if ratio is None else f"target_ratio={ratio:g} ({self.limit:,.0f} bytes)"
+
     @torch.no_grad()
     def measure(self, model: nn.Module) -> float:
         """The accuracy of a model, or the bytes of its file."""
@@ -114,7 +120,9 @@ def search(
 
     layers = _weighted(records) if data is None else _compensated(model, records, data)
     size = target.evaluate is None
-    found = rate_distortion.search(layers, measure, target.limit, size=size, progress=progress)
+    found = rate_distortion.search(
+        layers, measure, target.limit, size=size, progress=progress, goal=target.goal
+    )
     for record in records:
         record.settings = found[record.name]
 

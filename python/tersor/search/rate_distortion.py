@@ -212,6 +212,7 @@ def search(
     *,
     size: bool,
     progress: Callable[[Step], None] | None = None,
+    goal: str | None = None,
 ) -> dict[str, LayerConfig]:
     """Searches settings by name: the smallest lambda that meets a size, or the largest that meets
     an accuracy.
@@ -222,6 +223,7 @@ def search(
         limit: maximum bytes, or minimum accuracy.
         size: True if bytes are measured, False for accuracy.
         progress: called after each step.
+        goal: what messages call the limit of a size; ``target_bytes`` by default.
 
     Raises:
         ValueError: no lambda meets the limit; the message has the closest measurement.
@@ -256,7 +258,7 @@ def search(
     if good is None:
         if size:
             raise ValueError(
-                f"cannot reach target_bytes={limit:.0f}: "
+                f"cannot reach {goal or f'target_bytes={limit:.0f}'}: "
                 f"the smallest configuration takes {tried.measured:,.0f} bytes"
             )
         raise ValueError(

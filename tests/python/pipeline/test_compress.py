@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from networks import images, net, same
+from networks import images, net, same, two_linears
 from torch import nn
 
 import tersor
@@ -164,3 +165,25 @@ def test_all_layers_as_one_problem_share_one_set_of_values(method: str) -> None:
     assert type(model[3]) is nn.Linear
     with pytest.raises(ValueError, match="cannot be combined"):
         Config(joint_codebook=one, target_bytes=1000)
+
+
+def test_only_settings_that_hold_for_all_layers_are_remembered(tmp_path: Path) -> None:
+    """Layers that are compressed already stay as they are, whatever a second call says."""
+    few, fewer = (Config(linear=LayerConfig(codebook_size=size)) for size in (7, 3))
+
+    def stored(model: nn.Module) -> Config | None:
+        tersor.save(model, tmp_path / "m")
+        return tersor.load_file(tmp_path / "m").config
+
+    def first_alone(_: nn.Module, name: str) -> bool:
+        return name == "0"
+
+    model: Any = tersor.compress_(two_linears(), few)
+    assert stored(tersor.compress_(model, fewer)) == few
+    assert model[0].info.clusters == 7
+    part = tersor.compress_(two_linears(), few, first_alone)
+    assert stored(tersor.compress_(copy.deepcopy(part), few)) == few
+    assert stored(tersor.compress_(part, fewer)) is None
+    inside = nn.Sequential(tersor.compress_(two_linears(), few))
+    assert stored(tersor.compress_(inside, fewer)) is None
+    assert stored(tersor.compress_(tersor.decompress_(model), fewer)) == fewer

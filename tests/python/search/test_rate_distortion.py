@@ -172,6 +172,8 @@ def test_unreachable_and_invalid_targets_are_reported() -> None:
         ValueError, match=r"target_bytes=100: the smallest configuration takes [\d,]+ bytes"
     ):
         tersor.compress_(mlp(), Config(target_bytes=100))
+    with pytest.raises(ValueError, match=r"reach target_ratio=900 \([\d,]+ bytes\): the smallest"):
+        tersor.compress_(mlp(), Config(target_ratio=900))
     for wrong in (
         {"target_bytes": 10, "target_ratio": 2.0},
         {"target_bytes": 0},
