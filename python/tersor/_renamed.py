@@ -32,7 +32,7 @@ MODULES: dict[str, tuple[str, ...]] = {
     "methods": ("quantizers.base", "quantizers.kmeans", "quantizers.uniform", "quantizers.ecsq"),
     "moments": ("calibration.statistics",),
     "nn.compressed": ("nn.base",),
-    "obs": ("calibration.compensation",),
+    "obs": ("calibration.compensation", "calibration.sweeps"),
     "prune": ("pruning.masks", "pruning.schedules"),
     "quantize": ("codec.encode", "pruning.magnitude", "quantizers.choose", "_validation"),
     "share": ("training.codebooks", "training.assignments"),
