@@ -16,6 +16,7 @@ def test_dir_lists_what_all_names() -> None:
     assert len(set(tersor.__all__)) == len(tersor.__all__)
 
 
+@pytest.mark.slow
 def test_every_name_can_be_imported() -> None:
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", f"from tersor import {', '.join(tersor.__all__)}"],

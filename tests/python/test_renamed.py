@@ -76,6 +76,7 @@ def test_an_old_name_gives_the_new_one_and_warns(module: str, name: str) -> None
     assert getattr(importlib.import_module(new), symbol) is found
 
 
+@pytest.mark.slow
 def test_imports_as_they_were_written() -> None:
     lines = [
         "from tersor.layer import Layer",

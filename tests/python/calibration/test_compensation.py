@@ -253,6 +253,7 @@ def test_second_moments_of_no_inputs_name_the_layer() -> None:
         compensation.compensate_layer_(linear(60, 50), impossible, LayerConfig(), "head")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("settings", [
     LayerConfig(density=0.3, codebook_size=15),

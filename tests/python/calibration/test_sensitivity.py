@@ -81,6 +81,7 @@ def test_exact_diagonal_is_that_of_autograd() -> None:
     check_exact(small_net(), torch.randn(6, 2, 8, 8, dtype=torch.float64))
 
 
+@pytest.mark.slow
 def test_draws_estimate_the_same() -> None:
     net = small_net()
     x = torch.randn(6, 2, 8, 8, dtype=torch.float64)
@@ -208,6 +209,7 @@ class Attention(nn.Module):
         return y
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("frozen", [False, True])
 def test_each_position_of_a_sequence_is_a_prediction(frozen: bool) -> None:
     net = Attention()

@@ -106,6 +106,7 @@ def test_writing_is_deterministic(tmp_path: Path) -> None:
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
 
 
+@pytest.mark.slow
 def test_truncation_at_every_length_is_an_error(tmp_path: Path) -> None:
     _write(tmp_path / "f")
     whole = (tmp_path / "f").read_bytes()
@@ -115,6 +116,7 @@ def test_truncation_at_every_length_is_an_error(tmp_path: Path) -> None:
             container.open(tmp_path / "cut")
 
 
+@pytest.mark.slow
 def test_every_flipped_byte_is_found(tmp_path: Path) -> None:
     _write(tmp_path / "f")
     whole = (tmp_path / "f").read_bytes()

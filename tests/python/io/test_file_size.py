@@ -53,6 +53,7 @@ def _tensors(draw: st.DrawFn) -> dict[str, Tensor]:
     return tensors
 
 
+@pytest.mark.slow
 @given(_tensors(), st.dictionaries(_TEXTS, _TEXTS, max_size=3), st.booleans())
 @settings(max_examples=300, deadline=None)
 def test_any_file(tensors: dict[str, Tensor], metadata: dict[str, str], plain: bool) -> None:

@@ -179,6 +179,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024)
 """
 
 
+@pytest.mark.slow
 def test_memory_follows_the_largest_tensor_and_not_the_checkpoint(tmp_path: Path) -> None:
     # What a tensor of 2 MB takes while it is clustered and coded is a small multiple of it.
     folder = make_checkpoint(tmp_path / "in", count=12, rows=512, cols=1024)

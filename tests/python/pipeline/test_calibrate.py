@@ -230,6 +230,7 @@ class SameMemory(nn.Module):
         return self.second(torch.relu(self.first(x)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("second", "transposed"), [(slice(32, 96), False), (slice(64), True)])
 @pytest.mark.parametrize(
     "config", [Config(linear=LayerConfig(density=0.5, codebook_size=7)), SMALL]

@@ -96,6 +96,7 @@ def test_biases_that_cost_too_much_are_not_hidden() -> None:
     assert dict(model.named_modules()) == modules
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("data", [None, [vectors()]])
 @pytest.mark.parametrize("tied", [False, True])
 def test_a_promise_that_the_final_model_breaks_raises_and_restores(
@@ -142,6 +143,7 @@ def test_max_drop_and_evaluate_belong_together() -> None:
             tersor.compress_(two_linears(), config, evaluate=evaluate)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tied", [False, True])
 @pytest.mark.parametrize("biases", [None, LayerConfig(codebook_size=7)])
 def test_sizes_are_those_of_the_file(

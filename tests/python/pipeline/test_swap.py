@@ -190,6 +190,7 @@ def test_a_layer_whose_weight_is_computed_stays_so_where_it_would_grow(root: boo
     assert prune.is_pruned(layer)
 
 
+@pytest.mark.slow
 def test_a_target_counts_layers_that_would_grow_as_they_stay(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(*(nn.Linear(5, 5) for _ in range(20)), nn.Linear(WIDTH, 200))

@@ -75,6 +75,7 @@ def test_the_written_file_lands_just_within_the_bytes(target: int, tmp_path: Pat
     assert 0.97 * target <= (tmp_path / "m.safetensors").stat().st_size <= target
 
 
+@pytest.mark.slow
 def test_more_bytes_give_less_error_and_every_layer_its_share() -> None:
     errors = []
     for ratio in (20.0, 12.0, 7.0):
@@ -90,6 +91,7 @@ def test_more_bytes_give_less_error_and_every_layer_its_share() -> None:
     assert (np.diff(errors, axis=0) < 0).all()
 
 
+@pytest.mark.slow
 def test_moving_bytes_between_layers_does_not_lower_the_distortion() -> None:
     rng = np.random.default_rng(0)
     weights = {n: rng.laplace(0, 1, s).astype(np.float32) for n, s in (("a", 9000), ("b", 3000))}
@@ -155,6 +157,7 @@ def test_given_settings_constrain_the_search() -> None:
         assert (info.index_bits, info.flat, info.kind) == (4, True, "shared_fp16")
 
 
+@pytest.mark.slow
 def test_importance_across_layers_moves_bytes() -> None:
     model = mlp()
     importance = {f"{i}.weight": torch.ones_like(model[i].weight) for i in (0, 2, 3)}
