@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tensors import sparse_tensor
 
 import tersor
 from tersor import _core
@@ -20,17 +21,8 @@ from tersor.codec.blob import (
 from tersor.kernels.spmm import pack_blob
 
 
-def _dense(rows: int, cols: int, seed: int = 0) -> tuple[np.ndarray, CompressedTensor]:
-    rng = np.random.default_rng(seed)
-    codes = (rng.random((rows, cols)) < 0.2) * rng.integers(1, 8, (rows, cols))
-    values = rng.normal(size=7).astype(np.float32)
-    matrix = csr.encode(codes.astype(np.uint8), 4)
-    layer = CompressedTensor((rows, cols), "shared_fp32", matrix, values)
-    return layer.codebook()[codes], layer
-
-
 def test_layer_blob_round_trips_and_counts() -> None:
-    _, layer = _dense(12, 60)
+    _, layer = sparse_tensor(12, 60)
     blob = encode_blob(layer)
     back = decode_blob(blob)
     assert back.shape == layer.shape

@@ -5,20 +5,10 @@ from __future__ import annotations
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tensors import sparse_tensor
 
-from tersor.codec import csr
-from tersor.codec.blob import CompressedTensor
 from tersor.kernels import conv
 from tersor.kernels.spmm import pack_blob
-
-
-def _dense(rows: int, cols: int, seed: int = 0) -> tuple[np.ndarray, CompressedTensor]:
-    rng = np.random.default_rng(seed)
-    codes = (rng.random((rows, cols)) < 0.2) * rng.integers(1, 8, (rows, cols))
-    values = rng.normal(size=7).astype(np.float32)
-    matrix = csr.encode(codes.astype(np.uint8), 4)
-    layer = CompressedTensor((rows, cols), "shared_fp32", matrix, values)
-    return layer.codebook()[codes], layer
 
 
 @settings(max_examples=40)
@@ -32,7 +22,7 @@ def test_convolve_matches_the_definition(
     if reach > size + 2 * padding:
         return
     groups, channels, filters = 2, 4, 6
-    dense, layer = _dense(filters, channels // groups * kernel**2, seed=size)
+    dense, layer = sparse_tensor(filters, channels // groups * kernel**2, seed=size)
     x = np.random.default_rng(3).normal(size=(2, channels, size, size + 1)).astype(np.float32)
     found = conv.convolve(
         pack_blob(layer),

@@ -1,9 +1,10 @@
-"""The kernels of sparse products, each run alone."""
+"""Sparse products: by the kernel that is chosen, and by each kernel alone."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from tensors import sparse_tensor
 
 from tersor.codec import csr
 from tersor.codec.blob import CompressedTensor
@@ -96,3 +97,45 @@ def test_the_caller_can_say_what_to_optimise_for(isa: str) -> None:
     assert spmm.pack(matrix, codebook, batch=64).nbytes == batch.nbytes
     with pytest.raises(ValueError, match="none of vector, batch"):
         spmm.pack(matrix, codebook, regime="best")
+
+
+@pytest.mark.parametrize("batch", [(), (0,), (1,), (7,), (2, 20)])
+@pytest.mark.parametrize("precision", ["highest", "high", "medium", "low"])
+def test_multiply_meets_its_class(isa: str, batch: tuple[int, ...], precision: str) -> None:
+    dense, layer = sparse_tensor(30, 200)
+    packed = pack_blob(layer)
+    assert packed.isa == isa
+    assert np.array_equal(packed.unpack(), dense)
+    rng = np.random.default_rng(2)
+    x = rng.normal(size=(*batch, 200)).astype(np.float32)
+    bias = rng.normal(size=30).astype(np.float32)
+    expected = x.astype(np.float64) @ dense.T.astype(np.float64) + bias
+    if precision == "highest":
+        bound = 200 * 2.0**-23 * (np.abs(x).astype(np.float64) @ np.abs(dense.T) + np.abs(bias))
+    else:
+        limit = {"high": 2.0**-18, "medium": 2.0**-13, "low": 2.0**-6}[precision]
+        largest = np.abs(x).max(-1, keepdims=True, initial=0.0).astype(np.float64)
+        bound = limit * largest * np.abs(dense).sum(1) + 2.0**-22 * np.abs(bias)
+    found = spmm.multiply(packed, x, bias, precision=precision, threads=2)
+    assert found.shape == (*batch, 30)
+    assert (np.abs(found - expected) <= bound).all()
+
+
+def test_pack_lays_out_for_either_regime() -> None:
+    dense, layer = sparse_tensor(30, 200)
+    x = np.random.default_rng(3).normal(size=200).astype(np.float32)
+    for regime in ["vector", "batch"]:
+        packed = spmm.pack(layer.csr, layer.codebook(), regime=regime, threads=2)
+        assert np.array_equal(packed.unpack(), dense)
+        assert np.allclose(spmm.multiply(packed, x), dense @ x, atol=1e-4)
+    with pytest.raises(ValueError, match="none of vector, batch"):
+        spmm.pack(layer.csr, layer.codebook(), regime="any")
+
+
+def test_multiply_refuses_wrong_shapes() -> None:
+    packed = pack_blob(sparse_tensor(3, 5)[1])
+    for arguments in [(np.ones(4),), (np.ones(5), np.ones(4))]:
+        with pytest.raises(ValueError, match="expected"):
+            spmm.multiply(packed, *arguments)
+    with pytest.raises(ValueError, match="none of highest"):
+        spmm.multiply(packed, np.ones(5), precision="most")
