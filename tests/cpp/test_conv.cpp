@@ -6,8 +6,8 @@
 #include <cmath>
 #include <limits>
 
+#include "conv_problem.hpp"
 #include "isa_test.hpp"
-#include "spmm_problem.hpp"
 
 namespace tersor {
 namespace {
@@ -15,46 +15,7 @@ namespace {
 using conv::Geometry;
 using test::Problem;
 
-struct Reference {
-    double value = 0.0;
-    double magnitude = 0.0;  // sum |w||x|
-    int terms = 0;
-};
-
-/// One output, term by term, as the definition has it.
-Reference reference(const Problem& p, const Geometry& g, const std::vector<float>& x,
-                    std::size_t image, std::uint32_t row, std::uint32_t oh, std::uint32_t ow) {
-    const std::uint32_t channels = g.in_channels / g.groups;
-    const std::uint32_t first_channel = row / (p.rows / g.groups) * channels;
-    Reference sum;
-    for (std::uint32_t c = 0; c < channels; ++c) {
-        for (std::uint32_t kh = 0; kh < g.kernel.h; ++kh) {
-            for (std::uint32_t kw = 0; kw < g.kernel.w; ++kw) {
-                const std::int64_t h =
-                    std::int64_t{oh} * g.stride.h + kh * g.dilation.h - std::int64_t{g.padding.h};
-                const std::int64_t w =
-                    std::int64_t{ow} * g.stride.w + kw * g.dilation.w - std::int64_t{g.padding.w};
-                const std::size_t column = (std::size_t{c} * g.kernel.h + kh) * g.kernel.w + kw;
-                const double weight = p.dense[std::size_t{row} * p.cols + column];
-                if (weight == 0.0 || h < 0 || w < 0 || h >= g.input.h || w >= g.input.w) continue;
-                const std::size_t plane = image * g.in_channels + first_channel + c;
-                const double value =
-                    x[(plane * g.input.h + static_cast<std::size_t>(h)) * g.input.w +
-                      static_cast<std::size_t>(w)];
-                sum.value += weight * value;
-                sum.magnitude += std::abs(weight * value);
-                ++sum.terms;
-            }
-        }
-    }
-    return sum;
-}
-
-struct Case {
-    Geometry geometry;
-    std::uint32_t filters;
-    double density;
-};
+using Case = test::ConvCase;
 
 std::vector<Case> cases() {
     std::vector<Case> all;
@@ -122,9 +83,10 @@ TEST_P(Conv, MeetsTheFp32BoundOfTheDefinition) {
             for (std::size_t i = 0; i < y.size(); ++i) {
                 const std::size_t pixel = i % pixels;
                 const auto row = static_cast<std::uint32_t>(i / pixels % c.filters);
-                const Reference expected = reference(p, g, x, i / pixels / c.filters, row,
-                                                     static_cast<std::uint32_t>(pixel / size.w),
-                                                     static_cast<std::uint32_t>(pixel % size.w));
+                const test::ConvReference expected =
+                    test::conv_reference(p, g, x, i / pixels / c.filters, row,
+                                         static_cast<std::uint32_t>(pixel / size.w),
+                                         static_cast<std::uint32_t>(pixel % size.w));
                 const double n = expected.terms + 1;  // the bias is one more term
                 const double factor = 4.0 + std::min(n, 256.0) / 2 + n / 32;
                 const double bound = factor * std::numeric_limits<float>::epsilon() *

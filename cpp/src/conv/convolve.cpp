@@ -37,55 +37,56 @@ std::size_t product(const char* message, Sizes... sizes) {
     return *size;
 }
 
-/// The convolution of images in fp32, of so many elements each, into outputs from `first` on.
+/// The convolution of images in fp32, of so many elements each.
 class Batch {
 public:
     Batch(const PackedMatrix& filters, const Geometry& geometry, Precision precision,
-          const spmm::Outputs& out, int threads)
+          const spmm::Outputs& out, std::size_t images, int threads)
         : filters_(filters),
           geometry_(geometry),
-          plan_(plan_for(filters, geometry, precision)),
+          precision_(precision),
+          images_(images),
+          plan_(plan_for(filters, geometry, precision, false)),
           out_(out),
           threads_(threads),
           image_size_(std::size_t{geometry.in_channels} * geometry.input.h * geometry.input.w),
           output_size_(filters.rows() * plan_->shape.output_pixels()) {}
 
-    void run(const float* x, std::size_t first, std::size_t count) {
-        std::vector<Image> exact;
+    /// The images [first, first + count), x being the first of them.
+    void run(const float* x, std::size_t first, std::size_t count) const {
         if (plan_->word == Word::floats) {
-            for (std::size_t n = 0; n < count; ++n) exact.push_back(as_floats(x, first, n));
-        } else {
-            const std::size_t size = words_of_image(*plan_);
-            const support::Scratch<std::uint32_t> words(size * count);
-            std::vector<Image> integers;
-            for (std::size_t n = 0; n < count; ++n) {
-                const float* const image = x + n * image_size_;
-                const spmm::Range range =
-                    range_of_image(filters_.isa(), {image, image_size_}, threads_);
-                if (!fits_words(range)) {
-                    exact.push_back(as_floats(x, first, n));
-                    continue;
-                }
-                const ImageScale scale = scale_of_image(range, plan_->word);
-                std::uint32_t* const to = words.data() + n * size;
-                make_words(*plan_, filters_.isa(), image, scale, to, threads_);
-                integers.push_back(
-                    {to, 1.0F / scale.scale, scale.zero, (first + n) * output_size_});
-            }
-            if (!integers.empty())
-                convolve_images(*plan_, filters_.isa(), integers, out_, threads_);
+            std::vector<Image> images;
+            for (std::size_t n = 0; n < count; ++n) images.push_back(as_floats(x, first, n));
+            run(images, precision_);
+            return;
         }
-        if (exact.empty()) return;
-        const auto plan =
-            plan_->word == Word::floats ? plan_ : plan_for(filters_, geometry_, Precision::high);
-        convolve_images(*plan, filters_.isa(), exact, out_, threads_);
+        const Isa isa = filters_.isa();
+        const std::size_t size = words_of_image(plan_->shape, plan_->word);
+        const support::Scratch<std::uint32_t> words(size * count);
+        std::vector<Image> images;
+        std::vector<Image> exact;
+        for (std::size_t n = 0; n < count; ++n) {
+            const float* const image = x + n * image_size_;
+            const spmm::Range range = range_of_image(isa, {image, image_size_}, threads_);
+            if (!fits_words(range)) {
+                exact.push_back(as_floats(x, first, n));
+                continue;
+            }
+            const ImageScale scale = scale_of_image(range, plan_->word);
+            std::uint32_t* const to = words.data() + n * size;
+            make_words(*plan_, isa, image, scale, to, threads_);
+            images.push_back({to, 1.0F / scale.scale, scale.zero, (first + n) * output_size_});
+        }
+        run(images, precision_);
+        run(exact, Precision::high);
     }
 
     /// Images to be run together, so that what is made of them is still in cache when it is read.
-    [[nodiscard]] std::size_t images_at_once(bool converted, std::size_t batch) const noexcept {
-        if (plan_->word == Word::floats && !converted) return batch;
+    [[nodiscard]] std::size_t images_at_once(bool converted) const noexcept {
+        if (plan_->word == Word::floats && !converted) return images_;
         const std::size_t bytes = sizeof(float) * std::max<std::size_t>(image_size_, 1);
-        return std::clamp<std::size_t>(converted_bytes / bytes, 1, batch);
+        const std::size_t several = std::min(images_, lanes);
+        return std::clamp<std::size_t>(converted_bytes / bytes, several, images_);
     }
 
 private:
@@ -94,8 +95,26 @@ private:
                 (first + n) * output_size_};
     }
 
+    /// Sets of neighbours in lanes, where that is faster, and each of the others alone.
+    void run(std::span<const Image> images, Precision precision) const {
+        const std::size_t in_lanes = images.size() / lanes * lanes;
+        const bool neighbours = in_lanes > 0 && images.back().output - images.front().output ==
+                                                    (images.size() - 1) * output_size_;
+        if (plan_->depthwise != nullptr) return convolve_depthwise(*plan_, images, out_, threads_);
+        if (neighbours) {
+            const auto plan = plan_for(filters_, geometry_, precision, true);
+            convolve_tiles(*plan, filters_.isa(), images.first(in_lanes), out_, threads_);
+            images = images.subspan(in_lanes);
+        }
+        if (images.empty()) return;
+        const auto plan = plan_for(filters_, geometry_, precision, false);
+        convolve_tiles(*plan, filters_.isa(), images, out_, threads_);
+    }
+
     const PackedMatrix& filters_;
     const Geometry& geometry_;
+    Precision precision_;
+    std::size_t images_;
     std::shared_ptr<const Plan> plan_;
     const spmm::Outputs& out_;
     int threads_;
@@ -115,9 +134,9 @@ Pair output_size(const Geometry& g) {
         const std::uint64_t padded = std::uint64_t{input} + 2 * std::uint64_t{padding};
         const std::uint64_t reach = std::uint64_t{dilation} * (kernel - 1) + 1;
         check(reach <= padded, "the kernel is larger than the padded input");
-        check(padded <= static_cast<std::uint64_t>(INT32_MAX),
-              "the padded input has more than 2^31 - 1 rows or columns");
-        return static_cast<std::uint32_t>((padded - reach) / stride + 1);
+        const std::uint64_t size = (padded - reach) / stride + 1;
+        check(size <= UINT32_MAX, "the output has more than 2^32 - 1 rows or columns");
+        return static_cast<std::uint32_t>(size);
     };
     return {axis(g.input.h, g.kernel.h, g.stride.h, g.padding.h, g.dilation.h),
             axis(g.input.w, g.kernel.w, g.stride.w, g.padding.w, g.dilation.w)};
@@ -153,9 +172,9 @@ void convolve(const PackedMatrix& filters, const Geometry& g, FloatView x, std::
     std::vector<float> wide_bias(epilogue.bias.type == FloatType::float32 ? 0 : out_channels);
     const spmm::Outputs out = spmm::make_outputs(
         spmm::kernels(filters.isa()), out_channels * output_pixels, epilogue, wide_bias, y);
-    Batch images(filters, g, precision, out, threads);
+    const Batch images(filters, g, precision, out, batch, threads);
     const bool converted = x.type != FloatType::float32;
-    const std::size_t group = images.images_at_once(converted, batch);
+    const std::size_t group = images.images_at_once(converted);
     const support::Scratch<float> wide(converted ? group * image_size : 0);
     for (std::size_t n = 0; n < batch; n += group) {
         const std::size_t count = std::min(group, batch - n);

@@ -37,15 +37,17 @@ struct ImageScale {
 /// The range of an image of so many elements.
 [[nodiscard]] spmm::Range range_of_image(Isa isa, std::span<const float> x, int threads);
 
-/// Words of an image, and how many it has by plan.
-[[nodiscard]] std::size_t words_of_image(const Plan& plan) noexcept;
-
 /// Writes the words of an image x [channels, pixels].
 void make_words(const Plan& plan, Isa isa, const float* x, const ImageScale& scale,
                 std::uint32_t* words, int threads);
 
-/// Computes the outputs of the images, all of them.
-void convolve_images(const Plan& plan, Isa isa, std::span<const Image> images,
-                     const spmm::Outputs& out, int threads);
+/// Computes the outputs of the images by a plan of tiles. Where its lanes are images, of as many
+/// for each tile: their words and their outputs lie at equal distances.
+void convolve_tiles(const Plan& plan, Isa isa, std::span<const Image> images,
+                    const spmm::Outputs& out, int threads);
+
+/// The same by a depthwise plan.
+void convolve_depthwise(const Plan& plan, std::span<const Image> images, const spmm::Outputs& out,
+                        int threads);
 
 }  // namespace tersor::conv

@@ -16,15 +16,15 @@ namespace {
 
 constexpr std::size_t half = lanes / 2;
 
+/// sum += x * weight; see the kernel for AVX-512.
 template <Word word>
-[[gnu::always_inline]] inline __m256i multiply_add(__m256i sum, const char* x,
-                                                   __m256i weight) noexcept {
-    const __m256i words = _mm256_load_si256(reinterpret_cast<const __m256i*>(x));
+[[gnu::always_inline]] inline void multiply_add(__m256i& sum, const char* x,
+                                                __m256i weight) noexcept {
+    const auto& words = *reinterpret_cast<const __m256i*>(x);
     if constexpr (word == Word::floats) {
-        return _mm256_castps_si256(_mm256_fmadd_ps(
-            _mm256_castsi256_ps(weight), _mm256_castsi256_ps(words), _mm256_castsi256_ps(sum)));
+        __asm__("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(weight), "m"(words));
     } else {
-        return _mm256_add_epi32(sum, _mm256_madd_epi16(words, weight));
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(words, weight));
     }
 }
 
@@ -43,8 +43,7 @@ void sum_entries(const Entries& entries, const std::uint32_t* patch, const float
         const __m256i weight = _mm256_set1_epi32(static_cast<int>(entries.weights[k]));
 #pragma GCC unroll 16
         for (int t = 0; t < registers; ++t) {
-            __m256i& sum = sums[chain * registers + t];
-            sum = multiply_add<word>(sum, x + t * 32, weight);
+            multiply_add<word>(sums[chain * registers + t], x + t * 32, weight);
         }
     };
     std::uint64_t next;
@@ -83,6 +82,11 @@ __m256i lanes_of(std::uint32_t mask) noexcept {
     return _mm256_cmpeq_epi32(_mm256_and_si256(all, bits), bits);
 }
 
+/// What padding holds in half of the lanes.
+__m256i zeros_of(const PlanesView& from, std::size_t h) noexcept {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from.zeros + h * half));
+}
+
 __m256i load_lanes(const std::uint32_t* at, __m256i inside, __m256i zero) noexcept {
     const __m256i words = _mm256_maskload_epi32(reinterpret_cast<const int*>(at), inside);
     return _mm256_blendv_epi8(zero, words, inside);
@@ -90,7 +94,7 @@ __m256i load_lanes(const std::uint32_t* at, __m256i inside, __m256i zero) noexce
 
 void fill_step_one(const PlanesView& from, const VectorSource* vectors, std::size_t count,
                    std::uint32_t* patch) noexcept {
-    const __m256i zero = _mm256_set1_epi32(static_cast<int>(from.zero));
+    const __m256i zero[] = {zeros_of(from, 0), zeros_of(from, 1)};
     for (std::size_t v = 0; v < count; ++v) {
         const __m256i inside[] = {lanes_of(vectors[v].mask), lanes_of(vectors[v].mask >> half)};
         const std::uint32_t* at = from.words + std::ptrdiff_t{vectors[v].first};
@@ -98,7 +102,7 @@ void fill_step_one(const PlanesView& from, const VectorSource* vectors, std::siz
         for (std::size_t c = 0; c < from.channels; ++c, at += from.plane, to += count * lanes) {
             for (std::size_t h = 0; h < 2; ++h) {
                 _mm256_store_si256(reinterpret_cast<__m256i*>(to + h * half),
-                                   load_lanes(at + h * half, inside[h], zero));
+                                   load_lanes(at + h * half, inside[h], zero[h]));
             }
         }
     }
@@ -112,7 +116,7 @@ __m256i gather_lanes(const std::uint32_t* plane, __m256i index, __m256i inside,
 
 void fill_step_two(const PlanesView& from, const VectorSource* vectors, std::size_t count,
                    std::uint32_t* patch) noexcept {
-    const __m256i zero = _mm256_set1_epi32(static_cast<int>(from.zero));
+    const __m256i zero[] = {zeros_of(from, 0), zeros_of(from, 1)};
     const __m256i index = _mm256_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14);
     for (std::size_t c = 0; c < from.channels; ++c) {
         for (std::size_t v = 0; v < count; ++v, patch += lanes) {
@@ -121,7 +125,7 @@ void fill_step_two(const PlanesView& from, const VectorSource* vectors, std::siz
             for (std::size_t h = 0; h < 2; ++h) {
                 const __m256i inside = lanes_of(vectors[v].mask >> (h * half));
                 _mm256_store_si256(reinterpret_cast<__m256i*>(patch + h * half),
-                                   gather_lanes(at + 2 * h * half, index, inside, zero));
+                                   gather_lanes(at + 2 * h * half, index, inside, zero[h]));
             }
         }
     }
@@ -129,7 +133,7 @@ void fill_step_two(const PlanesView& from, const VectorSource* vectors, std::siz
 
 void fill_indexed(const PlanesView& from, const IndexedSource* vectors, std::size_t count,
                   std::uint32_t* patch) noexcept {
-    const __m256i zero = _mm256_set1_epi32(static_cast<int>(from.zero));
+    const __m256i zero[] = {zeros_of(from, 0), zeros_of(from, 1)};
     for (std::size_t c = 0; c < from.channels; ++c) {
         const std::uint32_t* plane = from.words + c * from.plane;
         for (std::size_t v = 0; v < count; ++v, patch += lanes) {
@@ -138,7 +142,7 @@ void fill_indexed(const PlanesView& from, const IndexedSource* vectors, std::siz
                     reinterpret_cast<const __m256i*>(vectors[v].lane + h * half));
                 const __m256i inside = _mm256_cmpgt_epi32(index, _mm256_set1_epi32(-1));
                 _mm256_store_si256(reinterpret_cast<__m256i*>(patch + h * half),
-                                   gather_lanes(plane, index, inside, zero));
+                                   gather_lanes(plane, index, inside, zero[h]));
             }
         }
     }

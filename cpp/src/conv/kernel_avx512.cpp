@@ -15,17 +15,18 @@
 namespace tersor::conv {
 namespace {
 
+/// sum += x * weight. In assembly, as compilers copy sums from register to register around a loop
+/// rather than add in place, and load what could be an operand in memory.
 template <Word word>
-[[gnu::always_inline]] inline __m512i multiply_add(__m512i sum, const char* x,
-                                                   __m512i weight) noexcept {
-    const __m512i words = _mm512_load_si512(x);
+[[gnu::always_inline]] inline void multiply_add(__m512i& sum, const char* x,
+                                                __m512i weight) noexcept {
+    const auto& words = *reinterpret_cast<const __m512i*>(x);
     if constexpr (word == Word::floats) {
-        return _mm512_castps_si512(_mm512_fmadd_ps(
-            _mm512_castsi512_ps(weight), _mm512_castsi512_ps(words), _mm512_castsi512_ps(sum)));
+        __asm__("vfmadd231ps %2, %1, %0" : "+v"(sum) : "v"(weight), "m"(words));
     } else if constexpr (word == Word::pairs) {
-        return _mm512_dpwssd_epi32(sum, words, weight);
-    } else {
-        return _mm512_dpbusd_epi32(sum, words, weight);
+        __asm__("vpdpwssd %2, %1, %0" : "+v"(sum) : "v"(weight), "m"(words));
+    } else {  // the operand in memory would be the signed one
+        __asm__("vpdpbusd %2, %1, %0" : "+v"(sum) : "v"(words), "v"(weight));
     }
 }
 
@@ -61,8 +62,7 @@ void sum_entries(const Entries& entries, const std::uint32_t* patch, const float
         const __m512i weight = _mm512_set1_epi32(static_cast<int>(entries.weights[k]));
 #pragma GCC unroll 32
         for (int t = 0; t < vectors; ++t) {
-            __m512i& sum = sums[chain * vectors + t];
-            sum = multiply_add<word>(sum, x + t * vector_bytes, weight);
+            multiply_add<word>(sums[chain * vectors + t], x + t * vector_bytes, weight);
         }
     };
     // Offsets are read a group ahead: vector loads whose address is just being loaded run at half
@@ -94,7 +94,7 @@ void sum_entries(const Entries& entries, const std::uint32_t* patch, const float
 
 void fill_step_one(const PlanesView& from, const VectorSource* vectors, std::size_t count,
                    std::uint32_t* patch) noexcept {
-    const __m512i zero = _mm512_set1_epi32(static_cast<int>(from.zero));
+    const __m512i zero = _mm512_loadu_si512(from.zeros);
     for (std::size_t c = 0; c < from.channels; ++c) {
         const std::uint32_t* plane = from.words + c * from.plane;
         for (std::size_t v = 0; v < count; ++v, patch += lanes) {
@@ -107,7 +107,7 @@ void fill_step_one(const PlanesView& from, const VectorSource* vectors, std::siz
 
 void fill_step_two(const PlanesView& from, const VectorSource* vectors, std::size_t count,
                    std::uint32_t* patch) noexcept {
-    const __m512i zero = _mm512_set1_epi32(static_cast<int>(from.zero));
+    const __m512i zero = _mm512_loadu_si512(from.zeros);
     const __m512i even =
         _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     for (std::size_t c = 0; c < from.channels; ++c) {
@@ -125,7 +125,7 @@ void fill_step_two(const PlanesView& from, const VectorSource* vectors, std::siz
 
 void fill_indexed(const PlanesView& from, const IndexedSource* vectors, std::size_t count,
                   std::uint32_t* patch) noexcept {
-    const __m512i zero = _mm512_set1_epi32(static_cast<int>(from.zero));
+    const __m512i zero = _mm512_loadu_si512(from.zeros);
     for (std::size_t c = 0; c < from.channels; ++c) {
         const std::uint32_t* plane = from.words + c * from.plane;
         for (std::size_t v = 0; v < count; ++v, patch += lanes) {
@@ -179,6 +179,21 @@ void store(const float* sums, const VectorTarget* targets, std::size_t vectors,
     }
 }
 
+void store_images(const float* sums, std::size_t vectors, const ImagesFinishing& finishing,
+                  std::size_t stride, float* y) noexcept {
+    const __m512 scale = _mm512_loadu_ps(finishing.scale);
+    const __m512 offset = _mm512_loadu_ps(finishing.offset);
+    const __m512 low = _mm512_set1_ps(finishing.low);
+    const __m512 high = _mm512_set1_ps(finishing.high);
+    const __m512i places =
+        _mm512_mullo_epi32(_mm512_set1_epi32(static_cast<int>(stride)),
+                           _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15));
+    for (std::size_t t = 0; t < vectors; ++t) {
+        const __m512 v = _mm512_fmadd_ps(_mm512_load_ps(sums + lanes * t), scale, offset);
+        _mm512_i32scatter_ps(y + t, places, _mm512_min_ps(high, _mm512_max_ps(low, v)), 4);
+    }
+}
+
 template <Word word, int... vectors>
 void install_sums(Kernels& kernels, std::integer_sequence<int, vectors...>) noexcept {
     ((kernels.sums[static_cast<std::size_t>(word)][vectors] = sum_entries<word, vectors>), ...);
@@ -199,6 +214,7 @@ void install_avx512(Kernels& kernels) noexcept {
     kernels.make_pairs = make_words<Word::pairs>;
     kernels.make_quads = make_words<Word::quads>;
     kernels.store = store;
+    kernels.store_images = store_images;
 }
 
 }  // namespace tersor::conv

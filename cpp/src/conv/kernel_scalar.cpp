@@ -64,7 +64,8 @@ void fill_by_step(const PlanesView& from, const VectorSource* vectors, std::size
         for (std::size_t v = 0; v < count; ++v, patch += lanes) {
             std::int32_t at = vectors[v].first;
             for (std::size_t lane = 0; lane < lanes; ++lane, at += step) {
-                patch[lane] = (vectors[v].mask >> lane & 1U) != 0 ? word_at(plane, at) : from.zero;
+                patch[lane] =
+                    (vectors[v].mask >> lane & 1U) != 0 ? word_at(plane, at) : from.zeros[lane];
             }
         }
     }
@@ -77,7 +78,7 @@ void fill_indexed(const PlanesView& from, const IndexedSource* vectors, std::siz
         for (std::size_t v = 0; v < count; ++v, patch += lanes) {
             for (std::size_t lane = 0; lane < lanes; ++lane) {
                 const std::int32_t at = vectors[v].lane[lane];
-                patch[lane] = at >= 0 ? word_at(plane, at) : from.zero;
+                patch[lane] = at >= 0 ? word_at(plane, at) : from.zeros[lane];
             }
         }
     }
@@ -111,6 +112,17 @@ void store(const float* sums, const VectorTarget* targets, std::size_t vectors,
     }
 }
 
+void store_images(const float* sums, std::size_t vectors, const ImagesFinishing& finishing,
+                  std::size_t stride, float* y) noexcept {
+    for (std::size_t lane = 0; lane < lanes; ++lane) {
+        float* const to = y + lane * stride;
+        for (std::size_t t = 0; t < vectors; ++t) {
+            const float v = sums[t * lanes + lane] * finishing.scale[lane] + finishing.offset[lane];
+            to[t] = v < finishing.low ? finishing.low : v > finishing.high ? finishing.high : v;
+        }
+    }
+}
+
 template <Word word, std::size_t... vectors>
 void install_sums(Kernels& kernels, std::index_sequence<vectors...>) noexcept {
     ((kernels.sums[static_cast<std::size_t>(word)][vectors] = sum_entries<word, vectors>), ...);
@@ -129,6 +141,7 @@ void install_scalar(Kernels& kernels) noexcept {
     kernels.make_pairs = make_words<Word::pairs>;
     kernels.make_quads = make_words<Word::quads>;
     kernels.store = store;
+    kernels.store_images = store_images;
 }
 
 }  // namespace tersor::conv

@@ -9,6 +9,7 @@ const Kernels& kernels(Isa isa) noexcept {
         {Isa::scalar, install_scalar},
         {Isa::avx2, install_avx2},
         {Isa::avx512, install_avx512},
+        {Isa::avx512, install_depthwise_avx512},
     };
     return table[isa];
 }

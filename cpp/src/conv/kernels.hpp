@@ -29,9 +29,9 @@ using SumTable = std::array<std::array<Sum, most_vectors + 1>, word_kinds>;
 /// Planes of words that a patch is filled from.
 struct PlanesView {
     const std::uint32_t* words;
-    std::size_t plane;     // words from one channel to the next
-    std::size_t channels;  // of words
-    std::uint32_t zero;    // what padding holds
+    std::size_t plane;           // words from one channel to the next
+    std::size_t channels;        // of words
+    const std::uint32_t* zeros;  // by lane: what padding holds
 };
 
 /// Writes the vectors of each channel in turn.
@@ -55,6 +55,36 @@ struct Finishing {
 using Store = void (*)(const float* sums, const VectorTarget* targets, std::size_t vectors,
                        const Finishing& finishing, float* y) noexcept;
 
+/// The same where each lane is an image: y[lane * stride + t] for `vectors` vectors, with a scale
+/// and an offset for each lane.
+struct ImagesFinishing {
+    float scale[lanes];
+    float offset[lanes];
+    float low;
+    float high;
+};
+using StoreImages = void (*)(const float* sums, std::size_t vectors,
+                             const ImagesFinishing& finishing, std::size_t stride,
+                             float* y) noexcept;
+
+/// One channel of a depthwise convolution.
+struct DepthwiseShape {
+    std::int32_t height;
+    std::int32_t width;
+    std::int32_t output_height;
+    std::int32_t output_width;
+    std::int32_t padding_h;
+    std::int32_t padding_w;
+};
+
+/// y = clamp(x * weights + offset) for one channel in fp32, weights that are 0 included: 0 times
+/// NaN is NaN. `Finishing::scale` is not looked at.
+using Depthwise = void (*)(const DepthwiseShape& shape, const float* x, const float* weights,
+                           const Finishing& finishing, float* y) noexcept;
+
+/// For kernels of 3 x 3 and 5 x 5 taps, and strides of 1 and 2; nullptr where a level has none.
+using DepthwiseTable = std::array<std::array<Depthwise, 2>, 2>;
+
 struct Kernels {
 #define TERSOR_KERNEL(name, type) type name{};
 #include "conv/kernels.def"
@@ -64,6 +94,7 @@ struct Kernels {
 void install_scalar(Kernels& kernels) noexcept;
 void install_avx2(Kernels& kernels) noexcept;
 void install_avx512(Kernels& kernels) noexcept;
+void install_depthwise_avx512(Kernels& kernels) noexcept;
 
 /// The kernels of a level.
 [[nodiscard]] const Kernels& kernels(Isa isa) noexcept;

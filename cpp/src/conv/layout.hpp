@@ -18,6 +18,9 @@
 //   filter, for the channels of a patch: (offset, weight) for each word that is not 0
 //   sums[t] += patch[offset + t] * weight for t in [0, T)
 //
+// Of batches, the lanes can be 16 images: a tile is T columns of a row of outputs, and its patch
+// has one vector for each pixel that they read, without copies.
+//
 // The columns of taps are copies of the same rows, shifted by the lanes that the taps lie apart;
 // the rows of taps share them, as the tap below begins one row later. A patch stays in the first
 // cache, and each multiply-add takes its vector from there.
@@ -38,6 +41,9 @@ inline constexpr std::size_t most_patch_vectors = 65536 * offset_unit / vector_b
 
 /// Entries past the last one that kernels may read.
 inline constexpr std::size_t entry_slack = 8;
+
+/// What a tile is; `images` has an image in each lane.
+enum class Cut : std::uint8_t { rows, flat, images };
 
 enum class Word : std::uint8_t { floats, pairs, quads };
 inline constexpr std::size_t word_kinds = 3;

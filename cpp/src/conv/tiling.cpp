@@ -16,22 +16,16 @@ struct Costs {
     double per_vector;        // a multiply-add with its load
     double per_list;          // a filter's entries of one patch: call, ends of loops
     double per_sum;           // a vector of sums, read and written
+    double per_scatter;       // a vector of outputs whose lanes are images
     double fill[3];           // a vector of a patch, by Step
     std::size_t patch_bytes;  // what the first cache has room for
 };
-constexpr Costs wide_costs{1.0, 0.5, 30.0, 1.5, {2.5, 6.0, 16.0}, 40 * 1024};
-constexpr Costs narrow_costs{1.0, 1.0, 30.0, 3.0, {6.0, 16.0, 24.0}, 28 * 1024};
+constexpr Costs wide_costs{1.0, 0.5, 30.0, 1.5, 22.0, {2.5, 6.0, 16.0}, 44 * 1024};
+constexpr Costs narrow_costs{1.0, 1.0, 30.0, 3.0, 40.0, {6.0, 16.0, 24.0}, 28 * 1024};
 
 const Costs& costs_of(Isa isa) noexcept {
     return isa == Isa::avx512 || isa == Isa::amx ? wide_costs : narrow_costs;
 }
-
-/// Shapes of tiles.
-struct Candidate {
-    bool flat;
-    std::size_t rows;
-    std::size_t columns;
-};
 
 /// Blocks of channels as large as the first cache allows, all about equal.
 void choose_blocks(Tiling& tiling, std::size_t channels, std::size_t patch_vectors) {
@@ -41,19 +35,23 @@ void choose_blocks(Tiling& tiling, std::size_t channels, std::size_t patch_vecto
     tiling.channel_blocks = ceil_div(channels, tiling.block_words);
 }
 
-/// Rows of the input, relative to the first, in the order in which those that are one stride apart
-/// follow each other: each row of taps then reads a run of them.
-std::vector<std::uint32_t> rows_read(const Geometry& g, std::size_t rows) {
-    std::vector<std::uint32_t> all;
-    for (std::uint32_t k = 0; k < g.kernel.h; ++k) {
-        for (std::uint32_t r = 0; r < rows; ++r) {
-            all.push_back(k * g.dilation.h + r * g.stride.h);
-        }
+/// What `outputs` neighbours along an axis read, relative to the first, in the order in which those
+/// that are one stride apart follow each other: each tap then reads a run of them.
+std::vector<std::uint64_t> lines_of(std::size_t outputs, std::uint32_t kernel, std::uint32_t stride,
+                                    std::uint32_t dilation) {
+    std::vector<std::uint64_t> all;
+    for (std::uint64_t k = 0; k < kernel; ++k) {
+        for (std::uint64_t i = 0; i < outputs; ++i) all.push_back(k * dilation + i * stride);
     }
-    std::ranges::sort(
-        all, {}, [&](std::uint32_t row) { return std::pair(row % g.stride.h, row / g.stride.h); });
+    std::ranges::sort(all, {},
+                      [&](std::uint64_t line) { return std::pair(line % stride, line / stride); });
     all.erase(std::unique(all.begin(), all.end()), all.end());
     return all;
+}
+
+/// Where what a tap reads begins among the lines.
+std::size_t place_of(const std::vector<std::uint64_t>& lines, std::uint64_t line) noexcept {
+    return static_cast<std::size_t>(std::ranges::find(lines, line) - lines.begin());
 }
 
 Tiling tile_rows(const Shape& shape, std::size_t rows, std::size_t columns) {
@@ -64,17 +62,39 @@ Tiling tile_rows(const Shape& shape, std::size_t rows, std::size_t columns) {
     tiling.tiles_down = ceil_div(shape.output.h, rows);
     tiling.tiles_across = ceil_div(shape.output.w, columns * lanes);
     tiling.step = g.stride.w == 1 ? Step::one : g.stride.w == 2 ? Step::two : Step::indexed;
-    tiling.input_rows = rows_read(g, rows);
+    tiling.lines_read = lines_of(rows, g.kernel.h, g.stride.h, g.dilation.h);
     for (std::uint32_t ky = 0; ky < g.kernel.h; ++ky) {
-        const auto row = std::ranges::find(tiling.input_rows, ky * g.dilation.h);
+        const std::size_t row = place_of(tiling.lines_read, std::uint64_t{ky} * g.dilation.h);
         for (std::uint32_t kx = 0; kx < g.kernel.w; ++kx) {
-            const std::size_t before = kx * tiling.input_rows.size() +
-                                       static_cast<std::size_t>(row - tiling.input_rows.begin());
+            const std::size_t before = kx * tiling.lines_read.size() + row;
             tiling.tap_vectors.push_back(static_cast<std::uint32_t>(before * columns));
         }
     }
     tiling.slice_taps = shape.taps();
-    tiling.slice_vectors = g.kernel.w * tiling.input_rows.size() * columns;
+    tiling.slice_vectors = g.kernel.w * tiling.lines_read.size() * columns;
+    tiling.vectors = tiling.slice_vectors;
+    return tiling;
+}
+
+Tiling tile_images(const Shape& shape, std::size_t columns) {
+    const Geometry& g = shape.geometry;
+    Tiling tiling;
+    tiling.cut = Cut::images;
+    tiling.columns = columns;
+    tiling.tiles_down = shape.output.h;
+    tiling.tiles_across = ceil_div(shape.output.w, columns);
+    tiling.step = Step::indexed;
+    tiling.lines_read = lines_of(columns, g.kernel.w, g.stride.w, g.dilation.w);
+    for (std::uint32_t ky = 0; ky < g.kernel.h; ++ky) {
+        for (std::uint32_t kx = 0; kx < g.kernel.w; ++kx) {
+            const std::size_t column =
+                place_of(tiling.lines_read, std::uint64_t{kx} * g.dilation.w);
+            tiling.tap_vectors.push_back(
+                static_cast<std::uint32_t>(ky * tiling.lines_read.size() + column));
+        }
+    }
+    tiling.slice_taps = shape.taps();
+    tiling.slice_vectors = g.kernel.h * tiling.lines_read.size();
     tiling.vectors = tiling.slice_vectors;
     return tiling;
 }
@@ -87,7 +107,7 @@ bool keeps_width(const Shape& shape) noexcept {
 
 Tiling tile_flat(const Shape& shape, std::size_t vectors, std::size_t patch_vectors) {
     Tiling tiling;
-    tiling.flat = true;
+    tiling.cut = Cut::flat;
     tiling.columns = vectors;
     tiling.tiles_across = ceil_div(shape.output_pixels(), vectors * lanes);
     tiling.step = keeps_width(shape) ? Step::one : Step::indexed;
@@ -109,8 +129,12 @@ double cost_of(const Tiling& tiling, const Shape& shape, std::size_t channels, d
     const double lists = static_cast<double>(shape.filters * tiling.blocks());
     const double entries = static_cast<double>(shape.filters * channels * shape.taps()) * density;
     const double filled = groups * static_cast<double>(channels * tiling.vectors);
-    return static_cast<double>(tiling.tiles()) *
-           (entries * (costs.per_entry + vectors * costs.per_vector) +
+    const bool images = tiling.cut == Cut::images;
+    const double scattered = images ? static_cast<double>(shape.filters) * vectors : 0.0;
+    // For one image.
+    return static_cast<double>(tiling.tiles()) / (images ? static_cast<double>(lanes) : 1.0) *
+           (scattered * costs.per_scatter +
+            entries * (costs.per_entry + vectors * costs.per_vector) +
             lists * (costs.per_list + vectors * costs.per_sum) +
             filled * costs.fill[static_cast<std::size_t>(tiling.step)]);
 }
@@ -130,10 +154,18 @@ Shape shape_of(const Geometry& geometry, std::size_t filters) {
     return shape;
 }
 
-Tiling choose_tiling(const Shape& shape, Word word, double density, Isa isa) {
+std::size_t words_of_group(const Shape& shape, Word word) noexcept {
+    return ceil_div(shape.group_channels(), channels_of(word));
+}
+
+std::size_t words_of_image(const Shape& shape, Word word) noexcept {
+    return shape.geometry.groups * words_of_group(shape, word) * shape.input_pixels();
+}
+
+Tiling choose_tiling(const Shape& shape, Word word, double density, Isa isa, bool images) {
     const Costs& costs = costs_of(isa);
     const auto& sums = kernels(isa).sums[static_cast<std::size_t>(word)];
-    const std::size_t channels = ceil_div(shape.group_channels(), channels_of(word));
+    const std::size_t channels = words_of_group(shape, word);
     const std::size_t patch_vectors = costs.patch_bytes / vector_bytes;
     Tiling best;
     double least = std::numeric_limits<double>::infinity();
@@ -148,6 +180,10 @@ Tiling choose_tiling(const Shape& shape, Word word, double density, Isa isa) {
     for (std::size_t vectors = 1; vectors <= most_vectors; ++vectors) {
         if (sums[vectors] == nullptr) continue;
         consider(tile_flat(shape, vectors, patch_vectors));
+        if (images && vectors <= shape.output.w) {
+            Tiling tiling = tile_images(shape, vectors);
+            if (tiling.slice_vectors <= patch_vectors) consider(std::move(tiling));
+        }
         for (std::size_t columns = 1; columns <= ceil_div(shape.output.w, lanes); ++columns) {
             if (vectors % columns != 0) continue;
             const std::size_t rows = vectors / columns;
@@ -159,18 +195,47 @@ Tiling choose_tiling(const Shape& shape, Word word, double density, Isa isa) {
     return best;
 }
 
-TileView::TileView(const Shape& shape, const Tiling& tiling)
+TileView::TileView(const Shape& shape, const Tiling& tiling, std::size_t image_words)
     : shape_(shape),
       tiling_(tiling),
+      image_words_(image_words),
       sources_(tiling.step == Step::indexed ? 0 : tiling.vectors),
       indexed_(tiling.step == Step::indexed ? tiling.vectors : 0),
       targets_(tiling.tile_vectors()) {}
 
 void TileView::describe(std::size_t tile) noexcept {
-    if (tiling_.flat) {
-        describe_flat(tile);
-    } else {
-        describe_rows(tile);
+    switch (tiling_.cut) {
+        case Cut::rows: return describe_rows(tile);
+        case Cut::flat: return describe_flat(tile);
+        case Cut::images: break;
+    }
+    describe_images(tile);
+}
+
+void TileView::describe_images(std::size_t tile) noexcept {
+    const Geometry& g = shape_.geometry;
+    const std::int64_t width = g.input.w;
+    const std::size_t row = tile / tiling_.tiles_across;
+    const std::size_t column = tile % tiling_.tiles_across * tiling_.columns;
+    targets_[0] = {static_cast<std::int32_t>(row * shape_.output.w + column),
+                   static_cast<std::uint32_t>(
+                       std::min<std::size_t>(tiling_.columns, shape_.output.w - column))};
+    std::size_t v = 0;
+    for (std::uint32_t ky = 0; ky < g.kernel.h; ++ky) {
+        const std::int64_t y = static_cast<std::int64_t>(std::uint64_t{row} * g.stride.h) +
+                               std::int64_t{ky} * g.dilation.h - g.padding.h;
+        for (const std::uint64_t right : tiling_.lines_read) {
+            const std::int64_t x =
+                static_cast<std::int64_t>(std::uint64_t{column} * g.stride.w + right) - g.padding.w;
+            const bool read = y >= 0 && y < g.input.h && x >= 0 && x < width;
+            for (std::size_t lane = 0; lane < lanes; ++lane) {
+                indexed_[v].lane[lane] =
+                    read ? static_cast<std::int32_t>(
+                               static_cast<std::int64_t>(lane * image_words_) + y * width + x)
+                         : -1;
+            }
+            ++v;
+        }
     }
 }
 
@@ -181,13 +246,15 @@ void TileView::describe_rows(std::size_t tile) noexcept {
     const std::size_t first_column = tile % tiling_.tiles_across * tiling_.columns * lanes;
     std::size_t v = 0;
     for (std::uint32_t kx = 0; kx < g.kernel.w; ++kx) {
-        for (const std::uint32_t below : tiling_.input_rows) {
+        for (const std::uint64_t below : tiling_.lines_read) {
             const std::int64_t row =
-                static_cast<std::int64_t>(first_row * g.stride.h + below) - g.padding.h;
+                static_cast<std::int64_t>(std::uint64_t{first_row} * g.stride.h + below) -
+                g.padding.h;
             const bool inside = row >= 0 && row < g.input.h;
             for (std::size_t z = 0; z < tiling_.columns; ++z, ++v) {
                 const std::int64_t column =
-                    static_cast<std::int64_t>((first_column + z * lanes) * g.stride.w) +
+                    static_cast<std::int64_t>(std::uint64_t{first_column + z * lanes} *
+                                              g.stride.w) +
                     std::int64_t{kx} * g.dilation.w - g.padding.w;
                 VectorSource source;
                 for (std::uint32_t lane = 0; lane < lanes; ++lane) {
@@ -234,9 +301,10 @@ void TileView::describe_flat(std::size_t tile) noexcept {
             row[lane] =
                 pixel < pixels
                     ? static_cast<std::int64_t>(pixel / shape_.output.w * g.stride.h) - g.padding.h
-                    : std::int64_t{INT32_MIN};
+                    : std::numeric_limits<std::int64_t>::min() / 2;
             column[lane] =
-                static_cast<std::int64_t>(pixel % shape_.output.w * g.stride.w) - g.padding.w;
+                static_cast<std::int64_t>(std::uint64_t{pixel % shape_.output.w} * g.stride.w) -
+                g.padding.w;
         }
         for (std::size_t tap = 0; tap < shape_.taps(); ++tap) {
             const std::int64_t down = std::int64_t{g.dilation.h} * (tap / g.kernel.w);

@@ -38,16 +38,16 @@ struct Shape {
 
 /// A cut of a convolution: see layout.hpp.
 struct Tiling {
-    bool flat = false;
+    Cut cut = Cut::rows;
     std::size_t rows = 1;     // of outputs in a tile
     std::size_t columns = 1;  // vectors in each of them, or of a flat tile
     std::size_t tiles_down = 1;
     std::size_t tiles_across = 1;
     Step step = Step::one;
 
-    /// Rows: the rows of the input that a tile reads, relative to the first; those of a tap's
-    /// outputs follow each other.
-    std::vector<std::uint32_t> input_rows;
+    /// What a tile reads of the input, relative to the first, in an order in which what a tap reads
+    /// for the outputs follows each other: rows, or the columns of a row where lanes are images.
+    std::vector<std::uint64_t> lines_read;
     std::vector<std::uint32_t> tap_vectors;  // by tap: where its vectors begin in a slice's patch
 
     std::size_t slice_taps = 1;  // of a patch; less than all where the kernel is very large
@@ -66,13 +66,20 @@ struct Tiling {
 };
 
 /// The tiling that costs least by a model of the kernels, where `density` of the words of the
-/// filters are not 0.
-[[nodiscard]] Tiling choose_tiling(const Shape& shape, Word word, double density, Isa isa);
+/// filters are not 0. With `images`, for as many as there are lanes: one whose lanes are these may
+/// be the best.
+[[nodiscard]] Tiling choose_tiling(const Shape& shape, Word word, double density, Isa isa,
+                                   bool images);
+
+/// Words of an image that a group of channels has, and all groups.
+[[nodiscard]] std::size_t words_of_group(const Shape& shape, Word word) noexcept;
+[[nodiscard]] std::size_t words_of_image(const Shape& shape, Word word) noexcept;
 
 /// A tile as the kernels see it: where its patch comes from and where its outputs belong.
 class TileView {
 public:
-    TileView(const Shape& shape, const Tiling& tiling);
+    /// `image_words`: from one image to the next, where lanes are images.
+    TileView(const Shape& shape, const Tiling& tiling, std::size_t image_words);
 
     /// Moves to a tile; throws nothing.
     void describe(std::size_t tile) noexcept;
@@ -84,9 +91,11 @@ public:
 private:
     void describe_rows(std::size_t tile) noexcept;
     void describe_flat(std::size_t tile) noexcept;
+    void describe_images(std::size_t tile) noexcept;
 
     const Shape& shape_;
     const Tiling& tiling_;
+    std::size_t image_words_;
     support::Scratch<VectorSource> sources_;
     support::Scratch<IndexedSource> indexed_;
     support::Scratch<VectorTarget> targets_;

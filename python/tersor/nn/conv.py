@@ -95,13 +95,7 @@ class CompressedConv2d(Compressed):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             images = F.pad(images, (left, right, above, below), mode)
             left = above = 0
-        geometry = (
-            [high, wide],
-            list(self.stride),
-            [above, left],
-            list(self.dilation),
-            self.groups,
-        )
+        geometry = ((high, wide), self.stride, (above, left), self.dilation, self.groups)
         if self._runs_eagerly(images, self.bias, self.values, residual):
             y = run_conv2d(
                 self.packed,
