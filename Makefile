@@ -6,6 +6,7 @@
 # make bench-spmm  sparse products against torch and others, into build/bench/spmm.json with plots;
 #              resumes (BENCH="--again --docs docs/results.md": anew, and into the page); then each
 #              kernel alone (pytest-benchmark, build/bench/kernels.json)
+# make checkperf BASE=REF  loading and products of this checkout against those of an earlier commit
 # make bench-quantise  AlexNet's weights by each method, into build/bench/quantise.json
 # make bench-huffman  prefix coding against huff0 and Python packages, into build/bench/huffman.json
 # make bench-loading  tersor.load_model against torch.load, into build/bench/loading.json
@@ -28,7 +29,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 CXX_SOURCES = $(shell git ls-files 'benchmarks/*.cpp' 'cpp/*.[ch]pp' 'examples/*.cpp' 'tests/*.[ch]pp')
 NATIVE_SOURCES = $(shell find cpp CMakeLists.txt cmake pyproject.toml -type f)
 
-.PHONY: demo results results-check tables test test-cpp test-python test-fast check format dev bench-spmm bench-quantise bench-huffman bench-loading bench-memory bench-nncodec arm asan fuzz fuzz-seeds mutations tsan arm32 s390x stubs clean
+.PHONY: demo results results-check tables test test-cpp test-python test-fast check format dev bench-spmm checkperf bench-quantise bench-huffman bench-loading bench-memory bench-nncodec arm asan fuzz fuzz-seeds mutations tsan arm32 s390x stubs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m examples.mnist.demo --output build/demo.json
@@ -77,6 +78,9 @@ bench-spmm: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.bench_spmm $(BENCH)
 	taskset -c 0 $(BIN)/python -m pytest benchmarks/test_kernels.py --benchmark-columns=min,median \
 	  --benchmark-max-time=0.2 --benchmark-json=build/bench/kernels.json
+
+checkperf: $(VENV)/.installed $(VENV)/.tools
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.checkperf $(BASE)
 
 bench-quantise: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.bench_quantise

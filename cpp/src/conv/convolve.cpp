@@ -9,9 +9,8 @@
 
 #include "conv/images.hpp"
 #include "conv/plan.hpp"
-#include "spmm/kernels.hpp"
-#include "spmm/layout.hpp"
-#include "spmm/outputs.hpp"
+#include "spmm/epilogue/outputs.hpp"
+#include "spmm/packed_matrix.hpp"
 #include "support/checked_size.hpp"
 #include "support/scratch.hpp"
 #include "tersor/conv.hpp"
@@ -170,8 +169,8 @@ void convolve(const PackedMatrix& filters, const Geometry& g, FloatView x, std::
                                      std::max<std::size_t>(filters.nonzeros(), 1));
     if (work < parallel_from) threads = 1;
     std::vector<float> wide_bias(epilogue.bias.type == FloatType::float32 ? 0 : out_channels);
-    const spmm::Outputs out = spmm::make_outputs(
-        spmm::kernels(filters.isa()), out_channels * output_pixels, epilogue, wide_bias, y);
+    const spmm::Outputs out =
+        spmm::make_outputs(filters.isa(), out_channels * output_pixels, epilogue, wide_bias, y);
     const Batch images(filters, g, precision, out, batch, threads);
     const bool converted = x.type != FloatType::float32;
     const std::size_t group = images.images_at_once(converted);

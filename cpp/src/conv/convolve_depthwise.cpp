@@ -31,7 +31,7 @@ void convolve_depthwise(const Plan& plan, std::span<const Image> images, const s
                 const auto* x = reinterpret_cast<const float*>(image.words);
                 plan.depthwise(one, x + f / multiplier * shape.input_pixels(),
                                plan.taps.data() + f * shape.taps(), finishing, y);
-                if (!clamps(out)) out.finish_at(y, at, pixels);
+                if (!clamps(out)) out.apply_epilogue_at(y, at, pixels);
             }
         });
 }

@@ -217,7 +217,7 @@ private:
         float* const from = last_.data() + tile_floats();
         kernels_.store_images(last_.data(), count, finishing, count, from);
         for (std::size_t lane = 0; lane < lanes; ++lane) {
-            out_.finish_at(from + lane * count, images[lane].output + plane, count);
+            out_.apply_epilogue_at(from + lane * count, images[lane].output + plane, count);
         }
     }
 
@@ -238,7 +238,7 @@ private:
             const VectorTarget here{0, static_cast<std::uint32_t>(lanes)};
             float* const from = sums + tile_floats() + t * lanes;
             kernels_.store(sums + t * lanes, &here, 1, finishing, from);
-            out_.finish_at(from, at + static_cast<std::size_t>(target.first), target.count);
+            out_.apply_epilogue_at(from, at + static_cast<std::size_t>(target.first), target.count);
         }
     }
 

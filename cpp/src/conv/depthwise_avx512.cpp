@@ -94,18 +94,12 @@ void depthwise(const DepthwiseShape& shape, const float* x, const float* weights
 
 }  // namespace
 
-void install_depthwise_avx512(Kernels& kernels) noexcept {
-    kernels.depthwise = {{{depthwise<3, 1>, depthwise<3, 2>}, {depthwise<5, 1>, depthwise<5, 2>}}};
+DepthwiseTable depthwise_avx512() noexcept {
+    return {{{depthwise<3, 1>, depthwise<3, 2>}, {depthwise<5, 1>, depthwise<5, 2>}}};
 }
 
 }  // namespace tersor::conv
 
 #include "dispatch/target_end.hpp"
-
-#else
-
-namespace tersor::conv {
-void install_depthwise_avx512(Kernels& /*kernels*/) noexcept {}
-}  // namespace tersor::conv
 
 #endif

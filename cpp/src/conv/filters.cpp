@@ -6,7 +6,7 @@
 #include <stdexcept>
 
 #include "spmm/fixed_point.hpp"
-#include "spmm/layout.hpp"
+#include "spmm/packed_matrix.hpp"
 
 namespace tersor::conv {
 namespace {
@@ -14,9 +14,9 @@ namespace {
 /// Calls `visit(column, weight)` for the non-zeros of a row, in order.
 template <class Visit>
 void for_each_weight(const PackedMatrix::Layout& layout, std::size_t row, const Visit& visit) {
-    const spmm::Rows16& rows16 = layout.rows16();
-    for (std::size_t b = 0; b < rows16.blocks.size(); ++b) {
-        const spmm::BlockView block = layout.view(rows16, b);
+    const spmm::Csr16& csr16 = layout.csr16();
+    for (std::size_t b = 0; b < csr16.blocks.size(); ++b) {
+        const spmm::BlockView block = layout.view(csr16, b);
         for (std::uint64_t i = block.row_starts[row]; i < block.row_starts[row + 1]; ++i) {
             visit(block.first_column + block.columns[i], block.weight(i));
         }

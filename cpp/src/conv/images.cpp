@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "spmm/activations/kernels.hpp"
 #include "support/scratch.hpp"
 #include "tersor/parallel.hpp"
 
@@ -30,7 +31,7 @@ bool fits_words(const spmm::Range& range) noexcept {
 }
 
 spmm::Range range_of_image(Isa isa, std::span<const float> x, int threads) {
-    const spmm::ActivationRange range_of = spmm::kernels(isa).activation_range;
+    const spmm::activations::RangeOf range_of = spmm::activations::kernels(isa).range;
     const std::size_t parts =
         x.size() < parallel_elements ? 1 : static_cast<std::size_t>(std::max(threads, 1));
     const support::Scratch<spmm::Range> ranges(parts);

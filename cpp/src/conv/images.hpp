@@ -7,8 +7,8 @@
 
 #include "conv/kernels.hpp"
 #include "conv/plan.hpp"
-#include "spmm/kernels.hpp"
-#include "spmm/outputs.hpp"
+#include "spmm/epilogue/outputs.hpp"
+#include "spmm/fixed_point.hpp"
 #include "tersor/isa.hpp"
 
 namespace tersor::conv {

@@ -189,7 +189,7 @@ void install_sums(Kernels& kernels, std::integer_sequence<int, vectors...>) noex
 
 }  // namespace
 
-void install_avx2(Kernels& kernels) noexcept {
+void install(dispatch::Level<Isa::avx2>, Kernels& kernels) noexcept {
     using Vectors = std::integer_sequence<int, 1, 2, 3, 4, 5, 6>;
     // Without quads: products of bytes are added in 16 bits, which three instructions keep from
     // overflowing, and pairs take two.
@@ -206,11 +206,5 @@ void install_avx2(Kernels& kernels) noexcept {
 }  // namespace tersor::conv
 
 #include "dispatch/target_end.hpp"
-
-#else
-
-namespace tersor::conv {
-void install_avx2(Kernels& /*kernels*/) noexcept {}
-}  // namespace tersor::conv
 
 #endif

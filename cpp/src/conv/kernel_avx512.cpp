@@ -201,7 +201,7 @@ void install_sums(Kernels& kernels, std::integer_sequence<int, vectors...>) noex
 
 }  // namespace
 
-void install_avx512(Kernels& kernels) noexcept {
+void install(dispatch::Level<Isa::avx512>, Kernels& kernels) noexcept {
     using Vectors =
         std::integer_sequence<int, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 20, 24, 28>;
     kernels.sums = {};
@@ -215,16 +215,11 @@ void install_avx512(Kernels& kernels) noexcept {
     kernels.make_quads = make_words<Word::quads>;
     kernels.store = store;
     kernels.store_images = store_images;
+    kernels.depthwise = depthwise_avx512();
 }
 
 }  // namespace tersor::conv
 
 #include "dispatch/target_end.hpp"
-
-#else
-
-namespace tersor::conv {
-void install_avx512(Kernels& /*kernels*/) noexcept {}
-}  // namespace tersor::conv
 
 #endif

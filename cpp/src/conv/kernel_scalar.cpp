@@ -130,7 +130,7 @@ void install_sums(Kernels& kernels, std::index_sequence<vectors...>) noexcept {
 
 }  // namespace
 
-void install_scalar(Kernels& kernels) noexcept {
+void install(dispatch::Level<Isa::scalar>, Kernels& kernels) noexcept {
     using Vectors = std::index_sequence<1, 2, 4>;
     install_sums<Word::floats>(kernels, Vectors());
     install_sums<Word::pairs>(kernels, Vectors());

@@ -1,21 +1,17 @@
 #include "conv/kernels.hpp"
 
-#include "dispatch/kernel_table.hpp"
-
 namespace tersor::conv {
-
-const Kernels& kernels(Isa isa) noexcept {
-    static const dispatch::KernelTable<Kernels> table{
-        {Isa::scalar, install_scalar},
-        {Isa::avx2, install_avx2},
-        {Isa::avx512, install_avx512},
-        {Isa::avx512, install_depthwise_avx512},
-    };
-    return table[isa];
-}
-
 namespace {
-[[maybe_unused]] const auto& made_at_load = kernels(Isa::scalar);  // see KernelTable
+
+const auto& table() noexcept {
+    static const dispatch::KernelTable<Kernels, Isa::scalar, Isa::avx2, Isa::avx512> made;
+    return made;
 }
+
+[[maybe_unused]] const auto& made_at_load = table();  // see KernelTable
+
+}  // namespace
+
+const Kernels& kernels(Isa isa) noexcept { return table()[isa]; }
 
 }  // namespace tersor::conv

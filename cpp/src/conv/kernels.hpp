@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "conv/layout.hpp"
+#include "dispatch/kernel_table.hpp"
 #include "tersor/isa.hpp"
 
 namespace tersor::conv {
@@ -91,10 +92,12 @@ struct Kernels {
 #undef TERSOR_KERNEL
 };
 
-void install_scalar(Kernels& kernels) noexcept;
-void install_avx2(Kernels& kernels) noexcept;
-void install_avx512(Kernels& kernels) noexcept;
-void install_depthwise_avx512(Kernels& kernels) noexcept;
+void install(dispatch::Level<Isa::scalar>, Kernels& kernels) noexcept;
+void install(dispatch::Level<Isa::avx2>, Kernels& kernels) noexcept;
+void install(dispatch::Level<Isa::avx512>, Kernels& kernels) noexcept;
+
+/// Part of the last, in a file of its own.
+[[nodiscard]] DepthwiseTable depthwise_avx512() noexcept;
 
 /// The kernels of a level.
 [[nodiscard]] const Kernels& kernels(Isa isa) noexcept;

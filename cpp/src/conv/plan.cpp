@@ -6,7 +6,7 @@
 #include <vector>
 
 #include "conv/kernels.hpp"
-#include "spmm/layout.hpp"
+#include "spmm/packed_matrix.hpp"
 
 namespace tersor::conv {
 namespace {

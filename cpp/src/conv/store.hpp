@@ -4,7 +4,7 @@
 #include <limits>
 
 #include "conv/kernels.hpp"
-#include "spmm/outputs.hpp"
+#include "spmm/epilogue/outputs.hpp"
 
 namespace tersor::conv {
 
