@@ -16,14 +16,16 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from tersor.config import LayerConfig
+import tersor
+from benchmarks.conv_networks import NETWORKS, fill, make_weight
+from tersor.config import Config, LayerConfig
 from tersor.kernels import isa
 from tersor.nn import CompressedConv2d
+from tersor.nn.base import Compressed
 
 PRECISIONS = ["high", "medium", "low"]
 ERROR_LIMITS = {"highest": 2.0**-18, "high": 2.0**-18, "medium": 2.0**-13, "low": 2.0**-6}
@@ -82,17 +84,6 @@ class Row:
     error: float
 
 
-def make_weight(shape: Shape) -> torch.Tensor:
-    """Normal weights of which the largest are kept, in so many values."""
-    generator = np.random.default_rng(1)
-    size = (shape.filters, shape.channels // shape.groups, shape.kernel, shape.kernel)
-    weight = generator.normal(size=size).astype(np.float32)
-    kept = np.abs(weight) >= np.quantile(np.abs(weight), 1 - shape.density)
-    values = np.quantile(weight[kept], np.linspace(0.01, 0.99, VALUES)).astype(np.float32)
-    nearest = values[np.searchsorted((values[1:] + values[:-1]) / 2, weight)]
-    return torch.from_numpy(np.where(kept, nearest, np.float32(0)))
-
-
 def layer_of(shape: Shape, weight: torch.Tensor) -> CompressedConv2d:
     """The compressed layer of a weight."""
     dense = nn.Conv2d(
@@ -118,7 +109,8 @@ def elapsed(call: Callable[[], object]) -> float:
 
 def measure(shape: Shape, batch: int, rounds: int) -> list[Row]:
     """Times all contenders on a shape; their answers are right, or an AssertionError."""
-    weight = make_weight(shape)
+    size = (shape.filters, shape.channels // shape.groups, shape.kernel, shape.kernel)
+    weight = make_weight(size, shape.density, VALUES)
     layer = layer_of(shape, weight)
     x = torch.relu(torch.randn(batch, shape.channels, shape.size, shape.size))
     stride, padding, groups = shape.stride, shape.padding, shape.groups
@@ -154,6 +146,37 @@ def measure(shape: Shape, batch: int, rounds: int) -> list[Row]:
     return [Row(shape.name, batch, name, best[name], errors[name]) for name in contenders]
 
 
+def set_precision(network: nn.Module, precision: str) -> None:
+    """The class of all compressed layers."""
+    for module in network.modules():
+        if isinstance(module, Compressed):
+            module.precision = precision
+
+
+def measure_network(name: str, rounds: int) -> list[Row]:
+    """The same for a whole network at batch 1; its error is that of the largest output."""
+    make, side, density, values = NETWORKS[name]
+    dense = fill(make(), density, values)
+    small = tersor.fuse_(tersor.compress_(fill(make(), density, values), Config()))
+    x = torch.randn(1, 3, side, side)
+    expected = dense(x)
+    contenders = ["torch", *PRECISIONS]
+    best = dict.fromkeys(contenders, float("inf"))
+    errors = dict.fromkeys(contenders, 0.0)
+    for turn in range(rounds + 1):
+        for contender in contenders:
+            network = dense if contender == "torch" else small
+            set_precision(small, contender if contender != "torch" else "high")
+            seconds = elapsed(lambda network=network: network(x))
+            if turn > 0:
+                best[contender] = min(best[contender], seconds)
+            else:
+                off = (network(x) - expected).abs().max() / expected.abs().max()
+                errors[contender] = float(off)
+    rows = [Row(name, 1, each, best[each], errors[each]) for each in contenders]
+    return [*rows, Row(name, 1, "oneDNN", best["torch"], errors["torch"])]
+
+
 def ratios(rows: list[Row]) -> dict[str, float]:
     """By class, how many times as fast as the faster dense convolution, which is ``dense`` in s."""
     by_name = {row.contender: row.seconds for row in rows}
@@ -161,10 +184,17 @@ def ratios(rows: list[Row]) -> dict[str, float]:
     return {"dense": dense, **{name: dense / by_name[name] for name in PRECISIONS}}
 
 
+def show(name: str, batch: int, rows: list[Row]) -> None:
+    found = ratios(rows)
+    cells = " | ".join(f"{found[precision]:.2f}" for precision in PRECISIONS)
+    print(f"| {name} | {batch} | {found['dense'] * 1e6:.0f} | {cells} |", flush=True)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--batch", default="1", help="batch sizes, e.g. 1,16")
     parser.add_argument("--only", default="", help="a part of the shapes' names")
+    parser.add_argument("--networks", action="store_true", help="whole networks too")
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--out", type=Path, default=Path("build/bench/conv.json"))
     options = parser.parse_args()
@@ -181,10 +211,12 @@ def main() -> None:
                     continue
                 rows = measure(shape, batch, options.rounds)
                 measured += rows
-                found = ratios(rows)
-                cells = " | ".join(f"{found[name]:.2f}" for name in PRECISIONS)
-                dense = found["dense"] * 1e6
-                print(f"| {shape.name} | {batch} | {dense:.0f} | {cells} |", flush=True)
+                show(shape.name, batch, rows)
+        for name in NETWORKS:
+            if options.networks and options.only in name:
+                rows = measure_network(name, options.rounds)
+                measured += rows
+                show(name, 1, rows)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     result = {"isa": isa.in_use(), "rows": [asdict(row) for row in measured]}
     options.out.write_text(json.dumps(result, indent=1) + "\n")

@@ -56,6 +56,8 @@ std::uint32_t word_at(const std::uint32_t* plane, std::int32_t at) noexcept {
     return word;
 }
 
+constexpr std::uint32_t all_lanes = (1U << lanes) - 1;
+
 template <std::int32_t step>
 void fill_by_step(const PlanesView& from, const VectorSource* vectors, std::size_t count,
                   std::uint32_t* patch) noexcept {
@@ -63,6 +65,10 @@ void fill_by_step(const PlanesView& from, const VectorSource* vectors, std::size
         const std::uint32_t* plane = from.words + c * from.plane;
         for (std::size_t v = 0; v < count; ++v, patch += lanes) {
             std::int32_t at = vectors[v].first;
+            if (step == 1 && vectors[v].mask == all_lanes) {
+                std::memcpy(patch, plane + at, vector_bytes);
+                continue;
+            }
             for (std::size_t lane = 0; lane < lanes; ++lane, at += step) {
                 patch[lane] =
                     (vectors[v].mask >> lane & 1U) != 0 ? word_at(plane, at) : from.zeros[lane];

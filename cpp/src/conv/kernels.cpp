@@ -4,7 +4,8 @@ namespace tersor::conv {
 namespace {
 
 const auto& table() noexcept {
-    static const dispatch::KernelTable<Kernels, Isa::scalar, Isa::avx2, Isa::avx512> made;
+    static const dispatch::KernelTable<Kernels, Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon>
+        made;
     return made;
 }
 

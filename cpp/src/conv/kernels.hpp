@@ -95,6 +95,7 @@ struct Kernels {
 void install(dispatch::Level<Isa::scalar>, Kernels& kernels) noexcept;
 void install(dispatch::Level<Isa::avx2>, Kernels& kernels) noexcept;
 void install(dispatch::Level<Isa::avx512>, Kernels& kernels) noexcept;
+void install(dispatch::Level<Isa::neon>, Kernels& kernels) noexcept;
 
 /// Part of the last, in a file of its own.
 [[nodiscard]] DepthwiseTable depthwise_avx512() noexcept;
