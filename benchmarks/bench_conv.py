@@ -28,6 +28,7 @@ from tersor.nn import CompressedConv2d
 from tersor.nn.base import Compressed
 
 PRECISIONS = ["high", "medium", "low"]
+COLUMNS = [*PRECISIONS, "auto"]  # the last: `high` where it is faster than dense
 ERROR_LIMITS = {"highest": 2.0**-18, "high": 2.0**-18, "medium": 2.0**-13, "low": 2.0**-6}
 VALUES = 15  # of a codebook, beside zero
 
@@ -122,9 +123,14 @@ def measure(shape: Shape, batch: int, rounds: int) -> list[Row]:
     def compressed(precision: str) -> Callable[[], torch.Tensor]:
         def call() -> torch.Tensor:
             layer.precision = precision
+            layer.execution = "compressed"
             return layer(x)
 
         return call
+
+    def chosen() -> torch.Tensor:
+        layer.precision, layer.execution = "high", "auto"
+        return layer(x)
 
     contenders: dict[str, Callable[[], torch.Tensor]] = {
         "torch": lambda: F.conv2d(x, weight, None, stride, padding, 1, groups),
@@ -132,6 +138,7 @@ def measure(shape: Shape, batch: int, rounds: int) -> list[Row]:
             x, weight, None, [padding] * 2, [stride] * 2, [1, 1], groups
         ),
         **{precision: compressed(precision) for precision in PRECISIONS},
+        "auto": chosen,
     }
     errors = {}
     for name, call in contenders.items():
@@ -146,11 +153,12 @@ def measure(shape: Shape, batch: int, rounds: int) -> list[Row]:
     return [Row(shape.name, batch, name, best[name], errors[name]) for name in contenders]
 
 
-def set_precision(network: nn.Module, precision: str) -> None:
-    """The class of all compressed layers."""
+def set_contender(network: nn.Module, contender: str) -> None:
+    """The class and the way of all compressed layers."""
     for module in network.modules():
         if isinstance(module, Compressed):
-            module.precision = precision
+            module.precision = contender if contender in PRECISIONS else "high"
+            module.execution = "compressed" if contender in PRECISIONS else "auto"
 
 
 def measure_network(name: str, rounds: int) -> list[Row]:
@@ -160,13 +168,13 @@ def measure_network(name: str, rounds: int) -> list[Row]:
     small = tersor.fuse_(tersor.compress_(fill(make(), density, values), Config()))
     x = torch.randn(1, 3, side, side)
     expected = dense(x)
-    contenders = ["torch", *PRECISIONS]
+    contenders = ["torch", *COLUMNS]
     best = dict.fromkeys(contenders, float("inf"))
     errors = dict.fromkeys(contenders, 0.0)
     for turn in range(rounds + 1):
         for contender in contenders:
             network = dense if contender == "torch" else small
-            set_precision(small, contender if contender != "torch" else "high")
+            set_contender(small, contender)
             seconds = elapsed(lambda network=network: network(x))
             if turn > 0:
                 best[contender] = min(best[contender], seconds)
@@ -181,12 +189,12 @@ def ratios(rows: list[Row]) -> dict[str, float]:
     """By class, how many times as fast as the faster dense convolution, which is ``dense`` in s."""
     by_name = {row.contender: row.seconds for row in rows}
     dense = min(by_name["torch"], by_name["oneDNN"])
-    return {"dense": dense, **{name: dense / by_name[name] for name in PRECISIONS}}
+    return {"dense": dense, **{name: dense / by_name[name] for name in COLUMNS}}
 
 
 def show(name: str, batch: int, rows: list[Row]) -> None:
     found = ratios(rows)
-    cells = " | ".join(f"{found[precision]:.2f}" for precision in PRECISIONS)
+    cells = " | ".join(f"{found[precision]:.2f}" for precision in COLUMNS)
     print(f"| {name} | {batch} | {found['dense'] * 1e6:.0f} | {cells} |", flush=True)
 
 
@@ -203,8 +211,8 @@ def main() -> None:
     torch.manual_seed(1)
     measured = []
     with torch.inference_mode():
-        print(f"| {isa.in_use()} | batch | dense µs | " + " | ".join(PRECISIONS) + " |")
-        print("|---|---|---|" + "---|" * len(PRECISIONS))
+        print(f"| {isa.in_use()} | batch | dense µs | " + " | ".join(COLUMNS) + " |")
+        print("|---|---|---|" + "---|" * len(COLUMNS))
         for batch in map(int, options.batch.split(",")):
             for shape in SHAPES:
                 if options.only not in shape.name:

@@ -3,8 +3,10 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
+#include <thread>
 
 #include "conv_problem.hpp"
 #include "isa_test.hpp"
@@ -108,6 +110,37 @@ TEST_P(Conv, DoesWithoutABiasAndWithoutImages) {
     std::vector<float> y(27, 5.0F);
     conv::convolve(filters, g, x, 1, {}, y);
     EXPECT_EQ(y, std::vector<float>(27, 0.0F));
+}
+
+TEST_P(Conv, ThreadsShareFiltersAndTheirPlans) {
+    const Problem p = test::make_problem(6, 18, 0.5, 15, 1);
+    PackedMatrix filters;
+    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, Regime::batch).ok());
+    // More sizes of images than plans are kept.
+    constexpr std::uint32_t sizes = 12;
+    const auto run = [&](std::uint32_t size) {
+        const Geometry g{.in_channels = 2, .input = {size + 3, size + 5}, .kernel = {3, 3}};
+        const auto x = test::random_x(std::size_t{2} * (size + 3) * (size + 5), size);
+        std::vector<float> y(std::size_t{6} * (size + 1) * (size + 3));
+        conv::convolve(filters, g, x, 1, {}, y, size % 2 == 0 ? Precision::high : Precision::low);
+        return y;
+    };
+    std::vector<std::vector<float>> expected;
+    for (std::uint32_t size = 0; size < sizes; ++size) expected.push_back(run(size));
+    const std::size_t kept = filters.nbytes();
+    std::vector<std::thread> threads;
+    std::atomic<int> wrong = 0;
+    for (std::uint32_t t = 0; t < 4; ++t) {
+        threads.emplace_back([&, t] {
+            for (std::uint32_t k = 0; k < 5 * sizes; ++k) {
+                const std::uint32_t size = (k * (2 * t + 1)) % sizes;
+                if (run(size) != expected[size]) ++wrong;
+            }
+        });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(wrong, 0);
+    EXPECT_LT(filters.nbytes(), 2 * kept);
 }
 
 TEST(ConvGeometry, SizesAreThoseOfTheDefinitionAndMistakesThrow) {

@@ -203,7 +203,7 @@ void install_sums(Kernels& kernels, std::integer_sequence<int, vectors...>) noex
 
 void install(dispatch::Level<Isa::avx512>, Kernels& kernels) noexcept {
     using Vectors =
-        std::integer_sequence<int, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 16, 20, 24, 28>;
+        std::integer_sequence<int, 1, 2, 3, 4, 6, 7, 8, 10, 12, 13, 14, 20, 28>;
     kernels.sums = {};
     install_sums<Word::floats>(kernels, Vectors());
     install_sums<Word::pairs>(kernels, Vectors());
