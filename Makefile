@@ -7,6 +7,7 @@
 #              resumes (BENCH="--again --docs docs/results.md": anew, and into the page); then each
 #              kernel alone (pytest-benchmark, build/bench/kernels.json)
 # make checkperf BASE=REF  loading and products of this checkout against those of an earlier commit
+# make bench-conv  convolutions and networks of them against torch, into build/bench/conv.json
 # make bench-quantise  AlexNet's weights by each method, into build/bench/quantise.json
 # make bench-huffman  prefix coding against huff0 and Python packages, into build/bench/huffman.json
 # make bench-loading  tersor.load_model against torch.load, into build/bench/loading.json
@@ -81,6 +82,9 @@ bench-spmm: $(VENV)/.installed
 
 checkperf: $(VENV)/.installed $(VENV)/.tools
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.checkperf $(BASE)
+
+bench-conv: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.bench_conv --networks $(BENCH)
 
 bench-quantise: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.bench_quantise

@@ -19,11 +19,13 @@ Kind = Literal["shared_fp32", "shared_fp16", "plain_fp32", "plain_fp16"]
 Method = Literal["kmeans", "uniform", "ecsq"]
 Algorithm = Literal["exact", "lloyd"]
 Precision = Literal["highest", "high", "medium", "low"]
+Execution = Literal["auto", "compressed", "dense"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 METHODS: tuple[Method, ...] = get_args(Method)
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+EXECUTIONS: tuple[Execution, ...] = get_args(Execution)
 __getattr__ = renamed_names(__name__, MODES="ALGORITHMS")
 
 _NAMED: dict[str, tuple[str, ...]] = {
@@ -31,6 +33,7 @@ _NAMED: dict[str, tuple[str, ...]] = {
     "method": METHODS,
     "algorithm": ALGORITHMS,
     "precision": PRECISIONS,
+    "execution": EXECUTIONS,
 }
 
 
@@ -60,6 +63,9 @@ class LayerConfig:
             chosen as one problem; an entropy is then that of a code for each weight, pruned or not.
             Where errors are compensated, ``bits`` stand for the penalty that gives them without.
         precision: class of arithmetic: ``highest``, ``high``, ``medium`` or ``low``.
+        execution: ``auto`` runs the layer from the compressed weight or from the weight decoded
+            once, whichever is faster for the batch that it meets; ``compressed`` (least memory) and
+            ``dense`` leave no choice.
     """
 
     codebook_size: int | None = None
@@ -74,6 +80,7 @@ class LayerConfig:
     penalty: float | None = None
     prune: bool = False
     precision: Precision = "high"
+    execution: Execution = "auto"
 
     def __post_init__(self) -> None:
         _check_numbers(self, codebook_size=int, index_bits=int)

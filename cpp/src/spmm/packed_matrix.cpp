@@ -56,7 +56,7 @@ std::size_t PackedMatrix::nbytes() const noexcept {
     if (const spmm::Panels* made = made_of.limb_panels_made.peek()) bytes += made->nbytes();
     if (const spmm::Tiles* made = made_of.tiles_made.peek()) bytes += made->nbytes();
     if (const PackedMatrix* made = made_of.transposed_made.peek()) bytes += made->nbytes();
-    return bytes;
+    return bytes + made_of.convolutions.nbytes();
 }
 
 void PackedMatrix::unpack(std::span<float> out) const {

@@ -9,6 +9,7 @@
 #include "spmm/sell/layout.hpp"
 #include "spmm/tiles/layout.hpp"
 #include "support/aligned_buffer.hpp"
+#include "support/attachments.hpp"
 #include "support/lazy.hpp"
 #include "tersor/spmm.hpp"
 
@@ -28,6 +29,7 @@ struct PackedMatrix::Layout {
     support::Lazy<spmm::Panels> limb_panels_made;
     support::Lazy<spmm::Tiles> tiles_made;
     support::Lazy<PackedMatrix> transposed_made;
+    support::Attachments convolutions;  // plans, by geometry and class
 
     /// The layout of the fp32 kernels, made from the other one unless it is there; without entries
     /// where neither is.

@@ -42,6 +42,8 @@ def compressed_modules(
             made: Compressed = record.handler.empty_like(module)
             made.set_blob(blob)
             made.precision = record.settings.precision
+            if record.settings.execution != "auto":
+                made.execution = record.settings.execution
             made.relative_error = record.relative_error
             take_over(made, module, made.attributes)
             swaps[module] = made
