@@ -57,6 +57,8 @@ void write_seeds(const std::string& folder) {
                                 {}};
             layer.values.resize(
                 is_shared(value_kind) ? clusters : tersor::csr::validate(layer.csr).count, 0.5F);
+            if (!flat) layer.row_factors = {0.5F, 0.594603539F, 2.0F, 1.0F};  // 2^(1/4) apart
+            if (kind % 2 == 1) layer.column_factors.assign(15, 0.3F);
             const Bytes blob = encode_layer(layer);
             const std::string name = std::to_string(kind) + (flat ? "f" : "r");
             write(folder + "/layer/" + name, {blob.begin(), blob.end() - 8});

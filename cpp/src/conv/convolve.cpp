@@ -196,7 +196,7 @@ void convolve(const PackedMatrix& filters, const Geometry& g, FloatView x, std::
           "the residual does not have the output's size");
     if (batch == 0 || out_channels == 0) return;
 
-    const PackedMatrix::Layout& layout = filters.layout();
+    const PackedMatrix::Layout& layout = filters.with_factors_inside().layout();
     const spmm::Rows16& rows16 = layout.rows16();
     const spmm::Kernels& kernel = spmm::kernels(layout.isa);
     std::vector<float> wide_bias(epilogue.bias.type == FloatType::float32 ? 0 : out_channels);

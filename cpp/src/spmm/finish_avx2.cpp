@@ -101,10 +101,17 @@ void store(void* to, FloatType type, std::size_t i, __m256 values) noexcept {
 }
 
 template <Activation activation>
-void finish_at(const float* products, std::size_t i, const void* residual, FloatType residual_type,
-               void* y, FloatType y_type) noexcept {
+void finish_at(const float* products, std::size_t i, const FinishOperands& with, void* y,
+               FloatType y_type) noexcept {
     __m256 values = _mm256_loadu_ps(products + i);
-    if (residual != nullptr) values = _mm256_add_ps(values, load(residual, residual_type, i));
+    if (with.factors != nullptr) {
+        const __m256 bias =
+            with.bias != nullptr ? _mm256_loadu_ps(with.bias + i) : _mm256_setzero_ps();
+        values = _mm256_fmadd_ps(values, _mm256_loadu_ps(with.factors + i), bias);
+    }
+    if (with.residual != nullptr) {
+        values = _mm256_add_ps(values, load(with.residual, with.residual_type, i));
+    }
     store(y, y_type, i, activate<activation>(values));
 }
 
@@ -113,34 +120,34 @@ constexpr std::size_t bytes_of(FloatType type) noexcept {
 }
 
 template <Activation activation>
-void finish_as(const float* products, std::size_t size, const void* residual,
-               FloatType residual_type, void* y, FloatType y_type) noexcept {
+void finish_as(const float* products, std::size_t size, const FinishOperands& with, void* y,
+               FloatType y_type) noexcept {
     std::size_t i = 0;
     for (; i + lanes <= size; i += lanes) {
-        finish_at<activation>(products, i, residual, residual_type, y, y_type);
+        finish_at<activation>(products, i, with, y, y_type);
     }
     if (i == size) return;
     // The rest, by way of whole registers of its own.
-    float last[lanes] = {};
-    float last_residual[lanes] = {};
+    float last[4][lanes] = {};
     float last_y[lanes];
-    std::memcpy(last, products + i, (size - i) * sizeof(float));
-    if (residual != nullptr) {
-        const std::size_t width = bytes_of(residual_type);
-        std::memcpy(last_residual, static_cast<const char*>(residual) + i * width,
-                    (size - i) * width);
-        residual = last_residual;
-    }
-    finish_at<activation>(last, 0, residual, residual_type, last_y, y_type);
+    const auto rest_of = [&](const void* from, FloatType type, float* to) -> const float* {
+        if (from == nullptr) return nullptr;
+        const std::size_t width = bytes_of(type);
+        std::memcpy(to, static_cast<const char*>(from) + i * width, (size - i) * width);
+        return to;
+    };
+    const FinishOperands rest{rest_of(with.factors, FloatType::float32, last[1]),
+                              rest_of(with.bias, FloatType::float32, last[2]),
+                              rest_of(with.residual, with.residual_type, last[3]),
+                              with.residual_type};
+    finish_at<activation>(rest_of(products, FloatType::float32, last[0]), 0, rest, last_y, y_type);
     const std::size_t width = bytes_of(y_type);
     std::memcpy(static_cast<char*>(y) + i * width, last_y, (size - i) * width);
 }
 
-void finish(const float* products, std::size_t size, Activation activation, const void* residual,
-            FloatType residual_type, void* y, FloatType y_type) noexcept {
-    const auto run = [&](auto kernel) {
-        kernel(products, size, residual, residual_type, y, y_type);
-    };
+void finish(const float* products, std::size_t size, Activation activation,
+            const FinishOperands& with, void* y, FloatType y_type) noexcept {
+    const auto run = [&](auto kernel) { kernel(products, size, with, y, y_type); };
     switch (activation) {
         case Activation::none: return run(finish_as<Activation::none>);
         case Activation::relu: return run(finish_as<Activation::relu>);
@@ -150,9 +157,27 @@ void finish(const float* products, std::size_t size, Activation activation, cons
     }
 }
 
+void scale_columns(const void* x, FloatType type, const float* factors, std::size_t size,
+                   float* to) noexcept {
+    const auto width = bytes_of(type);
+    std::size_t i = 0;
+    for (; i + lanes <= size; i += lanes) {
+        _mm256_storeu_ps(to + i, _mm256_mul_ps(load(x, type, i), _mm256_loadu_ps(factors + i)));
+    }
+    if (i == size) return;
+    float last[2][lanes] = {};
+    std::memcpy(last[0], static_cast<const char*>(x) + i * width, (size - i) * width);
+    std::memcpy(last[1], factors + i, (size - i) * sizeof(float));
+    _mm256_storeu_ps(last[1], _mm256_mul_ps(load(last[0], type, 0), _mm256_loadu_ps(last[1])));
+    std::memcpy(to + i, last[1], (size - i) * sizeof(float));
+}
+
 }  // namespace
 
-void install_finish_avx2(Kernels& kernels) noexcept { kernels.finish = finish; }
+void install_finish_avx2(Kernels& kernels) noexcept {
+    kernels.finish = finish;
+    kernels.scale_columns = scale_columns;
+}
 
 }  // namespace tersor::spmm
 

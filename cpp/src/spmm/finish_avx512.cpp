@@ -90,24 +90,27 @@ void store(void* to, FloatType type, std::size_t i, __mmask16 valid, __m512 valu
 }
 
 template <Activation activation>
-void finish_as(const float* products, std::size_t size, const void* residual,
-               FloatType residual_type, void* y, FloatType y_type) noexcept {
+void finish_as(const float* products, std::size_t size, const FinishOperands& with, void* y,
+               FloatType y_type) noexcept {
     for (std::size_t i = 0; i < size; i += 16) {
         const std::size_t left = size - i;
         const auto valid = static_cast<__mmask16>(left < 16 ? (1U << left) - 1 : 0xffffU);
         __m512 values = _mm512_maskz_loadu_ps(valid, products + i);
-        if (residual != nullptr) {
-            values = _mm512_add_ps(values, load(residual, residual_type, i, valid));
+        if (with.factors != nullptr) {
+            const __m512 bias = with.bias != nullptr ? _mm512_maskz_loadu_ps(valid, with.bias + i)
+                                                     : _mm512_setzero_ps();
+            values = _mm512_fmadd_ps(values, _mm512_maskz_loadu_ps(valid, with.factors + i), bias);
+        }
+        if (with.residual != nullptr) {
+            values = _mm512_add_ps(values, load(with.residual, with.residual_type, i, valid));
         }
         store(y, y_type, i, valid, activate<activation>(values));
     }
 }
 
-void finish(const float* products, std::size_t size, Activation activation, const void* residual,
-            FloatType residual_type, void* y, FloatType y_type) noexcept {
-    const auto run = [&](auto kernel) {
-        kernel(products, size, residual, residual_type, y, y_type);
-    };
+void finish(const float* products, std::size_t size, Activation activation,
+            const FinishOperands& with, void* y, FloatType y_type) noexcept {
+    const auto run = [&](auto kernel) { kernel(products, size, with, y, y_type); };
     switch (activation) {
         case Activation::none: return run(finish_as<Activation::none>);
         case Activation::relu: return run(finish_as<Activation::relu>);
@@ -117,9 +120,23 @@ void finish(const float* products, std::size_t size, Activation activation, cons
     }
 }
 
+void scale_columns(const void* x, FloatType type, const float* factors, std::size_t size,
+                   float* to) noexcept {
+    for (std::size_t i = 0; i < size; i += 16) {
+        const std::size_t left = size - i;
+        const auto valid = static_cast<__mmask16>(left < 16 ? (1U << left) - 1 : 0xffffU);
+        const __m512 product =
+            _mm512_mul_ps(load(x, type, i, valid), _mm512_maskz_loadu_ps(valid, factors + i));
+        _mm512_mask_storeu_ps(to + i, valid, product);
+    }
+}
+
 }  // namespace
 
-void install_finish_avx512(Kernels& kernels) noexcept { kernels.finish = finish; }
+void install_finish_avx512(Kernels& kernels) noexcept {
+    kernels.finish = finish;
+    kernels.scale_columns = scale_columns;
+}
 
 }  // namespace tersor::spmm
 

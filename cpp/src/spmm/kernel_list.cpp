@@ -11,6 +11,7 @@
 #include "spmm/multiply_tiles.hpp"
 #include "spmm/products.hpp"
 #include "support/checked_size.hpp"
+#include "support/scratch.hpp"
 #include "tersor/spmm.hpp"
 
 namespace tersor::spmm {
@@ -103,7 +104,14 @@ void multiply_by(std::string_view kernel, const PackedMatrix& packed, std::span<
           "y does not have batch * rows elements");
     if (y.empty()) return;
     const PackedMatrix::Layout& layout = packed.layout();
-    const Outputs out = make_outputs(kernels(layout.isa), layout.rows, {}, {}, FloatSpan(y));
+    const Outputs out =
+        make_outputs(kernels(layout.isa), layout.rows, {}, {}, FloatSpan(y), layout.row_factors);
+    const bool scales = layout.column_factors.size() != 0;
+    const support::Scratch<float> scaled(scales ? x.size() : 0);
+    if (scales) {
+        scale_columns(layout, x, scaled, threads);
+        x = std::span<const float>(scaled.data(), scaled.size());
+    }
     if (kernel == "gather") {
         for (std::size_t n = 0; n < batch; ++n) {
             multiply_gathering(layout, x.data() + n * layout.cols, out.past(n), threads);

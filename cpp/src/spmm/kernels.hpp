@@ -137,10 +137,22 @@ using MomentsOf = Moments (*)(const RowFacts* facts, const std::uint32_t* rows,
 using FillPairs = void (*)(std::span<SliceCursor> slices, const SlidingShape& shape,
                            bool nibbles) noexcept;
 
-/// y = activation(products + residual), of which `residual` may be nullptr, rounded to y's type.
+/// What products are finished with; each may be nullptr. A bias comes with factors alone: without
+/// them it is in the products already.
+struct FinishOperands {
+    const float* factors = nullptr;
+    const float* bias = nullptr;
+    const void* residual = nullptr;
+    FloatType residual_type = FloatType::float32;
+};
+
+/// y = activation(products * factors + bias + residual), rounded to y's type.
 using Finish = void (*)(const float* products, std::size_t size, Activation activation,
-                        const void* residual, FloatType residual_type, void* y,
-                        FloatType y_type) noexcept;
+                        const FinishOperands& operands, void* y, FloatType y_type) noexcept;
+
+/// to = x * factors, for x of either type.
+using ScaleColumns = void (*)(const void* x, FloatType type, const float* factors, std::size_t size,
+                              float* to) noexcept;
 
 struct Kernels {
 #define TERSOR_KERNEL(name, type) type name = nullptr;

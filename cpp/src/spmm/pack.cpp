@@ -31,8 +31,7 @@ auto from_rows(const PackedMatrix::Layout& layout, const Make& make) {
 }  // namespace
 
 PackedMatrix::PackedMatrix() noexcept = default;
-PackedMatrix::PackedMatrix(std::unique_ptr<const Layout> layout) noexcept
-    : layout_(std::move(layout)) {}
+PackedMatrix::PackedMatrix(std::unique_ptr<Layout> layout) noexcept : layout_(std::move(layout)) {}
 PackedMatrix::PackedMatrix(PackedMatrix&&) noexcept = default;
 PackedMatrix& PackedMatrix::operator=(PackedMatrix&&) noexcept = default;
 PackedMatrix::~PackedMatrix() = default;
@@ -58,6 +57,8 @@ std::size_t PackedMatrix::nbytes() const noexcept {
     if (const spmm::Panels* made = made_of.digit_panels_made.peek()) bytes += made->nbytes();
     if (const spmm::Tiles* made = made_of.tiles_made.peek()) bytes += made->nbytes();
     if (const PackedMatrix* made = made_of.transposed_made.peek()) bytes += made->nbytes();
+    if (const PackedMatrix* made = made_of.with_factors_inside_made.peek()) bytes += made->nbytes();
+    bytes += made_of.row_factors.nbytes() + made_of.column_factors.nbytes();
     return bytes;
 }
 
@@ -69,10 +70,10 @@ void PackedMatrix::unpack(std::span<float> out) const {
     }
     std::fill(out.begin(), out.end(), 0.0F);
     if (made_of.rows16_made.peek() == nullptr && made_of.sliding_made.peek() != nullptr) {
-        spmm::for_each_entry(*made_of.sliding_made.peek(),
-                             [&](std::size_t row, std::size_t column, std::uint8_t code) {
-                                 out[row * cols + column] = made_of.codebook[code];
-                             });
+        spmm::for_each_entry(*made_of.sliding_made.peek(), [&](std::size_t row, std::size_t column,
+                                                               std::uint8_t code) {
+            out[row * cols + column] = made_of.scaled(made_of.codebook[code], row, column);
+        });
         return;
     }
     const spmm::Rows16& rows16 = made_of.rows16();
@@ -80,7 +81,8 @@ void PackedMatrix::unpack(std::span<float> out) const {
         const spmm::BlockView block = made_of.view(rows16, b);
         for (std::size_t r = 0; r < made_of.rows; ++r) {
             for (std::uint64_t i = block.row_starts[r]; i < block.row_starts[r + 1]; ++i) {
-                out[r * cols + block.first_column + block.columns[i]] = block.weight(i);
+                const std::size_t column = block.first_column + block.columns[i];
+                out[r * cols + column] = made_of.scaled(block.weight(i), r, column);
             }
         }
     }

@@ -45,6 +45,19 @@ void gather_rows(const PackedMatrix::Layout& layout, const float* x, const Outpu
 
 }  // namespace
 
+void scale_columns(const PackedMatrix::Layout& layout, FloatView x, std::span<float> scaled,
+                   int threads) {
+    const std::size_t cols = layout.cols;
+    if (cols == 0) return;
+    const ScaleColumns scale = kernels(layout.isa).scale_columns;
+    parallel_for(x.size / cols, 1, threads, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t n = begin; n < end; ++n) {
+            scale(part_of(x, n * cols, cols).data, x.type, layout.column_factors.data(), cols,
+                  scaled.data() + n * cols);
+        }
+    });
+}
+
 bool fits_fixed_point(const Sliding& layout) noexcept {
     return layout.heaviest_row <= usual_row &&
            (layout.heaviest_row == 0.0 || layout.largest_weight() >= 1.0 / usual_row);

@@ -10,6 +10,10 @@
 
 namespace tersor::spmm {
 
+/// scaled = the vectors of x times the factors of the columns, which the matrix has.
+void scale_columns(const PackedMatrix::Layout& layout, FloatView x, std::span<float> scaled,
+                   int threads);
+
 /// Vectors whose digits are made at a time.
 inline constexpr std::size_t items_at_once = 8;
 
