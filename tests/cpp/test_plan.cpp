@@ -8,9 +8,8 @@
 #include <thread>
 
 #include "isa_test.hpp"
-#include "spmm/kernels.hpp"
-#include "spmm/panels.hpp"
-#include "spmm/plan.hpp"
+#include "spmm/dispatch.hpp"
+#include "spmm/panels/layout.hpp"
 #include "spmm/split_work.hpp"
 #include "spmm_problem.hpp"
 #include "tersor/parallel.hpp"
@@ -38,9 +37,9 @@ class PlanTest : public test::IsaTest {};
 /// levels than AVX-512 their order alone is known.
 double cycles_alone(std::optional<Arithmetic> arithmetic) {
     if (!arithmetic.has_value()) return 1.5;
-    constexpr double by_digits[] = {.062, .11, .19, .29};
-    return by_digits[std::clamp(arithmetic->x_digits, 1, 4) - 1] +
-           (arithmetic->w_digits > arithmetic->x_digits ? .02 : 0.0);
+    constexpr double by_limbs[] = {.062, .11, .19, .29};
+    return by_limbs[std::clamp(arithmetic->x_limbs, 1, 4) - 1] +
+           (arithmetic->w_limbs > arithmetic->x_limbs ? .02 : 0.0);
 }
 
 double cycles_in_panels(std::size_t vectors) {
@@ -55,10 +54,10 @@ double cycles_in_panels(std::size_t vectors) {
 
 /// Cycles of a plan for each non-zero.
 double cycles_of(const Plan& plan, std::size_t batch) {
-    const std::size_t alone = batch - plan.in_tiles - plan.in_panels - plan.in_digit_panels;
-    const std::size_t digit_lanes =
-        (plan.in_digit_panels + spmm::digit_lanes - 1) / spmm::digit_lanes * spmm::digit_lanes;
-    return cycles_in_panels(plan.in_panels) + .041 * static_cast<double>(digit_lanes) +
+    const std::size_t alone = batch - plan.in_tiles - plan.in_panels - plan.in_limb_panels;
+    const std::size_t limb_lanes =
+        (plan.in_limb_panels + spmm::limb_lanes - 1) / spmm::limb_lanes * spmm::limb_lanes;
+    return cycles_in_panels(plan.in_panels) + .041 * static_cast<double>(limb_lanes) +
            static_cast<double>(alone) * cycles_alone(plan.arithmetic);
 }
 

@@ -122,7 +122,7 @@ TEST_P(SpmmTest, TheRegimeFollowsTheUse) {
               GetParam() == Isa::amx ? Regime::vector : Regime::batch);
 }
 
-// A batch that panels take whole needs no other layout beside rows16.
+// A batch that panels take whole needs no other layout beside csr16.
 TEST_P(SpmmTest, BatchesMakeNoLayoutForVectors) {
     const Problem p = make_problem(64, 256, 0.1, 15, 1);
     PackedMatrix packed;

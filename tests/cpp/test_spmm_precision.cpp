@@ -344,7 +344,7 @@ TEST_P(SpmmPrecisionTest, ThreadsMayShareTheFirstUse) {
 TERSOR_ON_EVERY_ISA(SpmmPrecisionTest);
 
 TEST(SpmmLayout, BytesPerNonzero) {
-    if (!available(Isa::avx512)) GTEST_SKIP() << "the sliding layout needs AVX-512";
+    if (!available(Isa::avx512)) GTEST_SKIP() << "the SELL layout needs AVX-512";
     const Isa previous = isa_in_use();
     use_isa(Isa::avx512);
     const auto bytes_per_nonzero = [](double density, int values, Regime regime) {

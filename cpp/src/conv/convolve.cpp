@@ -11,9 +11,9 @@
 #include <string>
 #include <vector>
 
-#include "spmm/kernels.hpp"
-#include "spmm/layout.hpp"
-#include "spmm/outputs.hpp"
+#include "spmm/csr16/kernels.hpp"
+#include "spmm/epilogue/outputs.hpp"
+#include "spmm/packed_matrix.hpp"
 #include "support/checked_size.hpp"
 #include "tersor/conv.hpp"
 #include "tersor/parallel.hpp"
@@ -21,7 +21,7 @@
 namespace tersor::conv {
 namespace {
 
-using spmm::panel_lanes;
+using spmm::csr16::panel_lanes;
 
 void check(bool good, const char* message) {
     if (!good) throw std::invalid_argument(std::string("convolution: ") + message);
@@ -197,11 +197,11 @@ void convolve(const PackedMatrix& filters, const Geometry& g, FloatView x, std::
     if (batch == 0 || out_channels == 0) return;
 
     const PackedMatrix::Layout& layout = filters.with_factors_inside().layout();
-    const spmm::Rows16& rows16 = layout.rows16();
-    const spmm::Kernels& kernel = spmm::kernels(layout.isa);
+    const spmm::Csr16& csr16 = layout.csr16();
+    const spmm::csr16::Kernels& kernel = spmm::csr16::kernels(layout.isa);
     std::vector<float> wide_bias(epilogue.bias.type == FloatType::float32 ? 0 : out_channels);
     const spmm::Outputs out =
-        spmm::make_outputs(kernel, out_channels * output_pixels, epilogue, wide_bias, y);
+        spmm::make_outputs(layout.isa, out_channels * output_pixels, epilogue, wide_bias, y);
     const Planes planes(g, output);
     const std::vector<std::size_t> offsets = planes.column_offsets(g.in_channels / g.groups);
     // Positions from the first output to the last, whole panels of them.
@@ -230,16 +230,17 @@ void convolve(const PackedMatrix& filters, const Geometry& g, FloatView x, std::
                 float* sum = sums.data() + o * stride;
                 std::fill_n(sum, stride, out.bias.empty() ? 0.0F : out.bias[o]);
                 const float* group = image.data() + o / group_filters * group_size;
-                for (std::size_t b = 0; b < rows16.blocks.size(); ++b) {
+                for (std::size_t b = 0; b < csr16.blocks.size(); ++b) {
                     for (std::size_t p = 0; p < stride; p += panel_lanes) {
-                        const spmm::BlockView block = layout.view(rows16, b);
+                        const spmm::BlockView block = layout.view(csr16, b);
                         kernel.multiply_panel(block, group + p, offsets.data() + block.first_column,
                                               sums.data() + p, stride, o, o + 1);
                     }
                 }
                 const std::size_t target = (n * out_channels + o) * output_pixels;
                 for (std::size_t h = 0; h < output.h; ++h) {
-                    out.finish_at(sum + h * planes.width(), target + h * output.w, output.w);
+                    out.apply_epilogue_at(sum + h * planes.width(), target + h * output.w,
+                                          output.w);
                 }
             }
         });

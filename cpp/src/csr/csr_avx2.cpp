@@ -69,7 +69,7 @@ Glance glance(const std::uint8_t* codes, const std::uint8_t* gaps, std::size_t s
 
 }  // namespace
 
-void install_avx2(Kernels& kernels) noexcept {
+void install(dispatch::Level<Isa::avx2>, Kernels& kernels) noexcept {
     kernels.nonzero_bitmap = nonzero_bitmap;
     kernels.glance = glance;
 }
@@ -77,11 +77,5 @@ void install_avx2(Kernels& kernels) noexcept {
 }  // namespace tersor::csr
 
 #include "dispatch/target_end.hpp"
-
-#else
-
-namespace tersor::csr {
-void install_avx2(Kernels&) noexcept {}
-}  // namespace tersor::csr
 
 #endif

@@ -49,7 +49,7 @@ Glance glance(const std::uint8_t* codes, const std::uint8_t* gaps, std::size_t s
 
 }  // namespace
 
-void install_avx512(Kernels& kernels) noexcept {
+void install(dispatch::Level<Isa::avx512>, Kernels& kernels) noexcept {
     kernels.nonzero_bitmap = nonzero_bitmap;
     kernels.glance = glance;
 }
@@ -57,11 +57,5 @@ void install_avx512(Kernels& kernels) noexcept {
 }  // namespace tersor::csr
 
 #include "dispatch/target_end.hpp"
-
-#else
-
-namespace tersor::csr {
-void install_avx512(Kernels&) noexcept {}
-}  // namespace tersor::csr
 
 #endif

@@ -66,17 +66,11 @@ Glance glance(const std::uint8_t* codes, const std::uint8_t* gaps, std::size_t s
 
 }  // namespace
 
-void install_neon(Kernels& kernels) noexcept {
+void install(dispatch::Level<Isa::neon>, Kernels& kernels) noexcept {
     kernels.nonzero_bitmap = nonzero_bitmap;
     kernels.glance = glance;
 }
 
-}  // namespace tersor::csr
-
-#else
-
-namespace tersor::csr {
-void install_neon(Kernels&) noexcept {}
 }  // namespace tersor::csr
 
 #endif

@@ -44,7 +44,7 @@ Glance glance(const std::uint8_t* codes, const std::uint8_t* gaps, std::size_t s
 
 }  // namespace
 
-void install_scalar(Kernels& kernels) noexcept {
+void install(dispatch::Level<Isa::scalar>, Kernels& kernels) noexcept {
     kernels.nonzero_bitmap = nonzero_bitmap;
     kernels.glance = glance;
 }

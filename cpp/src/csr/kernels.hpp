@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "dispatch/kernel_table.hpp"
 #include "tersor/isa.hpp"
 
 namespace tersor::csr {
@@ -26,10 +27,10 @@ struct Kernels {
 #undef TERSOR_KERNEL
 };
 
-void install_scalar(Kernels& kernels) noexcept;
-void install_avx2(Kernels& kernels) noexcept;
-void install_avx512(Kernels& kernels) noexcept;
-void install_neon(Kernels& kernels) noexcept;
+void install(dispatch::Level<Isa::scalar>, Kernels& kernels) noexcept;
+void install(dispatch::Level<Isa::avx2>, Kernels& kernels) noexcept;
+void install(dispatch::Level<Isa::avx512>, Kernels& kernels) noexcept;
+void install(dispatch::Level<Isa::neon>, Kernels& kernels) noexcept;
 
 /// The kernels of the level in use.
 [[nodiscard]] const Kernels& kernels();

@@ -4,26 +4,38 @@
 
 #include <array>
 #include <cstddef>
-#include <initializer_list>
+#include <type_traits>
 
+#include "dispatch/architecture.hpp"
 #include "tersor/isa.hpp"
 
 namespace tersor::dispatch {
 
-/// Overwrites what a level improves and leaves the rest inherited.
-template <class Kernels>
-struct Installer {
-    Isa isa;
-    void (*install)(Kernels&) noexcept;
-};
+/// A level as a type, which an overload of `install` is chosen by.
+template <Isa isa>
+using Level = std::integral_constant<Isa, isa>;
 
-/// `Kernels` is a struct of function pointers. A level may have several installers; they run in the
-/// order of the list. Tables are made when the library is loaded: one that another thread is making
-/// at a fork would never be finished in the child.
-template <class Kernels>
+/// Whether this build has files that are compiled for a level.
+[[nodiscard]] constexpr bool is_built(Isa isa) noexcept {
+    switch (isa) {
+        case Isa::scalar: return true;
+        case Isa::avx2: return TERSOR_X86 != 0;
+        case Isa::avx512: return TERSOR_AVX512 != 0;
+        case Isa::amx: return TERSOR_AMX != 0;
+        case Isa::neon: return TERSOR_ARM64 != 0;
+    }
+    return false;
+}
+
+/// `Kernels` is a struct of function pointers. Each of `levels` has a function
+/// `install(Level<isa>, Kernels&)` in the namespace of the struct, which overwrites what the level
+/// improves and leaves the rest inherited; levels that are not built need none. Tables are made
+/// when the library is loaded: one that another thread is making at a fork would never be finished
+/// in the child.
+template <class Kernels, Isa... levels>
 class KernelTable {
 public:
-    KernelTable(std::initializer_list<Installer<Kernels>> installers) noexcept {
+    KernelTable() noexcept {
         constexpr std::array parents = {
 #define TERSOR_ISA(name, parent, summary) Isa::parent,
 #include "tersor/isa.def"
@@ -31,9 +43,7 @@ public:
         };
         for (std::size_t i = 0; i < isa_count; ++i) {
             columns_[i] = columns_[static_cast<std::size_t>(parents[i])];
-            for (const Installer<Kernels>& installer : installers) {
-                if (installer.isa == static_cast<Isa>(i)) installer.install(columns_[i]);
-            }
+            (improve<levels>(static_cast<Isa>(i)), ...);
         }
     }
 
@@ -42,6 +52,13 @@ public:
     }
 
 private:
+    template <Isa level>
+    void improve(Isa isa) noexcept {
+        if constexpr (is_built(level)) {
+            if (isa == level) install(Level<level>{}, columns_[static_cast<std::size_t>(isa)]);
+        }
+    }
+
     std::array<Kernels, isa_count> columns_{};
 };
 

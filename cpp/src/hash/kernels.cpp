@@ -1,19 +1,14 @@
 #include "hash/kernels.hpp"
 
-#include "dispatch/kernel_table.hpp"
 #include "dispatch/level.hpp"
 
 namespace tersor::hash {
 
 namespace {
 
-const dispatch::KernelTable<Kernels>& table() noexcept {
-    static const dispatch::KernelTable<Kernels> made{
-        {Isa::scalar, install_scalar},
-        {Isa::avx2, install_avx2},
-        {Isa::avx512, install_avx512},
-        {Isa::neon, install_neon},
-    };
+const auto& table() noexcept {
+    static const dispatch::KernelTable<Kernels, Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon>
+        made;
     return made;
 }
 

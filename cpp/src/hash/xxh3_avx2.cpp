@@ -50,16 +50,12 @@ void accumulate(Accumulators& sums, const std::uint8_t* in, std::size_t stripes,
 
 }  // namespace
 
-void install_avx2(Kernels& kernels) noexcept { kernels.accumulate = accumulate; }
+void install(dispatch::Level<Isa::avx2>, Kernels& kernels) noexcept {
+    kernels.accumulate = accumulate;
+}
 
 }  // namespace tersor::hash
 
 #include "dispatch/target_end.hpp"
-
-#else
-
-namespace tersor::hash {
-void install_avx2(Kernels& /*kernels*/) noexcept {}
-}  // namespace tersor::hash
 
 #endif

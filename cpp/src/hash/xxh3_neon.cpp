@@ -39,14 +39,10 @@ void accumulate(Accumulators& sums, const std::uint8_t* in, std::size_t stripes,
 
 }  // namespace
 
-void install_neon(Kernels& kernels) noexcept { kernels.accumulate = accumulate; }
+void install(dispatch::Level<Isa::neon>, Kernels& kernels) noexcept {
+    kernels.accumulate = accumulate;
+}
 
-}  // namespace tersor::hash
-
-#else
-
-namespace tersor::hash {
-void install_neon(Kernels& /*kernels*/) noexcept {}
 }  // namespace tersor::hash
 
 #endif

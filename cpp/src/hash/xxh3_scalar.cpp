@@ -28,6 +28,8 @@ void accumulate(Accumulators& sums, const std::uint8_t* in, std::size_t stripes,
 
 }  // namespace
 
-void install_scalar(Kernels& kernels) noexcept { kernels.accumulate = accumulate; }
+void install(dispatch::Level<Isa::scalar>, Kernels& kernels) noexcept {
+    kernels.accumulate = accumulate;
+}
 
 }  // namespace tersor::hash

@@ -273,7 +273,7 @@ bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t su
 
 }  // namespace
 
-void install_avx2(DecodeKernels& kernels) noexcept {
+void install(dispatch::Level<Isa::avx2>, DecodeKernels& kernels) noexcept {
     // Where `pdep` is microcode the portable kernel is faster.
     if (!dispatch::slow_bit_deposit()) kernels.decode_planes = decode_planes;
 }
@@ -281,11 +281,5 @@ void install_avx2(DecodeKernels& kernels) noexcept {
 }  // namespace tersor::huffman
 
 #include "dispatch/target_end.hpp"
-
-#else
-
-namespace tersor::huffman {
-void install_avx2(DecodeKernels& /*kernels*/) noexcept {}
-}  // namespace tersor::huffman
 
 #endif

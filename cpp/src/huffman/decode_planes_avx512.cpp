@@ -298,16 +298,12 @@ bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t su
 
 }  // namespace
 
-void install_avx512(DecodeKernels& kernels) noexcept { kernels.decode_planes = decode_planes; }
+void install(dispatch::Level<Isa::avx512>, DecodeKernels& kernels) noexcept {
+    kernels.decode_planes = decode_planes;
+}
 
 }  // namespace tersor::huffman
 
 #include "dispatch/target_end.hpp"
-
-#else
-
-namespace tersor::huffman {
-void install_avx512(DecodeKernels& /*kernels*/) noexcept {}
-}  // namespace tersor::huffman
 
 #endif

@@ -123,14 +123,10 @@ bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t su
 
 }  // namespace
 
-void install_neon(DecodeKernels& kernels) noexcept { kernels.decode_planes = decode_planes; }
+void install(dispatch::Level<Isa::neon>, DecodeKernels& kernels) noexcept {
+    kernels.decode_planes = decode_planes;
+}
 
-}  // namespace tersor::huffman
-
-#else
-
-namespace tersor::huffman {
-void install_neon(DecodeKernels& /*kernels*/) noexcept {}
 }  // namespace tersor::huffman
 
 #endif

@@ -163,6 +163,8 @@ bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t su
 
 }  // namespace
 
-void install_scalar(DecodeKernels& kernels) noexcept { kernels = {decode_planes}; }
+void install(dispatch::Level<Isa::scalar>, DecodeKernels& kernels) noexcept {
+    kernels = {decode_planes};
+}
 
 }  // namespace tersor::huffman

@@ -1,16 +1,11 @@
 #include "huffman/kernels.hpp"
 
-#include "dispatch/kernel_table.hpp"
-
 namespace tersor::huffman {
 
 const EncodeKernels& encode_kernels(Isa isa) noexcept {
-    static const dispatch::KernelTable<EncodeKernels> table{
-        {Isa::scalar, install_scalar},
-        {Isa::avx2, install_avx2},
-        {Isa::avx512, install_avx512},
-        {Isa::neon, install_neon},
-    };
+    static const dispatch::KernelTable<EncodeKernels, Isa::scalar, Isa::avx2, Isa::avx512,
+                                       Isa::neon>
+        table;
     return table[isa];
 }
 

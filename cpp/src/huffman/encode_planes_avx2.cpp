@@ -164,7 +164,7 @@ void encode_planes(const Stage& stage, const std::uint8_t* symbols, std::size_t 
 
 }  // namespace
 
-void install_avx2(EncodeKernels& kernels) noexcept {
+void install(dispatch::Level<Isa::avx2>, EncodeKernels& kernels) noexcept {
     // Where `pext` is microcode the portable kernel is faster.
     if (!dispatch::slow_bit_deposit()) kernels.encode_planes = encode_planes;
 }
@@ -172,11 +172,5 @@ void install_avx2(EncodeKernels& kernels) noexcept {
 }  // namespace tersor::huffman
 
 #include "dispatch/target_end.hpp"
-
-#else
-
-namespace tersor::huffman {
-void install_avx2(EncodeKernels& /*kernels*/) noexcept {}
-}  // namespace tersor::huffman
 
 #endif

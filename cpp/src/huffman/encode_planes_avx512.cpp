@@ -250,7 +250,7 @@ void count_symbols(const std::uint8_t* symbols, std::size_t count,
 
 }  // namespace
 
-void install_avx512(EncodeKernels& kernels) noexcept {
+void install(dispatch::Level<Isa::avx512>, EncodeKernels& kernels) noexcept {
     kernels.encode_planes = encode_planes;
     kernels.join_pairs = join_pairs;
     kernels.count_symbols = count_symbols;
@@ -259,11 +259,5 @@ void install_avx512(EncodeKernels& kernels) noexcept {
 }  // namespace tersor::huffman
 
 #include "dispatch/target_end.hpp"
-
-#else
-
-namespace tersor::huffman {
-void install_avx512(EncodeKernels& /*kernels*/) noexcept {}
-}  // namespace tersor::huffman
 
 #endif

@@ -93,17 +93,11 @@ void join_pairs(const std::uint8_t* symbols, std::size_t count, std::uint8_t* pa
 
 }  // namespace
 
-void install_neon(EncodeKernels& kernels) noexcept {
+void install(dispatch::Level<Isa::neon>, EncodeKernels& kernels) noexcept {
     kernels.encode_planes = encode_planes;
     kernels.join_pairs = join_pairs;
 }
 
-}  // namespace tersor::huffman
-
-#else
-
-namespace tersor::huffman {
-void install_neon(EncodeKernels& /*kernels*/) noexcept {}
 }  // namespace tersor::huffman
 
 #endif

@@ -74,7 +74,7 @@ void count_symbols(const std::uint8_t* symbols, std::size_t count,
 
 }  // namespace
 
-void install_scalar(EncodeKernels& kernels) noexcept {
+void install(dispatch::Level<Isa::scalar>, EncodeKernels& kernels) noexcept {
     kernels = {encode_planes, join_pairs, count_symbols};
 }
 

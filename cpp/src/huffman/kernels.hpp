@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "dispatch/kernel_table.hpp"
 #include "huffman/plane_code.hpp"
 #include "tersor/isa.hpp"
 
@@ -94,15 +95,15 @@ struct EncodeKernels {
 #undef TERSOR_KERNEL
 };
 
-void install_scalar(DecodeKernels& kernels) noexcept;
-void install_avx2(DecodeKernels& kernels) noexcept;
-void install_avx512(DecodeKernels& kernels) noexcept;
-void install_neon(DecodeKernels& kernels) noexcept;
+void install(dispatch::Level<Isa::scalar>, DecodeKernels& kernels) noexcept;
+void install(dispatch::Level<Isa::avx2>, DecodeKernels& kernels) noexcept;
+void install(dispatch::Level<Isa::avx512>, DecodeKernels& kernels) noexcept;
+void install(dispatch::Level<Isa::neon>, DecodeKernels& kernels) noexcept;
 
-void install_scalar(EncodeKernels& kernels) noexcept;
-void install_avx2(EncodeKernels& kernels) noexcept;
-void install_avx512(EncodeKernels& kernels) noexcept;
-void install_neon(EncodeKernels& kernels) noexcept;
+void install(dispatch::Level<Isa::scalar>, EncodeKernels& kernels) noexcept;
+void install(dispatch::Level<Isa::avx2>, EncodeKernels& kernels) noexcept;
+void install(dispatch::Level<Isa::avx512>, EncodeKernels& kernels) noexcept;
+void install(dispatch::Level<Isa::neon>, EncodeKernels& kernels) noexcept;
 
 /// The kernels of a level.
 [[nodiscard]] const DecodeKernels& decode_kernels(Isa isa) noexcept;

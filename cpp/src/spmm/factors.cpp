@@ -1,3 +1,5 @@
+#include "spmm/factors.hpp"
+
 // Factors of rows and columns: x is multiplied with those of the columns as it is read, and
 // products with those of the rows as they are finished; convolutions, which have no pass over x or
 // y of their own to do so in, take values that have both inside.
@@ -8,7 +10,10 @@
 #include <string>
 #include <utility>
 
-#include "spmm/layout.hpp"
+#include "spmm/activations/kernels.hpp"
+#include "spmm/epilogue/outputs.hpp"
+#include "spmm/packed_matrix.hpp"
+#include "tersor/parallel.hpp"
 #include "tersor/spmm.hpp"
 
 namespace tersor {
@@ -36,14 +41,14 @@ support::AlignedBuffer<T> copy_of(const support::AlignedBuffer<T>& source) {
 }
 
 /// Values of their own for the entries of a matrix, with the factors inside.
-spmm::Rows16 with_values(const PackedMatrix::Layout& layout, const spmm::Rows16& rows16) {
-    spmm::Rows16 made;
-    for (std::size_t b = 0; b < rows16.blocks.size(); ++b) {
-        const spmm::BlockView from = layout.view(rows16, b);
+spmm::Csr16 with_values(const PackedMatrix::Layout& layout, const spmm::Csr16& csr16) {
+    spmm::Csr16 made;
+    for (std::size_t b = 0; b < csr16.blocks.size(); ++b) {
+        const spmm::BlockView from = layout.view(csr16, b);
         spmm::Block& to = made.blocks.emplace_back();
         to.first_column = from.first_column;
-        to.columns = copy_of(rows16.blocks[b].columns);
-        to.row_starts = copy_of(rows16.blocks[b].row_starts);
+        to.columns = copy_of(csr16.blocks[b].columns);
+        to.row_starts = copy_of(csr16.blocks[b].row_starts);
         to.values = support::AlignedBuffer<float>(to.columns.size());
         for (std::size_t r = 0; r < layout.rows; ++r) {
             for (std::uint64_t i = from.row_starts[r]; i < from.row_starts[r + 1]; ++i) {
@@ -56,6 +61,19 @@ spmm::Rows16 with_values(const PackedMatrix::Layout& layout, const spmm::Rows16&
 }
 
 }  // namespace
+
+void spmm::scale_columns(const PackedMatrix::Layout& layout, FloatView x, std::span<float> scaled,
+                         int threads) {
+    const std::size_t cols = layout.cols;
+    if (cols == 0) return;
+    const activations::Scale scale = activations::kernels(layout.isa).scale;
+    parallel_for(x.size / cols, 1, threads, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t n = begin; n < end; ++n) {
+            scale(part_of(x, n * cols, cols).data, x.type, layout.column_factors.data(), cols,
+                  scaled.data() + n * cols);
+        }
+    });
+}
 
 void PackedMatrix::set_factors(std::span<const float> row_factors,
                                std::span<const float> column_factors) {
@@ -79,8 +97,8 @@ const PackedMatrix& PackedMatrix::with_factors_inside() const {
         made->rows = source.rows;
         made->cols = source.cols;
         made->nonzeros = source.nonzeros;
-        made->rows16_made.put(source.from_rows16(
-            [&](const spmm::Rows16& rows16) { return with_values(source, rows16); }));
+        made->csr16_made.put(source.from_csr16(
+            [&](const spmm::Csr16& csr16) { return with_values(source, csr16); }));
         return PackedMatrix(std::move(made));
     });
 }

@@ -13,7 +13,7 @@ constexpr double weight_of_level(int level, int bits) noexcept {
 
 }  // namespace
 
-double Digits::value(std::size_t code) const noexcept {
+double Limbs::value(std::size_t code) const noexcept {
     double sum = 0.0;
     for (int p = 0; p < count; ++p) {
         sum += weight_of_level(p, bits) * table[static_cast<std::size_t>(p)][code];
@@ -21,60 +21,60 @@ double Digits::value(std::size_t code) const noexcept {
     return unit * sum;
 }
 
-Digits split_values(std::span<const double> values, int count, int bits) {
-    Digits digits;
-    digits.count = count;
-    digits.bits = bits;
+Limbs split_values(std::span<const double> values, int count, int bits) {
+    Limbs limbs;
+    limbs.count = count;
+    limbs.bits = bits;
     double largest = 0.0;
     for (const double value : values) largest = std::max(largest, std::abs(value));
-    if (largest == 0.0) return digits;
-    digits.unit = largest / (127.0 * weight_of_level(count - 1, bits));
+    if (largest == 0.0) return limbs;
+    limbs.unit = largest / (127.0 * weight_of_level(count - 1, bits));
     for (std::size_t code = 0; code < 256; ++code) {
         const std::size_t source = values.size() <= 16 ? code % 16 : code;
         if (source >= values.size()) continue;
-        std::int64_t rest = std::llrint(values[source] / digits.unit);
-        // All digits but the first are between -base / 2 and base / 2.
+        std::int64_t rest = std::llrint(values[source] / limbs.unit);
+        // All limbs but the first are between -base / 2 and base / 2.
         const std::int64_t half = std::int64_t{1} << (bits - 1);
         for (int p = 0; p + 1 < count; ++p) {
-            const std::int64_t digit = ((rest + half) & (2 * half - 1)) - half;
-            digits.table[static_cast<std::size_t>(p)][code] = static_cast<std::int8_t>(digit);
-            rest = (rest - digit) / (2 * half);
+            const std::int64_t limb = ((rest + half) & (2 * half - 1)) - half;
+            limbs.table[static_cast<std::size_t>(p)][code] = static_cast<std::int8_t>(limb);
+            rest = (rest - limb) / (2 * half);
         }
-        digits.table[static_cast<std::size_t>(count - 1)][code] = static_cast<std::int8_t>(rest);
+        limbs.table[static_cast<std::size_t>(count - 1)][code] = static_cast<std::int8_t>(rest);
     }
-    return digits;
+    return limbs;
 }
 
-Digits split_codebook(std::span<const float> codebook, int count, int bits) {
+Limbs split_codebook(std::span<const float> codebook, int count, int bits) {
     return split_values(std::vector<double>(codebook.begin(), codebook.end()), count, bits);
 }
 
-std::array<double, 256> dropped_products(const Digits& digits, Arithmetic arithmetic) {
-    const double largest_digit = weight_of_level(1, digits.bits) - 1.0;
+std::array<double, 256> dropped_products(const Limbs& limbs, Arithmetic arithmetic) {
+    const double largest_limb = weight_of_level(1, limbs.bits) - 1.0;
     std::array<double, 256> dropped{};
     for (std::size_t code = 0; code < dropped.size(); ++code) {
-        for (int p = 0; p < arithmetic.x_digits; ++p) {
-            for (int q = 0; p + q < arithmetic.lowest && q < digits.count; ++q) {
-                dropped[code] += largest_digit * weight_of_level(p + q, digits.bits) *
-                                 std::abs(int{digits.table[static_cast<std::size_t>(q)][code]});
+        for (int p = 0; p < arithmetic.x_limbs; ++p) {
+            for (int q = 0; p + q < arithmetic.lowest && q < limbs.count; ++q) {
+                dropped[code] += largest_limb * weight_of_level(p + q, limbs.bits) *
+                                 std::abs(int{limbs.table[static_cast<std::size_t>(q)][code]});
             }
         }
     }
     return dropped;
 }
 
-std::array<double, 256> product_errors(std::span<const float> codebook, const Digits& digits,
+std::array<double, 256> product_errors(std::span<const float> codebook, const Limbs& limbs,
                                        Arithmetic arithmetic) {
     constexpr double range = 2.0;  // of x, in max|x|
-    const double x_unit = range / full_scale(arithmetic.x_digits, digits.bits);
+    const double x_unit = range / full_scale(arithmetic.x_limbs, limbs.bits);
     // x is rounded to an integer, and three times in fp32 on the way there.
     const double x_error = 0.5 * x_unit + range * fixed_roundings + fixed_roundings;
-    const std::array<double, 256> dropped = dropped_products(digits, arithmetic);
+    const std::array<double, 256> dropped = dropped_products(limbs, arithmetic);
     std::array<double, 256> errors{};
     for (std::size_t code = 0; code < codebook.size(); ++code) {
         const double weight{codebook[code]};
-        errors[code] = range * std::abs(weight - digits.value(code)) + std::abs(weight) * x_error +
-                       dropped[code] * x_unit * digits.unit;
+        errors[code] = range * std::abs(weight - limbs.value(code)) + std::abs(weight) * x_error +
+                       dropped[code] * x_unit * limbs.unit;
     }
     return errors;
 }

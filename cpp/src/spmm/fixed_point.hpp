@@ -1,4 +1,4 @@
-// Fixed-point arithmetic of the sliding kernels: which bytes stand for a weight and for an
+// Fixed-point arithmetic of the SELL kernels: which bytes stand for a weight and for an
 // activation, and how far a product of the two may be off.
 #pragma once
 
@@ -11,22 +11,22 @@
 
 namespace tersor::spmm {
 
-inline constexpr int max_digits = 3;    // of a weight
-inline constexpr int max_x_digits = 4;  // of an activation
+inline constexpr int max_limbs = 3;    // of a weight
+inline constexpr int max_x_limbs = 4;  // of an activation
 
-/// Which digits a product is made of. An activation is x = low + unit * (sum of digit * base^p)
-/// with digits 0 to base - 1, a weight unit * (sum of digit * base^p) with signed digits; the base
-/// is 256 or, where instructions add products in 16 bits, 128. Products of digits p and q with p +
+/// Which limbs a product is made of. An activation is x = low + unit * (sum of limb * base^p)
+/// with limbs 0 to base - 1, a weight unit * (sum of limb * base^p) with signed limbs; the base
+/// is 256 or, where instructions add products in 16 bits, 128. Products of limbs p and q with p +
 /// q below `lowest` are dropped.
 struct Arithmetic {
-    int x_digits;
-    int w_digits;
+    int x_limbs;
+    int w_limbs;
     int lowest;
 
     friend constexpr bool operator==(Arithmetic, Arithmetic) = default;
 };
 
-/// From the cheapest to the most precise. What is dropped is worth less than the last digit of the
+/// From the cheapest to the most precise. What is dropped is worth less than the last limb of the
 /// shorter factor.
 inline constexpr std::array arithmetics = {Arithmetic{1, 1, 0}, Arithmetic{1, 2, 0},
                                            Arithmetic{2, 2, 1}, Arithmetic{2, 2, 0},
@@ -58,25 +58,25 @@ auto with_arithmetic(Arithmetic arithmetic, const Function& function) noexcept {
     return 0.0;
 }
 
-/// A codebook in signed digits. Codebooks of up to 16 values repeat every 16 codes, so that a look-
+/// A codebook in signed limbs. Codebooks of up to 16 values repeat every 16 codes, so that a look-
 /// up may ignore the upper bits of a code.
-struct Digits {
+struct Limbs {
     int count = 0;
     int bits = 8;  // the logarithm of the base
     double unit = 0.0;
-    alignas(64) std::array<std::array<std::int8_t, 256>, max_digits> table{};
+    alignas(64) std::array<std::array<std::int8_t, 256>, max_limbs> table{};
 
-    /// The weight that the digits of a code stand for.
+    /// The weight that the limbs of a code stand for.
     [[nodiscard]] double value(std::size_t code) const noexcept;
 };
 
-[[nodiscard]] Digits split_codebook(std::span<const float> codebook, int count, int bits);
+[[nodiscard]] Limbs split_codebook(std::span<const float> codebook, int count, int bits);
 
-/// The same for any values, rounded towards the nearest number that the digits can express.
-[[nodiscard]] Digits split_values(std::span<const double> values, int count, int bits);
+/// The same for any values, rounded towards the nearest number that the limbs can express.
+[[nodiscard]] Limbs split_values(std::span<const double> values, int count, int bits);
 
-/// For each code, the largest sum of dropped products of digits, in units of x and w.
-[[nodiscard]] std::array<double, 256> dropped_products(const Digits& digits, Arithmetic arithmetic);
+/// For each code, the largest sum of dropped products of limbs, in units of x and w.
+[[nodiscard]] std::array<double, 256> dropped_products(const Limbs& limbs, Arithmetic arithmetic);
 
 /// Three roundings in fp32: of an activation on its way to an integer, and again of the sum of the
 /// weights, of its product with the origin of x, and of the result.
@@ -86,7 +86,7 @@ inline constexpr double fixed_roundings = 3.0 * 0x1p-24;
 /// max|x|: rounding of the weight (times what x is above its origin, up to 2 max|x|), rounding of
 /// x, dropped products.
 [[nodiscard]] std::array<double, 256> product_errors(std::span<const float> codebook,
-                                                     const Digits& digits, Arithmetic arithmetic);
+                                                     const Limbs& limbs, Arithmetic arithmetic);
 
 /// The same part of sum |w| where x has no negative elements: its range is half as wide, and all
 /// but the last roundings goes with the range.
@@ -95,12 +95,31 @@ inline constexpr double fixed_roundings = 3.0 * 0x1p-24;
 }
 
 /// The largest integer that an activation is scaled to.
-[[nodiscard]] constexpr double full_scale(int x_digits, int bits) noexcept {
+[[nodiscard]] constexpr double full_scale(int x_limbs, int bits) noexcept {
     // fp32 arithmetic scales x: with 24 bits or more its rounding must not carry past the last
-    // digit.
-    if (x_digits * bits == 32) return 4294966000.0;
-    if (x_digits * bits == 24) return 16777000.0;
-    return static_cast<double>((std::uint64_t{1} << (x_digits * bits)) - 1);
+    // limb.
+    if (x_limbs * bits == 32) return 4294966000.0;
+    if (x_limbs * bits == 24) return 16777000.0;
+    return static_cast<double>((std::uint64_t{1} << (x_limbs * bits)) - 1);
+}
+
+/// The range of a vector and of 0.
+struct Range {
+    float low;
+    float high;
+    bool finite;  // no element is NaN or infinite
+};
+
+/// How a vector becomes fixed point: limbs of round((x - low) * factor), in units of `unit`.
+struct FixedScale {
+    float factor;
+    double unit;
+};
+[[nodiscard]] inline FixedScale scale_of(const Range& range, int x_limbs, int bits) noexcept {
+    const float width = range.high - range.low;
+    const auto factor =
+        width > 0.0F ? static_cast<float>(full_scale(x_limbs, bits) / double{width}) : 1.0F;
+    return {factor, 1.0 / double{factor}};
 }
 
 }  // namespace tersor::spmm

@@ -8,8 +8,8 @@
 #include <utility>
 #include <vector>
 
-#include "spmm/kernels.hpp"
-#include "spmm/layout.hpp"
+#include "spmm/csr16/kernels.hpp"
+#include "spmm/packed_matrix.hpp"
 #include "support/checked_size.hpp"
 #include "tersor/parallel.hpp"
 #include "tersor/spmm.hpp"
@@ -19,7 +19,7 @@ namespace {
 
 /// Calls `visit(row, column, block, i)` for each entry i of each block of a matrix [rows, cols].
 template <class Visit>
-void for_each_entry(const spmm::Rows16& layout, std::size_t rows, const Visit& visit) {
+void for_each_entry(const spmm::Csr16& layout, std::size_t rows, const Visit& visit) {
     for (const spmm::Block& block : layout.blocks) {
         for (std::size_t r = 0; r < rows; ++r) {
             for (std::uint64_t i = block.row_starts[r]; i < block.row_starts[r + 1]; ++i) {
@@ -29,9 +29,9 @@ void for_each_entry(const spmm::Rows16& layout, std::size_t rows, const Visit& v
     }
 }
 
-spmm::Rows16 transpose(const spmm::Rows16& source, std::uint32_t rows, std::uint32_t cols,
-                       bool shared) {
-    spmm::Rows16Builder builder(cols, rows);
+spmm::Csr16 transpose(const spmm::Csr16& source, std::uint32_t rows, std::uint32_t cols,
+                      bool shared) {
+    spmm::Csr16Builder builder(cols, rows);
     for_each_entry(source, rows,
                    [&](std::size_t row, std::size_t column, const spmm::Block&, std::uint64_t) {
                        builder.count(column, row);
@@ -86,8 +86,8 @@ const PackedMatrix& PackedMatrix::transposed() const {
         std::swap(made->row_factors, made->column_factors);
         const bool shared = source.codebook_size > 0;
         if (shared) set_codebook(*made, std::span(source.codebook.data(), source.codebook_size));
-        made->rows16_made.put(source.from_rows16([&](const spmm::Rows16& rows16) {
-            return transpose(rows16, source.rows, source.cols, shared);
+        made->csr16_made.put(source.from_csr16([&](const spmm::Csr16& csr16) {
+            return transpose(csr16, source.rows, source.cols, shared);
         }));
         return PackedMatrix(std::move(made));
     });
@@ -103,8 +103,8 @@ PackedMatrix PackedMatrix::with_codebook(std::span<const float> codebook) const 
     const Layout& source = layout();
     auto made = empty_copy(source);
     set_codebook(*made, codebook);
-    static_cast<void>(source.rows16());  // the other layouts can be made from it
-    made->rows16_made.share(source.rows16_made);
+    static_cast<void>(source.csr16());  // the other layouts can be made from it
+    made->csr16_made.share(source.csr16_made);
     made->panels_made.share(source.panels_made);
     if (const PackedMatrix* transposed = source.transposed_made.peek()) {
         made->transposed_made.put(transposed->with_codebook(codebook));
@@ -114,6 +114,8 @@ PackedMatrix PackedMatrix::with_codebook(std::span<const float> codebook) const 
 
 namespace spmm {
 namespace {
+
+using csr16::panel_lanes;
 
 /// Entries of a code, on the average, that are added up in fp32 before they go on in double.
 constexpr std::uint64_t chain = 64;
@@ -157,8 +159,8 @@ void sum_by_code(const PackedMatrix& packed, std::span<const float> x,
     check(support::checked_product(batch, rows) == gradient.size(),
           "the gradient does not have batch * rows elements");
     check(sums.size() == codes, "the sums are not as many as the codes");
-    const Kernels& kernel = kernels(layout.isa);
-    const Rows16& rows16 = layout.rows16();
+    const csr16::Kernels& kernel = csr16::kernels(layout.isa);
+    const Csr16& csr16 = layout.csr16();
     support::AlignedBuffer<float> x_panel(layout.cols * panel_lanes, support::Fill::none);
     support::AlignedBuffer<float> panel(rows * panel_lanes, support::Fill::none);
     const std::size_t pieces = std::clamp<std::size_t>(
@@ -178,8 +180,8 @@ void sum_by_code(const PackedMatrix& packed, std::span<const float> x,
                 const std::span own(lanes.data() + p * codes * panel_lanes, codes * panel_lanes);
                 double* total = totals.data() + p * codes;
                 std::uint64_t added = 0;
-                for (std::size_t b = 0; b < rows16.blocks.size(); ++b) {
-                    const BlockView block = layout.view(rows16, b);
+                for (std::size_t b = 0; b < csr16.blocks.size(); ++b) {
+                    const BlockView block = layout.view(csr16, b);
                     for (std::size_t r = rows * p / pieces; r < rows * (p + 1) / pieces; ++r) {
                         const std::uint64_t from = block.row_starts[row_begin + r];
                         const std::uint64_t to = block.row_starts[row_begin + r + 1];

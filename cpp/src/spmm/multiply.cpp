@@ -6,13 +6,15 @@
 #include <string>
 #include <vector>
 
-#include "spmm/kernels.hpp"
-#include "spmm/layout.hpp"
-#include "spmm/multiply_panels.hpp"
-#include "spmm/multiply_tiles.hpp"
-#include "spmm/outputs.hpp"
-#include "spmm/plan.hpp"
-#include "spmm/products.hpp"
+#include "spmm/activations/kernels.hpp"
+#include "spmm/csr16/multiply.hpp"
+#include "spmm/dispatch.hpp"
+#include "spmm/epilogue/outputs.hpp"
+#include "spmm/factors.hpp"
+#include "spmm/packed_matrix.hpp"
+#include "spmm/panels/multiply.hpp"
+#include "spmm/sell/multiply.hpp"
+#include "spmm/tiles/multiply.hpp"
 #include "support/checked_size.hpp"
 #include "support/prefetch.hpp"
 #include "support/scratch.hpp"
@@ -29,8 +31,8 @@ constexpr std::size_t parallel_from = 1U << 15;
 constexpr std::size_t converted_vectors = 64;
 
 /// Vectors as they are multiplied: x itself, or `scratch`, which is filled.
-std::span<const float> activations(const PackedMatrix::Layout& layout, FloatView x,
-                                   std::span<float> scratch, int threads) {
+std::span<const float> read_vectors(const PackedMatrix::Layout& layout, FloatView x,
+                                    std::span<float> scratch, int threads) {
     if (layout.column_factors.size() == 0) return as_float(x, scratch);
     scale_columns(layout, x, scratch, threads);
     return scratch.first(x.size);
@@ -42,30 +44,30 @@ int worthwhile_threads(const PackedMatrix& packed, std::size_t batch, int thread
 
 /// Asks for what a product with one vector begins with, and for the translation of the pages that
 /// it needs later: from a cold start it would wait for each of them in turn.
-void prefetch_start(const Sliding& sliding, std::span<const float> x,
+void prefetch_start(const Sell& sell, std::span<const float> x,
                     std::span<float> products) noexcept {
     constexpr std::size_t first_bytes = 4096;
     constexpr std::size_t page_floats = 1024;
-    support::prefetch(sliding.entries.data(), std::min(first_bytes, sliding.entries.nbytes()));
+    support::prefetch(sell.entries.data(), std::min(first_bytes, sell.entries.nbytes()));
     for (std::size_t i = 0; i < x.size(); i += page_floats) support::prefetch(&x[i], 1);
     for (std::size_t i = 0; i < products.size(); i += page_floats) {
         support::prefetch(&products[i], 1);
     }
-    support::prefetch(sliding.advances.data(), 1);
-    support::prefetch(sliding.sums.data(), 1);
-    support::prefetch(sliding.row_order.data(), 1);
+    support::prefetch(sell.advances.data(), 1);
+    support::prefetch(sell.sums.data(), 1);
+    support::prefetch(sell.row_order.data(), 1);
 }
 
 /// Products of fp32 vectors, some at a time or one after the other.
 void multiply_few(const PackedMatrix::Layout& layout, const Plan& plan, const float* x,
                   std::size_t batch, const Outputs& out, Precision precision, int threads) {
-    const Sliding* const sliding = layout.sliding();
-    if (batch == 1 && sliding != nullptr) {
-        prefetch_start(*sliding, {x, layout.cols}, {out.products, layout.rows});
+    const Sell* const sell = layout.sell();
+    if (batch == 1 && sell != nullptr) {
+        prefetch_start(*sell, {x, layout.cols}, {out.products, layout.rows});
     }
     const bool fixed = plan.arithmetic.has_value();
     const Arithmetic for_any = plan.arithmetic.value_or(arithmetics.back());
-    const ActivationRange range_of = kernels(layout.isa).activation_range;
+    const activations::RangeOf range_of = activations::kernels(layout.isa).range;
     for (std::size_t first = 0; first < batch;) {
         const float* vectors = x + first * layout.cols;
         // As many vectors as fixed point can take together, or one that it cannot.
@@ -73,7 +75,7 @@ void multiply_few(const PackedMatrix::Layout& layout, const Plan& plan, const fl
         std::size_t items = 0;
         while (fixed && items < std::min(items_at_once, batch - first)) {
             ranges[items] = range_of(vectors + items * layout.cols, layout.cols);
-            if (!fits_fixed_point(*sliding, ranges[items])) break;
+            if (!fits_fixed_point(*sell, ranges[items])) break;
             ++items;
         }
         if (items > 0) {
@@ -81,8 +83,8 @@ void multiply_few(const PackedMatrix::Layout& layout, const Plan& plan, const fl
                                               [](const Range& r) { return r.low == 0.0F; });
             // At least as cheap as the one for any x.
             const Arithmetic chosen =
-                choose_arithmetic(sliding, precision, positive).value_or(for_any);
-            multiply_fixed(layout, *sliding, chosen, std::span(ranges).first(items), vectors,
+                choose_arithmetic(sell, precision, positive).value_or(for_any);
+            multiply_fixed(layout, *sell, chosen, std::span(ranges).first(items), vectors,
                            out.past(first), threads);
         } else {
             multiply_gathering(layout, vectors, out.past(first), threads);
@@ -105,14 +107,13 @@ void multiply_vectors(const PackedMatrix::Layout& layout, const float* x, std::s
         if (layout.codebook_size > 0) {
             multiply_panels(layout, *layout.panels(), x, plan.in_panels, out, threads);
         } else {
-            multiply_rows16(layout, x, plan.in_panels, out, threads);
+            multiply_csr16(layout, x, plan.in_panels, out, threads);
         }
     }
-    if (plan.in_digit_panels > 0) {
-        multiply_digit_panels(layout, *layout.digit_panels(), x, plan.in_digit_panels, out,
-                              threads);
+    if (plan.in_limb_panels > 0) {
+        multiply_limb_panels(layout, *layout.limb_panels(), x, plan.in_limb_panels, out, threads);
     }
-    const std::size_t done = plan.in_panels + plan.in_digit_panels;
+    const std::size_t done = plan.in_panels + plan.in_limb_panels;
     if (done < batch) {
         multiply_few(layout, plan, x + done * layout.cols, batch - done, out.past(done), precision,
                      threads);
@@ -147,11 +148,11 @@ void multiply(const PackedMatrix& packed, FloatView x, std::size_t batch, const 
     const support::Scratch<float> vectors(readable ? 0 : group * cols);
     const support::Scratch<float> products(wide_y ? 0 : group * rows);
     std::vector<float> bias(epilogue.bias.type == FloatType::float32 ? 0 : rows);
-    Outputs out = make_outputs(kernels(layout.isa), rows, epilogue, bias, y, layout.row_factors);
+    Outputs out = make_outputs(layout.isa, rows, epilogue, bias, y, layout.row_factors);
     for (std::size_t first = 0; first < batch; first += group) {
         const std::size_t count = std::min(group, batch - first);
         const std::span<const float> source =
-            activations(layout, part_of(x, first * cols, count * cols), vectors, threads);
+            read_vectors(layout, part_of(x, first * cols, count * cols), vectors, threads);
         if (!wide_y) out.products = products.data();
         multiply_vectors(layout, source.data(), count, out, precision, threads);
         out = out.past(count);
@@ -162,14 +163,14 @@ void prepare(const PackedMatrix& packed, std::size_t batch, Precision precision,
     if (batch == 0 || packed.rows() == 0) return;
     const PackedMatrix::Layout& layout = packed.layout();
     const Plan plan = plan_for(layout, batch, precision, threads);
-    const std::size_t alone = batch - plan.in_tiles - plan.in_panels - plan.in_digit_panels;
+    const std::size_t alone = batch - plan.in_tiles - plan.in_panels - plan.in_limb_panels;
     if (plan.arithmetic == finest_arithmetic && plan.in_panels < batch) {
         static_cast<void>(layout.highest_rows());
     }
     // What gathers, or is not shared.
     const bool gathers = alone > 0 && !plan.arithmetic.has_value();
     if (gathers || (plan.in_panels > 0 && layout.codebook_size == 0)) {
-        static_cast<void>(layout.rows16());
+        static_cast<void>(layout.csr16());
     }
 }
 

@@ -6,7 +6,7 @@
 #include <cstddef>
 #include <vector>
 
-#include "spmm/layout.hpp"
+#include "spmm/packed_matrix.hpp"
 
 namespace tersor::spmm {
 
@@ -24,7 +24,7 @@ private:
     std::size_t cols_;
     std::vector<std::size_t> counts_;  // of activations that are not finite, by vector
     const PackedMatrix::Layout* layout_;
-    const Rows16* rows16_ = nullptr;  // where some vector needs it
+    const Csr16* csr16_ = nullptr;  // where some vector needs it
 };
 
 }  // namespace tersor::spmm

@@ -3,7 +3,7 @@
 
 #include <span>
 
-#include "spmm/entry_source.hpp"
+#include "spmm/rows/entry_source.hpp"
 #include "tersor/spmm.hpp"
 
 namespace tersor::spmm {

@@ -2,10 +2,10 @@
 
 #include <algorithm>
 
-#include "spmm/filling.hpp"
-#include "spmm/regime.hpp"
-#include "spmm/rows16.hpp"
-#include "spmm/sliding.hpp"
+#include "spmm/crossovers.hpp"
+#include "spmm/csr16/layout.hpp"
+#include "spmm/rows/entries.hpp"
+#include "spmm/sell/layout.hpp"
 
 namespace tersor::spmm {
 namespace {
@@ -16,8 +16,8 @@ constexpr std::uint64_t row_bytes = sizeof(RowFacts) + 64;
 /// By how much the parts of a layout, or of a block of it, are rounded up.
 constexpr std::uint64_t rounding = 1024;
 
-std::uint64_t rows16_bytes(std::uint64_t rows, std::uint64_t cols, std::uint64_t nonzeros,
-                           bool shared) noexcept {
+std::uint64_t csr16_bytes(std::uint64_t rows, std::uint64_t cols, std::uint64_t nonzeros,
+                          bool shared) noexcept {
     const std::uint64_t blocks = std::min(cols / block_columns + 1, nonzeros);
     const std::uint64_t entry = sizeof(std::uint16_t) + (shared ? 1 : sizeof(float));
     const std::uint64_t index = (cols / block_columns + 1) * sizeof(std::uint32_t);
@@ -26,8 +26,8 @@ std::uint64_t rows16_bytes(std::uint64_t rows, std::uint64_t cols, std::uint64_t
 
 /// A step takes an entry at least. While one takes four of each row at most, a window is passed
 /// after as many steps as it has columns by four; and steps without entries lead over gaps.
-std::uint64_t sliding_bytes(std::uint64_t rows, std::uint64_t cols, std::uint64_t nonzeros,
-                            std::size_t codebook_size, const SlidingShape& shape) noexcept {
+std::uint64_t sell_bytes(std::uint64_t rows, std::uint64_t cols, std::uint64_t nonzeros,
+                         std::size_t codebook_size, const SellShape& shape) noexcept {
     const std::uint64_t slices = (rows + slice_rows - 1) / slice_rows;
     const std::uint64_t dense =
         (cols / shape.window_columns + 1) * shape.window_columns / row_slots;
@@ -45,12 +45,12 @@ std::uint64_t packing_bytes(std::uint32_t rows, std::uint32_t cols, std::uint64_
     const std::uint64_t most = std::min(nonzeros, weights);
     if (most > UINT64_MAX / 1024) return UINT64_MAX;
     const Isa isa = isa_in_use();
-    const bool slides = regime == Regime::vector && cols <= max_sliding_columns &&
-                        fits_sliding(isa, codebook_size, most, weights);
+    const bool slides = regime == Regime::vector && cols <= max_sell_columns &&
+                        fits_sell(isa, codebook_size, most, weights);
     const std::uint64_t bytes = 256 * sizeof(float) + rounding + rows * row_bytes;
-    if (!slides) return bytes + rows16_bytes(rows, cols, most, codebook_size != 0);
-    const SlidingShape shape = shape_for(sliding_shape(isa), codebook_size, most, weights);
-    return bytes + sliding_bytes(rows, cols, most, codebook_size, shape);
+    if (!slides) return bytes + csr16_bytes(rows, cols, most, codebook_size != 0);
+    const SellShape shape = shape_for(sell_shape(isa), codebook_size, most, weights);
+    return bytes + sell_bytes(rows, cols, most, codebook_size, shape);
 }
 
 }  // namespace tersor::spmm

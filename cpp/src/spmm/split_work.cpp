@@ -1,6 +1,6 @@
 #include "spmm/split_work.hpp"
 
-#include "spmm/panels.hpp"
+#include "spmm/panels/layout.hpp"
 
 namespace tersor::spmm {
 

@@ -14,16 +14,16 @@ from tersor.kernels.spmm import pack_blob
 
 KERNELS = spmm.kernels()
 
-# |y - y_ref| per max|x| * sum |w|: what the digits of each can do, and fp32.
+# |y - y_ref| per max|x| * sum |w|: what the limbs of each can do, and fp32.
 BOUNDS = {
-    "sliding_1x1": 2.0**-5,
-    "sliding_1x2": 2.0**-6,
-    "sliding_2x2_short": 2.0**-11,
-    "sliding_2x2": 2.0**-12,
-    "sliding_3x3_short": 2.0**-18,
-    "digit_panels": 2.0**-5,
+    "sell_1x1": 2.0**-5,
+    "sell_1x2": 2.0**-6,
+    "sell_2x2_short": 2.0**-11,
+    "sell_2x2": 2.0**-12,
+    "sell_3x3_short": 2.0**-18,
+    "limb_panels": 2.0**-5,
 }
-BOUNDS |= {k.replace("sliding", "tiles"): bound for k, bound in BOUNDS.items()}
+BOUNDS |= {k.replace("sell", "tiles"): bound for k, bound in BOUNDS.items()}
 
 
 def _packed(rows: int, cols: int, isa: str) -> tuple[np.ndarray, spmm.PackedMatrix]:
@@ -75,7 +75,7 @@ def test_what_a_kernel_cannot_do_is_refused() -> None:
         spmm.Kernel("panels", plain.isa, "batch").run(plain, np.zeros((1, 1), np.float32))
 
 
-@pytest.mark.parametrize("kernel", [k for k in KERNELS if k.name.startswith("sliding")])
+@pytest.mark.parametrize("kernel", [k for k in KERNELS if k.name.startswith("sell")])
 def test_fixed_point_refuses_what_is_not_finite(kernel: spmm.Kernel) -> None:
     _, packed = _packed(5, 30, kernel.isa)
     x = np.full((1, 30), np.inf, np.float32)

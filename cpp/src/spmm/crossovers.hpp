@@ -1,0 +1,65 @@
+// The numbers, all measured, from which one way to compute a product beats another.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+
+#include "spmm/fixed_point.hpp"
+#include "spmm/sell/layout.hpp"
+#include "tersor/isa.hpp"
+#include "tersor/spmm.hpp"
+
+namespace tersor::spmm {
+
+/// Vectors from which a panel, of which a part stays empty, is faster than what else there is: the
+/// gathers of fp32, or the fixed-point arithmetic of a class.
+[[nodiscard]] constexpr std::size_t panel_from(Isa isa,
+                                               std::optional<Arithmetic> arithmetic) noexcept {
+    if (!arithmetic.has_value()) return 4;
+    if (isa == Isa::avx2 || isa == Isa::neon) return 6;
+    if (arithmetic == Arithmetic{3, 3, 2}) return 12;
+    if (arithmetic == finest_arithmetic) return 10;
+    if (arithmetic->x_limbs == 2) return 24;
+    return SIZE_MAX;
+}
+
+/// Vectors from which a panel of limbs, always 64 wide, beats the SELL kernel.
+inline constexpr std::size_t limb_panel_from = 36;
+
+/// The arithmetic that a class mostly takes; none where the level serves it in fp32.
+[[nodiscard]] constexpr std::optional<Arithmetic> usual_arithmetic(Isa isa,
+                                                                   Precision precision) noexcept {
+    const int bits = sell_shape(isa).limb_bits;
+    switch (precision) {
+        case Precision::highest:
+            // With limbs of 7 bits too many rows would have to be computed again.
+            return bits == 8 ? std::optional(finest_arithmetic) : std::nullopt;
+        case Precision::high: return arithmetics.back();
+        case Precision::medium: return Arithmetic{2, 2, 1};
+        case Precision::low: break;
+    }
+    return Arithmetic{1, 1, 0};
+}
+
+/// Whether tiles, which take equally long whatever the density, beat the SELL kernel, which
+/// takes equally long for each non-zero and vector, and then panels too. On levels that have tiles.
+[[nodiscard]] constexpr bool tiles_win(Arithmetic arithmetic, std::size_t batch,
+                                       std::size_t nonzeros, std::uint64_t weights) noexcept {
+    constexpr std::uint64_t most_weights_per_nonzero[] = {20, 9, 7, 2};  // by limbs of x
+    return 10 * batch * nonzeros >= 13 * weights &&
+           most_weights_per_nonzero[arithmetic.x_limbs - 1] * nonzeros >= weights;
+}
+
+/// Weights per non-zero from which most slots of the SELL layout stay empty, so that gathers are
+/// faster.
+inline constexpr std::uint64_t gather_from = 160;
+
+/// Whether the fixed-point kernels of a level are for such a matrix.
+[[nodiscard]] constexpr bool fits_sell(Isa isa, std::size_t codebook_size, std::size_t nonzeros,
+                                       std::uint64_t weights) noexcept {
+    return codebook_size > 1 && codebook_size <= sell_shape(isa).max_codes &&
+           nonzeros * gather_from > weights;
+}
+
+}  // namespace tersor::spmm

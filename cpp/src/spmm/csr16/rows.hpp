@@ -1,0 +1,48 @@
+// The rows of the layout csr16, for the making of others.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "spmm/csr16/layout.hpp"
+#include "spmm/rows/kernels.hpp"
+#include "spmm/rows/row_reader.hpp"
+
+namespace tersor::spmm {
+
+/// Of a matrix with codes.
+class Csr16Reader final : public RowReader {
+public:
+    explicit Csr16Reader(const Csr16& layout) noexcept : layout_(layout) {}
+    [[nodiscard]] std::size_t room(std::size_t row) const noexcept override;
+    std::size_t read(std::size_t row, Entry* entries) const noexcept override;
+
+private:
+    const Csr16& layout_;
+};
+
+/// The rows of a packed matrix, of at most max_sell_columns columns.
+class Csr16Rows {
+public:
+    Csr16Rows(const Csr16& layout, std::uint32_t cols, Isa isa) noexcept;
+
+    [[nodiscard]] std::uint32_t cols() const noexcept { return cols_; }
+    [[nodiscard]] std::size_t nonzeros() const noexcept { return nonzeros_; }
+    [[nodiscard]] std::size_t entries_before(std::size_t row) const noexcept;
+    [[nodiscard]] bool load(std::size_t, std::size_t, int) const noexcept { return true; }
+    [[nodiscard]] bool survey(std::size_t row, RowFacts& facts,
+                              std::span<std::uint32_t> counts) const noexcept;
+    std::size_t read(std::size_t row, Entry* entries) const noexcept;
+    void prefetch(std::size_t row) const noexcept;
+
+private:
+    void count_codes(std::size_t row, std::span<std::uint32_t> counts) const noexcept;
+
+    const Csr16& layout_;
+    std::uint32_t cols_;
+    std::size_t nonzeros_ = 0;
+    const rows::Kernels& kernels_;
+};
+
+}  // namespace tersor::spmm
