@@ -350,7 +350,7 @@ TEST(LayerDecode, NamesWhatIsWrongWithFactors) {
     EXPECT_EQ(body[at + 1], 4);  // a grid of quarter octaves
     EXPECT_EQ(body[at + 2], 0);  // from 2^0 on
     EXPECT_EQ(changed({}), Status::ok);
-    EXPECT_EQ(changed({{3, 0x01}}), Status::not_finite);  // read as values, as luck has it
+    EXPECT_EQ(changed({{3, 0x01}}), Status::trailing_bytes);  // factors read as values
     EXPECT_EQ(changed({{3, 0x21}}), Status::unsupported_version);
     EXPECT_EQ(changed({{3, 0x12}}), Status::unsupported_version);
     EXPECT_EQ(changed({{at, 3}}), Status::size_mismatch);  // a factor without a row
