@@ -86,6 +86,7 @@ class CompressedGroup(nn.Module):
 
     @precision.setter
     def precision(self, precision: str) -> None:
+        """That of all weights."""
         for matrix in self.matrices.values():
             matrix.precision = precision
 

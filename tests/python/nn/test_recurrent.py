@@ -195,7 +195,7 @@ def test_compress_takes_recurrent_layers(tmp_path: Path) -> None:
 def test_states_that_do_not_fit_are_named() -> None:
     _, made = compressed(nn.LSTM(6, 8))
     state = dict(made.state_dict())
-    del state["weight_hh_l0_blob"]
+    del state["weight_hh_l0_blob"], state["weight_ih_l0_blob"]
     state["weight_ih_l0"] = torch.zeros(32, 6)
     with pytest.raises(RuntimeError, match="weight_hh_l0_blob") as caught:
         made.load_state_dict(state)
