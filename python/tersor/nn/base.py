@@ -129,6 +129,9 @@ class Compressed(nn.Module):
     # The attributes that the dense layer has, and this one too.
     attributes: ClassVar[tuple[str, ...]] = ()
 
+    # Whether the dense layer knows a bias at all.
+    has_bias: ClassVar[bool] = True
+
     execution: str = "auto"
     choices: dict[Any, Choice]
 
@@ -182,11 +185,15 @@ class Compressed(nn.Module):
         graph drops the operator where only the shape or the dtype was asked for.
         """
         if self.values is not None or torch.compiler.is_compiling():
-            decoded: torch.Tensor = torch.ops.tersor.decode(
-                self.weight_blob, self.values, list(self.shape), self.dtype
-            )
-            return decoded
+            return self._decoded()
         return CompressedWeight(self)
+
+    def _decoded(self) -> torch.Tensor:
+        """The dense weight as the result of an operator, which gradients of the codebook pass."""
+        decoded: torch.Tensor = torch.ops.tersor.decode(
+            self.weight_blob, self.values, list(self.shape), self.dtype
+        )
+        return decoded
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight":
@@ -300,7 +307,8 @@ class Compressed(nn.Module):
         with torch.inference_mode(False), torch.no_grad():
             weight = CompressedWeight(self).dense().clone()
         dense.register_parameter("weight", nn.Parameter(weight))
-        dense.register_parameter("bias", self.bias)
+        if self.has_bias:
+            dense.register_parameter("bias", self.bias)
         take_over(dense, self, self.attributes, without=_OWN)
         torch_internals.own_load_hooks(dense)
         if self.activation == "none":

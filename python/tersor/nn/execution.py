@@ -132,7 +132,7 @@ def finished(
 
 def dense_weight_of(layer: Compressed) -> torch.Tensor:
     """The weight, decoded once, of the layer's shape and dtype; kept as long as its blob."""
-    return dense_of(layer.weight_blob, layer.shape, layer.dtype)
+    return dense_of(layer.weight_blob, layer.dtype)
 
 
 def _key_of(layer: Compressed, x: torch.Tensor, size: int, situation: Hashable) -> Hashable:

@@ -55,12 +55,11 @@ def encoded(blob: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
 _DENSE: dict[int, tuple[weakref.ref[torch.Tensor], int, torch.Tensor, torch.Tensor]] = {}
 
 
-def dense_of(blob: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
+def dense_of(blob: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     """The dense weight of a blob, decoded when it is first asked for and kept as long as the blob.
 
     Args:
         blob: uint8 ``[n]``.
-        shape: of the weight.
         dtype: of the weight.
     """
     key = id(blob)
@@ -74,7 +73,7 @@ def dense_of(blob: torch.Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> 
     ):
         return entry[3]
     with torch.inference_mode(False):
-        dense = torch.from_numpy(decompress_weight(content_of(blob))).view(shape).to(dtype)
+        dense = torch.from_numpy(decompress_weight(content_of(blob))).to(dtype)
     reference = weakref.ref(blob, lambda _: _DENSE.pop(key, None))
     _DENSE[key] = (reference, version_of(blob), blob.detach(), dense)
     return dense

@@ -12,6 +12,7 @@ from torch import nn
 from tersor._validation import as_float32
 from tersor.calibration.compensation import compensate_
 from tersor.config import LayerConfig
+from tersor.nn.registry import handler_of
 from tersor.pipeline.quantize import exact
 from tersor.pipeline.records import WeightRecord
 from tersor.quantizers.choose import own_codebook
@@ -39,11 +40,18 @@ def calibrate_(
         for record in records
         if record.handler.has_samples and (own := _settings_of(record)) is not None
         for name, module in record.places.items()
+        if multiplies(module)
     }
     reached = compensate_(model, data, settings, progress)
     for record in records:
         if not reached.isdisjoint(record.places.values()):
             record.settings = exact(record.settings)
+
+
+def multiplies(module: nn.Module) -> bool:
+    """Whether inputs are multiplied with a layer's weight, so that their statistics count."""
+    handler = handler_of(module)
+    return handler is not None and handler.multiplies
 
 
 def _settings_of(record: WeightRecord) -> LayerConfig | None:

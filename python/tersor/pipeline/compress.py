@@ -152,7 +152,7 @@ def _run_stages(
     if data is not None:
         calibrate_(model, records, data, say)
     if config.joint_codebook is not None:
-        share_one_codebook_(records, config.joint_codebook)
+        share_one_codebook_([r for r in records if not r.is_table], config.joint_codebook)
     quantize_and_encode(records, say)
     leave_what_grows(selection)
     return target

@@ -15,7 +15,7 @@ from tersor._validation import as_float32
 from tersor.calibration.compensation import whole_errors
 from tersor.config import Config, LayerConfig
 from tersor.io.checkpoint import file_bytes
-from tersor.pipeline.calibrate import calibrate_
+from tersor.pipeline.calibrate import calibrate_, multiplies
 from tersor.pipeline.encode import quantize_and_encode
 from tersor.pipeline.records import WeightRecord
 from tersor.pipeline.select import tensor_bytes
@@ -146,18 +146,24 @@ def _compensated(
     """The layers where errors are compensated, which each step of the search does."""
     if any(record.importance is not None for record in records):
         raise ValueError("give either importance or calibration inputs")
-    modules = {record.name: list(record.places.values()) for record in records}
+    modules = {
+        record.name: [module for module in record.places.values() if multiplies(module)]
+        for record in records
+    }
     for record in records:
         as_float32(record.parameter, record.label)  # finite
-    errors = whole_errors(model, modules, data)
+    errors = whole_errors(model, {name: own for name, own in modules.items() if own}, data)
+    looked_up = [record for record in records if not modules[record.name]]
+    records = [record for record in records if modules[record.name]]
     if missed := [record.label for record in records if record.name not in errors]:
         raise ValueError(f"{missed[0]}: no calibration input reaches it")
-    return [
+    compensated: list[rate_distortion.SearchLayer] = [
         rate_distortion.Compensated(
             record.name, record.parameter.numel(), record.settings, errors[record.name]
         )
         for record in records
     ]
+    return compensated + _weighted(looked_up)
 
 
 def with_settings(config: Config, records: Iterable[WeightRecord]) -> Config:
