@@ -10,6 +10,7 @@ from typing import Any
 from torch import nn
 
 from tersor._progress import Progress, shown
+from tersor.calibration.blocks import Inputs
 from tersor.calibration.inputs import read_batches
 from tersor.codec.blob import BlobInfo
 from tersor.config import Config
@@ -17,8 +18,9 @@ from tersor.io.checkpoint import stored_bytes
 from tersor.nn.base import Compressed
 from tersor.nn.compression import compression_of, forget, remember
 from tersor.nn.registry import swap_modules
-from tersor.pipeline.calibrate import calibrate_
+from tersor.pipeline.calibrate import Calibration
 from tersor.pipeline.encode import leave_what_grows, quantize_and_encode
+from tersor.pipeline.fit_size import fit_size_
 from tersor.pipeline.prune import spread_density
 from tersor.pipeline.quantize import share_one_codebook_
 from tersor.pipeline.records import Selection
@@ -122,7 +124,7 @@ def _undone_on_error(model: nn.Module, selection: Selection) -> Iterator[None]:
 
 def _checked(
     config: Config, data: Iterable[Any] | None, evaluate: Evaluate | None
-) -> list[Any] | None:
+) -> Inputs | None:
     """The calibration batches, read once: an iterator would be empty the second time.
 
     Raises:
@@ -134,22 +136,26 @@ def _checked(
         return None
     if config.joint_codebook is not None:
         raise ValueError("joint_codebook cannot be combined with calibration data")
-    return read_batches(data)
+    return Inputs(read_batches(data))
 
 
 def _run_stages(
     model: nn.Module,
     selection: Selection,
     config: Config,
-    data: list[Any] | None,
+    data: Inputs | None,
     evaluate: Evaluate | None,
     say: Callable[[str], None],
 ) -> Target | None:
     """From selected weights to blobs in their records; returns what is to be met."""
     records = selection.records
-    target = _choose_settings(model, selection, config, data, evaluate, say)
-    if data is not None:
-        calibrate_(model, records, data, say)
+    calibration = None if data is None else Calibration(model, records, data)
+    target = _choose_settings(model, selection, config, calibration, evaluate, say)
+    if calibration is not None and target is not None and target.evaluate is None:
+        leave_what_grows(selection)  # encoded already
+        return target
+    if calibration is not None:
+        calibration.apply_(say)
     if config.joint_codebook is not None:
         share_one_codebook_(records, config.joint_codebook)
     quantize_and_encode(records, say)
@@ -161,7 +167,7 @@ def _choose_settings(
     model: nn.Module,
     selection: Selection,
     config: Config,
-    data: list[Any] | None,
+    calibration: Calibration | None,
     evaluate: Evaluate | None,
     say: Callable[[str], None],
 ) -> Target | None:
@@ -169,8 +175,10 @@ def _choose_settings(
     if config.density is not None:
         spread_density(selection.records, config.density)
     target = target_of(model, config, evaluate)
-    if target is not None:
-        search(model, selection.records, target, data, lambda step: say(str(step)))
+    if target is not None and target.evaluate is None and calibration is not None:
+        fit_size_(model, calibration, target, say)
+    elif target is not None:
+        search(model, selection.records, target, calibration, lambda step: say(str(step)))
     return target
 
 
@@ -286,5 +294,6 @@ def fit(
         _selected(model, config, filter_fn, importance) as (plain, selection),
         shown(progress) as say,
     ):
-        _choose_settings(plain, selection, config, batches, evaluate, say)
+        calibration = None if batches is None else Calibration(plain, selection.records, batches)
+        _choose_settings(plain, selection, config, calibration, evaluate, say)
         return with_settings(config, selection.records)
