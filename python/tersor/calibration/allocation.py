@@ -23,7 +23,7 @@ from tersor.calibration.curves import RateCurve
 from tersor.calibration.rates import steps_of
 from tersor.calibration.statistics import InputStatistics, pooled
 from tersor.calibration.sweeps import importance_of
-from tersor.calibration.trace import Group
+from tersor.calibration.trace import Block, Group
 
 _LEAST = 1e-2  # of the mean slope of a layer's rows, which are measured with few samples
 
@@ -50,8 +50,10 @@ def weight_rates(
     inputs: Inputs,
     rows: Mapping[nn.Module, torch.Tensor],
     values: Mapping[str, int],
-) -> dict[str, WeightRate]:
-    """The rate of each weight by name; those that no input reaches are left out.
+) -> tuple[dict[str, WeightRate], list[Block | Group]]:
+    """The rate of each weight by name, and the plan of the model's run.
+
+    Weights that no input reaches are left out.
 
     Args:
         model: dense.
@@ -88,8 +90,9 @@ def weight_rates(
                 RateCurve.of(weight, steps, values[name]),
             )
 
-    BlockRun(model, inputs, names, ties).each_group(measure)
-    return rates
+    work = BlockRun(model, inputs, names, ties, frozen=True)
+    work.each_group(measure)
+    return rates, work.plan
 
 
 def row_importance(slopes: torch.Tensor, share: float) -> tuple[torch.Tensor, float]:
@@ -108,7 +111,10 @@ def row_importance(slopes: torch.Tensor, share: float) -> tuple[torch.Tensor, fl
 
 
 def penalty_scales(
-    rates: Mapping[str, WeightRate], slopes: Mapping[str, float], share: float
+    rates: Mapping[str, WeightRate],
+    slopes: Mapping[str, float],
+    share: float,
+    tables: Mapping[str, int],
 ) -> dict[str, float]:
     """By weight, its penalty at a Lagrange multiplier of 1.
 
@@ -116,14 +122,18 @@ def penalty_scales(
         rates: of the weights.
         slopes: of these; where any is missing, all have the same signal-to-noise ratio.
         share: of the slopes in the logarithm; of the signal-to-noise ratio it is the rest.
+        tables: rows of the weights that are looked up, whose penalties follow the slopes alone.
     """
     power = {name: math.log(max(rate.power, 1e-30)) for name, rate in rates.items()}
     if any(not slopes.get(name, 0.0) > 0 for name in rates):
         return {name: math.exp(own) for name, own in power.items()}
     logs = {name: math.log(slopes[name]) for name in rates}
-    sizes = sum(rate.size for rate in rates.values())
-    # Both have the same mean over the weights.
-    offset = sum(rate.size * (power[n] + logs[n]) for n, rate in rates.items()) / max(1, sizes)
-    return {
-        name: math.exp(-share * logs[name] + (1 - share) * (power[name] - offset)) for name in rates
+    products = {name: rate.size for name, rate in rates.items() if name not in tables}
+    # Both have the same mean over the weights that are multiplied.
+    total = sum(size * (power[name] + logs[name]) for name, size in products.items())
+    offset = total / max(1, sum(products.values()))
+    scales = {
+        name: math.exp(-share * logs[name] + (1 - share) * (power[name] - offset))
+        for name in products
     }
+    return scales | {name: rows / slopes[name] for name, rows in tables.items()}

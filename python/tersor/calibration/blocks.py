@@ -15,20 +15,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from tersor.calibration.chains import Chain, blank, check_chains
 from tersor.calibration.inputs import (
     Batch,
     ForwardFunction,
     copied,
     evaluating,
-    first_tensor,
     input_of,
-    mapped,
-    parts_of,
     run,
 )
 from tersor.calibration.statistics import Accumulator, InputStatistics, supported, trace_of
@@ -44,6 +43,7 @@ from tersor.calibration.trace import (
 from tersor.nn.wrappers import wrapper_prefix
 
 Found = dict[nn.Module, InputStatistics]
+Refine = Callable[[nn.Module, Callable[[int], Any], Sequence[Any]], None]
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,14 @@ class Inputs:
     Attributes:
         batches: in order.
         forward_fn: ``(model, batch)``, or None.
+        checkpoint_dir: where weights are kept that are calibrated already, or None.
+        refine_steps: of distillation for each block.
     """
 
     batches: Sequence[Batch]
     forward_fn: ForwardFunction | None = None
+    checkpoint_dir: Path | None = None
+    refine_steps: int = 0
 
     def padding(self, number: int) -> torch.Tensor | None:
         """Which tokens of a batch are no padding, bool ``[samples, tokens]``; None = unknown."""
@@ -86,10 +90,6 @@ class _Part:
     dense: _Stream
     compressed: _Stream
 
-    @property
-    def streams(self) -> tuple[_Stream, _Stream]:
-        return self.dense, self.compressed
-
 
 class BlockRun:
     """Runs a model block by block while its layers are compressed.
@@ -99,6 +99,11 @@ class BlockRun:
         inputs: calibration inputs.
         names: of the layers whose inputs are asked for.
         ties: by layer, all layers that share its weight.
+        dense: what the dense network has in the place of weights that are compressed already.
+        plan: of another run of the same model and inputs, which saves tracing it again.
+        frozen: whether no weight will be changed: one network is run then.
+        refine: called with each block that is compressed, what runs it for a batch, and the outputs
+            of the dense one by batch; may change its parameters.
     """
 
     def __init__(
@@ -107,18 +112,33 @@ class BlockRun:
         inputs: Inputs,
         names: Mapping[nn.Module, str],
         ties: Mapping[nn.Module, Sequence[nn.Module]],
+        dense: Mapping[nn.Parameter, torch.Tensor] | None = None,
+        plan: list[Block | Group] | None = None,
+        *,
+        frozen: bool = False,
+        refine: Refine | None = None,
     ) -> None:
         self.model, self.inputs, self.names = model, inputs, names
         self.handlers = {layer: supported(layer, name) for layer, name in names.items()}
+        self.plan = plan if plan is not None else self._traced(ties)
+        self.frozen, self.refine = frozen, refine
+        # Dense and compressed weights that are used on, as of layers that are called twice.
+        self.live: dict[nn.Parameter, tuple[torch.Tensor, torch.Tensor]] = {
+            parameter: (own, parameter.data) for parameter, own in (dense or {}).items()
+        }
+        self.changed = bool(self.live)
+
+    def _traced(self, ties: Mapping[nn.Module, Sequence[nn.Module]]) -> list[Block | Group]:
+        """What is run one after another, from a run of all inputs."""
+        model, inputs = self.model, self.inputs
         body = model.get_submodule(wrapper_prefix(model).rstrip("."))
-        layers = list(dict.fromkeys([*layers_within(body), *names]))
+        layers = list(dict.fromkeys([*layers_within(body), *self.names]))
         blocks = [] if body in layers else candidate_blocks(body)
         trace, output = trace_of(model, layers, blocks, inputs.batches, inputs.forward_fn)
-        self.plan = plan_of(trace, blocks, ties)
-        self._check_chains(output)
-        self.changed = False
-        # Dense weights of layers that are done but run on, as where they are called twice.
-        self.live: dict[nn.Parameter, tuple[torch.Tensor, torch.Tensor]] = {}
+        plan = plan_of(trace, blocks, ties)
+        with evaluating(model):
+            check_chains(plan, lambda: self._run_model(0), output)
+        return plan
 
     @torch.no_grad()
     def each_group(self, quantize: Callable[[Group, Found], None]) -> None:
@@ -138,46 +158,13 @@ class BlockRun:
         )
         with evaluating(self.model), stops.installed():
             part = self._part(stops, lambda _: self._run_model, len(self.inputs.batches))
-            before: _Chain | None = None
+            before: Chain | None = None
             for item in self.plan:
                 if isinstance(item, Group):
                     self._do_group(part, item, quantize)
                     before = None
                 else:
                     before = self._do_block(part, item, before, quantize)
-
-    @torch.no_grad()
-    def _check_chains(self, expected: Any) -> None:
-        """Links no blocks where the model, run by its chains for a batch, gives something else.
-
-        Each block gets the output of the one before it, of which the model itself sees NaN.
-
-        Args:
-            expected: what the model returns for the first batch.
-        """
-        pairs = zip(self.plan, self.plan[1:], strict=False)
-        inner = [a.module for a, b in pairs if isinstance(a, Block) and _links(a, b)]
-        blocks = [item for item in self.plan if isinstance(item, Block)]
-        if not inner:
-            return
-        carried: list[Any] = []
-        stops = Stops(block.module for block in blocks)
-        linked = {block.module for block in blocks if block.follows in inner}
-
-        def run_block(module: nn.Module, args: Any, kwargs: Any) -> Any:
-            if module in linked:
-                args, kwargs = _replaced((args, kwargs), carried.pop())
-            output = stops.original[module](*args, **kwargs)
-            if module not in inner:
-                return output
-            carried.append(output)
-            return copied(_blank(output))
-
-        with evaluating(self.model), stops.replaced(run_block):
-            found = self._run_model(0)
-        if not _equal(expected, found):
-            for block in blocks:
-                block.follows = None
 
     def _run_model(self, number: int) -> Any:
         return run(self.model, self.inputs.batches[number], self.inputs.forward_fn)
@@ -192,9 +179,9 @@ class BlockRun:
         self,
         model: _Part,
         block: Block,
-        before: _Chain | None,
+        before: Chain | None,
         quantize: Callable[[Group, Found], None],
-    ) -> _Chain:
+    ) -> Chain:
         batches = len(self.inputs.batches)
         linked = before is not None and before.module is block.follows  # as _links
         if linked:
@@ -221,26 +208,36 @@ class BlockRun:
             part = self._part(inner, call_of, batches)
             for group in block.groups:
                 self._do_group(part, group, quantize)
-            outputs = [
-                [self._finish(part, stream, number) for number in range(batches)]
-                for stream in part.streams
-            ]
-        for stream, made in zip(model.streams, outputs, strict=True):
+            outputs = [[self._finish(part, part.dense, number) for number in range(batches)]]
+            if self.refine is not None and self.changed and block.groups:
+                part.compressed.known = [{} for _ in range(batches)]  # biases are to change
+                self.refine(
+                    block.module, lambda n: self._finish(part, part.compressed, n), outputs[0]
+                )
+            outputs.append(
+                [self._finish(part, part.compressed, number) for number in range(batches)]
+                if self.changed
+                else outputs[0]
+            )
+        for stream, made in zip((model.dense, model.compressed), outputs, strict=True):
             for number, output in enumerate(made):
                 if arguments[0][number] is not None:
                     stream.known[number][block.module] = output
         if linked:
             assert before is not None
             for known in (*model.dense.known, *model.compressed.known):
-                known[before.module] = _blank(known.get(before.module))
-        return _Chain(block.module, arguments, outputs)
+                known[before.module] = blank(known.get(before.module))
+        return Chain(block.module, arguments, outputs)
 
     def _arguments(self, part: _Part, module: nn.Module) -> list[list[Arguments | None]]:
         """Of the call of a stop: by stream, by batch."""
-        found: list[list[Arguments | None]] = [[], []]
-        for number in range(len(self.inputs.batches)):
-            for stream, own in zip(part.streams, found, strict=True):
-                own.append(self._reach(part, stream, number, module))
+        numbers = range(len(self.inputs.batches))
+        found = [[self._reach(part, part.dense, number, module) for number in numbers]]
+        found.append(
+            [self._reach(part, part.compressed, number, module) for number in numbers]
+            if self.changed
+            else found[0]
+        )
         return found
 
     def _reach(
@@ -274,7 +271,8 @@ class BlockRun:
             self._do_direct(part, group, quantize)
         else:
             self._do_observed(part, group, quantize)
-        self.changed = self.changed or any(layer in self.names for layer in group.layers)
+        named = any(layer in self.names for layer in group.layers)
+        self.changed = self.changed or (named and not self.frozen)
 
     def _do_direct(
         self, part: _Part, group: Group, quantize: Callable[[Group, Found], None]
@@ -301,8 +299,15 @@ class BlockRun:
             statistics = found.result(self.names[chosen])
             own = [layer for layer in group.layers if layer in self.names]
             quantize(group, {} if statistics is None else dict.fromkeys(own, statistics))
+        same = not self.changed and (self.frozen or found is None)
         for number, arguments in enumerate(kept):
-            self._record(part, part.compressed, number, group, arguments)
+            if same:
+                known = part.dense.known[number]
+                part.compressed.known[number].update(
+                    (layer, known[layer]) for layer in group.layers if layer in known
+                )
+            else:
+                self._record(part, part.compressed, number, group, arguments)
             kept[number] = None
 
     def _record(
@@ -343,12 +348,10 @@ class BlockRun:
                 observe=observe,
             )
         found = {layer: sums[layer].result(self.names[layer]) for layer in own}
-        (weight_name,) = self.handlers[own[0]].shapes(own[0])
-        weight = own[0]._parameters[weight_name]
-        assert weight is not None
-        dense = weight.detach().clone()
+        parameters = {p for layer in own for p in layer._parameters.values() if p is not None}
+        dense = {parameter: parameter.detach().clone() for parameter in parameters}
         quantize(group, {layer: one for layer, one in found.items() if one is not None})
-        self.live[weight] = (dense, weight.data)
+        self.live.update((p, (before, p.data)) for p, before in dense.items())
 
 
 def unpadded(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -356,59 +359,3 @@ def unpadded(x: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
     if mask is None or x.dim() != 3 or x.shape[:2] != mask.shape:
         return x
     return x[mask.to(x.device)]
-
-
-def _links(first: Block | Group, then: Block | Group) -> bool:
-    return isinstance(then, Block) and isinstance(first, Block) and then.follows is first.module
-
-
-@dataclass(eq=False)
-class _Chain:
-    """A block that is done: its arguments and outputs, by stream and batch."""
-
-    module: nn.Module
-    arguments: list[list[Arguments | None]]
-    outputs: list[list[Any]]
-
-    def next_arguments(self) -> list[list[Arguments | None]]:
-        """Those of the block that takes this one's output in the place of its input."""
-        return [
-            [
-                None if given is None else _replaced(given, output)
-                for given, output in zip(own, outputs, strict=True)
-            ]
-            for own, outputs in zip(self.arguments, self.outputs, strict=True)
-        ]
-
-
-def _replaced(arguments: Arguments, output: Any) -> Arguments:
-    """The arguments with another first tensor, that of an output."""
-    old, new = first_tensor(arguments), first_tensor(output)
-    made: Arguments = mapped(arguments, lambda part: new if part is old else part)
-    return made
-
-
-def _blank(output: Any) -> Any:
-    """What stands for an output that nothing depends on: NaN, in no memory."""
-
-    def blank(part: Any) -> Any:
-        if not isinstance(part, torch.Tensor):
-            return part
-        fill = float("nan") if part.is_floating_point() else 0
-        return torch.full((), fill, dtype=part.dtype, device=part.device).expand(part.shape)
-
-    return mapped(output, blank)
-
-
-def _equal(a: Any, b: Any) -> bool:
-    """Whether two outputs of a model have the same values, up to rounding."""
-    tensors = [
-        (x.float(), y.float())
-        for x, y in zip(parts_of(a), parts_of(b), strict=True)
-        if isinstance(x, torch.Tensor)
-    ]
-    return bool(tensors) and all(
-        torch.allclose(x, y, rtol=1e-3, atol=1e-3 * float(x.nan_to_num().abs().max()))
-        for x, y in tensors
-        if x.numel()
-    )

@@ -21,6 +21,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,10 +29,11 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from tersor._validation import as_float32
-from tersor.calibration.blocks import BlockRun, Inputs
+from tersor.calibration.blocks import BlockRun, Inputs, Refine
 from tersor.calibration.inputs import Batch, ForwardFunction, read_batches
 from tersor.calibration.quantize import compensate
 from tersor.calibration.rates import Scaled
+from tersor.calibration.resume import Results
 from tersor.calibration.statistics import (
     InputStatistics,
     blocks_of,
@@ -39,7 +41,7 @@ from tersor.calibration.statistics import (
     supported,
 )
 from tersor.calibration.sweeps import Piece, inverse_root
-from tersor.calibration.trace import Group
+from tersor.calibration.trace import Block, Group
 from tersor.config import LayerConfig
 from tersor.io.state_dict import storage_key
 from tersor.quantizers.choose import codebook_size_of
@@ -137,6 +139,7 @@ class Compensation:
         model: contains the layers.
         settings: as of :func:`compensate_`, as is ``progress``.
         rows: by layer, how much a squared error counts in each row of its weight.
+        results: of an earlier run, or None.
 
     Attributes:
         made: what became of the weights of layers that are done.
@@ -148,6 +151,7 @@ class Compensation:
         settings: Mapping[nn.Module, tuple[str, LayerConfig]],
         progress: Callable[[str], None] | None = None,
         rows: Mapping[nn.Module, torch.Tensor] | None = None,
+        results: Results | None = None,
     ) -> None:
         holders = _holders(model)
         self.layers = {}
@@ -157,7 +161,7 @@ class Compensation:
             if bias is not None and holders.get(storage_key(bias), 1) > 1:
                 bias = None
             self.layers[layer] = _Layer(name, own, weight, bias, (rows or {}).get(layer))
-        self.progress = progress
+        self.progress, self.results = progress, results
         self.made: dict[nn.Module, Scaled] = {}
 
     def ties(self) -> dict[nn.Module, list[nn.Module]]:
@@ -212,12 +216,16 @@ class Compensation:
             layer.settings, codebook_size=codebook_size_of(layer.settings, layer.weight.dim())
         )
         statistics = next(iter(places.values()))
-        dense = layer.weight.detach().float().flatten(1).unflatten(0, (len(statistics.mean), -1))
-        wanted = corrected(dense, statistics, pieces, centre=centre)
-        groups = len(dense)
-        rows = None if layer.rows is None else layer.rows.to(dense).view(groups, -1)
-        taps = taps_of(layer.weight, groups)
-        made = compensate(wanted, pieces, settings, layer.name, rows, taps)
+        groups = len(statistics.mean)
+        dense = layer.weight.detach().float().flatten(1).unflatten(0, (groups, -1))
+        made = self._known(layer, settings, dense)
+        if made is None:
+            wanted = corrected(dense, statistics, pieces, centre=centre)
+            rows = None if layer.rows is None else layer.rows.to(dense).view(groups, -1)
+            taps = taps_of(layer.weight, groups)
+            made = compensate(wanted, pieces, settings, layer.name, rows, taps)
+            if self.results is not None:
+                self.results.save(made.tensors())
         quantized = made.dense()
         for module, own in places.items():
             bias = self.layers[module].bias
@@ -230,6 +238,14 @@ class Compensation:
         if self.progress is not None:
             self.progress(layer.name)
         return made
+
+    def _known(self, layer: _Layer, settings: LayerConfig, dense: torch.Tensor) -> Scaled | None:
+        """What an earlier run made of a layer."""
+        if self.results is None:
+            return None
+        self.results.next_is(layer.name, settings, layer.rows, dense)
+        found = self.results.load()
+        return None if found is None else Scaled.of(found, dense.device)
 
 
 @torch.no_grad()
@@ -252,6 +268,10 @@ def compensate_(
     progress: Callable[[str], None] | None = None,
     forward_fn: ForwardFunction | None = None,
     rows: Mapping[nn.Module, torch.Tensor] | None = None,
+    dense: Mapping[nn.Parameter, torch.Tensor] | None = None,
+    checkpoint_dir: Path | None = None,
+    plan: list[Block | Group] | None = None,
+    refine: Refine | None = None,
 ) -> dict[nn.Module, Scaled]:
     """Quantizes the layers of a model one after another, in the order in which they run.
 
@@ -266,6 +286,10 @@ def compensate_(
         progress: called with the name of each finished layer.
         forward_fn: ``(model, batch)``: how the model is run, if not as above.
         rows: by layer, how much a squared error counts in each row of its weight.
+        dense: what the dense network has in the place of weights that are quantized already.
+        checkpoint_dir: where results are kept for another run, and found from one before.
+        plan: of an earlier run of the same model and inputs.
+        refine: what is done to a block whose layers are quantized, as of :class:`BlockRun`.
 
     Returns:
         The layers that the inputs reach, with their weights; the others are unchanged.
@@ -275,10 +299,12 @@ def compensate_(
             supported, its weight is computed before each forward, or its weight or inputs are not
             finite. The message names the layer. Those before it are quantized already.
     """
-    inputs = Inputs(read_batches(batches), forward_fn)
-    work = Compensation(model, settings, progress, rows)
+    inputs = Inputs(read_batches(batches, any_kind=forward_fn is not None), forward_fn)
+    results = None if checkpoint_dir is None else Results(checkpoint_dir, inputs.batches)
+    work = Compensation(model, settings, progress, rows, results)
     names = {module: layer.name for module, layer in work.layers.items()}
-    BlockRun(model, inputs, names, work.ties()).each_group(work.quantize)
+    blocks = BlockRun(model, inputs, names, work.ties(), dense, plan, refine=refine)
+    blocks.each_group(work.quantize)
     return work.made
 
 

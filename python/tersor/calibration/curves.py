@@ -64,21 +64,44 @@ class RateCurve:
         return self._known[place]
 
 
+def step_at(penalty: float) -> float:
+    """The best step of a uniform quantizer where one bit is worth a squared error, at high rate."""
+    return math.sqrt(6.0 * penalty / math.log(2.0))
+
+
+def best_codes(scaled: torch.Tensor, values: int) -> tuple[torch.Tensor, float]:
+    """Whole numbers of the least squared error and rate, for weights in units of their steps.
+
+    Args:
+        scaled: float32 ``[n]``.
+        values: at most so many other than 0.
+
+    Returns:
+        The numbers, and how many steps one stands for: more than 1 where the range of the weights
+        asks for that.
+    """
+    low, high = -(values // 2), values - values // 2
+    wide = max(1.0, float(scaled.abs().max()) / max(1, values // 2))
+    scaled = scaled / wide
+    cost = 6.0 / math.log(2.0) * wide**2  # of a squared error of one, in bits
+    nearest = scaled.round().clamp_(low, high)
+    codes = nearest
+    for _ in range(3):
+        counts = torch.bincount((codes - low).long(), minlength=values + 1).float()
+        length = -(counts.clamp(min=0.5) / len(codes)).log2()
+        codes, least = torch.zeros_like(scaled), cost * scaled**2 + length[-low]
+        tried = nearest
+        for _ in range(3):
+            error = cost * (scaled - tried) ** 2 + length[(tried - low).long()]
+            better = error < least
+            codes, least = torch.where(better, tried, codes), torch.where(better, error, least)
+            tried = tried - tried.sign()
+    return codes, wide
+
+
 def _rate(scaled: torch.Tensor, values: int) -> float:
     """Entropy of the codes of weights in units of their steps."""
-    low, high = -(values // 2), values - values // 2
-    cost = 6.0 / math.log(2.0)  # of a squared error of one step, in bits
-    nearest = scaled.round().clamp_(low, high)
-    inner = nearest - nearest.sign()
-    tried = torch.stack([nearest, inner, inner - inner.sign(), torch.zeros_like(nearest)])
-    error = cost * (scaled - tried) ** 2
-    number = (tried - low).long()
-    codes = number[0]
-    for _ in range(3):
-        counts = torch.bincount(codes, minlength=values + 1).float().clamp(min=0.5)
-        length = -(counts / len(codes)).log2()
-        best = (error + length[number]).argmin(0, keepdim=True)
-        codes = number.gather(0, best)[0]
-    shares = torch.bincount(codes).double()
+    codes, _ = best_codes(scaled, values)
+    shares = torch.bincount((codes - codes.min()).long()).double()
     shares = shares[shares > 0] / len(codes)
     return float(-(shares * shares.log2()).sum())

@@ -22,8 +22,12 @@ Batch = Any  # torch.Tensor, a tuple or list of arguments, or a mapping of keywo
 ForwardFunction = Callable[[nn.Module, Any], Any]
 
 
-def each_batch(data: Iterable[Batch]) -> Iterator[Batch]:
+def each_batch(data: Iterable[Batch], *, any_kind: bool = False) -> Iterator[Batch]:
     """The batches, one by one and checked: whatever their number, one is held at a time.
+
+    Args:
+        data: batches.
+        any_kind: whether a batch may be anything, as where a function runs the model on it.
 
     Raises:
         ValueError: ``data`` is a single batch, or one of its batches is none.
@@ -34,7 +38,9 @@ def each_batch(data: Iterable[Batch]) -> Iterator[Batch]:
             "what yields them, such as a DataLoader"
         )
     for number, batch in enumerate(data):
-        if isinstance(batch, Mapping):
+        if any_kind:
+            good = True
+        elif isinstance(batch, Mapping):
             good = all(isinstance(name, str) for name in batch)
         else:
             good = isinstance(batch, (torch.Tensor, tuple, list))
@@ -46,13 +52,13 @@ def each_batch(data: Iterable[Batch]) -> Iterator[Batch]:
         yield batch
 
 
-def read_batches(data: Iterable[Batch]) -> list[Batch]:
-    """All batches, read once: an iterator has none the second time.
+def read_batches(data: Iterable[Batch], *, any_kind: bool = False) -> list[Batch]:
+    """All batches, read once: an iterator has none the second time; arguments as above.
 
     Raises:
         ValueError: as :func:`each_batch`, or there are none.
     """
-    batches = list(each_batch(data))
+    batches = list(each_batch(data, any_kind=any_kind))
     if not batches:
         raise ValueError("data holds no batches")
     return batches

@@ -38,6 +38,29 @@ class _NearestEntry:
         return self.entries[nearest] * self.kept[:, :, i]
 
 
+def _at_rate(
+    weight: torch.Tensor,
+    pieces: list[Piece],
+    kept: torch.Tensor,
+    bits: float,
+    values: int,
+    row_importance: torch.Tensor,
+    taps: int | None,
+) -> Scaled:
+    """The weight in about so many bits, which are expected first and then corrected once."""
+    curve = RateCurve.of(weight * kept, steps_of(pieces, row_importance, 1.0, taps), values)
+    wanted = bits
+    for _ in range(2):
+        penalty = max(curve.penalty_for(wanted), 1e-30)
+        steps = steps_of(pieces, row_importance, penalty, taps)
+        made = rate_sweeps(weight, pieces, kept, penalty, values, steps, row_importance)
+        found = made.entropy()
+        if abs(found - bits) < 0.02 * bits:
+            break
+        wanted = max(0.0, wanted + bits - found)
+    return made
+
+
 def by_rate(settings: LayerConfig) -> bool:
     """Whether the settings have codes chosen by error and rate."""
     return settings.prune and settings.kind.startswith("shared")
@@ -69,14 +92,13 @@ def compensate(
         values = codebook_size_of(settings, 2)
         if row_importance is None:
             row_importance = torch.ones_like(weight[:, :, 0])
-        steps = steps_of(pieces, row_importance, 1.0, taps)
-        penalty = settings.penalty
-        if penalty is None:
-            bits = entropy_of_settings(settings, values)
-            penalty = RateCurve.of(weight * kept, steps, values).penalty_for(bits)
-        penalty = max(penalty, 1e-30)  # as good as none
-        steps = steps_of(pieces, row_importance, penalty, taps)
-        return rate_sweeps(weight, pieces, kept, penalty, values, steps, row_importance)
+        if settings.penalty is not None:
+            steps = steps_of(pieces, row_importance, max(settings.penalty, 1e-30), taps)
+            return rate_sweeps(
+                weight, pieces, kept, settings.penalty, values, steps, row_importance
+            )
+        bits = entropy_of_settings(settings, values)
+        return _at_rate(weight, pieces, kept, bits, values, row_importance, taps)
     importance = importance_of(weight, pieces)
     # How many weights each part keeps goes by what pruning them alone would cost.
     cost = torch.where(weight != 0, weight**2 * importance, -1.0)

@@ -15,6 +15,7 @@ it occurred so far: lambda is ln 2 / 6 of the squared step, in the units of the 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -45,6 +46,22 @@ class Scaled:
         if self.rows is not None:
             made = made * self.rows[:, :, None]
         return made if self.columns is None else made * self.columns
+
+    def entropy(self) -> float:
+        """Of the values, in bits for each."""
+        _, counts = self.values.unique(return_counts=True)
+        shares = counts.double() / counts.sum()
+        return float(-(shares * shares.log2()).sum())
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """The fields by name, without those that are None."""
+        fields = {"values": self.values, "rows": self.rows, "columns": self.columns}
+        return {name: own for name, own in fields.items() if own is not None}
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, torch.Tensor], device: torch.device) -> Scaled:
+        """From what :meth:`tensors` gave."""
+        return cls(**{name: own.to(device) for name, own in tensors.items()})
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from tersor.calibration import ranks
 from tersor.calibration.blocks import Inputs
 from tersor.calibration.inputs import Batch, evaluating, first_tensor, mapped, parts_of, run
 
@@ -38,14 +39,15 @@ def output_slopes(
         do not change the output, and empty where its gradient is not defined.
     """
     sums: dict[nn.Module, torch.Tensor] = {}
-    signs = torch.Generator().manual_seed(0)
+    signs = torch.Generator().manual_seed(ranks.rank())
     used = 0
     with evaluating(model, gradients=True):
         for batch in _portions(inputs.batches):
             with _edges(layers) as calls:
                 output = first_float(run(model, batch, inputs.forward_fn))
             if output is None or not output.requires_grad or not calls:
-                return {}
+                used = 0
+                break
             direction = torch.randint(0, 2, output.shape, generator=signs).to(output) * 2 - 1
             edges: list[Any] = [edge for _, edge in calls]
             gradients = torch.autograd.grad(output, edges, direction, allow_unused=True)
@@ -56,7 +58,25 @@ def output_slopes(
                 square = rows.double().square().sum(0)
                 sums[layer] = sums[layer] + square if layer in sums else square
             used += len(output) if output.dim() else 1
-    return {layer: total / max(1, used) for layer, total in sums.items()}
+    if not all(ranks.gathered(used > 0)):
+        return {}
+    return _over_ranks(list(layers), sums, used)
+
+
+def _over_ranks(
+    layers: list[nn.Module], sums: dict[nn.Module, torch.Tensor], used: int
+) -> dict[nn.Module, torch.Tensor]:
+    """Means over the samples of all ranks, some of which may not reach a layer."""
+    sizes = ranks.gathered([len(sums[m]) if m in sums else 0 for m in layers])
+    samples = sum(ranks.gathered(used))
+    made = {}
+    for number, layer in enumerate(layers):
+        size = max(own[number] for own in sizes)
+        if size:
+            total = sums.get(layer, torch.zeros(size, dtype=torch.float64))
+            ranks.sum_(total)
+            made[layer] = total / max(1, samples)
+    return made
 
 
 def first_float(output: Any) -> torch.Tensor | None:

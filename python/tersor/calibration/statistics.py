@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tersor.calibration import ranks
 from tersor.calibration.inputs import (
     Batch,
     ForwardFunction,
@@ -18,7 +19,7 @@ from tersor.calibration.inputs import (
     input_of,
     run,
 )
-from tersor.calibration.trace import Trace, recorded
+from tersor.calibration.trace import Trace, numbered, recorded, united
 from tersor.nn.registry import LayerHandler, handler_of, why_not
 
 MAX_INPUTS = 4096
@@ -114,7 +115,7 @@ class Accumulator:
         Raises:
             ValueError: an input is not finite or its square overflows; the message has the name.
         """
-        sums = self.sums
+        sums = _over_ranks(self.sums)
         if sums is None:
             return None
         sums.mean /= sums.count
@@ -127,6 +128,26 @@ class Accumulator:
                 f"{name}: its inputs hold NaN or infinite values, or some whose square overflows"
             )
         return sums
+
+
+def _over_ranks(sums: InputStatistics | None) -> InputStatistics | None:
+    """The sums over all ranks, some of which may have none."""
+    own = None if sums is None else (sums.mean.shape, sums.drift is not None, sums.count)
+    shapes = [shape for shape in ranks.gathered(own) if shape is not None]
+    if not shapes:
+        return None
+    (groups, inputs), _, _ = shapes[0]
+    if sums is None:
+        second = [
+            torch.zeros(groups, block.stop - block.start, block.stop - block.start)
+            for block in blocks_of(inputs)
+        ]
+        sums = InputStatistics(0, torch.zeros(groups, inputs), second, torch.zeros(groups, inputs))
+    if sums.drift is None and any(drift for _, drift, _ in shapes):
+        sums.drift = [torch.zeros_like(second) for second in sums.second]
+    ranks.sum_(sums.mean, sums.dense_mean, *sums.second, *(sums.drift or ()))
+    sums.count = sum(count for _, _, count in shapes)
+    return sums
 
 
 @torch.no_grad()
@@ -207,7 +228,7 @@ def trace_of(
             output = run(model, batch, forward_fn)
             first = output if number == 0 else first
             recorder.end_batch()
-    return recorder.trace, first
+    return united(model, ranks.gathered(numbered(model, recorder.trace))), first
 
 
 @contextmanager

@@ -173,6 +173,41 @@ def recorded(layers: Iterable[nn.Module], blocks: Iterable[nn.Module] = ()) -> I
             handle.remove()
 
 
+def numbered(model: nn.Module, trace: Trace) -> dict[str, Any]:
+    """A trace with the numbers of modules in their places, so that it can go to other processes."""
+    number: dict[Any, int | None] = {module: i for i, module in enumerate(model.modules())}
+    number[None] = None
+    return {
+        "order": [number[m] for m in trace.order],
+        "calls": {number[m]: count for m, count in trace.calls.items()},
+        "parents": {number[m]: [number[p] for p in own] for m, own in trace.parents.items()},
+        "same_input": {number[m]: number[other] for m, other in trace.same_input.items()},
+        "follows": {number[m]: number[other] for m, other in trace.follows.items()},
+    }
+
+
+def united(model: nn.Module, traces: Iterable[Mapping[str, Any]]) -> Trace:
+    """What several processes traced, as if one had traced all batches."""
+    modules: dict[int | None, Any] = dict(enumerate(model.modules()))
+    modules[None] = None
+    made = Trace()
+    for trace in traces:
+        place = 0
+        for number in trace["order"]:
+            module = modules[number]
+            if module not in made.order:
+                made.order.insert(place, module)
+            place = made.order.index(module) + 1
+        for number, count in trace["calls"].items():
+            made.calls[modules[number]] = max(count, made.calls[modules[number]])
+        for number, parents in trace["parents"].items():
+            made.parents[modules[number]].update(modules[p] for p in parents)
+        for name in ("same_input", "follows"):
+            for number, other in trace[name].items():
+                _agree(getattr(made, name), modules[number], modules[other])
+    return made
+
+
 @dataclass(eq=False)
 class Group:
     """Layers that are quantized together.

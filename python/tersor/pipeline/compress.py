@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from tersor._progress import Progress, shown
 from tersor.calibration.blocks import Inputs
-from tersor.calibration.inputs import read_batches
+from tersor.calibration.inputs import ForwardFunction, read_batches
 from tersor.codec.blob import BlobInfo
 from tersor.config import Config
 from tersor.io.checkpoint import stored_bytes
@@ -43,6 +45,9 @@ def compress_(
     importance: Mapping[str, Any] | None = None,
     *,
     data: Iterable[Any] | None = None,
+    forward_fn: ForwardFunction | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    refine_steps: int = 0,
     evaluate: Evaluate | None = None,
     progress: Progress = "auto",
     trainable: bool = False,
@@ -58,10 +63,17 @@ def compress_(
         importance: by the name of a weight, how much errors of its entries count, for example
             :func:`tersor.calibration.sensitivity.hessian_diagonal`; weights without one count
             alike.
-        data: inputs of the model, batch by batch, some 128 in all (1,000 for a target) and without
-            labels: layers are pruned and quantized one after another, and errors compensated
+        data: inputs of the model, batch by batch, some 128 in all and without labels: layers are
+            pruned and quantized one after another, and errors compensated
             (:mod:`tersor.calibration.compensation`). A batch is a tensor, a tuple of arguments or a
-            dict of keyword arguments.
+            dict of keyword arguments. Where ``torch.distributed`` is initialized, each rank gives
+            some of the batches, and all get the same model.
+        forward_fn: ``(model, batch)``: how the model is run on a batch, which may then be anything
+            that a ``DataLoader`` yields; what it returns is what the model's output is.
+        checkpoint_dir: a folder for the weights that are calibrated already: an interrupted call
+            that is repeated with the same model, settings and data continues from them.
+        refine_steps: of distillation for each block after its weights are quantized, in which its
+            norms and biases are tuned to the outputs of the dense one.
         evaluate: of a model: its accuracy, or whatever is better the higher it is; for
             ``max_drop``.
         progress: called with a line for each step; ``"auto"`` shows them where standard output is
@@ -79,7 +91,7 @@ def compress_(
             model is as it was.
     """
     config = config or Config()
-    batches = _checked(config, data, evaluate)
+    batches = _checked(config, data, evaluate, forward_fn, checkpoint_dir, refine_steps)
     selection = select(model, config, filter_fn, importance)
     compressed_before = any(isinstance(module, Compressed) for module in model.modules())
     model = swap_plain_(model, selection)
@@ -123,7 +135,12 @@ def _undone_on_error(model: nn.Module, selection: Selection) -> Iterator[None]:
 
 
 def _checked(
-    config: Config, data: Iterable[Any] | None, evaluate: Evaluate | None
+    config: Config,
+    data: Iterable[Any] | None,
+    evaluate: Evaluate | None,
+    forward_fn: ForwardFunction | None,
+    checkpoint_dir: str | os.PathLike[str] | None,
+    refine_steps: int,
 ) -> Inputs | None:
     """The calibration batches, read once: an iterator would be empty the second time.
 
@@ -133,10 +150,20 @@ def _checked(
     if (config.max_drop is None) != (evaluate is None):
         raise ValueError("max_drop and evaluate belong together")
     if data is None:
+        options = {
+            "forward_fn": forward_fn,
+            "checkpoint_dir": checkpoint_dir,
+            "refine_steps": refine_steps or None,
+        }
+        for name, given in options.items():
+            if given is not None:
+                raise ValueError(f"{name} is for calibration: give inputs as data")
         return None
     if config.joint_codebook is not None:
         raise ValueError("joint_codebook cannot be combined with calibration data")
-    return Inputs(read_batches(data))
+    folder = None if checkpoint_dir is None else Path(checkpoint_dir)
+    batches = read_batches(data, any_kind=forward_fn is not None)
+    return Inputs(batches, forward_fn, folder, refine_steps)
 
 
 def _run_stages(
@@ -157,7 +184,7 @@ def _run_stages(
     if calibration is not None:
         calibration.apply_(say)
     if config.joint_codebook is not None:
-        share_one_codebook_(records, config.joint_codebook)
+        share_one_codebook_([r for r in records if not r.is_table], config.joint_codebook)
     quantize_and_encode(records, say)
     leave_what_grows(selection)
     return target
@@ -235,12 +262,15 @@ def estimate(
     importance: Mapping[str, Any] | None = None,
     *,
     data: Iterable[Any] | None = None,
+    forward_fn: ForwardFunction | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    refine_steps: int = 0,
     evaluate: Evaluate | None = None,
     progress: Progress = "auto",
 ) -> Estimate:
     """What :func:`compress_` would make of a model, which stays as it is; arguments as there."""
     config = config or Config()
-    batches = _checked(config, data, evaluate)
+    batches = _checked(config, data, evaluate, forward_fn, checkpoint_dir, refine_steps)
     with _selected(model, config, filter_fn, importance) as (plain, selection):
         dense_bytes = tensor_bytes(plain)
         with shown(progress) as say:
@@ -278,6 +308,9 @@ def fit(
     importance: Mapping[str, Any] | None = None,
     *,
     data: Iterable[Any] | None = None,
+    forward_fn: ForwardFunction | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    refine_steps: int = 0,
     evaluate: Evaluate | None = None,
     progress: Progress = "auto",
 ) -> Config:
@@ -289,7 +322,7 @@ def fit(
     Raises:
         ValueError: as :func:`compress_`.
     """
-    batches = _checked(config, data, evaluate)
+    batches = _checked(config, data, evaluate, forward_fn, checkpoint_dir, refine_steps)
     with (
         _selected(model, config, filter_fn, importance) as (plain, selection),
         shown(progress) as say,

@@ -61,6 +61,7 @@ def exact(settings: LayerConfig) -> LayerConfig:
         index_bits=settings.index_bits,
         flat=settings.flat,
         precision=settings.precision,
+        execution=settings.execution,
     )
 
 

@@ -168,7 +168,9 @@ def known_rates(calibration: Calibration) -> tuple[dict[str, WeightRate], dict[s
     rates = calibration.rates()
     if missed := [record.label for record in records if record.name not in rates]:
         raise ValueError(f"{missed[0]}: no calibration input reaches it")
-    return rates, penalty_scales(rates, calibration.slopes(), calibration.slope_share)
+    tables = {record.name: len(record.parameter) for record in calibration.tables}
+    share = calibration.slope_share
+    return rates, penalty_scales(rates, calibration.slopes(), share, tables)
 
 
 def with_settings(config: Config, records: Iterable[WeightRecord]) -> Config:

@@ -18,7 +18,7 @@ from tersor.nn.base import Compressed
 from tersor.nn.hooks import hand_over
 from tersor.nn.layers import layers_of, nbytes, own_parameters
 from tersor.nn.recomputed import plain_copy
-from tersor.nn.registry import handler_of, swap_modules, why_not
+from tersor.nn.registry import LayerHandler, handler_of, swap_modules, why_not
 from tersor.nn.wrappers import plain_name
 from tersor.pipeline.records import Selection, WeightRecord
 
@@ -56,7 +56,7 @@ def select(
             plain = plain_copy(module)
             if plain is not None:
                 selection.plain[module] = plain
-            reason = _add(names[0], plain or module, settings, records)
+            reason = _add(names, plain or module, settings, config, records)
         if reason is not None:
             selection.left[names[0]] = reason
     selection.records += records.values()
@@ -119,18 +119,23 @@ def _decide(
     handler = handler_of(module)
     assert handler is not None
     (shape,) = handler.shapes(module).values()
-    settings = config.for_layer(names, len(shape))
+    settings = config.for_layer(names, len(shape), handler.settings)
     return (NOT_CONFIGURED, None) if settings is None else (None, settings)
 
 
 def _add(
-    name: str, module: nn.Module, settings: LayerConfig, records: dict[Hashable, WeightRecord]
+    names: Sequence[str],
+    module: nn.Module,
+    settings: LayerConfig,
+    config: Config,
+    records: dict[Hashable, WeightRecord],
 ) -> str | None:
     """Adds a layer's weight to the records, or the layer to the record of the same weight.
 
     Returns:
         Why it is left; None where it is added.
     """
+    name = names[0]
     handler = handler_of(module)
     assert handler is not None
     (weight_name,) = handler.shapes(module)
@@ -141,19 +146,35 @@ def _add(
         raise ValueError(f"{name}: {weight_name} is on the meta device and has no data")
     record = records.get(identity(parameter))
     if record is None:
-        records[identity(parameter)] = WeightRecord(
-            name, weight_name, parameter, {name: module}, handler, settings
-        )
-    elif record.handler is not handler:
+        made = WeightRecord(name, weight_name, parameter, {name: module}, handler, settings)
+        made.is_named = config.names_layer(names)
+        records[identity(parameter)] = made
+        return None
+    if record.handler.transposed != handler.transposed:
         return f"shares its weight with {record.label}, a layer of another kind"
-    elif record.settings != settings:
+    if record.settings != settings:
+        _settle(record, name, handler, settings, is_named=config.names_layer(names))
+    record.places[name] = module
+    return None
+
+
+def _settle(
+    record: WeightRecord, name: str, handler: LayerHandler, settings: LayerConfig, *, is_named: bool
+) -> None:
+    """Gives the record of a tied weight the settings that count for all its layers.
+
+    Of layers of two kinds, those of the one that is named by an override; else the embedding's.
+
+    Raises:
+        ValueError: two layers of one kind, or two named ones, have different settings.
+    """
+    if record.handler.settings == handler.settings or (record.is_named and is_named):
         raise ValueError(
             f"{record.label} and {name} share a weight but have different settings: "
             "give both the same"
         )
-    else:
-        record.places[name] = module
-    return None
+    if is_named or (not record.is_named and handler.settings == "embedding"):
+        record.settings, record.is_named = settings, is_named
 
 
 def identity(tensor: torch.Tensor) -> Hashable:

@@ -14,7 +14,7 @@ from tersor.codec.encode import compress_weight, decompress_weight
 from tersor.config import LayerConfig
 from tersor.nn.base import Compressed, blob_tensor
 from tersor.nn.hooks import take_over
-from tersor.nn.registry import swap_modules
+from tersor.nn.registry import handler_of, swap_modules
 from tersor.pipeline.records import WeightRecord
 
 Swaps = dict[nn.Module, nn.Module]
@@ -39,9 +39,13 @@ def compressed_modules(
             continue
         blob = blob_tensor(record.blob).to(record.parameter.device)
         for module in record.places.values():
-            made: Compressed = record.handler.empty_like(module)
+            handler = handler_of(module)
+            assert handler is not None
+            made: Compressed = handler.empty_like(module)
             made.set_blob(blob)
             made.precision = record.settings.precision
+            if record.settings.execution != "auto":
+                made.execution = record.settings.execution
             made.relative_error = record.relative_error
             take_over(made, module, made.attributes)
             swaps[module] = made

@@ -42,6 +42,7 @@ class LayerReport:
         relative_error: Frobenius norm of the weight's error over that of the weight; None where it
             is not known, as after loading.
         precision: class of arithmetic.
+        runs: compressed or dense, and why, where that was decided for the batches met so far.
     """
 
     name: str
@@ -57,6 +58,7 @@ class LayerReport:
     codebook_size: int | None = None
     relative_error: float | None = None
     precision: str | None = None
+    runs: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,9 @@ class ModelReport:
             if layer.reason is not None:
                 reasons.setdefault(layer.reason, []).append(layer.name or layer.kind)
         lines.append("")
+        for layer in self.layers:
+            if layer.runs not in (None, "auto", "compressed"):
+                lines.append(f"{layer.name or layer.kind} runs {layer.runs}")
         for reason, names in reasons.items():
             lines.append(f"dense: {', '.join(names)}: {reason}")
         lines.append(
@@ -210,4 +215,13 @@ def _compressed(name: str, module: Compressed, seen: set[Hashable]) -> LayerRepo
         codebook_size=info.clusters,
         relative_error=module.relative_error,
         precision=module.precision,
+        runs=_ways(module),
     )
+
+
+def _ways(module: Compressed) -> str:
+    """How a layer runs, for the batches that it met or as it is set."""
+    if module.execution == "compressed":
+        return "compressed"
+    made = dict.fromkeys(str(choice) for choice in module.choices.values())
+    return "; ".join(made) if made else module.execution
