@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from tersor._names import joined
+from tersor.calibration.rates import Scaled
 from tersor.codec.blob import BlobInfo, CompressedTensor
 from tersor.config import LayerConfig
 from tersor.io.state_dict import storage_key
@@ -31,6 +32,7 @@ class WeightRecord:
         importance: of each entry, as the weight; None = all alike.
         saved: parameters of these layers with the memory that they had before a stage changed them
             in place.
+        scaled: the weight as few values times factors, set by calibration.
         quantized: set by the quantize stage.
         blob: uint8 ``[n]``, set by the encode stage.
         info: where its bytes go.
@@ -47,6 +49,7 @@ class WeightRecord:
     settings: LayerConfig
     importance: npt.NDArray[np.float32] | None = None
     saved: list[tuple[nn.Parameter, torch.Tensor]] = field(default_factory=list)
+    scaled: Scaled | None = None
     quantized: CompressedTensor | None = None
     blob: npt.NDArray[np.uint8] | None = None
     info: BlobInfo | None = None
@@ -98,6 +101,13 @@ class WeightRecord:
         for parameter, memory in self.saved:
             parameter.data = own.setdefault(storage_key(memory), memory.clone())
 
+    def keep_too(self, parameter: nn.Parameter) -> None:
+        """As :meth:`keep`, for a parameter of another layer that a stage changes."""
+        own = self.saved
+        if all(parameter is not kept for kept, _ in own):
+            own.append((parameter, parameter.data))
+            parameter.data = parameter.data.clone()
+
     def restore(self) -> None:
         """Gives the parameters the memory back that they had, where a stage changed them.
 
@@ -106,6 +116,7 @@ class WeightRecord:
         for parameter, memory in self.saved:
             parameter.data = memory
         self.saved = []
+        self.scaled = None
 
     @property
     def dense_bytes(self) -> int:
