@@ -202,8 +202,7 @@ void install_sums(Kernels& kernels, std::integer_sequence<int, vectors...>) noex
 }  // namespace
 
 void install(dispatch::Level<Isa::avx512>, Kernels& kernels) noexcept {
-    using Vectors =
-        std::integer_sequence<int, 1, 2, 3, 4, 6, 7, 8, 10, 12, 13, 14, 20, 28>;
+    using Vectors = std::integer_sequence<int, 1, 2, 3, 4, 6, 7, 8, 10, 12, 13, 14, 20, 28>;
     kernels.sums = {};
     install_sums<Word::floats>(kernels, Vectors());
     install_sums<Word::pairs>(kernels, Vectors());
