@@ -14,9 +14,6 @@ namespace {
 /// Floats of the sums that wait for the next block of channels: a third of a megabyte.
 constexpr std::size_t most_sums = 80 * 1024;
 
-/// Words of an image, or of its outputs, that the second cache does not hold.
-constexpr std::size_t large_image = 256 * 1024;
-
 /// Filters between asking for the memory of outputs and writing them.
 constexpr std::size_t stores_ahead = 2;
 
@@ -72,8 +69,8 @@ public:
           out_(out),
           sum_(kernels.sums[static_cast<std::size_t>(plan.word)][plan.tiling.tile_vectors()]),
           view_(plan.shape, plan.tiling, image_words),
-          large_(words_of_image(plan.shape, plan.word) > large_image),
-          prefetches_outputs_(plan.shape.filters * plan.shape.output_pixels() > large_image &&
+          large_(words_of_image(plan.shape, plan.word) > words_in_cache),
+          prefetches_outputs_(plan.shape.filters * plan.shape.output_pixels() > words_in_cache &&
                               plan.tiling.cut != Cut::images && out.y_type == FloatType::float32),
           patch_(plan.tiling.patch_words()),
           sums_(plan.tiling.blocks() > 1
