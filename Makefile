@@ -10,6 +10,7 @@
 # make bench-conv  convolutions and networks of them against torch, into build/bench/conv.json
 # make bench-quantise  AlexNet's weights by each method, into build/bench/quantise.json
 # make bench-huffman  prefix coding against huff0 and Python packages, into build/bench/huffman.json
+# make bench-networks  recurrent layers and dense codes against torch and onnxruntime
 # make bench-loading  tersor.load_model against torch.load, into build/bench/loading.json
 # make bench-memory  peak memory while a sharded checkpoint of 2 GB is compressed
 # make bench-nncodec  bytes at equal accuracy against NNCodec, into docs/nncodec.json
@@ -30,7 +31,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 CXX_SOURCES = $(shell git ls-files 'benchmarks/*.cpp' 'cpp/*.[ch]pp' 'examples/*.cpp' 'tests/*.[ch]pp')
 NATIVE_SOURCES = $(shell find cpp CMakeLists.txt cmake pyproject.toml -type f)
 
-.PHONY: demo results results-check tables test test-cpp test-python test-fast check format dev bench-spmm checkperf bench-quantise bench-huffman bench-loading bench-memory bench-nncodec arm asan fuzz fuzz-seeds mutations tsan arm32 s390x stubs clean
+.PHONY: demo results results-check tables test test-cpp test-python test-fast check format dev bench-spmm checkperf bench-quantise bench-huffman bench-loading bench-memory bench-networks bench-nncodec arm asan fuzz fuzz-seeds mutations tsan arm32 s390x stubs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m examples.mnist.demo --output build/demo.json
@@ -88,6 +89,10 @@ bench-conv: $(VENV)/.installed
 
 bench-quantise: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.bench_quantise
+
+bench-networks: $(VENV)/.installed
+	$(PIP) -r benchmarks/requirements.txt
+	$(BIN)/python -m benchmarks.bench_networks
 
 bench-loading: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.bench_loading

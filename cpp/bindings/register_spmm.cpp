@@ -119,6 +119,16 @@ void register_spmm(py::module_& module) {
         .def_property_readonly("isa",
                                [](const PackedMatrix& m) { return std::string(name(m.isa())); })
         .def_property_readonly("codebook_size", &PackedMatrix::codebook_size)
+        .def("set_factors",
+             [](PackedMatrix& m, const std::optional<Array<float>>& rows,
+                const std::optional<Array<float>>& columns) {
+                 m.set_factors(rows.has_value() ? view(*rows) : std::span<const float>(),
+                               columns.has_value() ? view(*columns) : std::span<const float>());
+             })
+        .def_property_readonly("has_factors",
+                               [](const PackedMatrix& m) {
+                                   return !m.row_factors().empty() || !m.column_factors().empty();
+                               })
         .def_property_readonly("transposed", &PackedMatrix::transposed,
                                py::return_value_policy::reference_internal)
         .def("with_codebook",

@@ -336,7 +336,7 @@ FAMILIES = (
         "CRNN: convolution, bidirectional LSTM",
         networks.CRNN,
         _floats(x=(2, 8, 4, 8)),
-        {**_BATCH_NORM, "LSTM": unsupported("LSTM")},
+        _BATCH_NORM,
         outcomes=_NO_RNN_GRAPH,
     ),
     Family(
@@ -344,7 +344,7 @@ FAMILIES = (
         "sequence to sequence: two GRUs",
         networks.Seq2Seq,
         _ids("source", "target"),
-        {**_NO_EMBEDDING, "GRU": unsupported("GRU")},
+        _NO_EMBEDDING,
         outcomes=_NO_RNN_GRAPH,
     ),
     Family(

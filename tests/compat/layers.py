@@ -112,6 +112,19 @@ def _by_index(kind: Callable[..., nn.Module], *arguments: Any) -> Any:
     return lambda: Holder(kind(*arguments), indices=True)
 
 
+def _recurrent(kind: type[nn.Module], shape: tuple[int, ...]) -> Row:
+    """A layer or cell with several weights, each of which is reported by itself."""
+    first = "weight_ih" if kind.__name__.endswith("Cell") else "weight_ih_l0"
+    return Row(
+        f"`nn.{kind.__name__}`",
+        _layer(kind, WIDTH, WIDTH),
+        (shape,),
+        note="every option; gradients by torch's own, from decoded weights",
+        place=f"layer.{first}",
+        runs=False,
+    )
+
+
 def _dense(kind: type[nn.Module], *arguments: Any, shape: tuple[int, ...]) -> Row:
     """A type that is not supported."""
     reason = unsupported(kind.__name__)
@@ -192,12 +205,12 @@ ROWS = (
     _dense(nn.ConvTranspose1d, WIDTH, WIDTH, 3, shape=(2, WIDTH, 9)),
     _dense(nn.ConvTranspose2d, WIDTH, WIDTH, 3, shape=_IMAGES),
     _dense(nn.ConvTranspose3d, 8, 8, 3, shape=(2, 8, 4, 4, 4)),
-    _dense(nn.RNN, WIDTH, WIDTH, shape=_SEQUENCE),
-    _dense(nn.LSTM, WIDTH, WIDTH, shape=_SEQUENCE),
-    _dense(nn.GRU, WIDTH, WIDTH, shape=_SEQUENCE),
-    _dense(nn.RNNCell, WIDTH, WIDTH, shape=_ROW),
-    _dense(nn.LSTMCell, WIDTH, WIDTH, shape=_ROW),
-    _dense(nn.GRUCell, WIDTH, WIDTH, shape=_ROW),
+    _recurrent(nn.RNN, _SEQUENCE),
+    _recurrent(nn.LSTM, _SEQUENCE),
+    _recurrent(nn.GRU, _SEQUENCE),
+    _recurrent(nn.RNNCell, _ROW),
+    _recurrent(nn.LSTMCell, _ROW),
+    _recurrent(nn.GRUCell, _ROW),
     Row(
         "`nn.Embedding`",
         _by_index(nn.Embedding, WIDTH, WIDTH),

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <climits>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -81,6 +82,75 @@ TEST_F(CApi, MultipliesWithALayerThatOutlivesItsFile) {
         for (int i = 0; i < 4; ++i) EXPECT_NEAR(y[i], expected[i], 1e-5) << name << i;
         tersor_free_matrix(matrix);
     }
+}
+
+TEST_F(CApi, MultipliesWithFactors) {
+    Layer layer{{2, 3}, ValueKind::shared_fp32, {}, {0.5F, -1.0F}};
+    layer.csr = csr::encode(std::vector<std::uint8_t>{0, 1, 0, 2, 0, 0}, 2, 3, 2);
+    layer.row_factors = {2.0F, 0.5F};
+    layer.column_factors = {4.0F, 8.0F, 1.0F};
+    const auto blob = encode_layer(layer);
+    const std::vector<TensorToWrite> tensors = {{"w_blob", "U8", {blob.size()}, blob}};
+    const std::string path = path_ + ".factors";
+    write_file(path, tensors);
+    tersor_file* file = nullptr;
+    tersor_matrix* matrix = nullptr;
+    ASSERT_EQ(tersor_open(path.c_str(), &file), TERSOR_OK) << tersor_last_error();
+    ASSERT_EQ(tersor_load_layer(file, "w_blob", 0, 1, &matrix), TERSOR_OK) << tersor_last_error();
+    tersor_close(file);
+    const float x[] = {1, 2, 3};
+    float y[2] = {};
+    ASSERT_EQ(tersor_multiply(matrix, x, 1, nullptr, y, TERSOR_HIGHEST, 1), TERSOR_OK);
+    EXPECT_NEAR(y[0], 16.0F, 1e-5);
+    EXPECT_NEAR(y[1], -2.0F, 1e-5);
+    tersor_free_matrix(matrix);
+    std::filesystem::remove(path);
+}
+
+TEST_F(CApi, RunsARecurrentLayer) {
+    // tanh(W x + U h) with both matrices {{0.5, 0}, {0, -1}}.
+    const auto blob = encode_layer({{2, 2},
+                                    ValueKind::shared_fp32,
+                                    csr::encode(std::vector<std::uint8_t>{1, 0, 0, 2}, 2, 2, 2),
+                                    {0.5F, -1.0F}});
+    const std::vector<TensorToWrite> tensors = {{"w_blob", "U8", {blob.size()}, blob}};
+    const std::string path = path_ + ".recurrent";
+    write_file(path, tensors);
+    tersor_file* file = nullptr;
+    tersor_matrix* matrix = nullptr;
+    ASSERT_EQ(tersor_open(path.c_str(), &file), TERSOR_OK) << tersor_last_error();
+    ASSERT_EQ(tersor_load_layer(file, "w_blob", 0, 1, &matrix), TERSOR_OK) << tersor_last_error();
+    tersor_close(file);
+    const float x[] = {1, 2, 3, 4};
+    const float bias[] = {0.25F, 0.5F};
+    for (const int reversed : {0, 1}) {
+        float h[] = {0.5F, -0.5F};
+        float y[4] = {};
+        double expected[] = {0.5, -0.5};
+        ASSERT_EQ(tersor_run_recurrent(TERSOR_RNN_TANH, matrix, matrix, nullptr, bias, nullptr, x,
+                                       2, 1, reversed, h, nullptr, y, TERSOR_HIGHEST, 1),
+                  TERSOR_OK)
+            << tersor_last_error();
+        for (int i = 0; i < 2; ++i) {
+            const int t = reversed != 0 ? 1 - i : i;
+            expected[0] = std::tanh(0.5 * double{x[2 * t]} + 0.25 + 0.5 * expected[0]);
+            expected[1] = std::tanh(-double{x[2 * t + 1]} + 0.5 - expected[1]);
+            for (int k = 0; k < 2; ++k) EXPECT_NEAR(y[2 * t + k], expected[k], 1e-6) << t << k;
+        }
+        for (int k = 0; k < 2; ++k) EXPECT_NEAR(h[k], expected[k], 1e-6);
+    }
+    float h[2] = {}, y[4] = {};
+    const auto runs = [&](int cell, const tersor_matrix* input, const float* inputs) {
+        return tersor_run_recurrent(cell, input, matrix, nullptr, nullptr, nullptr, inputs, 2, 1, 0,
+                                    h, nullptr, y, TERSOR_HIGH, 1);
+    };
+    EXPECT_EQ(runs(TERSOR_RNN_RELU, matrix, x), TERSOR_OK);
+    EXPECT_EQ(runs(TERSOR_RNN_RELU, nullptr, x), TERSOR_BAD_ARGUMENT);
+    EXPECT_EQ(runs(TERSOR_RNN_RELU, matrix, nullptr), TERSOR_BAD_ARGUMENT);
+    EXPECT_EQ(runs(TERSOR_LSTM, matrix, x), TERSOR_BAD_ARGUMENT);
+    EXPECT_EQ(runs(4, matrix, x), TERSOR_BAD_ARGUMENT);
+    tersor_free_matrix(matrix);
+    std::filesystem::remove(path);
 }
 
 TEST_F(CApi, FailuresAreStatusCodesWithAText) {

@@ -27,6 +27,7 @@ RANKS = {
     "kmeans": 3,
     "spmm": 4,
     "conv": 5,
+    "recurrent": 5,
     "container": 6,
     "c_api": 7,
     "bindings": 8,

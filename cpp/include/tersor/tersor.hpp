@@ -11,6 +11,7 @@
 #include "tersor/layer.hpp"
 #include "tersor/pack_layer.hpp"
 #include "tersor/parallel.hpp"
+#include "tersor/recurrent.hpp"
 #include "tersor/spmm.hpp"
 #include "tersor/status.hpp"
 #include "tersor/version.hpp"

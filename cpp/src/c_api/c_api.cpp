@@ -16,6 +16,7 @@
 #include "tersor/conv.hpp"
 #include "tersor/isa.hpp"
 #include "tersor/pack_layer.hpp"
+#include "tersor/recurrent.hpp"
 #include "tersor/version.hpp"
 
 struct tersor_file {
@@ -260,6 +261,48 @@ int tersor_convolve(const tersor_matrix* filters, const tersor_geometry* geometr
                 "tersor_convolve: x or y is NULL");
         tersor::conv::convolve(filters->packed, g, {x, *in}, batch,
                                {bias, bias != nullptr ? rows : 0}, {y, *out},
+                               static_cast<tersor::Precision>(precision), threads);
+    });
+}
+
+int tersor_run_recurrent(int cell, const tersor_matrix* input, const tersor_matrix* hidden,
+                         const tersor_matrix* projection, const float* input_bias,
+                         const float* hidden_bias, const float* x, size_t steps, size_t batch,
+                         int reversed, float* h, float* c, float* y, int precision, int threads) {
+    return guarded([&] {
+        using tersor::support::checked_product;
+        require(input != nullptr && hidden != nullptr, "tersor_run_recurrent: a matrix is NULL");
+        require(cell >= TERSOR_RNN_TANH && cell <= TERSOR_GRU,
+                "tersor_run_recurrent: no such cell");
+        require(precision >= TERSOR_HIGHEST && precision <= TERSOR_LOW,
+                "tersor_run_recurrent: no such precision");
+        const auto kind = static_cast<tersor::recurrent::Cell>(cell);
+        const std::size_t gates = input->packed.rows();
+        const std::size_t width = gates / tersor::recurrent::gate_count(kind);
+        const std::size_t outputs = hidden->packed.cols();
+        const auto in = checked_product(steps, batch, input->packed.cols());
+        const auto out = checked_product(steps, batch, outputs);
+        const auto states = checked_product(batch, outputs);
+        const auto cells =
+            checked_product(batch, kind == tersor::recurrent::Cell::lstm ? width : 0);
+        require(in.has_value() && out.has_value() && states.has_value() && cells.has_value() &&
+                    batch <= INT64_MAX,
+                "tersor_run_recurrent: the sequences are larger than memory");
+        require((x != nullptr || *in == 0) && (y != nullptr || *out == 0) &&
+                    (h != nullptr || *states == 0) && (c != nullptr || *cells == 0),
+                "tersor_run_recurrent: x, y, h or c is NULL");
+        if (batch == 0) return;
+        const std::vector<std::int64_t> sizes(steps, static_cast<std::int64_t>(batch));
+        const auto bias_of = [gates](const float* bias) {
+            return std::span<const float>(bias, bias != nullptr ? gates : 0);
+        };
+        const tersor::recurrent::Weights weights{
+            input->packed, hidden->packed, projection != nullptr ? &projection->packed : nullptr,
+            bias_of(input_bias), bias_of(hidden_bias)};
+        // Without steps there is no first batch, and the states stay.
+        if (steps == 0) return;
+        tersor::recurrent::run(kind, weights, {sizes, reversed != 0}, {x, *in}, {h, *states},
+                               {c, *cells}, {y, *out}, outputs,
                                static_cast<tersor::Precision>(precision), threads);
     });
 }

@@ -168,10 +168,11 @@ void convolve(const PackedMatrix& filters, const Geometry& g, FloatView x, std::
     const std::size_t work = product("the work is larger than any machine's", output_pixels, batch,
                                      std::max<std::size_t>(filters.nonzeros(), 1));
     if (work < parallel_from) threads = 1;
+    const PackedMatrix& scaled_filters = filters.with_factors_inside();
     std::vector<float> wide_bias(epilogue.bias.type == FloatType::float32 ? 0 : out_channels);
     const spmm::Outputs out =
         spmm::make_outputs(filters.isa(), out_channels * output_pixels, epilogue, wide_bias, y);
-    const Batch images(filters, g, precision, out, batch, threads);
+    const Batch images(scaled_filters, g, precision, out, batch, threads);
     const bool converted = x.type != FloatType::float32;
     const std::size_t group = images.images_at_once(converted);
     const support::Scratch<float> wide(converted ? group * image_size : 0);

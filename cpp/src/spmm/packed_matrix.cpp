@@ -29,8 +29,7 @@ auto from_rows(const PackedMatrix::Layout& layout, const Make& make) {
 }  // namespace
 
 PackedMatrix::PackedMatrix() noexcept = default;
-PackedMatrix::PackedMatrix(std::unique_ptr<const Layout> layout) noexcept
-    : layout_(std::move(layout)) {}
+PackedMatrix::PackedMatrix(std::unique_ptr<Layout> layout) noexcept : layout_(std::move(layout)) {}
 PackedMatrix::PackedMatrix(PackedMatrix&&) noexcept = default;
 PackedMatrix& PackedMatrix::operator=(PackedMatrix&&) noexcept = default;
 PackedMatrix::~PackedMatrix() = default;
@@ -56,7 +55,8 @@ std::size_t PackedMatrix::nbytes() const noexcept {
     if (const spmm::Panels* made = made_of.limb_panels_made.peek()) bytes += made->nbytes();
     if (const spmm::Tiles* made = made_of.tiles_made.peek()) bytes += made->nbytes();
     if (const PackedMatrix* made = made_of.transposed_made.peek()) bytes += made->nbytes();
-    return bytes + made_of.convolutions.nbytes();
+    if (const PackedMatrix* made = made_of.with_factors_inside_made.peek()) bytes += made->nbytes();
+    return bytes + made_of.convolutions.nbytes() + made_of.row_factors.nbytes() + made_of.column_factors.nbytes();
 }
 
 void PackedMatrix::unpack(std::span<float> out) const {
@@ -67,10 +67,10 @@ void PackedMatrix::unpack(std::span<float> out) const {
     }
     std::fill(out.begin(), out.end(), 0.0F);
     if (made_of.csr16_made.peek() == nullptr && made_of.sell_made.peek() != nullptr) {
-        spmm::for_each_entry(*made_of.sell_made.peek(),
-                             [&](std::size_t row, std::size_t column, std::uint8_t code) {
-                                 out[row * cols + column] = made_of.codebook[code];
-                             });
+        spmm::for_each_entry(
+            *made_of.sell_made.peek(), [&](std::size_t row, std::size_t column, std::uint8_t code) {
+                out[row * cols + column] = made_of.scaled(made_of.codebook[code], row, column);
+            });
         return;
     }
     const spmm::Csr16& csr16 = made_of.csr16();
@@ -78,7 +78,8 @@ void PackedMatrix::unpack(std::span<float> out) const {
         const spmm::BlockView block = made_of.view(csr16, b);
         for (std::size_t r = 0; r < made_of.rows; ++r) {
             for (std::uint64_t i = block.row_starts[r]; i < block.row_starts[r + 1]; ++i) {
-                out[r * cols + block.first_column + block.columns[i]] = block.weight(i);
+                const std::size_t column = block.first_column + block.columns[i];
+                out[r * cols + column] = made_of.scaled(block.weight(i), r, column);
             }
         }
     }

@@ -22,6 +22,8 @@ struct PackedMatrix::Layout {
     std::size_t nonzeros = 0;
     support::AlignedBuffer<float> codebook;  // [256], zeros past its end; empty for plain weights
     std::size_t codebook_size = 0;
+    support::AlignedBuffer<float> row_factors;     // [rows], or empty: all 1
+    support::AlignedBuffer<float> column_factors;  // [cols], or empty: all 1
     support::Lazy<spmm::Csr16> csr16_made;
     support::Lazy<spmm::Sell> sell_made;
     support::Lazy<spmm::HighestRows> highest_made;
@@ -30,6 +32,17 @@ struct PackedMatrix::Layout {
     support::Lazy<spmm::Tiles> tiles_made;
     support::Lazy<PackedMatrix> transposed_made;
     support::Attachments convolutions;  // plans, by geometry and class
+    support::Lazy<PackedMatrix> with_factors_inside_made;
+
+    [[nodiscard]] bool has_factors() const noexcept {
+        return row_factors.size() != 0 || column_factors.size() != 0;
+    }
+    /// A weight with the factors of its row and column.
+    [[nodiscard]] float scaled(float weight, std::size_t row, std::size_t column) const noexcept {
+        if (row_factors.size() != 0) weight *= row_factors[row];
+        if (column_factors.size() != 0) weight *= column_factors[column];
+        return weight;
+    }
 
     /// The layout of the fp32 kernels, made from the other one unless it is there; without entries
     /// where neither is.

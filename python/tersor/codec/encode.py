@@ -72,7 +72,8 @@ def decompress_weight(layer: CompressedTensor) -> npt.NDArray[np.float32]:
     """Decodes to the dense weight: float32 of the tensor's shape."""
     codes = csr.decode(layer.csr)
     if layer.shared:
-        return layer.codebook()[codes].reshape(layer.shape)
-    dense = np.zeros(codes.shape, np.float32)
-    dense[codes != 0] = layer.values
-    return dense.reshape(layer.shape)
+        dense = layer.codebook()[codes]
+    else:
+        dense = np.zeros(codes.shape, np.float32)
+        dense[codes != 0] = layer.values
+    return layer.scale(dense).reshape(layer.shape)

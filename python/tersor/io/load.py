@@ -18,7 +18,8 @@ from tersor.io.fill import fill_
 from tersor.io.plan import Plan, plan_loading
 from tersor.nn.base import Compressed
 from tersor.nn.compression import remember
-from tersor.nn.hooks import hand_over, take_over
+from tersor.nn.hooks import hand_over
+from tersor.nn.matrices import CompressedGroup, matrices_of, move_to
 from tersor.nn.recomputed import plain_copy
 from tersor.nn.registry import handler_of, swap_modules
 
@@ -129,27 +130,28 @@ def _swap_layers(
     model: nn.Module, plan: Plan, content: Content, precision: Precision | None
 ) -> nn.Module:
     """Puts compressed layers with the blobs of the file into the model."""
-    made: dict[nn.Module, Compressed] = {}
+    made: dict[nn.Module, Compressed | CompressedGroup] = {}
     for module in plan.layers:
-        if isinstance(module, Compressed):
+        if isinstance(module, (Compressed, CompressedGroup)):
             made[module] = module
             continue
         plain = plain_copy(module) or module
         handler = handler_of(plain)
         assert handler is not None
         made[module] = handler.empty_like(plain)
-        take_over(made[module], plain, made[module].attributes)
+        move_to(made[module], plain)
     owners: dict[nn.Parameter, torch.Tensor] = {}
-    for module, name in plan.layers.items():
+    for module, names in plan.layers.items():
         layer = made[module]
         if layer is not module:
             hand_over(layer, module)
-        device = _device_of(module)
-        _give_blob(layer, content.blobs[name].to(device), owners)
-        layer.precision = precision or content.records.of(name).precision
-        layer.relative_error = None
+        for leaf, name in names.items():
+            weight = matrices_of(layer)[leaf]
+            _give_blob(weight, content.blobs[name].to(_device_of(module, leaf)), owners)
+            weight.precision = precision or content.records.of(name).precision
+            weight.relative_error = None
         if module in plan.fused:
-            plan.fused[module].fuse_into(layer)
+            plan.fused[module].fuse_into(layer)  # type: ignore[arg-type]
     return swap_modules(model, lambda module, _: made.get(module))
 
 
@@ -171,9 +173,10 @@ def _give_blob(
         values.copy_(trained)
 
 
-def _device_of(module: nn.Module) -> torch.device:
-    """Where the blob of a layer goes: to its weight, or to the CPU where that has no data."""
-    weight: Any = module.weight_blob if isinstance(module, Compressed) else module.weight
+def _device_of(module: nn.Module, leaf: str) -> torch.device:
+    """Where the blob of a weight goes: to the weight, or to the CPU where that has no data."""
+    own = matrices_of(module)
+    weight: Any = own[leaf].weight_blob if own else getattr(module, leaf)
     return torch.device("cpu") if weight.is_meta else weight.device
 
 

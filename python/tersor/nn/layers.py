@@ -8,6 +8,7 @@ from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
 from tersor.nn.base import Compressed
+from tersor.nn.matrices import CompressedGroup
 from tersor.nn.wrappers import plain_name, wrapper_prefix
 
 
@@ -29,6 +30,9 @@ def layers_of(model: nn.Module) -> dict[nn.Module, list[str]]:
         if parametrize.is_parametrized(module):
             inside += (f"{name}.parametrizations.".removeprefix("."),)
         if f"{name}.".startswith(inside):
+            continue
+        # A group is seen through its weights, which are modules of their own.
+        if isinstance(module, CompressedGroup):
             continue
         if isinstance(module, Compressed) or own_parameters(module):
             names = layers.setdefault(module, [])

@@ -18,7 +18,10 @@ from torch.nn.parameter import is_lazy
 from tersor.nn.base import Compressed, reserved_name
 from tersor.nn.conv import CompressedConv2d, pixels_of_padding
 from tersor.nn.linear import CompressedLinear
+from tersor.nn.matrices import CompressedGroup
 from tersor.nn.recomputed import computed_names, dense_type_of, dtype_of
+from tersor.nn.recurrent import LAYERS as RECURRENT
+from tersor.nn.recurrent import weight_shapes
 from tersor.nn.references import replace_references
 from tersor.nn.wrappers import renew_compiled
 from tersor.ops.library import PATCH_ELEMENTS
@@ -35,10 +38,11 @@ class LayerHandler(ABC):
         """
 
     @abstractmethod
-    def empty_like(self, module: Any) -> Compressed:
+    def empty_like(self, module: Any) -> Compressed | CompressedGroup:
         """The compressed layer of the same geometry, without weights; none is read or allocated.
 
-        It shares the bias with the dense layer.
+        It shares the biases with the dense layer. Where there are several weights, it is a
+        :class:`tersor.nn.matrices.CompressedGroup`.
         """
 
     @abstractmethod
@@ -49,6 +53,11 @@ class LayerHandler(ABC):
             float ``[groups, samples, columns]``, part by part in the order of the inputs: samples
             are rows of inputs, or patches of a convolution.
         """
+
+    @property
+    def has_samples(self) -> bool:
+        """Whether :meth:`samples` is there: errors can be compensated in layers of this type."""
+        return True
 
     def groups(self, module: Any) -> int:
         """Into how many parts rows and inputs fall that have nothing to do with each other."""
@@ -106,9 +115,33 @@ class Conv2dHandler(LayerHandler):
             yield grouped.permute(1, 0, 3, 2).flatten(1, 2)
 
 
+class RecurrentHandler(LayerHandler):
+    """``nn.LSTM``, ``nn.GRU``, ``nn.RNN`` and their cells, with all options."""
+
+    def shapes(self, module: Any) -> Mapping[str, tuple[int, ...]]:
+        """As the base class."""
+        return weight_shapes(module)
+
+    def empty_like(self, module: Any) -> CompressedGroup:
+        """As the base class."""
+        made: CompressedGroup = RECURRENT[_base_of(module)].empty_like(module)  # type: ignore[index]
+        return made
+
+    @property
+    def has_samples(self) -> bool:
+        """What the state's weight is multiplied with is not among the inputs of the layer."""
+        return False
+
+    def samples(self, module: Any, x: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Refuses: see :attr:`has_samples`."""
+        raise ValueError(f"errors in a {type(module).__name__} cannot be compensated")
+
+
+_RECURRENT = RecurrentHandler()
 _HANDLERS: dict[type[nn.Module], LayerHandler] = {
     nn.Linear: LinearHandler(),
     nn.Conv2d: Conv2dHandler(),
+    **dict.fromkeys(RECURRENT, _RECURRENT),
 }
 
 
@@ -150,7 +183,9 @@ def why_not(module: nn.Module) -> str | None:
     if (name := reserved_name(module)) is not None:
         return f"its attribute '{name}' means something else in a compressed layer"
     computed = computed_names(module)
-    if "bias" not in {*module._parameters, *computed} and getattr(module, "bias", None) is not None:
+    bias = getattr(module, "bias", None)
+    # Of recurrent layers it says whether there are biases.
+    if "bias" not in {*module._parameters, *computed} and not isinstance(bias, (bool, type(None))):
         return "bias is computed in a way that is not known"
     for name, shape in handler.shapes(module).items():
         weight = module._parameters.get(name)

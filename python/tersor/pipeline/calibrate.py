@@ -37,7 +37,7 @@ def calibrate_(
     settings = {
         module: (name or record.label, own)
         for record in records
-        if (own := _settings_of(record)) is not None
+        if record.handler.has_samples and (own := _settings_of(record)) is not None
         for name, module in record.places.items()
     }
     reached = compensate_(model, data, settings, progress)

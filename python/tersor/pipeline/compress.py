@@ -16,6 +16,7 @@ from tersor.config import Config
 from tersor.io.checkpoint import stored_bytes
 from tersor.nn.base import Compressed
 from tersor.nn.compression import compression_of, forget, remember
+from tersor.nn.matrices import matrices_of
 from tersor.nn.registry import swap_modules
 from tersor.pipeline.calibrate import calibrate_
 from tersor.pipeline.encode import leave_what_grows, quantize_and_encode
@@ -184,11 +185,16 @@ def decompress_(model: nn.Module) -> nn.Module:
     weights: dict[int, nn.Parameter] = {}
 
     def dense(module: nn.Module, _: str) -> nn.Module | None:
-        if not isinstance(module, Compressed):
+        matrices = matrices_of(module)
+        if not matrices:
             return None
-        made = module.to_dense()
-        layer: Any = made if module.activation == "none" else made.get_submodule("0")
-        layer.weight = weights.setdefault(id(module.weight_blob), layer.weight)
+        made: nn.Module = module.to_dense()  # type: ignore[operator]
+        fused = getattr(module, "activation", "none") != "none"
+        layer: Any = made.get_submodule("0") if fused else made
+        for name, matrix in matrices.items():
+            weight = weights.setdefault(id(matrix.weight_blob), getattr(layer, name))
+            if weight is not getattr(layer, name):
+                setattr(layer, name, weight)
         return made
 
     return swap_modules(model, dense)

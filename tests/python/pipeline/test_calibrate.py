@@ -155,7 +155,15 @@ def test_a_weight_of_two_places_has_the_statistics_of_both() -> None:
     model = tersor.compress_(places("first", "second", bias=False), PRUNED, data=[both_inputs()])
     one = nn.Sequential(places(bias=False).first)
     tersor.compress_(one, PRUNED, data=[torch.cat(list(both_inputs().values()))])
-    assert torch.equal(one[0].weight_blob, model.first.weight_blob)
+    # Sums in another order move a few decisions.
+    assert part_that_differs(one[0], model.first) < 0.02
+    first = nn.Sequential(places(bias=False).first)
+    tersor.compress_(first, PRUNED, data=[both_inputs()["first"]])
+    assert part_that_differs(first[0], model.first) > 0.1
+
+
+def part_that_differs(one: Any, other: Any) -> float:
+    return float(((one.weight - other.weight).abs() > 1e-3).float().mean())
 
 
 def test_each_place_of_a_weight_absorbs_the_mean_error_in_its_own_bias() -> None:

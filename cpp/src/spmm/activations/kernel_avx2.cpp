@@ -8,6 +8,7 @@
 #include <immintrin.h>
 
 #include <algorithm>
+#include <bit>
 
 #include "dispatch/target_avx2.hpp"
 
@@ -142,10 +143,31 @@ void transpose(const float* from, std::size_t from_stride, std::size_t rows, std
     }
 }
 
+void scale(const void* x, FloatType type, const float* factors, std::size_t size,
+           float* to) noexcept {
+    const auto read = [&](std::size_t i) {
+        if (type == FloatType::float32) return _mm256_loadu_ps(static_cast<const float*>(x) + i);
+        const auto* const bits = static_cast<const BFloat16*>(x) + i;
+        const __m128i narrow = _mm_loadu_si128(reinterpret_cast<const __m128i*>(bits));
+        return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(narrow), 16));
+    };
+    std::size_t i = 0;
+    for (; i + 8 <= size; i += 8) {
+        _mm256_storeu_ps(to + i, _mm256_mul_ps(read(i), _mm256_loadu_ps(factors + i)));
+    }
+    for (; i < size; ++i) {
+        to[i] = factors[i] *
+                (type == FloatType::float32
+                     ? static_cast<const float*>(x)[i]
+                     : std::bit_cast<float>(std::uint32_t{static_cast<const BFloat16*>(x)[i].bits}
+                                            << 16U));
+    }
+}
+
 }  // namespace
 
 void install(dispatch::Level<Isa::avx2>, Kernels& kernels) noexcept {
-    kernels = {range_of, split_activations, transpose};
+    kernels = {range_of, split_activations, transpose, scale};
 }
 
 }  // namespace tersor::spmm::activations

@@ -114,10 +114,27 @@ void transpose(const float* from, std::size_t from_stride, std::size_t rows, std
     }
 }
 
+void scale(const void* x, FloatType type, const float* factors, std::size_t size,
+           float* to) noexcept {
+    for (std::size_t i = 0; i < size; i += 16) {
+        const auto valid = static_cast<__mmask16>(size - i < 16 ? (1U << (size - i)) - 1 : 0xffff);
+        __m512 v = _mm512_setzero_ps();
+        if (type == FloatType::float32) {
+            v = _mm512_maskz_loadu_ps(valid, static_cast<const float*>(x) + i);
+        } else {
+            const auto* const bits = static_cast<const BFloat16*>(x) + i;
+            const __m512i wide = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(valid, bits));
+            v = _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+        }
+        v = _mm512_mul_ps(v, _mm512_maskz_loadu_ps(valid, factors + i));
+        _mm512_mask_storeu_ps(to + i, valid, v);
+    }
+}
+
 }  // namespace
 
 void install(dispatch::Level<Isa::avx512>, Kernels& kernels) noexcept {
-    kernels = {range_of, split_activations, transpose};
+    kernels = {range_of, split_activations, transpose, scale};
 }
 
 }  // namespace tersor::spmm::activations

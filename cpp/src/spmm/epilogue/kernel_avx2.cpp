@@ -11,35 +11,12 @@
 
 #include "dispatch/target_avx2.hpp"
 
+#include "spmm/epilogue/exp_avx2.hpp"
+
 namespace tersor::spmm::epilogue {
 namespace {
 
 constexpr std::size_t lanes = 8;
-
-template <std::size_t size>
-__m256 polynomial(const std::array<float, size>& coefficients, __m256 x) noexcept {
-    __m256 sum = _mm256_set1_ps(coefficients[size - 1]);
-    for (std::size_t i = size - 1; i-- > 0;) {
-        sum = _mm256_fmadd_ps(sum, x, _mm256_set1_ps(coefficients[i]));
-    }
-    return sum;
-}
-
-__m256 power_of_two(__m256i n) noexcept {
-    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));
-}
-
-/// exp(x) for x <= 0; anything for NaN. 2^n in two factors, for it may be denormal.
-__m256 exp_negative(__m256 x) noexcept {
-    x = _mm256_max_ps(x, _mm256_set1_ps(exp_floor));
-    const __m256i n = _mm256_cvtps_epi32(_mm256_mul_ps(x, _mm256_set1_ps(log2_e)));
-    const __m256 whole = _mm256_cvtepi32_ps(n);
-    __m256 r = _mm256_fnmadd_ps(whole, _mm256_set1_ps(log2_high), x);
-    r = _mm256_fnmadd_ps(whole, _mm256_set1_ps(log2_low), r);
-    const __m256i half = _mm256_srai_epi32(n, 1);
-    const __m256 scaled = _mm256_mul_ps(polynomial(exp_polynomial, r), power_of_two(half));
-    return _mm256_mul_ps(scaled, power_of_two(_mm256_sub_epi32(n, half)));
-}
 
 __m256 magnitude(__m256 x) noexcept { return _mm256_andnot_ps(_mm256_set1_ps(-0.0F), x); }
 
@@ -101,10 +78,17 @@ void store(void* to, FloatType type, std::size_t i, __m256 values) noexcept {
 }
 
 template <Activation activation>
-void apply_at(const float* products, std::size_t i, const void* residual, FloatType residual_type,
-              void* y, FloatType y_type) noexcept {
+void apply_at(const float* products, std::size_t i, const Operands& with, void* y,
+              FloatType y_type) noexcept {
     __m256 values = _mm256_loadu_ps(products + i);
-    if (residual != nullptr) values = _mm256_add_ps(values, load(residual, residual_type, i));
+    if (with.factors != nullptr) {
+        const __m256 bias =
+            with.bias != nullptr ? _mm256_loadu_ps(with.bias + i) : _mm256_setzero_ps();
+        values = _mm256_fmadd_ps(values, _mm256_loadu_ps(with.factors + i), bias);
+    }
+    if (with.residual != nullptr) {
+        values = _mm256_add_ps(values, load(with.residual, with.residual_type, i));
+    }
     store(y, y_type, i, activate<activation>(values));
 }
 
@@ -113,34 +97,33 @@ constexpr std::size_t bytes_of(FloatType type) noexcept {
 }
 
 template <Activation activation>
-void apply_as(const float* products, std::size_t size, const void* residual,
-              FloatType residual_type, void* y, FloatType y_type) noexcept {
+void apply_as(const float* products, std::size_t size, const Operands& with, void* y,
+              FloatType y_type) noexcept {
     std::size_t i = 0;
     for (; i + lanes <= size; i += lanes) {
-        apply_at<activation>(products, i, residual, residual_type, y, y_type);
+        apply_at<activation>(products, i, with, y, y_type);
     }
     if (i == size) return;
     // The rest, by way of whole registers of its own.
-    float last[lanes] = {};
-    float last_residual[lanes] = {};
+    float last[4][lanes] = {};
     float last_y[lanes];
-    std::memcpy(last, products + i, (size - i) * sizeof(float));
-    if (residual != nullptr) {
-        const std::size_t width = bytes_of(residual_type);
-        std::memcpy(last_residual, static_cast<const char*>(residual) + i * width,
-                    (size - i) * width);
-        residual = last_residual;
-    }
-    apply_at<activation>(last, 0, residual, residual_type, last_y, y_type);
+    const auto rest_of = [&](const void* from, FloatType type, float* to) -> const float* {
+        if (from == nullptr) return nullptr;
+        const std::size_t width = bytes_of(type);
+        std::memcpy(to, static_cast<const char*>(from) + i * width, (size - i) * width);
+        return to;
+    };
+    const Operands rest{rest_of(with.factors, FloatType::float32, last[1]),
+                        rest_of(with.bias, FloatType::float32, last[2]),
+                        rest_of(with.residual, with.residual_type, last[3]), with.residual_type};
+    apply_at<activation>(rest_of(products, FloatType::float32, last[0]), 0, rest, last_y, y_type);
     const std::size_t width = bytes_of(y_type);
     std::memcpy(static_cast<char*>(y) + i * width, last_y, (size - i) * width);
 }
 
-void apply(const float* products, std::size_t size, Activation activation, const void* residual,
-           FloatType residual_type, void* y, FloatType y_type) noexcept {
-    const auto run = [&](auto kernel) {
-        kernel(products, size, residual, residual_type, y, y_type);
-    };
+void apply(const float* products, std::size_t size, Activation activation, const Operands& with,
+           void* y, FloatType y_type) noexcept {
+    const auto run = [&](auto kernel) { kernel(products, size, with, y, y_type); };
     switch (activation) {
         case Activation::none: return run(apply_as<Activation::none>);
         case Activation::relu: return run(apply_as<Activation::relu>);

@@ -9,26 +9,10 @@
 
 #include "dispatch/target_avx512.hpp"
 
+#include "spmm/epilogue/exp_avx512.hpp"
+
 namespace tersor::spmm::epilogue {
 namespace {
-
-template <std::size_t size>
-__m512 polynomial(const std::array<float, size>& coefficients, __m512 x) noexcept {
-    __m512 sum = _mm512_set1_ps(coefficients[size - 1]);
-    for (std::size_t i = size - 1; i-- > 0;) {
-        sum = _mm512_fmadd_ps(sum, x, _mm512_set1_ps(coefficients[i]));
-    }
-    return sum;
-}
-
-/// exp(x) for x <= 0; anything for NaN.
-__m512 exp_negative(__m512 x) noexcept {
-    x = _mm512_max_ps(x, _mm512_set1_ps(exp_floor));
-    const __m512 n = _mm512_roundscale_ps(_mm512_mul_ps(x, _mm512_set1_ps(log2_e)), 0);
-    __m512 r = _mm512_fnmadd_ps(n, _mm512_set1_ps(log2_high), x);
-    r = _mm512_fnmadd_ps(n, _mm512_set1_ps(log2_low), r);
-    return _mm512_scalef_ps(polynomial(exp_polynomial, r), n);
-}
 
 __m512 gelu(__m512 x) noexcept {
     const __m512 one = _mm512_set1_ps(1.0F);
@@ -90,24 +74,27 @@ void store(void* to, FloatType type, std::size_t i, __mmask16 valid, __m512 valu
 }
 
 template <Activation activation>
-void apply_as(const float* products, std::size_t size, const void* residual,
-              FloatType residual_type, void* y, FloatType y_type) noexcept {
+void apply_as(const float* products, std::size_t size, const Operands& with, void* y,
+              FloatType y_type) noexcept {
     for (std::size_t i = 0; i < size; i += 16) {
         const std::size_t left = size - i;
         const auto valid = static_cast<__mmask16>(left < 16 ? (1U << left) - 1 : 0xffffU);
         __m512 values = _mm512_maskz_loadu_ps(valid, products + i);
-        if (residual != nullptr) {
-            values = _mm512_add_ps(values, load(residual, residual_type, i, valid));
+        if (with.factors != nullptr) {
+            const __m512 bias = with.bias != nullptr ? _mm512_maskz_loadu_ps(valid, with.bias + i)
+                                                     : _mm512_setzero_ps();
+            values = _mm512_fmadd_ps(values, _mm512_maskz_loadu_ps(valid, with.factors + i), bias);
+        }
+        if (with.residual != nullptr) {
+            values = _mm512_add_ps(values, load(with.residual, with.residual_type, i, valid));
         }
         store(y, y_type, i, valid, activate<activation>(values));
     }
 }
 
-void apply(const float* products, std::size_t size, Activation activation, const void* residual,
-           FloatType residual_type, void* y, FloatType y_type) noexcept {
-    const auto run = [&](auto kernel) {
-        kernel(products, size, residual, residual_type, y, y_type);
-    };
+void apply(const float* products, std::size_t size, Activation activation, const Operands& with,
+           void* y, FloatType y_type) noexcept {
+    const auto run = [&](auto kernel) { kernel(products, size, with, y, y_type); };
     switch (activation) {
         case Activation::none: return run(apply_as<Activation::none>);
         case Activation::relu: return run(apply_as<Activation::relu>);

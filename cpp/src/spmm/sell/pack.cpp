@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "spmm/dense_codes/pack.hpp"
 #include "spmm/sell/row_clustering.hpp"
 #include "spmm/sell/row_totals.hpp"
 #include "spmm/sell/slice_writer.hpp"
@@ -276,6 +277,11 @@ private:
 template <class Source>
 bool make(Source& source, std::uint32_t rows, std::span<const float> codebook, Isa isa, int threads,
           Sell& layout) {
+    const SellShape shape = shape_for(sell_shape(isa), codebook.size(), source.nonzeros(),
+                                      std::uint64_t{rows} * source.cols());
+    if (shape.dense) {
+        return make_dense_codes(source, rows, codebook, shape, isa, threads, layout);
+    }
     return SellMaker<Source>(source, rows, codebook, isa, threads, layout).make();
 }
 
