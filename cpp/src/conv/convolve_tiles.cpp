@@ -14,15 +14,15 @@ namespace {
 /// Floats of the sums that wait for the next block of channels: a third of a megabyte.
 constexpr std::size_t most_sums = 80 * 1024;
 
-/// Words of an image that the second cache does not hold.
-constexpr std::size_t large_image = 256 * 1024;
+/// Filters between asking for the memory of outputs and writing them.
+constexpr std::size_t stores_ahead = 2;
 
-/// The filters [begin, end) of one tile of an image, or of one in each lane.
+/// The sets of filters [begin, end) of one tile of an image, or of one in each lane.
 struct Job {
     std::size_t tile;
     std::span<const Image> images;
-    std::size_t filter_begin;
-    std::size_t filter_end;
+    std::size_t set_begin;
+    std::size_t set_end;
 };
 
 /// The lines of memory that the next patch of a tile is filled from, to be asked for a few at a
@@ -69,10 +69,13 @@ public:
           out_(out),
           sum_(kernels.sums[static_cast<std::size_t>(plan.word)][plan.tiling.tile_vectors()]),
           view_(plan.shape, plan.tiling, image_words),
-          large_(words_of_image(plan.shape, plan.word) > large_image),
+          large_(words_of_image(plan.shape, plan.word) > words_in_cache),
+          prefetches_outputs_(plan.shape.filters * plan.shape.output_pixels() > words_in_cache &&
+                              plan.tiling.cut != Cut::images && out.y_type == FloatType::float32),
           patch_(plan.tiling.patch_words()),
           sums_(plan.tiling.blocks() > 1
-                    ? std::min(plan.shape.group_filters(), filters_at_once()) * tile_floats()
+                    ? std::min(plan.shape.group_filters(), sets_at_once() * set_filters) *
+                          tile_floats()
                     : 0),
           last_(2 * tile_floats()) {}
 
@@ -85,15 +88,19 @@ public:
                                : 0U;
         }
         const std::size_t group_filters = plan_.shape.group_filters();
-        for (std::size_t begin = job.filter_begin; begin < job.filter_end;) {
-            const std::size_t group = begin / group_filters;
+        const std::size_t sets = sets_of(group_filters);
+        for (std::size_t set = job.set_begin; set < job.set_end;) {
+            const std::size_t group = set / sets;
+            const std::size_t first = set % sets;
+            const std::size_t count = std::min({job.set_end - set, sets - first, sets_at_once()});
+            const std::size_t begin = group * group_filters + first * set_filters;
             const std::size_t end =
-                std::min({job.filter_end, (group + 1) * group_filters, begin + filters_at_once()});
+                std::min(begin + count * set_filters, (group + 1) * group_filters);
             for (std::size_t block = 0; block < plan_.tiling.blocks(); ++block) {
                 fill(job.images, group, block);
                 sum_block(job.images, group, block, begin, end);
             }
-            begin = end;
+            set += count;
         }
     }
 
@@ -102,11 +109,11 @@ private:
         return plan_.tiling.tile_vectors() * lanes;
     }
 
-    /// Filters whose sums, between the blocks, take a fair part of the second cache; the patches
-    /// are filled anew for the next.
-    [[nodiscard]] std::size_t filters_at_once() const noexcept {
-        if (plan_.tiling.blocks() == 1) return plan_.shape.group_filters();
-        return std::max<std::size_t>(most_sums / tile_floats(), 1);
+    /// Sets whose sums, between the blocks, take a fair part of the second cache; the patches are
+    /// filled anew for the next.
+    [[nodiscard]] std::size_t sets_at_once() const noexcept {
+        if (plan_.tiling.blocks() == 1) return sets_of(plan_.shape.group_filters());
+        return std::max<std::size_t>(most_sums / (set_filters * tile_floats()), 1);
     }
 
     /// The planes of the channels that a block reads.
@@ -158,13 +165,17 @@ private:
         const bool is_last = block + 1 == blocks;
         Ahead ahead = ahead_of(images, group, block);
         const std::size_t lines_each = (ahead.lines() + end - begin - 1) / (end - begin);
-        for (std::size_t f = begin; f < end; ++f) {
-            const std::size_t in_group = f - group * group_filters;
-            const std::size_t list = (group * blocks + block) * group_filters + in_group;
+        const std::size_t first_list =
+            (group * blocks + block) * group_filters + (begin - group * group_filters);
+        for (std::size_t list = first_list; list < first_list + (end - begin); ++list) {
+            const std::size_t f = filters.order[list];
             float* const kept = blocks > 1 ? sums_.data() + (f - begin) * tile_floats() : nullptr;
             const float* before = block > 0 ? kept : nullptr;
             float* const after = is_last ? last_.data() : kept;
             ahead.ask(lines_each);
+            if (is_last && prefetches_outputs_ && list + stores_ahead < filters.order.size()) {
+                ask_for_outputs(images[0], filters.order[list + stores_ahead]);
+            }
             for (std::uint32_t r = filters.lists[list]; r < filters.lists[list + 1]; ++r) {
                 const std::uint32_t at = filters.runs[r];
                 sum_({filters.offsets.data() + at, filters.weights.data() + at,
@@ -178,6 +189,14 @@ private:
             } else {
                 store(images[0], f);
             }
+        }
+    }
+
+    /// Asks for the memory that the outputs of a filter will be written to.
+    void ask_for_outputs(const Image& image, std::size_t filter) const noexcept {
+        const float* const y = out_.products + image.output + filter * plan_.shape.output_pixels();
+        for (std::size_t t = 0; t < plan_.tiling.tile_vectors(); ++t) {
+            support::prefetch_to_write(y + view_.targets()[t].first);
         }
     }
 
@@ -248,6 +267,7 @@ private:
     Sum sum_;
     TileView view_;
     bool large_;
+    bool prefetches_outputs_;
     std::uint32_t zeros_[lanes] = {};
     std::size_t tile_ = SIZE_MAX;
     support::Scratch<std::uint32_t> patch_;
@@ -255,12 +275,12 @@ private:
     support::Scratch<float> last_;  // of one filter; and the same with bias
 };
 
-/// Parts that the filters are divided into where there are few tiles for the threads. Each fills
-/// the patches anew.
-std::size_t parts_for(std::size_t tiles, std::size_t filters, int threads) noexcept {
+/// Parts that the sets of filters are divided into where there are few tiles for the threads. Each
+/// fills the patches anew.
+std::size_t parts_for(std::size_t tiles, std::size_t sets, int threads) noexcept {
     const auto wanted = static_cast<std::size_t>(std::max(threads, 1));
     if (wanted == 1 || tiles >= 4 * wanted) return 1;
-    return std::min(filters, wanted);
+    return std::min(sets, wanted);
 }
 
 }  // namespace
@@ -268,11 +288,11 @@ std::size_t parts_for(std::size_t tiles, std::size_t filters, int threads) noexc
 void convolve_tiles(const Plan& plan, Isa isa, std::span<const Image> images,
                     const spmm::Outputs& out, int threads) {
     const Kernels& kernel = kernels(isa);
-    const std::size_t filters = plan.shape.filters;
+    const std::size_t all_sets = plan.shape.geometry.groups * sets_of(plan.shape.group_filters());
     const std::size_t at_once = plan.tiling.cut == Cut::images ? lanes : 1;
-    const std::size_t sets = images.size() / at_once;
-    const std::size_t places = plan.tiling.tiles() * sets;
-    const std::size_t parts = parts_for(places, filters, threads);
+    const std::size_t image_sets = images.size() / at_once;
+    const std::size_t places = plan.tiling.tiles() * image_sets;
+    const std::size_t parts = parts_for(places, all_sets, threads);
     const std::size_t image_words =
         at_once > 1 ? static_cast<std::size_t>(images[1].words - images[0].words) : 0;
     // Parts of one place are as far apart as can be: threads take neighbours.
@@ -281,8 +301,8 @@ void convolve_tiles(const Plan& plan, Isa isa, std::span<const Image> images,
         for (std::size_t i = begin; i < end; ++i) {
             const std::size_t part = i / places;
             const std::size_t place = i % places;
-            worker.run({place / sets, images.subspan(place % sets * at_once, at_once),
-                        filters * part / parts, filters * (part + 1) / parts});
+            worker.run({place / image_sets, images.subspan(place % image_sets * at_once, at_once),
+                        all_sets * part / parts, all_sets * (part + 1) / parts});
         }
     });
 }

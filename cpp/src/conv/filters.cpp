@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <numeric>
 #include <stdexcept>
 
 #include "spmm/fixed_point.hpp"
@@ -140,10 +141,9 @@ class Writer {
 public:
     Writer(Filters& filters, Word word) : filters_(filters), word_(word) {}
 
-    void begin_list() {
-        filters_.lists.push_back(static_cast<std::uint32_t>(filters_.runs.size()));
-        // An empty list has a run, so that its sums are written.
-        begin_run();
+    void begin_list(std::uint32_t filter) {
+        filters_.order.push_back(filter);
+        begin_list();
     }
     void add(const Collector::Entry& entry) {
         const std::uint64_t room = word_ == Word::floats  ? longest_chain
@@ -158,6 +158,11 @@ public:
     void finish() { begin_list(); }
 
 private:
+    void begin_list() {
+        filters_.lists.push_back(static_cast<std::uint32_t>(filters_.runs.size()));
+        // An empty list has a run, so that its sums are written.
+        begin_run();
+    }
     void begin_run() {
         filters_.runs.push_back(static_cast<std::uint32_t>(at_));
         magnitude_ = 0;
@@ -221,15 +226,27 @@ Filters make_filters(const PackedMatrix& matrix, const Shape& shape, const Tilin
     filters.offsets = support::AlignedBuffer<std::uint16_t>(entries.size() + entry_slack);
     filters.weights = support::AlignedBuffer<std::uint32_t>(entries.size() + entry_slack);
     Writer writer(filters, word);
-    std::vector<std::size_t> next(shape.filters, 0);
-    for (std::size_t r = 1; r < shape.filters; ++r) next[r] = ends[r - 1];
+    std::vector<std::size_t> begins(shape.filters, 0);
+    for (std::size_t r = 1; r < shape.filters; ++r) begins[r] = ends[r - 1];
+    // Where the entries of the block end that is written, which those of the next follow.
+    std::vector<std::size_t> nexts = begins;
     const std::size_t group_filters = shape.group_filters();
+    std::vector<std::uint32_t> set;
     for (std::size_t first = 0; first < shape.filters; first += group_filters) {
         for (std::size_t block = 0; block < tiling.blocks(); ++block) {
             for (std::size_t r = first; r < first + group_filters; ++r) {
-                writer.begin_list();
-                std::size_t& at = next[r];
-                for (; at < ends[r] && entries[at].block == block; ++at) writer.add(entries[at]);
+                begins[r] = nexts[r];
+                while (nexts[r] < ends[r] && entries[nexts[r]].block == block) ++nexts[r];
+            }
+            for (std::size_t at = 0; at < group_filters; at += set_filters) {
+                set.resize(std::min(set_filters, group_filters - at));
+                std::iota(set.begin(), set.end(), static_cast<std::uint32_t>(first + at));
+                std::ranges::stable_sort(set, {},
+                                         [&](std::uint32_t r) { return nexts[r] - begins[r]; });
+                for (const std::uint32_t r : set) {
+                    writer.begin_list(r);
+                    for (std::size_t i = begins[r]; i < nexts[r]; ++i) writer.add(entries[i]);
+                }
             }
         }
     }

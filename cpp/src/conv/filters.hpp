@@ -17,7 +17,16 @@ namespace tersor::conv {
 /// fp32 sums of at most so many terms are added up in one chain: see docs/kernels.
 inline constexpr std::size_t longest_chain = 256;
 
-/// Entries in the order in which they are read: by group, block and filter. What a filter has of a
+/// Filters of a group are read in sets of so many, each set in the order of its lists' lengths: the
+/// processor then foresees where most lists end.
+inline constexpr std::size_t set_filters = 64;
+
+/// Sets of a group of filters.
+[[nodiscard]] constexpr std::size_t sets_of(std::size_t group_filters) noexcept {
+    return (group_filters + set_filters - 1) / set_filters;
+}
+
+/// Entries in the order in which they are read: by group, block and set. What a filter has of a
 /// block, a list, is one run or several, each of which the kernels can sum without an overflow or a
 /// long chain.
 struct Filters {
@@ -25,12 +34,13 @@ struct Filters {
     support::AlignedBuffer<std::uint32_t> weights;
     std::vector<std::uint32_t> runs;   // where each begins, and the end of the last
     std::vector<std::uint32_t> lists;  // the first run of each, and the number of runs
+    std::vector<std::uint32_t> order;  // of each list, the filter
     std::vector<float> units;          // by filter: the weight that an integer 1 stands for
     std::vector<float> totals;         // by filter: the sum of the integers; quads alone
 
     [[nodiscard]] std::size_t nbytes() const noexcept {
         return offsets.nbytes() + weights.nbytes() +
-               4 * (runs.size() + lists.size() + units.size() + totals.size());
+               4 * (runs.size() + lists.size() + order.size() + units.size() + totals.size());
     }
 };
 

@@ -28,6 +28,12 @@ template <Word word>
     }
 }
 
+/// Of a group of four.
+template <int i>
+unsigned offset_at(std::uint64_t group) noexcept {
+    return static_cast<unsigned>(group >> (16 * i) & 0xffff);
+}
+
 template <Word word, int vectors>
 void sum_entries(const Entries& entries, const std::uint32_t* patch, const float* before,
                  float* after) noexcept {
@@ -36,11 +42,10 @@ void sum_entries(const Entries& entries, const std::uint32_t* patch, const float
     __m256i sums[chains * registers];
 #pragma GCC unroll 16
     for (__m256i& sum : sums) sum = _mm256_setzero_si256();
-    const auto take = [&](unsigned offset, std::size_t k,
+    const auto take = [&](unsigned offset, __m256i weight,
                           int chain) __attribute__((always_inline)) {
         const char* x = reinterpret_cast<const char*>(patch) + offset_unit * offset;
         __asm__("" : "+r"(x));  // see the kernel for AVX-512
-        const __m256i weight = _mm256_set1_epi32(static_cast<int>(entries.weights[k]));
 #pragma GCC unroll 16
         for (int t = 0; t < registers; ++t) {
             multiply_add<word>(sums[chain * registers + t], x + t * 32, weight);
@@ -53,13 +58,17 @@ void sum_entries(const Entries& entries, const std::uint32_t* patch, const float
         const std::uint64_t group = next;
         std::memcpy(&next, entries.offsets + k + 4, sizeof next);
         __asm__ volatile("" : "+r"(next));
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) {
-            take(static_cast<unsigned>(group >> (16 * i) & 0xffff), k + static_cast<unsigned>(i),
-                 i % chains);
-        }
+        const auto* four = reinterpret_cast<const __m128i*>(entries.weights + k);
+        __m256i weights = _mm256_broadcastsi128_si256(_mm_loadu_si128(four));
+        __asm__("" : "+x"(weights));
+        take(offset_at<0>(group), _mm256_shuffle_epi32(weights, 0x00), 0);
+        take(offset_at<1>(group), _mm256_shuffle_epi32(weights, 0x55), 1 % chains);
+        take(offset_at<2>(group), _mm256_shuffle_epi32(weights, 0xaa), 2 % chains);
+        take(offset_at<3>(group), _mm256_shuffle_epi32(weights, 0xff), 3 % chains);
     }
-    for (; k < entries.size; ++k, next >>= 16) take(static_cast<unsigned>(next & 0xffff), k, 0);
+    for (; k < entries.size; ++k, next >>= 16) {
+        take(offset_at<0>(next), _mm256_set1_epi32(static_cast<int>(entries.weights[k])), 0);
+    }
 #pragma GCC unroll 16
     for (int t = 0; t < registers; ++t) {
         __m256 total = _mm256_setzero_ps();

@@ -48,6 +48,12 @@ template <Word word>
 /// Chains of additions, so that no multiply-add waits for the one before.
 constexpr int chains_of(int vectors) noexcept { return vectors < 4 ? 4 : vectors < 8 ? 2 : 1; }
 
+/// Of a group of four.
+template <int i>
+unsigned offset_at(std::uint64_t group) noexcept {
+    return static_cast<unsigned>(group >> (16 * i) & 0xffff);
+}
+
 template <Word word, int vectors>
 void sum_entries(const Entries& entries, const std::uint32_t* patch, const float* before,
                  float* after) noexcept {
@@ -55,11 +61,10 @@ void sum_entries(const Entries& entries, const std::uint32_t* patch, const float
     __m512i sums[chains * vectors];
 #pragma GCC unroll 32
     for (__m512i& sum : sums) sum = _mm512_setzero_si512();
-    const auto take = [&](unsigned offset, std::size_t k,
+    const auto take = [&](unsigned offset, __m512i weight,
                           int chain) __attribute__((always_inline)) {
         const char* x = reinterpret_cast<const char*>(patch) + offset_unit * offset;
         __asm__("" : "+r"(x));  // in a register: an index would cost each multiply-add another step
-        const __m512i weight = _mm512_set1_epi32(static_cast<int>(entries.weights[k]));
 #pragma GCC unroll 32
         for (int t = 0; t < vectors; ++t) {
             multiply_add<word>(sums[chain * vectors + t], x + t * vector_bytes, weight);
@@ -74,13 +79,18 @@ void sum_entries(const Entries& entries, const std::uint32_t* patch, const float
         const std::uint64_t group = next;
         std::memcpy(&next, entries.offsets + k + 4, sizeof next);
         __asm__ volatile("" : "+r"(next));  // here, not where it is needed
-#pragma GCC unroll 4
-        for (int i = 0; i < 4; ++i) {
-            take(static_cast<unsigned>(group >> (16 * i) & 0xffff), k + static_cast<unsigned>(i),
-                 i % chains);
-        }
+        // One load for four weights, which a shuffle spreads: loads are what there is too few of.
+        const auto* four = reinterpret_cast<const __m128i*>(entries.weights + k);
+        __m512i weights = _mm512_broadcast_i32x4(_mm_loadu_si128(four));
+        __asm__("" : "+v"(weights));
+        take(offset_at<0>(group), _mm512_shuffle_epi32(weights, _MM_PERM_AAAA), 0);
+        take(offset_at<1>(group), _mm512_shuffle_epi32(weights, _MM_PERM_BBBB), 1 % chains);
+        take(offset_at<2>(group), _mm512_shuffle_epi32(weights, _MM_PERM_CCCC), 2 % chains);
+        take(offset_at<3>(group), _mm512_shuffle_epi32(weights, _MM_PERM_DDDD), 3 % chains);
     }
-    for (; k < entries.size; ++k, next >>= 16) take(static_cast<unsigned>(next & 0xffff), k, 0);
+    for (; k < entries.size; ++k, next >>= 16) {
+        take(offset_at<0>(next), _mm512_set1_epi32(static_cast<int>(entries.weights[k])), 0);
+    }
 #pragma GCC unroll 32
     for (int t = 0; t < vectors; ++t) {
         __m512i sum = sums[t];
@@ -202,8 +212,7 @@ void install_sums(Kernels& kernels, std::integer_sequence<int, vectors...>) noex
 }  // namespace
 
 void install(dispatch::Level<Isa::avx512>, Kernels& kernels) noexcept {
-    using Vectors =
-        std::integer_sequence<int, 1, 2, 3, 4, 6, 7, 8, 10, 12, 13, 14, 20, 28>;
+    using Vectors = std::integer_sequence<int, 1, 2, 3, 4, 6, 7, 8, 10, 12, 13, 14, 20, 28>;
     kernels.sums = {};
     install_sums<Word::floats>(kernels, Vectors());
     install_sums<Word::pairs>(kernels, Vectors());

@@ -16,12 +16,13 @@ struct Costs {
     double per_vector;        // a multiply-add with its load
     double per_list;          // a filter's entries of one patch: call, ends of loops
     double per_sum;           // a vector of sums, read and written
+    double per_run;           // a run of neighbours of an image, or outputs, that is in no cache
     double per_scatter;       // a vector of outputs whose lanes are images
     double fill[3];           // a vector of a patch, by Step
     std::size_t patch_bytes;  // what the first cache has room for
 };
-constexpr Costs wide_costs{1.0, 0.5, 30.0, 1.5, 22.0, {2.5, 6.0, 16.0}, 44 * 1024};
-constexpr Costs narrow_costs{1.0, 1.0, 30.0, 3.0, 40.0, {6.0, 16.0, 24.0}, 28 * 1024};
+constexpr Costs wide_costs{1.0, 0.5, 30.0, 1.5, 15.0, 22.0, {2.5, 6.0, 16.0}, 44 * 1024};
+constexpr Costs narrow_costs{1.0, 1.0, 30.0, 3.0, 15.0, 40.0, {6.0, 16.0, 24.0}, 28 * 1024};
 
 const Costs& costs_of(Isa isa) noexcept {
     return isa == Isa::avx512 || isa == Isa::amx ? wide_costs : narrow_costs;
@@ -122,8 +123,21 @@ Tiling tile_flat(const Shape& shape, std::size_t vectors, std::size_t patch_vect
     return tiling;
 }
 
-double cost_of(const Tiling& tiling, const Shape& shape, std::size_t channels, double density,
+/// Runs of neighbours that a tile reads and writes, of an image and outputs that are in no cache.
+double distant_runs(const Tiling& tiling, const Shape& shape, Word word) noexcept {
+    const std::size_t image = words_of_image(shape, word);
+    const std::size_t read =
+        tiling.cut == Cut::flat ? shape.geometry.kernel.h : tiling.lines_read.size();
+    const std::size_t reads =
+        image > words_in_cache ? image / std::max<std::size_t>(shape.input_pixels(), 1) * read : 0;
+    const std::size_t outputs = shape.filters * shape.output_pixels();
+    const std::size_t writes = outputs > words_in_cache ? shape.filters * tiling.rows : 0;
+    return static_cast<double>(reads + writes);
+}
+
+double cost_of(const Tiling& tiling, const Shape& shape, Word word, double density,
                const Costs& costs) {
+    const std::size_t channels = words_of_group(shape, word);
     const auto groups = static_cast<double>(shape.geometry.groups);
     const auto vectors = static_cast<double>(tiling.tile_vectors());
     const double lists = static_cast<double>(shape.filters * tiling.blocks());
@@ -133,7 +147,7 @@ double cost_of(const Tiling& tiling, const Shape& shape, std::size_t channels, d
     const double scattered = images ? static_cast<double>(shape.filters) * vectors : 0.0;
     // For one image.
     return static_cast<double>(tiling.tiles()) / (images ? static_cast<double>(lanes) : 1.0) *
-           (scattered * costs.per_scatter +
+           (scattered * costs.per_scatter + distant_runs(tiling, shape, word) * costs.per_run +
             entries * (costs.per_entry + vectors * costs.per_vector) +
             lists * (costs.per_list + vectors * costs.per_sum) +
             filled * costs.fill[static_cast<std::size_t>(tiling.step)]);
@@ -171,7 +185,7 @@ Tiling choose_tiling(const Shape& shape, Word word, double density, Isa isa, boo
     double least = std::numeric_limits<double>::infinity();
     const auto consider = [&](Tiling tiling) {
         choose_blocks(tiling, channels, patch_vectors);
-        const double cost = cost_of(tiling, shape, channels, density, costs);
+        const double cost = cost_of(tiling, shape, word, density, costs);
         if (cost < least) {
             least = cost;
             best = std::move(tiling);

@@ -12,6 +12,9 @@
 
 namespace tersor::conv {
 
+/// Words of an image, or of its outputs, that the second cache has room for.
+inline constexpr std::size_t words_in_cache = 256 * 1024;
+
 /// What a convolution computes, with sizes that follow from each other in one place.
 struct Shape {
     Geometry geometry;  // a 1 x 1 kernel without stride sees an image of one row
