@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from tersor.codec.blob import encode_blob
 from tersor.codec.encode import compress_weight
 from tersor.config import LayerConfig
-from tersor.nn.base import BLOB, Compressed, autocast, blob_tensor
+from tersor.nn.base import BLOB, autocast, blob_tensor
 from tersor.nn.matrices import CompressedGroup
 from tersor.nn.recomputed import plain_copy
 from tersor.ops.packed import packed_of
@@ -86,12 +86,13 @@ class _Recurrent(CompressedGroup):
             flat += [self._decoded(name) for name in weights[:2]]
             biases = (self._parameters.get(input_bias), self._parameters.get(state_bias))
             flat += [bias for bias in biases if bias is not None]
-            if weights[2] in self._modules:
+            if self.matrix(weights[2]) is not None:
                 flat.append(self._decoded(weights[2]))
         return flat
 
     def _decoded(self, name: str) -> torch.Tensor:
-        matrix: Compressed = self._modules[name]  # type: ignore[assignment]
+        matrix = self.matrix(name)
+        assert matrix is not None
         decoded: torch.Tensor = torch.ops.tersor.decode(
             matrix.weight_blob, matrix.values, list(matrix.shape), matrix.dtype
         )
@@ -110,7 +111,7 @@ class _Recurrent(CompressedGroup):
     ) -> tuple[torch.Tensor, State]:
         """Runs a layer in a direction: into columns of ``y``, or by the operator without."""
         names = self._names(suffix)
-        weights = [self._modules.get(name) for name in names[:3]]
+        weights = [self.matrix(name) for name in names[:3]]
         biases = [self._parameters.get(name) for name in names[3:]]
         if y is not None:
             packed = [
@@ -213,7 +214,7 @@ class _CompressedLayer(_Recurrent):
 
     def _parameter_order(self) -> list[str]:
         names = [name for names in self.__dict__["_all_weights"] for name in names]
-        return [name for name in names if name in self._modules or name in self._parameters]
+        return [name for name in names if self.matrix(name) or name in self._parameters]
 
     def to_dense(self) -> nn.Module:
         """The dense layer with the same weights, dtype, hooks and mode."""
@@ -388,7 +389,7 @@ class _CompressedCell(_Recurrent):
 
     def _parameter_order(self) -> list[str]:
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        return [name for name in names if name in self._modules or name in self._parameters]
+        return [name for name in names if self.matrix(name) or name in self._parameters]
 
     def forward(self, input: torch.Tensor, hx: Any = None) -> Any:
         """The next state (of an LSTM: both) for ``[batch, input_size]`` or ``[input_size]``."""
