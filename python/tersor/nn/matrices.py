@@ -127,7 +127,7 @@ class CompressedGroup(nn.Module):
                 nn.Module.register_parameter(dense, name, nn.Parameter(value))
             else:
                 nn.Module.register_parameter(dense, name, self._parameters[name])
-        take_over(dense, self, self.attributes, without=("_dense_type", *weights))
+        take_over(dense, self, self.attributes, without=("_dense_type", *self._modules))
         torch_internals.own_load_hooks(dense)
         return dense
 

@@ -113,7 +113,7 @@ class _Recurrent(CompressedGroup):
         names = self._names(suffix)
         weights = [self.matrix(name) for name in names[:3]]
         biases = [self._parameters.get(name) for name in names[3:]]
-        if y is not None:
+        if y is not None and not isinstance(sizes, torch.Tensor):
             packed = [
                 None if w is None else packed_of(w._buffers[BLOB], w._parameters["values"])  # type: ignore[arg-type]
                 for w in weights
@@ -127,7 +127,7 @@ class _Recurrent(CompressedGroup):
                 *state,
                 y,
                 column,
-                self.precision,  # type: ignore[arg-type]
+                self.precision,
                 reversed=reversed,
             )
             return y, (h, c)
@@ -154,9 +154,7 @@ def weight_shapes(module: Any) -> dict[str, tuple[int, ...]]:
             if module.proj_size:
                 shapes[f"weight_hr{suffix}"] = (out, module.hidden_size)
         return shapes
-    gates = {nn.LSTMCell: 4, nn.GRUCell: 3}.get(
-        next(k for k in type(module).__mro__ if k in (nn.LSTMCell, nn.GRUCell, nn.RNNCell)), 1
-    )
+    gates = 4 if isinstance(module, nn.LSTMCell) else 3 if isinstance(module, nn.GRUCell) else 1
     rows = gates * module.hidden_size
     return {
         "weight_ih": (rows, module.input_size),
@@ -220,7 +218,8 @@ class _CompressedLayer(_Recurrent):
         """The dense layer with the same weights, dtype, hooks and mode."""
         dense: Any = super().to_dense()
         dense._init_flat_weights()
-        return dense
+        made: nn.Module = dense
+        return made
 
     def flatten_parameters(self) -> None:
         """Does nothing: it is there for code that calls it on torch's layers."""
@@ -338,7 +337,8 @@ class _CompressedLayer(_Recurrent):
         flat = [tensor.to(x.dtype) for tensor in self._flat(self._suffixes)]
         options = (self.bias, self.num_layers, self.dropout, self.training, self.bidirectional)
         if self.cell == "lstm":
-            y, h, c = torch.lstm(x, sizes, states, flat, *options)  # type: ignore[call-overload]
+            lstm: Any = torch.lstm
+            y, h, c = lstm(x, sizes, states, flat, *options)
             return y, (h, c)
         run: Any = {"gru": torch.gru, "rnn_tanh": torch.rnn_tanh, "rnn_relu": torch.rnn_relu}
         y, h = run[self.cell](x, sizes, states[0], flat, *options)
@@ -423,7 +423,8 @@ class _CompressedCell(_Recurrent):
         if self._needs_gradients((x, h, c)) and not x.is_meta:
             flat = [tensor.to(x.dtype) for tensor in self._flat([""])]
             if c is not None:
-                return torch.lstm_cell(x, (h, c), *flat)  # type: ignore[call-arg,return-value]
+                state: State = torch.lstm_cell(x, (h, c), *flat)
+                return state
             run: Any = {
                 "gru": torch.gru_cell,
                 "rnn_tanh": torch.rnn_tanh_cell,

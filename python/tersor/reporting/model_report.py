@@ -206,9 +206,10 @@ def _compressed(name: str, module: nn.Module, seen: set[Hashable]) -> LayerRepor
             stored += info.total_bytes
             dense += info.weights * weight.dtype.itemsize
     errors = [weight.relative_error for weight in weights]
+    kind: Any = module._dense_type
     return LayerReport(
         name=name,
-        kind=module._dense_type.__name__,  # type: ignore[union-attr]
+        kind=str(kind.__name__),
         weights=count,
         dense_bytes=dense,
         stored_bytes=stored,
