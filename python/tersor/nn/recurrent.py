@@ -423,8 +423,8 @@ class _CompressedCell(_Recurrent):
         if self._needs_gradients((x, h, c)) and not x.is_meta:
             flat = [tensor.to(x.dtype) for tensor in self._flat([""])]
             if c is not None:
-                state: State = torch.lstm_cell(x, (h, c), *flat)
-                return state
+                both: State = torch.lstm_cell(x, (h, c), *flat)
+                return both
             run: Any = {
                 "gru": torch.gru_cell,
                 "rnn_tanh": torch.rnn_tanh_cell,
