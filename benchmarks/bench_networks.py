@@ -20,6 +20,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -66,13 +67,12 @@ class Case:
         for precision in ERRORS:
             made = copy.deepcopy(self.made)
             made.precision = precision
-            yield precision, lambda made=made: made(self.x)
+            yield precision, partial(made, self.x)
         yield "torch", lambda: self.dense(self.x)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            int8 = torch.ao.quantization.quantize_dynamic(
-                nn.Sequential(copy.deepcopy(self.dense)), {nn.Linear, nn.LSTM, nn.GRU}
-            )
+            quantize: Any = torch.ao.quantization.quantize_dynamic
+            int8 = quantize(nn.Sequential(copy.deepcopy(self.dense)), {nn.Linear, nn.LSTM, nn.GRU})
         yield "torch int8", lambda: int8(self.x)
         if isinstance(self.dense, nn.Linear):
             yield from onnx_calls(self.made, self.x)
@@ -89,7 +89,7 @@ def onnx_calls(layer: CompressedLinear, x: torch.Tensor) -> Iterator[tuple[str, 
     """onnxruntime's product of 4-bit weights, in blocks of 32, where it is installed."""
     try:
         import onnx
-        import onnxruntime
+        import onnxruntime  # type: ignore[import-untyped]
         from onnx import TensorProto, helper
     except ImportError:
         return
@@ -132,8 +132,7 @@ def onnx_calls(layer: CompressedLinear, x: torch.Tensor) -> Iterator[tuple[str, 
         session = onnxruntime.InferenceSession(
             model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
-        feed = {"x": x.numpy()}
-        yield name, lambda session=session, feed=feed: session.run(None, feed)
+        yield name, partial(session.run, None, {"x": x.numpy()})
 
 
 def cases() -> dict[str, Callable[[], Case]]:

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ConvGeometry', 'File', 'FormatError', 'PackedMatrix', 'compiled_isas', 'compiler', 'conv2d', 'conv_convolve', 'csr_count_entries', 'csr_decode', 'csr_encode', 'csr_validate', 'huffman_code_lengths', 'huffman_decode', 'huffman_encode', 'huffman_entropy', 'huffman_histogram', 'huffman_inspect', 'is_layer', 'isa_available', 'isa_in_use', 'kmeans_cluster', 'layer_decode', 'layer_decode_rows', 'layer_encode', 'layer_inspect', 'layer_pack', 'layers_pack', 'parallel_runner_name', 'spmm_kernel_list', 'spmm_linear', 'spmm_multiply', 'spmm_multiply_by', 'spmm_pack', 'spmm_pack_values', 'spmm_prepare', 'spmm_sum_by_code', 'use_isa', 'version', 'write_file']
+__all__: list[str] = ['ConvGeometry', 'File', 'FormatError', 'PackedMatrix', 'compiled_isas', 'compiler', 'conv2d', 'conv_convolve', 'csr_count_entries', 'csr_decode', 'csr_encode', 'csr_validate', 'huffman_code_lengths', 'huffman_decode', 'huffman_encode', 'huffman_entropy', 'huffman_histogram', 'huffman_inspect', 'is_layer', 'isa_available', 'isa_in_use', 'kmeans_cluster', 'layer_decode', 'layer_decode_rows', 'layer_encode', 'layer_inspect', 'layer_pack', 'layers_pack', 'parallel_runner_name', 'recurrent_run', 'spmm_kernel_list', 'spmm_linear', 'spmm_multiply', 'spmm_multiply_by', 'spmm_pack', 'spmm_pack_values', 'spmm_prepare', 'spmm_sum_by_code', 'use_isa', 'version', 'write_file']
 class FormatError(ValueError):
     pass
 class PackedMatrix:
@@ -131,6 +131,10 @@ def layers_pack(blobs: collections.abc.Sequence[numpy.typing.NDArray[numpy.uint8
     ...
 def parallel_runner_name() -> str:
     ...
+def recurrent_run(cell: str, input: PackedMatrix, hidden: PackedMatrix, projection: PackedMatrix | None, input_bias: numpy.typing.NDArray[numpy.float32] | None, hidden_bias: numpy.typing.NDArray[numpy.float32] | None, batch_sizes: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], reversed: bool, x: numpy.typing.NDArray[numpy.float32], h: numpy.typing.NDArray[numpy.float32], c: numpy.typing.NDArray[numpy.float32] | None, y: numpy.typing.NDArray[numpy.float32], column: typing.SupportsInt | typing.SupportsIndex, precision: str, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Runs a recurrent layer over sequences: h, c and the columns of y from `column` on are overwritten.
+    """
 def spmm_kernel_list() -> list[tuple[str, str, str]]:
     ...
 def spmm_linear(packed: PackedMatrix, x: typing.Any, bias: typing.Any, residual: typing.Any, activation: str, precision: str, threads: int) -> typing.Any:

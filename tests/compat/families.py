@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch._dynamo.exc import Unsupported
 
 from tests.compat import networks
 from tests.compat.networks import VOCABULARY, WIDTH
@@ -137,12 +136,6 @@ _LAYER_NORM = {"LayerNorm": unsupported("LayerNorm")}
 _BATCH_NORM = {"BatchNorm2d": unsupported("BatchNorm2d")}
 
 _NOT_IN_FILE = "not in the file, and still on the meta device"
-_NO_RNN_GRAPH: dict[str, Outcome] = {
-    "compile": DenseRefuses(
-        Unsupported, "does not support RNN, GRU, or LSTM", "torch compiles no LSTM and no GRU"
-    )
-}
-
 FAMILIES = (
     Family(
         "bert",
@@ -330,14 +323,12 @@ FAMILIES = (
         networks.CRNN,
         _floats(x=(2, 8, 4, 8)),
         _BATCH_NORM,
-        outcomes=_NO_RNN_GRAPH,
     ),
     Family(
         "seq2seq",
         "sequence to sequence: two GRUs",
         networks.Seq2Seq,
         _ids("source", "target"),
-        outcomes=_NO_RNN_GRAPH,
     ),
     Family(
         "tied",

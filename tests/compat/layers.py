@@ -113,15 +113,12 @@ def _by_index(kind: Callable[..., nn.Module], *arguments: Any) -> Any:
 
 
 def _recurrent(kind: type[nn.Module], shape: tuple[int, ...]) -> Row:
-    """A layer or cell with several weights, each of which is reported by itself."""
-    first = "weight_ih" if kind.__name__.endswith("Cell") else "weight_ih_l0"
+    """A layer or cell of several weights."""
     return Row(
         f"`nn.{kind.__name__}`",
         _layer(kind, WIDTH, WIDTH),
         (shape,),
         note="every option; gradients by torch's own, from decoded weights",
-        place=f"layer.{first}",
-        runs=False,
     )
 
 

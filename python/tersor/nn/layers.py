@@ -7,8 +7,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from tersor.nn.base import Compressed
-from tersor.nn.matrices import CompressedGroup
+from tersor.nn.matrices import CompressedMatrix, matrices_of
 from tersor.nn.wrappers import plain_name, wrapper_prefix
 
 
@@ -31,10 +30,9 @@ def layers_of(model: nn.Module) -> dict[nn.Module, list[str]]:
             inside += (f"{name}.parametrizations.".removeprefix("."),)
         if f"{name}.".startswith(inside):
             continue
-        # A group is seen through its weights, which are modules of their own.
-        if isinstance(module, CompressedGroup):
+        if isinstance(module, CompressedMatrix):  # seen through the layer that has it
             continue
-        if isinstance(module, Compressed) or own_parameters(module):
+        if matrices_of(module) or own_parameters(module):
             names = layers.setdefault(module, [])
             if (plain := plain_name(name, prefix)) not in names:
                 names.append(plain)

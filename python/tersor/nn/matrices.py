@@ -1,4 +1,4 @@
-"""Layers of several compressed weights: each is a module of its own, under the weight's name."""
+"""Layers of several compressed weights, each of which is a module of its own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ from tersor.nn.hooks import take_over
 from tersor.nn.recomputed import dense_type_of
 from tersor.nn.weight import CompressedWeight
 from tersor.ops import torch_internals
+
+# Of the names of modules that are weights: the names themselves are those of the dense tensors.
+_MATRIX = "_matrix"
 
 
 class CompressedMatrix(Compressed):
@@ -42,11 +45,13 @@ class CompressedMatrix(Compressed):
         missing += [name.replace(prefix + BLOB, _blob_name(prefix)) for name in lost]
         for fault in faults:
             named = fault.replace(prefix + BLOB, _blob_name(prefix))
-            errors.append(named.replace(prefix + "weight:", prefix.removesuffix(".") + ":"))
+            dense = prefix.removesuffix(f"{_MATRIX}.")
+            errors.append(named.replace(f"{prefix}weight:", f"{dense}:"))
 
 
 def _blob_name(prefix: str) -> str:
-    return prefix.removesuffix(".") + BLOB.removeprefix("weight")
+    """Of the module's prefix in a state dictionary."""
+    return prefix.removesuffix(f"{_MATRIX}.") + BLOB.removeprefix("weight")
 
 
 class CompressedGroup(nn.Module):
@@ -69,7 +74,7 @@ class CompressedGroup(nn.Module):
             if name in shapes:
                 dtype = torch.float32 if parameter is None else parameter.dtype
                 made = CompressedMatrix(nn.Module, shapes[name], None, dtype)
-                self._modules[name] = made.train(module.training)
+                self._modules[name + _MATRIX] = made.train(module.training)
             else:
                 self.register_parameter(name, parameter)
         self.train(module.training)
@@ -77,7 +82,16 @@ class CompressedGroup(nn.Module):
     @property
     def matrices(self) -> dict[str, Compressed]:
         """The weights by name."""
-        return {n: m for n, m in self._modules.items() if isinstance(m, CompressedMatrix)}
+        return {
+            name.removesuffix(_MATRIX): module
+            for name, module in self._modules.items()
+            if isinstance(module, CompressedMatrix)
+        }
+
+    def matrix(self, name: str) -> Compressed | None:
+        """A weight; None where the layer has none of this name."""
+        found = self._modules.get(name + _MATRIX)
+        return found if isinstance(found, CompressedMatrix) else None
 
     @property
     def precision(self) -> str:
@@ -91,12 +105,13 @@ class CompressedGroup(nn.Module):
             matrix.precision = precision
 
     def __getattr__(self, name: str) -> Any:
-        found = super().__getattr__(name)
-        return found.weight if isinstance(found, CompressedMatrix) else found
+        found = self.__dict__.get("_modules", {}).get(name + _MATRIX)
+        return super().__getattr__(name) if found is None else found.weight
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if isinstance(self.__dict__.get("_modules", {}).get(name), CompressedMatrix):
-            self.matrices[name].weight = value
+        found = self.__dict__.get("_modules", {}).get(name + _MATRIX)
+        if found is not None:
+            found.weight = value
         else:
             super().__setattr__(name, value)
 
@@ -112,7 +127,7 @@ class CompressedGroup(nn.Module):
                 nn.Module.register_parameter(dense, name, nn.Parameter(value))
             else:
                 nn.Module.register_parameter(dense, name, self._parameters[name])
-        take_over(dense, self, self.attributes, without=("_dense_type", *weights))
+        take_over(dense, self, self.attributes, without=("_dense_type", *self._modules))
         torch_internals.own_load_hooks(dense)
         return dense
 
@@ -123,7 +138,10 @@ class CompressedGroup(nn.Module):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         # The weights' modules read what is under their own prefix.
         for name in self.matrices:
-            for stored, own in ((f"{name}_blob", f"{name}.{BLOB}"), (name, f"{name}.weight")):
+            for stored, own in (
+                (f"{name}_blob", f"{name}{_MATRIX}.{BLOB}"),
+                (name, f"{name}{_MATRIX}.weight"),
+            ):
                 if prefix + stored in state_dict:
                     state_dict[prefix + own] = state_dict.pop(prefix + stored)
         super()._load_from_state_dict(state_dict, prefix, *rest)

@@ -12,7 +12,7 @@ from torch.nn.utils.rnn import PackedSequence
 from tersor.codec.blob import encode_blob
 from tersor.codec.encode import compress_weight
 from tersor.config import LayerConfig
-from tersor.nn.base import BLOB, Compressed, autocast, blob_tensor
+from tersor.nn.base import BLOB, autocast, blob_tensor
 from tersor.nn.matrices import CompressedGroup
 from tersor.nn.recomputed import plain_copy
 from tersor.ops.packed import packed_of
@@ -86,12 +86,13 @@ class _Recurrent(CompressedGroup):
             flat += [self._decoded(name) for name in weights[:2]]
             biases = (self._parameters.get(input_bias), self._parameters.get(state_bias))
             flat += [bias for bias in biases if bias is not None]
-            if weights[2] in self._modules:
+            if self.matrix(weights[2]) is not None:
                 flat.append(self._decoded(weights[2]))
         return flat
 
     def _decoded(self, name: str) -> torch.Tensor:
-        matrix: Compressed = self._modules[name]  # type: ignore[assignment]
+        matrix = self.matrix(name)
+        assert matrix is not None
         decoded: torch.Tensor = torch.ops.tersor.decode(
             matrix.weight_blob, matrix.values, list(matrix.shape), matrix.dtype
         )
@@ -110,9 +111,9 @@ class _Recurrent(CompressedGroup):
     ) -> tuple[torch.Tensor, State]:
         """Runs a layer in a direction: into columns of ``y``, or by the operator without."""
         names = self._names(suffix)
-        weights = [self._modules.get(name) for name in names[:3]]
+        weights = [self.matrix(name) for name in names[:3]]
         biases = [self._parameters.get(name) for name in names[3:]]
-        if y is not None:
+        if y is not None and not isinstance(sizes, torch.Tensor):
             packed = [
                 None if w is None else packed_of(w._buffers[BLOB], w._parameters["values"])  # type: ignore[arg-type]
                 for w in weights
@@ -126,7 +127,7 @@ class _Recurrent(CompressedGroup):
                 *state,
                 y,
                 column,
-                self.precision,  # type: ignore[arg-type]
+                self.precision,
                 reversed=reversed,
             )
             return y, (h, c)
@@ -153,9 +154,7 @@ def weight_shapes(module: Any) -> dict[str, tuple[int, ...]]:
             if module.proj_size:
                 shapes[f"weight_hr{suffix}"] = (out, module.hidden_size)
         return shapes
-    gates = {nn.LSTMCell: 4, nn.GRUCell: 3}.get(
-        next(k for k in type(module).__mro__ if k in (nn.LSTMCell, nn.GRUCell, nn.RNNCell)), 1
-    )
+    gates = 4 if isinstance(module, nn.LSTMCell) else 3 if isinstance(module, nn.GRUCell) else 1
     rows = gates * module.hidden_size
     return {
         "weight_ih": (rows, module.input_size),
@@ -213,13 +212,14 @@ class _CompressedLayer(_Recurrent):
 
     def _parameter_order(self) -> list[str]:
         names = [name for names in self.__dict__["_all_weights"] for name in names]
-        return [name for name in names if name in self._modules or name in self._parameters]
+        return [name for name in names if self.matrix(name) or name in self._parameters]
 
     def to_dense(self) -> nn.Module:
         """The dense layer with the same weights, dtype, hooks and mode."""
         dense: Any = super().to_dense()
         dense._init_flat_weights()
-        return dense
+        made: nn.Module = dense
+        return made
 
     def flatten_parameters(self) -> None:
         """Does nothing: it is there for code that calls it on torch's layers."""
@@ -337,7 +337,8 @@ class _CompressedLayer(_Recurrent):
         flat = [tensor.to(x.dtype) for tensor in self._flat(self._suffixes)]
         options = (self.bias, self.num_layers, self.dropout, self.training, self.bidirectional)
         if self.cell == "lstm":
-            y, h, c = torch.lstm(x, sizes, states, flat, *options)  # type: ignore[call-overload]
+            lstm: Any = torch.lstm
+            y, h, c = lstm(x, sizes, states, flat, *options)
             return y, (h, c)
         run: Any = {"gru": torch.gru, "rnn_tanh": torch.rnn_tanh, "rnn_relu": torch.rnn_relu}
         y, h = run[self.cell](x, sizes, states[0], flat, *options)
@@ -388,7 +389,7 @@ class _CompressedCell(_Recurrent):
 
     def _parameter_order(self) -> list[str]:
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
-        return [name for name in names if name in self._modules or name in self._parameters]
+        return [name for name in names if self.matrix(name) or name in self._parameters]
 
     def forward(self, input: torch.Tensor, hx: Any = None) -> Any:
         """The next state (of an LSTM: both) for ``[batch, input_size]`` or ``[input_size]``."""
@@ -422,7 +423,8 @@ class _CompressedCell(_Recurrent):
         if self._needs_gradients((x, h, c)) and not x.is_meta:
             flat = [tensor.to(x.dtype) for tensor in self._flat([""])]
             if c is not None:
-                return torch.lstm_cell(x, (h, c), *flat)  # type: ignore[call-arg,return-value]
+                both: State = torch.lstm_cell(x, (h, c), *flat)
+                return both
             run: Any = {
                 "gru": torch.gru_cell,
                 "rnn_tanh": torch.rnn_tanh_cell,

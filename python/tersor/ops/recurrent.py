@@ -67,12 +67,17 @@ def run_recurrent(
     """
     state = np.array(_array(h))
     cells = None if c is None else np.array(_array(c))
+    input_weight, state_weight, projection = packed
+    assert input_weight is not None
+    assert state_weight is not None
+    input_bias, state_bias = (None if bias is None else _array(bias) for bias in biases)
     _core.recurrent_run(
         cell,
-        packed[0],
-        packed[1],
-        packed[2],
-        *(None if bias is None else _array(bias) for bias in biases),
+        input_weight,
+        state_weight,
+        projection,
+        input_bias,
+        state_bias,
         batch_sizes,
         reversed,
         _array(x),

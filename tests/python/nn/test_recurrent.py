@@ -184,7 +184,11 @@ def test_compress_takes_recurrent_layers(tmp_path: Path) -> None:
     names = set(tersor.load_file(tmp_path / "net.safetensors").layers)
     assert {"lstm.weight_ih_l0", "lstm.weight_hh_l1_reverse", "cell.weight_hh"} < names
     reported = {layer.name: layer for layer in tersor.report(net).layers}
-    assert reported["lstm.weight_ih_l0"].compressed
+    assert list(reported) == ["lstm", "cell", "head"]
+    assert reported["lstm"].compressed
+    assert reported["lstm"].weights == sum(
+        p.numel() for n, p in model().lstm.named_parameters() if "weight" in n
+    )
     dense = tersor.decompress_(net)
     assert isinstance(dense.lstm, nn.LSTM)
     with torch.no_grad():

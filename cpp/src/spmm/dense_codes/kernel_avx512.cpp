@@ -178,11 +178,10 @@ template <int x_limbs, int w_limbs, int lowest>
 void multiply_with(const Sell& layout, const Limbs& weights, const FixedActivations* x,
                    std::size_t items, const float* bias, float* y, std::size_t slice_begin,
                    std::size_t slice_end) noexcept {
-    const auto run = layout.codes <= 4     ? slices<x_limbs, w_limbs, lowest, 2, 64>
-                     : layout.codes <= 16  ? slices<x_limbs, w_limbs, lowest, 4, 64>
-                     : layout.codes <= 64  ? slices<x_limbs, w_limbs, lowest, 8, 64>
-                     : layout.codes <= 128 ? slices<x_limbs, w_limbs, lowest, 8, 128>
-                                           : slices<x_limbs, w_limbs, lowest, 8, 256>;
+    const auto run = layout.codes <= 4    ? slices<x_limbs, w_limbs, lowest, 2, 64>
+                     : layout.codes <= 16 ? slices<x_limbs, w_limbs, lowest, 4, 64>
+                     : layout.codes <= 64 ? slices<x_limbs, w_limbs, lowest, 8, 64>
+                                          : slices<x_limbs, w_limbs, lowest, 8, 256>;
     run(layout, weights, x, items, bias, y, slice_begin, slice_end);
 }
 
