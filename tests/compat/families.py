@@ -134,6 +134,8 @@ def _whisper_inputs() -> Inputs:
 # Of the variance that keeps activations of this width alike: each layer counts in the output.
 _SPREAD = WIDTH**-0.5
 _LAYER_NORM = {"LayerNorm": unsupported("LayerNorm")}
+_OWN_PROJECTIONS = "its queries, keys and values have projections of their own (kdim, vdim)"
+TINY = "would not get smaller"
 _BATCH_NORM = {"BatchNorm2d": unsupported("BatchNorm2d")}
 
 _NOT_IN_FILE = "not in the file, and still on the meta device"
@@ -187,7 +189,6 @@ FAMILIES = (
         _ids("input_ids", use_cache=False),
         {
             **_LAYER_NORM,
-            "Conv1D": unsupported("Conv1D"),
         },
         tied=(("lm_head.weight", "transformer.wte.weight"),),
         generates=True,
@@ -227,6 +228,8 @@ FAMILIES = (
         _ids("input_ids", "decoder_input_ids", use_cache=False),
         {
             "T5LayerNorm": unsupported("T5LayerNorm"),
+            "encoder.block.0.layer.0.SelfAttention.relative_attention_bias": TINY,
+            "decoder.block.0.layer.0.SelfAttention.relative_attention_bias": TINY,
         },
         tied=(
             (
@@ -289,8 +292,9 @@ FAMILIES = (
         _whisper_inputs,
         {
             **_LAYER_NORM,
-            "Conv1d": unsupported("Conv1d"),
-            "WhisperPositionalEmbedding": unsupported("WhisperPositionalEmbedding"),
+            "WhisperPositionalEmbedding": (
+                "WhisperPositionalEmbedding overrides the forward of Embedding"
+            ),
         },
         tied=(("model.decoder.embed_tokens.weight", "proj_out.weight"),),
     ),
@@ -313,10 +317,7 @@ FAMILIES = (
         "U-Net: transposed convolution, reflected padding",
         networks.UNet,
         _floats(x=(2, 8, 8, 8)),
-        {
-            "ConvTranspose2d": unsupported("ConvTranspose2d"),
-            "GroupNorm": unsupported("GroupNorm"),
-        },
+        {"GroupNorm": unsupported("GroupNorm")},
     ),
     Family(
         "cnn",
@@ -357,7 +358,7 @@ FAMILIES = (
         "`nn.TransformerEncoder`, `nn.MultiheadAttention`",
         networks.Transformer,
         _floats(x=(2, 8, WIDTH), memory=(2, 6, WIDTH // 2)),
-        {**_LAYER_NORM, "MultiheadAttention": unsupported("MultiheadAttention")},
-        decoded=("*attn.out_proj", "attention.out_proj"),
+        {**_LAYER_NORM, "attention": _OWN_PROJECTIONS},
+        decoded=("attention.out_proj",),
     ),
 )

@@ -77,7 +77,7 @@ def _share(family: Family) -> str:
     with torch.device("meta"):
         model = family.build()
     compressed = {
-        layer.weight
+        next(iter(layer._parameters.values()))
         for name, layer in layers_of(model).items()
         if family.reason(name, layer) is None
     }

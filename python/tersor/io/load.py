@@ -15,6 +15,7 @@ from tersor.codec.blob import CompressedTensor, decode_blob
 from tersor.config import PRECISIONS, Config, Precision
 from tersor.io.content import Content, read_content
 from tersor.io.fill import fill_
+from tersor.io.folded import fold_names
 from tersor.io.plan import Plan, plan_loading
 from tersor.nn.base import Compressed
 from tersor.nn.compression import remember
@@ -106,13 +107,22 @@ def _load_model(
     if precision is not None and precision not in PRECISIONS:
         raise ValueError(f"precision '{precision}' is none of {', '.join(PRECISIONS)}")
     content = read_content(path, max_bytes)
-    plan = plan_loading(content, model, strict)
-    if plan.problems:
-        raise ValueError(f"{path} does not fit the model: {'; '.join(plan.problems)}")
+    undo = fold_names(model, content.folded, content.tensors)
+    try:
+        plan = plan_loading(content, model, strict)
+        if plan.problems:
+            raise ValueError(f"{path} does not fit the model: {'; '.join(plan.problems)}")
+    except BaseException:
+        undo()
+        raise
     made = _swap_layers(model, plan, content, precision)
     without_data = fill_(made, content.tensors)
     for name, reason in plan.left.items():
         warnings.warn(f"{name}: stored compressed, runs dense ({reason})", stacklevel=3)
+    if plan.unused:
+        warnings.warn(
+            f"{listed(plan.unused)}: in the file, and the model has no such weight", stacklevel=3
+        )
     if without_data:
         warnings.warn(
             f"{listed(without_data)}: not in the file, and still on the meta device; give them "
@@ -120,7 +130,7 @@ def _load_model(
             stacklevel=3,
         )
     left = {name: f"stored compressed, runs dense ({why})" for name, why in plan.left.items()}
-    remember(made, content.config, left, freeze=not trainable)
+    remember(made, content.config, left, freeze=not trainable, folded=content.folded)
     return made
 
 
@@ -138,7 +148,7 @@ def _swap_layers(
         handler = handler_of(plain)
         assert handler is not None
         made[module] = handler.empty_like(plain)
-        take_over(made[module], plain, made[module].attributes)
+        take_over(made[module], plain, made[module].attributes, without=(made[module].weight_name,))
     owners: dict[nn.Parameter, torch.Tensor] = {}
     for module, name in plan.layers.items():
         layer = made[module]
@@ -173,7 +183,14 @@ def _give_blob(
 
 def _device_of(module: nn.Module) -> torch.device:
     """Where the blob of a layer goes: to its weight, or to the CPU where that has no data."""
-    weight: Any = module.weight_blob if isinstance(module, Compressed) else module.weight
+    weight: Any
+    if isinstance(module, Compressed):
+        weight = module.weight_blob
+    else:
+        handler = handler_of(plain_copy(module) or module)
+        assert handler is not None
+        (name,) = handler.shapes(module)
+        weight = getattr(module, name)
     return torch.device("cpu") if weight.is_meta else weight.device
 
 

@@ -13,9 +13,9 @@ from tersor._names import joined, listed, without_wrappers
 from tersor.codec.blob import SUFFIX, decode_blob, inspect_blob
 from tersor.codec.encode import decompress_weight
 from tersor.io.content import Content
-from tersor.nn.base import BLOB, Compressed
+from tersor.nn.base import Compressed
 from tersor.nn.fuse import Neighbour, neighbours_to_fuse
-from tersor.nn.recomputed import plain_copy
+from tersor.nn.recomputed import computed_names, plain_copy
 from tersor.nn.registry import handler_of, why_not
 from tersor.nn.wrappers import plain_name, wrapper_prefix
 
@@ -35,7 +35,7 @@ class Names:
     def dense(self, name: str) -> str:
         """The name that a tensor of the state has where the model is dense."""
         module, leaf = self.owner(name)
-        is_blob = isinstance(module, Compressed) and leaf == BLOB
+        is_blob = isinstance(module, Compressed) and leaf == module.blob_name
         return name.removesuffix(SUFFIX) if is_blob else name
 
 
@@ -57,12 +57,14 @@ class Plan:
         layers: the modules that run from a blob of the file, and the dense name of its weight.
         fused: by layer, the activation that becomes part of it.
         left: by name of a layer whose blob is decoded, why it cannot run compressed.
+        unused: names of blobs whose module has no such weight.
         problems: what stands against loading, in words.
     """
 
     layers: dict[nn.Module, str] = field(default_factory=dict)
     fused: dict[nn.Module, Neighbour] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -115,7 +117,7 @@ def _give_ties_all_names(content: Content, names: Names) -> None:
 def _refusal(module: nn.Module, leaf: str) -> str | None:
     """Why a weight cannot run compressed; None = it can."""
     if isinstance(module, Compressed):
-        return None if leaf + SUFFIX == BLOB else f"{leaf} is no weight"
+        return None if leaf == module.weight_name else f"{leaf} is no weight"
     handler = handler_of(module)
     reason = why_not(module)
     if reason is None and handler is not None and leaf not in handler.shapes(module):
@@ -123,18 +125,29 @@ def _refusal(module: nn.Module, leaf: str) -> str | None:
     return reason
 
 
+def _has(module: nn.Module, leaf: str) -> bool:
+    """Whether a module has a tensor of a name, which may be computed or compressed."""
+    if isinstance(module, Compressed) and leaf == module.weight_name:
+        return True
+    tables = (module._parameters, module._buffers)
+    return any(table.get(leaf) is not None for table in tables) or leaf in computed_names(module)
+
+
 def _choose_layers(plan: Plan, content: Content, names: Names) -> None:
     """Which blobs stay compressed. One that is shared does only where all its layers can."""
     refused: dict[int, str] = {}
     for name, blob in content.blobs.items():
         module, leaf = names.owner(name)
+        if module is not None and not _has(module, leaf):
+            plan.unused.append(name)
+            continue
         reason = None if module is None else _refusal(module, leaf)
         if reason is not None:
             refused.setdefault(id(blob), f"{name.rpartition('.')[0] or 'the model'}: {reason}")
     decoded: dict[int, torch.Tensor] = {}
     for name, blob in list(content.blobs.items()):
         module, _ = names.owner(name)
-        if module is None:
+        if module is None or name in plan.unused:
             continue
         if id(blob) not in refused or isinstance(module, Compressed):
             plan.layers.setdefault(module, name)
@@ -175,23 +188,33 @@ def _misfits(plan: Plan, content: Content, names: Names, strict: bool) -> Iterat
 def _expected_shapes(plan: Plan, names: Names) -> dict[str, tuple[int, ...] | None]:
     """The names that the model's state will have, with dense shapes; None = any shape."""
     shapes: dict[str, tuple[int, ...] | None] = {}
-    inside = tuple(joined(name, "") for name, m in names.modules.items() if m in plan.layers)
+    inside = tuple(
+        joined(name, "parametrizations.") for name, m in names.modules.items() if m in plan.layers
+    )
     for name, value in names.state.items():
         module, _ = names.owner(name)
         if isinstance(module, Compressed) and names.dense(name) != name:
             shapes[name] = module.shape
-        elif isinstance(value, torch.Tensor) and not name.startswith(inside):
+        elif module in plan.layers or name.startswith(inside):
+            continue
+        elif isinstance(value, torch.Tensor):
             shapes[name] = None if is_lazy(value) else tuple(value.shape)
     for name, module in names.modules.items():
         if module not in plan.layers:
             continue
         handler = handler_of(module)
         if handler is not None:
-            (shapes[joined(name, BLOB)],) = handler.shapes(module).values()
+            ((weight_name, shape),) = handler.shapes(module).items()
+            shapes[joined(name, weight_name + SUFFIX)] = shape
+        else:
+            assert isinstance(module, Compressed)
+            weight_name = module.weight_name
         # All else that the layer has moves to the compressed one.
         plain = plain_copy(module) or module
         for leaf, value in plain.state_dict(keep_vars=True).items():
-            if leaf not in ("weight", BLOB) and isinstance(value, torch.Tensor):
+            if "." in leaf:
+                continue  # of a module inside, which is listed above
+            if leaf not in (weight_name, weight_name + SUFFIX) and isinstance(value, torch.Tensor):
                 shapes[joined(name, leaf)] = tuple(value.shape)
     return shapes
 

@@ -47,7 +47,7 @@ def compressed_modules(
             if record.settings.execution != "auto":
                 made.execution = record.settings.execution
             made.relative_error = record.relative_error
-            take_over(made, module, made.attributes)
+            take_over(made, module, made.attributes, without=(made.weight_name,))
             swaps[module] = made
     if biases is not None:
         names = {module: name for record in records for name, module in record.places.items()}
