@@ -73,7 +73,7 @@ class Family:
         dense: by name or by type of a layer, why it stays dense; all others are compressed.
         tied: names in the state that are one tensor.
         decoded: patterns of names of compressed layers whose weight is decoded at each call,
-            because the model reads it past the layer's ``forward``.
+            because the model reads it past the layer's ``forward``, or that the model never runs.
         outcomes: by name of an operation, where it does not simply work.
         generates: whether the network has transformers' ``generate``.
     """
@@ -162,7 +162,7 @@ FAMILIES = (
             initializer_range=_SPREAD,
         ),
         _ids("input_ids"),
-        _LAYER_NORM,
+        {**_LAYER_NORM, "bert.embeddings.token_type_embeddings": TINY},
         outcomes={
             "load_meta": Warns(
                 f"bert.embeddings.position_ids, bert.embeddings.token_type_ids: {_NOT_IN_FILE}",
@@ -231,6 +231,7 @@ FAMILIES = (
             "encoder.block.0.layer.0.SelfAttention.relative_attention_bias": TINY,
             "decoder.block.0.layer.0.SelfAttention.relative_attention_bias": TINY,
         },
+        decoded=("shared",),
         tied=(
             (
                 "decoder.embed_tokens.weight",

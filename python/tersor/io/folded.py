@@ -60,7 +60,6 @@ def fold_names(
     prefix = wrapper_prefix(model)
     named: dict[str, Any] = {plain_name(n, prefix): m for n, m in model.named_modules()}
     swaps: dict[nn.Module, nn.Module] = {}
-    norm: Any
     biased: list[Any] = []
     for layer_name, norm_name in folded.items():
         layer, norm = named.get(layer_name), named.get(norm_name)
@@ -70,7 +69,8 @@ def fold_names(
         bias = stored.get(joined(layer_name, "bias"))
         if bias is not None and "bias" in layer._parameters and layer.bias is None:
             with torch.inference_mode(False):
-                empty = torch.empty_like(norm.running_mean)
+                statistics: Any = norm.running_mean
+                empty = torch.empty_like(statistics)
                 layer.bias = nn.Parameter(empty, requires_grad=False)
             biased.append(layer)
     swap_modules(model, lambda module, _: swaps.get(module))

@@ -92,6 +92,7 @@ class CompressedMultiheadAttention(Compressed):
 
     @weight_blob.setter
     def weight_blob(self, blob: torch.Tensor) -> None:
+        """Replaces the blob."""
         self._buffers[self.blob_name] = blob
 
     @property

@@ -25,6 +25,9 @@ class CompressedWeight(torch.Tensor):
     """
 
     layer: Compressed
+    # Torch asks this of tensors: the weight passes for a parameter, as by the look-up of names by
+    # which ``transformers`` ties weights.
+    _is_param = True
 
     @staticmethod
     def __new__(cls, layer: Compressed) -> CompressedWeight:

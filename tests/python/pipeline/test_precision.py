@@ -40,7 +40,7 @@ def test_the_output_stays_within_the_tolerance(tolerance: float) -> None:
     if tolerance == 1.0:
         assert set(chosen.layers.values()) == {"low"}
     if tolerance == 1e-12:
-        assert set(chosen.layers.values()) == {"highest"}
+        assert set(chosen.layers.values()) <= {"high", "highest"}
     assert "error of the output" in str(chosen)
 
 
@@ -62,6 +62,6 @@ def test_what_cannot_be_calibrated() -> None:
     model = _model()
     with pytest.raises(ValueError, match="data holds no batches"):
         tersor.calibrate_precision(model, [], 0.1)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(ValueError, match=r"x has shape \[2, 3\]"):
         tersor.calibrate_precision(model, [torch.randn(2, 3)], 0.1)
     assert [layer.precision for layer in model[::2]] == ["medium", "medium"]
