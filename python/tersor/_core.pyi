@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ConvGeometry', 'File', 'FormatError', 'PackedMatrix', 'compiled_isas', 'compiler', 'conv2d', 'conv_convolve', 'csr_count_entries', 'csr_decode', 'csr_encode', 'csr_validate', 'huffman_code_lengths', 'huffman_decode', 'huffman_encode', 'huffman_entropy', 'huffman_histogram', 'huffman_inspect', 'is_layer', 'isa_available', 'isa_in_use', 'kmeans_cluster', 'layer_decode', 'layer_decode_rows', 'layer_encode', 'layer_inspect', 'layer_pack', 'layers_pack', 'parallel_runner_name', 'recurrent_run', 'spmm_kernel_list', 'spmm_linear', 'spmm_multiply', 'spmm_multiply_by', 'spmm_pack', 'spmm_pack_values', 'spmm_prepare', 'spmm_sum_by_code', 'use_isa', 'version', 'write_file']
+__all__: list[str] = ['ConvGeometry', 'File', 'FormatError', 'PackedMatrix', 'PackedRows', 'compiled_isas', 'compiler', 'conv2d', 'conv_convolve', 'csr_count_entries', 'csr_decode', 'csr_encode', 'csr_validate', 'huffman_code_lengths', 'huffman_decode', 'huffman_encode', 'huffman_entropy', 'huffman_histogram', 'huffman_inspect', 'is_layer', 'isa_available', 'isa_in_use', 'kmeans_cluster', 'layer_decode', 'layer_decode_rows', 'layer_encode', 'layer_inspect', 'layer_pack', 'layers_pack', 'parallel_runner_name', 'recurrent_run', 'rows_look_up', 'rows_pack', 'spmm_kernel_list', 'spmm_linear', 'spmm_multiply', 'spmm_multiply_by', 'spmm_pack', 'spmm_pack_values', 'spmm_prepare', 'spmm_sum_by_code', 'use_isa', 'version', 'write_file']
 class FormatError(ValueError):
     pass
 class PackedMatrix:
@@ -45,6 +45,30 @@ class PackedMatrix:
         ...
     @property
     def transposed(self) -> PackedMatrix:
+        ...
+class PackedRows:
+    """
+    Rows of codes, each decoded when it is looked up.
+    """
+    def with_codebook(self, arg0: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]) -> PackedRows:
+        ...
+    @property
+    def bits(self) -> int:
+        ...
+    @property
+    def codebook_size(self) -> int:
+        ...
+    @property
+    def cols(self) -> int:
+        ...
+    @property
+    def isa(self) -> str:
+        ...
+    @property
+    def nbytes(self) -> int:
+        ...
+    @property
+    def rows(self) -> int:
         ...
 class ConvGeometry:
     """
@@ -135,6 +159,12 @@ def recurrent_run(cell: str, input: PackedMatrix, hidden: PackedMatrix, projecti
     """
     Runs a recurrent layer over sequences: h, c and the columns of y from `column` on are overwritten.
     """
+def rows_look_up(packed: PackedRows, indices: int, count: int, out: int, bfloat16: int, threads: int) -> int | None:
+    """
+    Decodes the rows of `count` indices (int64) into `out`, both raw addresses of contiguous memory; gives the position of the first index that is out of range.
+    """
+def rows_pack(rows: typing.SupportsInt | typing.SupportsIndex, cols: typing.SupportsInt | typing.SupportsIndex, index_bits: typing.SupportsInt | typing.SupportsIndex, flat: bool, codes: numpy.typing.NDArray[numpy.uint8], gaps: numpy.typing.NDArray[numpy.uint8], row_lengths: numpy.typing.NDArray[numpy.uint32], codebook: numpy.typing.NDArray[numpy.float32], factors: numpy.typing.NDArray[numpy.float32] | None, threads: typing.SupportsInt | typing.SupportsIndex) -> PackedRows:
+    ...
 def spmm_kernel_list() -> list[tuple[str, str, str]]:
     ...
 def spmm_linear(packed: PackedMatrix, x: typing.Any, bias: typing.Any, residual: typing.Any, activation: str, precision: str, threads: int) -> typing.Any:

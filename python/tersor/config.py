@@ -142,13 +142,17 @@ class Config:
         linear: for matrices.
         conv: for filter banks.
         embedding: for tables whose rows are looked up, and for what shares such a table, as the
-            head of a language model does; by default 255 evenly spaced codebook entries.
+            head of a language model does; by default 255 codebook entries.
         biases: for the biases of the compressed layers, whose files then hold codes for them too
             (``codebook_size`` and ``algorithm`` count); None leaves them as they are.
         overrides: settings by name pattern (as :mod:`fnmatch`) of a layer or its weight, given as a
             mapping and kept as pairs; the first match wins; None leaves the layer dense.
         joint_codebook: what chooses one codebook for all layers but embeddings: ``method``,
             ``codebook_size`` and what belongs to them; None = each layer's own settings.
+        fold_norms: fold each BatchNorm into the convolution or linear layer before it, in
+            evaluation mode; an ``nn.Identity`` takes its place. Where ``torch.fx`` cannot trace the
+            model, ``data`` shows which norm follows which layer, and that the model computes the
+            same afterwards. Importance is then that of the folded weights.
         density: share of the weights kept over all layers together, the largest ones, of those that
             have neither a density nor a threshold of their own; embeddings are not pruned.
         target_bytes: the most bytes of the saved file; density, codebook and code of each layer are
@@ -160,12 +164,11 @@ class Config:
 
     linear: LayerConfig = field(default_factory=LayerConfig)
     conv: LayerConfig = field(default_factory=LayerConfig)
-    embedding: LayerConfig = field(
-        default_factory=lambda: LayerConfig(codebook_size=255, method="uniform")
-    )
+    embedding: LayerConfig = field(default_factory=lambda: LayerConfig(codebook_size=255))
     biases: LayerConfig | None = None
     overrides: Overrides = ()
     joint_codebook: LayerConfig | None = None
+    fold_norms: bool = False
     density: float | None = None
     target_bytes: int | None = None
     target_ratio: float | None = None
@@ -178,6 +181,8 @@ class Config:
             if not isinstance(own, LayerConfig) and not optional:
                 raise ValueError(f"{name} must be a LayerConfig, not {own!r}")
         object.__setattr__(self, "overrides", _pairs(self.overrides))
+        if not isinstance(self.fold_norms, bool):
+            raise ValueError(f"fold_norms must be true or false, not {self.fold_norms!r}")
         _check_numbers(self, target_bytes=int)
         _check_numbers(self, density=float, target_ratio=float, max_drop=float)
         if self.density is not None and not 0.0 <= self.density <= 1.0:
@@ -295,7 +300,8 @@ class Config:
     def balanced(cls) -> Config:
         """Small files at hardly any loss without calibration: nothing pruned, 6 bits a weight."""
         layer = LayerConfig(codebook_size=127, method="uniform")
-        return cls(linear=layer, conv=layer, embedding=layer)
+        # Some rows have weights far from all others, which no even spacing serves.
+        return cls(linear=layer, conv=layer, embedding=LayerConfig(codebook_size=127))
 
     @classmethod
     def small(cls, ratio: float) -> Config:

@@ -72,7 +72,7 @@ class Family:
         dense: by name or by type of a layer, why it stays dense; all others are compressed.
         tied: names in the state that are one tensor.
         decoded: patterns of names of compressed layers whose weight is decoded at each call,
-            because the model reads it past the layer's ``forward``.
+            because the model reads it past the layer's ``forward``, or that the model never runs.
         outcomes: by name of an operation, where it does not simply work.
         generates: whether the network has transformers' ``generate``.
     """
@@ -133,6 +133,8 @@ def _whisper_inputs() -> Inputs:
 # Of the variance that keeps activations of this width alike: each layer counts in the output.
 _SPREAD = WIDTH**-0.5
 _LAYER_NORM = {"LayerNorm": unsupported("LayerNorm")}
+_OWN_PROJECTIONS = "its queries, keys and values have projections of their own (kdim, vdim)"
+TINY = "would not get smaller"
 _BATCH_NORM = {"BatchNorm2d": unsupported("BatchNorm2d")}
 
 _NOT_IN_FILE = "not in the file, and still on the meta device"
@@ -153,7 +155,7 @@ FAMILIES = (
             initializer_range=_SPREAD,
         ),
         _ids("input_ids"),
-        _LAYER_NORM,
+        {**_LAYER_NORM, "bert.embeddings.token_type_embeddings": TINY},
         outcomes={
             "load_meta": Warns(
                 f"bert.embeddings.position_ids, bert.embeddings.token_type_ids: {_NOT_IN_FILE}",
@@ -180,7 +182,6 @@ FAMILIES = (
         _ids("input_ids", use_cache=False),
         {
             **_LAYER_NORM,
-            "Conv1D": unsupported("Conv1D"),
         },
         tied=(("lm_head.weight", "transformer.wte.weight"),),
         generates=True,
@@ -220,7 +221,10 @@ FAMILIES = (
         _ids("input_ids", "decoder_input_ids", use_cache=False),
         {
             "T5LayerNorm": unsupported("T5LayerNorm"),
+            "encoder.block.0.layer.0.SelfAttention.relative_attention_bias": TINY,
+            "decoder.block.0.layer.0.SelfAttention.relative_attention_bias": TINY,
         },
+        decoded=("shared",),
         tied=(
             (
                 "decoder.embed_tokens.weight",
@@ -282,8 +286,9 @@ FAMILIES = (
         _whisper_inputs,
         {
             **_LAYER_NORM,
-            "Conv1d": unsupported("Conv1d"),
-            "WhisperPositionalEmbedding": unsupported("WhisperPositionalEmbedding"),
+            "WhisperPositionalEmbedding": (
+                "WhisperPositionalEmbedding overrides the forward of Embedding"
+            ),
         },
         tied=(("model.decoder.embed_tokens.weight", "proj_out.weight"),),
     ),
@@ -306,10 +311,7 @@ FAMILIES = (
         "U-Net: transposed convolution, reflected padding",
         networks.UNet,
         _floats(x=(2, 8, 8, 8)),
-        {
-            "ConvTranspose2d": unsupported("ConvTranspose2d"),
-            "GroupNorm": unsupported("GroupNorm"),
-        },
+        {"GroupNorm": unsupported("GroupNorm")},
     ),
     Family(
         "cnn",
@@ -347,7 +349,7 @@ FAMILIES = (
         "`nn.TransformerEncoder`, `nn.MultiheadAttention`",
         networks.Transformer,
         _floats(x=(2, 8, WIDTH), memory=(2, 6, WIDTH // 2)),
-        {**_LAYER_NORM, "MultiheadAttention": unsupported("MultiheadAttention")},
-        decoded=("*attn.out_proj", "attention.out_proj"),
+        {**_LAYER_NORM, "attention": _OWN_PROJECTIONS},
+        decoded=("attention.out_proj",),
     ),
 )

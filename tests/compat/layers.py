@@ -128,9 +128,18 @@ def _dense(kind: type[nn.Module], *arguments: Any, shape: tuple[int, ...]) -> Ro
     return Row(f"`nn.{kind.__name__}`", _layer(kind, *arguments), (shape,), reason)
 
 
+_DECODED = 'the weight is decoded: once, or at each call with `execution="compressed"`'
+
+
+def _decoded(kind: type[nn.Module], *arguments: Any, shape: tuple[int, ...]) -> Row:
+    """A type that has no kernel of its own."""
+    return Row(f"`nn.{kind.__name__}`", _layer(kind, *arguments), (shape,), note=_DECODED)
+
+
 _ROW = (2, WIDTH)
 _SEQUENCE = (2, 5, WIDTH)
 _IMAGES = (2, WIDTH, 6, 6)
+_ANY = "any stride, padding, padding mode, dilation"
 _BAKED = "stored as the weight that it is at that moment"
 
 ROWS = (
@@ -190,18 +199,18 @@ ROWS = (
         "`nn.Conv2d`",
         _layer(nn.Conv2d, WIDTH, WIDTH, 3, padding="same", padding_mode="circular", dilation=2),
         (_IMAGES,),
-        note="any stride, padding, padding mode, dilation",
+        note=_ANY,
     ),
     Row(
         "`nn.Conv2d`, grouped and depthwise",
         _layer(nn.Conv2d, 4 * WIDTH, 4 * WIDTH, 3, groups=4 * WIDTH),
         ((2, 4 * WIDTH, 5, 5),),
     ),
-    _dense(nn.Conv1d, WIDTH, WIDTH, 3, shape=(2, WIDTH, 9)),
-    _dense(nn.Conv3d, 8, 8, 3, shape=(2, 8, 4, 4, 4)),
-    _dense(nn.ConvTranspose1d, WIDTH, WIDTH, 3, shape=(2, WIDTH, 9)),
-    _dense(nn.ConvTranspose2d, WIDTH, WIDTH, 3, shape=_IMAGES),
-    _dense(nn.ConvTranspose3d, 8, 8, 3, shape=(2, 8, 4, 4, 4)),
+    Row("`nn.Conv1d`", _layer(nn.Conv1d, WIDTH, WIDTH, 3), ((2, WIDTH, 9),), note=_ANY),
+    _decoded(nn.Conv3d, 8, 32, 3, shape=(2, 8, 4, 4, 4)),
+    _decoded(nn.ConvTranspose1d, WIDTH, WIDTH, 3, shape=(2, WIDTH, 9)),
+    _decoded(nn.ConvTranspose2d, WIDTH, WIDTH, 3, shape=_IMAGES),
+    _decoded(nn.ConvTranspose3d, 8, 32, 3, shape=(2, 8, 4, 4, 4)),
     _recurrent(nn.RNN, _SEQUENCE),
     _recurrent(nn.LSTM, _SEQUENCE),
     _recurrent(nn.GRU, _SEQUENCE),
@@ -221,30 +230,28 @@ ROWS = (
         note="any mode, weights of samples; not with `max_norm`",
     ),
     Row(
-        "`nn.MultiheadAttention`, `in_proj`",
+        "`nn.MultiheadAttention`",
         lambda: Holder(nn.MultiheadAttention(WIDTH, 2, batch_first=True), attends=True),
         (_SEQUENCE,),
-        unsupported("MultiheadAttention"),
+        note="masks, `add_bias_kv`, `add_zero_attn`; `out_proj` is a layer of its own",
     ),
     Row(
-        "`nn.MultiheadAttention`, `out_proj`",
-        lambda: Holder(nn.MultiheadAttention(WIDTH, 2, batch_first=True), attends=True),
-        (_SEQUENCE,),
-        note="decoded at each call: torch reads the weight past the layer's `forward`",
-        place="layer.out_proj",
-        runs=False,
+        "`nn.MultiheadAttention` with `kdim` or `vdim`",
+        lambda: Holder(nn.MultiheadAttention(WIDTH, 2, kdim=WIDTH, vdim=8), attends=True),
+        (),
+        "its queries, keys and values have projections of their own (kdim, vdim)",
+        "its `out_proj` is decoded at each call",
     ),
     Row(
         "`nn.Bilinear`",
         _layer(nn.Bilinear, WIDTH, WIDTH, 4),
         (_ROW, _ROW),
-        unsupported("Bilinear"),
+        note=_DECODED,
     ),
     Row(
         "`transformers` `Conv1D` (GPT-2)",
         _conv1d_of_transformers,
         (_ROW,),
-        unsupported("Conv1D"),
     ),
     _dense(nn.BatchNorm1d, WIDTH, shape=_ROW),
     _dense(nn.BatchNorm2d, WIDTH, shape=_IMAGES),

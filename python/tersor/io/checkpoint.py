@@ -15,6 +15,7 @@ from tersor.config import Config
 from tersor.io import container
 from tersor.io.container import Tensor
 from tersor.io.content import CONFIG
+from tersor.io.folded import write_folded
 from tersor.io.layer_records import LayerRecord, write_records
 from tersor.io.state_dict import DTYPES, file_tensors
 from tersor.nn.compression import compression_of
@@ -67,7 +68,9 @@ def file_content(
         for name, module in model.named_modules(remove_duplicate=False)
         for leaf, weight in matrices_of(module).items()
     }
-    metadata = {**(aliases or {}), **write_records(records)}
+    compression = compression_of(model)
+    folded = {} if compression is None else compression.folded
+    metadata = {**(aliases or {}), **write_records(records), **write_folded(folded)}
     if settings is not None:
         metadata[CONFIG] = json.dumps(settings.to_json(), separators=(",", ":"))
     return tensors, metadata

@@ -15,6 +15,7 @@ from tersor.codec.blob import CompressedTensor, decode_blob
 from tersor.config import PRECISIONS, Config, Precision
 from tersor.io.content import Content, read_content
 from tersor.io.fill import fill_
+from tersor.io.folded import fold_names
 from tersor.io.plan import Plan, plan_loading
 from tersor.nn.base import Compressed
 from tersor.nn.compression import remember
@@ -107,13 +108,22 @@ def _load_model(
     if precision is not None and precision not in PRECISIONS:
         raise ValueError(f"precision '{precision}' is none of {', '.join(PRECISIONS)}")
     content = read_content(path, max_bytes)
-    plan = plan_loading(content, model, strict)
-    if plan.problems:
-        raise ValueError(f"{path} does not fit the model: {'; '.join(plan.problems)}")
+    undo = fold_names(model, content.folded, content.tensors)
+    try:
+        plan = plan_loading(content, model, strict)
+        if plan.problems:
+            raise ValueError(f"{path} does not fit the model: {'; '.join(plan.problems)}")
+    except BaseException:
+        undo()
+        raise
     made = _swap_layers(model, plan, content, precision)
     without_data = fill_(made, content.tensors)
     for name, reason in plan.left.items():
         warnings.warn(f"{name}: stored compressed, runs dense ({reason})", stacklevel=3)
+    if plan.unused:
+        warnings.warn(
+            f"{listed(plan.unused)}: in the file, and the model has no such weight", stacklevel=3
+        )
     if without_data:
         warnings.warn(
             f"{listed(without_data)}: not in the file, and still on the meta device; give them "
@@ -121,7 +131,7 @@ def _load_model(
             stacklevel=3,
         )
     left = {name: f"stored compressed, runs dense ({why})" for name, why in plan.left.items()}
-    remember(made, content.config, left, freeze=not trainable)
+    remember(made, content.config, left, freeze=not trainable, folded=content.folded)
     return made
 
 

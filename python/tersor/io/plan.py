@@ -16,7 +16,7 @@ from tersor.io.content import Content
 from tersor.nn.base import Compressed
 from tersor.nn.fuse import Neighbour, neighbours_to_fuse
 from tersor.nn.matrices import matrices_of
-from tersor.nn.recomputed import plain_copy
+from tersor.nn.recomputed import computed_names, plain_copy
 from tersor.nn.registry import handler_of, why_not
 from tersor.nn.wrappers import plain_name, wrapper_prefix
 
@@ -59,12 +59,14 @@ class Plan:
             those in the module.
         fused: by layer, the activation that becomes part of it.
         left: by name of a layer whose blob is decoded, why it cannot run compressed.
+        unused: names of blobs whose module has no such weight.
         problems: what stands against loading, in words.
     """
 
     layers: dict[nn.Module, dict[str, str]] = field(default_factory=dict)
     fused: dict[nn.Module, Neighbour] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -125,11 +127,22 @@ def _refusal(module: nn.Module, leaf: str) -> str | None:
     return reason
 
 
+def _has(module: nn.Module, leaf: str) -> bool:
+    """Whether a module has a tensor of a name, which may be computed or compressed."""
+    if isinstance(module, Compressed) and leaf == module.weight_name:
+        return True
+    tables = (module._parameters, module._buffers)
+    return any(table.get(leaf) is not None for table in tables) or leaf in computed_names(module)
+
+
 def _choose_layers(plan: Plan, content: Content, names: Names) -> None:
     """Which blobs stay compressed. One that is shared does only where all its layers can."""
     refused: dict[int, str] = {}
     for name, blob in content.blobs.items():
         module, leaf = names.owner(name)
+        if module is not None and not _has(module, leaf):
+            plan.unused.append(name)
+            continue
         reason = None if module is None else _refusal(module, leaf)
         if reason is not None:
             refused.setdefault(id(blob), f"{name.rpartition('.')[0] or 'the model'}: {reason}")
@@ -137,7 +150,7 @@ def _choose_layers(plan: Plan, content: Content, names: Names) -> None:
     decoded: dict[int, torch.Tensor] = {}
     for name, blob in list(content.blobs.items()):
         module, leaf = names.owner(name)
-        if module is None:
+        if module is None or name in plan.unused:
             continue
         if id(blob) not in refused or matrices_of(module):
             plan.layers.setdefault(module, {}).setdefault(leaf, name)
@@ -194,12 +207,16 @@ def _misfits(plan: Plan, content: Content, names: Names, strict: bool) -> Iterat
 def _expected_shapes(plan: Plan, names: Names) -> dict[str, tuple[int, ...] | None]:
     """The names that the model's state will have, with dense shapes; None = any shape."""
     shapes: dict[str, tuple[int, ...] | None] = {}
-    inside = tuple(joined(name, "") for name, m in names.modules.items() if m in plan.layers)
+    inside = tuple(
+        joined(name, "parametrizations.") for name, m in names.modules.items() if m in plan.layers
+    )
     for name, value in names.state.items():
         module, leaf = names.owner(name)
         if names.dense(name) != name:
             shapes[name] = matrices_of(module)[leaf.removesuffix(SUFFIX)].shape
-        elif isinstance(value, torch.Tensor) and not name.startswith(inside):
+        elif module in plan.layers or name.startswith(inside):
+            continue
+        elif isinstance(value, torch.Tensor):
             shapes[name] = None if is_lazy(value) else tuple(value.shape)
     for name, module in names.modules.items():
         if module not in plan.layers:
@@ -211,6 +228,8 @@ def _expected_shapes(plan: Plan, names: Names) -> dict[str, tuple[int, ...] | No
         # All else that the layer has moves to the compressed one.
         plain = plain_copy(module) or module
         for leaf, value in plain.state_dict(keep_vars=True).items():
+            if "." in leaf:
+                continue  # of a module inside, which is listed above
             weight = leaf.removesuffix(SUFFIX)
             if weight not in plan.layers[module] and isinstance(value, torch.Tensor):
                 shapes[joined(name, leaf)] = tuple(value.shape)

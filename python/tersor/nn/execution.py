@@ -56,12 +56,12 @@ class Choice:
         return f"{self.runs} ({self.why})"
 
 
-_IN_PLACE: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+_ACTIVATIONS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
     "none": lambda y: y,
     "relu": torch.relu_,
-    "relu6": lambda y: y.clamp_(0, 6),
+    "relu6": F.relu6,
     "gelu": F.gelu,
-    "silu": lambda y: F.silu(y, inplace=True),
+    "silu": F.silu,
 }
 
 _MEASURED: dict[Hashable, Choice] = {}
@@ -117,17 +117,14 @@ def known_choice(
 def finished(
     y: torch.Tensor, activation: str, residual: torch.Tensor | None = None
 ) -> torch.Tensor:
-    """What a compressed layer does to its product: ``activation(y + residual)``; y may be used up.
-
-    For y that nothing else holds and no gradient is needed of.
-    """
+    """What a compressed layer does to its product: ``activation(y + residual)``; y is used up."""
     if residual is not None:
         if residual.shape != y.shape:
             raise ValueError(
                 f"the residual has shape {list(residual.shape)}, expected {tuple(y.shape)}"
             )
         y += residual
-    return _IN_PLACE[activation](y)
+    return _ACTIVATIONS[activation](y)
 
 
 def dense_weight_of(layer: Compressed) -> torch.Tensor:

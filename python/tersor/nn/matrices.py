@@ -164,7 +164,7 @@ def matrices_of(module: nn.Module | None) -> dict[str, Compressed]:
     if isinstance(module, CompressedGroup):
         return module.matrices
     if isinstance(module, Compressed) and not isinstance(module, CompressedMatrix):
-        return {"weight": module}
+        return {module.weight_name: module}
     return {}
 
 
@@ -173,4 +173,4 @@ def move_to(made: Compressed | CompressedGroup, module: nn.Module) -> None:
     if isinstance(made, CompressedGroup):
         take_over(made, module, made.attributes, without=(*made.left_behind, *made.matrices))
     else:
-        take_over(made, module, made.attributes)
+        take_over(made, module, made.attributes, without=(made.weight_name,))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import weakref
 from dataclasses import replace
+from typing import Any
 
 import torch
 
 from tersor.codec.blob import CompressedTensor, decode_blob, encode_blob
 from tersor.codec.encode import decompress_weight
-from tersor.ops.packed import stored
+from tersor.ops.packed import MATRICES, ROWS, TRANSPOSED, PackedForms, stored
 from tersor.ops.torch_internals import version_of
 
 # By the tensor of a blob: that tensor, and the blob that was last encoded with another codebook.
@@ -87,3 +88,12 @@ def forget_dense(blob: torch.Tensor) -> None:
 def is_decoded(blob: torch.Tensor) -> bool:
     """Whether :func:`dense_of` holds the dense weight of a blob."""
     return id(blob) in _DENSE
+
+
+def held_bytes(blob: torch.Tensor) -> int:
+    """Bytes of all that is kept for a blob beside it: packed forms, and a decoded weight."""
+    forms: tuple[PackedForms[Any], ...] = (MATRICES, ROWS, TRANSPOSED)
+    entries = [form.by_blob.get(id(blob)) for form in forms]
+    packed = [entry[3] for entry in entries if entry is not None and entry[0]() is blob]
+    dense = _DENSE[id(blob)][3].nbytes if is_decoded(blob) else 0
+    return int(sum(form.nbytes for form in packed if form is not None)) + dense

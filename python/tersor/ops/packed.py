@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 from tersor import _core
+from tersor.codec.blob import decode_blob
+from tersor.codec.encode import transposed
 from tersor.kernels.rows import rows_of_blob
 from tersor.kernels.spmm import pack_blob
 from tersor.ops.torch_internals import version_of
@@ -115,5 +117,11 @@ ROWS: PackedForms[Any] = PackedForms(
 )
 """For look-ups; None of a blob without a codebook."""
 
+TRANSPOSED: PackedForms[_core.PackedMatrix] = PackedForms(
+    lambda blob: pack_blob(transposed(decode_blob(blob)), threads=torch.get_num_threads())
+)
+"""For products with the transposed matrix."""
+
 packed_of = MATRICES.of
+transposed_of = TRANSPOSED.of
 rows_of = ROWS.of

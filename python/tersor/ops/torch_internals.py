@@ -6,6 +6,7 @@ name any more, the answer is the cautious one: through the dispatcher, which is 
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import weakref
 from collections.abc import Callable
@@ -33,6 +34,10 @@ function_transform = _find("_C._functorch.peek_interpreter_stack", lambda: True)
 # Without it profiles show no compressed layers; they are computed all the same.
 profiling = _find("_C._autograd._profiler_enabled", lambda: False)
 
+
+# A scope in which subclasses of tensors do not see functions, only operators.
+without_torch_function = _find("_C.DisableTorchFunctionSubclass", contextlib.nullcontext)
+has_function_scope = without_torch_function is not contextlib.nullcontext
 
 _onednn_conv2d: Any = getattr(torch, "mkldnn_convolution", None)
 

@@ -24,6 +24,7 @@ from tersor.nn.registry import swap_modules
 from tersor.pipeline.calibrate import Calibration
 from tersor.pipeline.encode import leave_what_grows, quantize_and_encode
 from tersor.pipeline.fit_size import fit_size_
+from tersor.pipeline.fold import folded_norms
 from tersor.pipeline.prune import spread_density
 from tersor.pipeline.quantize import share_one_codebook_
 from tersor.pipeline.records import Selection
@@ -92,20 +93,22 @@ def compress_(
             model is as it was.
     """
     config = config or Config()
-    batches = _checked(config, data, evaluate, forward_fn, checkpoint_dir, refine_steps)
-    selection = select(model, config, filter_fn, importance)
-    compressed_before = any(isinstance(module, Compressed) for module in model.modules())
-    model = swap_plain_(model, selection)
-    with _undone_on_error(model, selection):
-        with shown(progress) as say:
-            target = _run_stages(model, selection, config, batches, evaluate, say)
-        swaps = compressed_modules(model, selection.records, config.biases)
-        if target is not None:
-            with swapped(model, swaps) as compressed:
-                target.check(compressed)
-        model = give_up_plain_(swap_(model, swaps), selection, swaps)
+    inputs = _checked(config, data, evaluate, forward_fn, checkpoint_dir, refine_steps)
+    with folded_norms(model, config, inputs) as folding:
+        selection = select(model, config, filter_fn, importance)
+        compressed_before = any(isinstance(module, Compressed) for module in model.modules())
+        model = swap_plain_(model, selection)
+        with _undone_on_error(model, selection):
+            with shown(progress) as say:
+                target = _run_stages(model, selection, config, inputs, evaluate, say)
+            swaps = compressed_modules(model, selection.records, config.biases)
+            if target is not None:
+                with swapped(model, swaps) as compressed:
+                    target.check(compressed)
+            model = give_up_plain_(swap_(model, swaps), selection, swaps)
+        model = folding.keep(model)
     settings = _settings_of_all(model, config, bool(swaps)) if compressed_before else config
-    remember(model, settings, selection.left, freeze=not trainable)
+    remember(model, settings, selection.left, freeze=not trainable, folded=folding.names)
     return model
 
 
@@ -277,7 +280,10 @@ def estimate(
     """What :func:`compress_` would make of a model, which stays as it is; arguments as there."""
     config = config or Config()
     batches = _checked(config, data, evaluate, forward_fn, checkpoint_dir, refine_steps)
-    with _selected(model, config, filter_fn, importance) as (plain, selection):
+    with (
+        folded_norms(model, config, batches),
+        _selected(model, config, filter_fn, importance) as (plain, selection),
+    ):
         dense_bytes = tensor_bytes(plain)
         with shown(progress) as say:
             _run_stages(plain, selection, config, batches, evaluate, say)
@@ -330,6 +336,7 @@ def fit(
     """
     batches = _checked(config, data, evaluate, forward_fn, checkpoint_dir, refine_steps)
     with (
+        folded_norms(model, config, batches),
         _selected(model, config, filter_fn, importance) as (plain, selection),
         shown(progress) as say,
     ):

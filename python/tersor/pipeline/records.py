@@ -79,7 +79,7 @@ class WeightRecord:
         weights that are multiplied.
         """
         handlers = [handler_of(module) for module in self.places.values()]
-        return any(handler is not None and not handler.multiplies for handler in handlers)
+        return any(handler is not None and handler.settings == "embedding" for handler in handlers)
 
     @property
     def original(self) -> torch.Tensor:

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from tersor.io.checkpoint import stored_bytes
-from tersor.nn.base import BLOB, Compressed
+from tersor.nn.base import Compressed
 from tersor.nn.compression import reasons_of
 from tersor.nn.layers import layers_of, nbytes, own_parameters
 from tersor.nn.matrices import matrices_of
@@ -174,10 +174,10 @@ def _dense_bytes(model: nn.Module) -> int:
     for module in model.modules():
         tensors = {**module._parameters, **module._buffers}
         if isinstance(module, Compressed):
-            del tensors["values"]
+            tensors.pop("values")
             dense = math.prod(module.shape) * module.dtype.itemsize
             sizes[identity(module.weight_blob)] = dense
-            del tensors[BLOB]
+            del tensors[module.blob_name]
         sizes.update({identity(t): nbytes(t) for t in tensors.values() if t is not None})
     return sum(sizes.values())
 
