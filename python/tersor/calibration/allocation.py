@@ -34,7 +34,8 @@ class WeightRate:
 
     Attributes:
         size: number of weights.
-        power: compensated error of pruning all, by weight.
+        power: compensated error of pruning a weight, with the geometric mean of what errors cost: a
+            few inputs that are much larger than the others say little of these.
         curve: bits at a penalty.
     """
 
@@ -86,8 +87,8 @@ def weight_rates(
             steps = steps_of(pieces, counts, 1.0, taps_of(weights[name], groups))
             rates[name] = WeightRate(
                 weight.numel(),
-                float((importance * weight**2).mean()),
-                RateCurve.of(weight, steps, values[name]),
+                float(weight.square().mean() * importance.clamp(min=1e-30).log().mean().exp()),
+                steps.curve(weight, values[name]),
             )
 
     work = BlockRun(model, inputs, names, ties, frozen=True)

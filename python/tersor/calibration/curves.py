@@ -11,10 +11,9 @@ import math
 
 import torch
 
-from tersor.calibration.rates import Steps
-
 _SAMPLE = 1 << 15  # weights
 _STEPS_PER_OCTAVE = 2  # of the penalty; between them rates are interpolated
+_FARTHEST = 1 << 14  # code
 _OCTAVES = 100  # from the penalty of one bit, in both directions
 
 
@@ -22,21 +21,18 @@ class RateCurve:
     """Bits per weight at a penalty.
 
     Args:
-        weight: float32, any shape.
-        steps: of the same shape or one that broadcasts: the best steps at a penalty of 1.
+        scaled: weights in units of what their steps are at a penalty of 1, any shape.
         values: maximum number of non-zero codebook entries.
     """
 
-    def __init__(self, weight: torch.Tensor, steps: torch.Tensor, values: int = 255) -> None:
-        stride = max(1, weight.numel() // _SAMPLE) | 1
-        self.sample = (weight / steps).flatten()[::stride].cpu().clone()
+    def __init__(self, scaled: torch.Tensor, values: int = 255) -> None:
+        # At places of no regularity.
+        count = min(_SAMPLE, scaled.numel())
+        places = torch.randint(scaled.numel(), (count,), generator=torch.Generator().manual_seed(0))
+        flat = scaled.flatten()
+        self.sample = (flat if count < _SAMPLE else flat[places.to(flat.device)]).cpu().clone()
         self.values = values
         self._known: dict[int, float] = {}
-
-    @classmethod
-    def of(cls, weight: torch.Tensor, steps: Steps, values: int) -> RateCurve:
-        """Of a weight ``[groups, rows, inputs]`` and the best steps at a penalty of 1."""
-        return cls(weight, steps.base * steps.of(), values)
 
     def bits(self, penalty: float) -> float:
         """Entropy of the codes, in bits per weight."""
@@ -60,7 +56,7 @@ class RateCurve:
     def _at(self, place: int) -> float:
         if place not in self._known:
             step = 2.0 ** (place / _STEPS_PER_OCTAVE / 2)
-            self._known[place] = _rate(self.sample / step, self.values)
+            self._known[place] = _rate(self.sample, step, self.values)
         return self._known[place]
 
 
@@ -69,25 +65,44 @@ def step_at(penalty: float) -> float:
     return math.sqrt(6.0 * penalty / math.log(2.0))
 
 
-def best_codes(scaled: torch.Tensor, values: int) -> tuple[torch.Tensor, float]:
-    """Whole numbers of the least squared error and rate, for weights in units of their steps.
+def code_range(weights: torch.Tensor, step: float, values: int) -> tuple[float, int, int]:
+    """The step, and the least and the largest code, for at most ``values`` codes other than 0.
+
+    A few weights far from the others have codes far from the others. Only where that makes too many
+    different ones, steps become as wide as the range of the weights asks for.
 
     Args:
-        scaled: float32 ``[n]``.
-        values: at most so many other than 0.
+        weights: float32, any shape.
+        step: that is wanted.
+        values: 1 to 255.
+    """
+    largest = float(weights.abs().max())
+    most = math.ceil(largest / step - 1e-3) if step > 0 else math.inf
+    if most <= values // 2:
+        return step, -(values // 2), values - values // 2
+    if most <= _FARTHEST and len((weights / step).round_().unique()) < 0.8 * values:
+        return step, -int(most) - 1, int(most) + 1
+    return max(step, largest / max(1, values // 2)), -(values // 2), values - values // 2
+
+
+def best_codes(weights: torch.Tensor, step: float, values: int) -> tuple[torch.Tensor, float]:
+    """Whole numbers of steps of the least squared error and rate.
+
+    Args:
+        weights: float32 ``[n]``.
+        step: the best where one bit is worth a squared error of ln 2 / 6 of its square.
+        values: at most so many numbers other than 0.
 
     Returns:
-        The numbers, and how many steps one stands for: more than 1 where the range of the weights
-        asks for that.
+        The numbers, and the step, which may have to be wider.
     """
-    low, high = -(values // 2), values - values // 2
-    wide = max(1.0, float(scaled.abs().max()) / max(1, values // 2))
-    scaled = scaled / wide
-    cost = 6.0 / math.log(2.0) * wide**2  # of a squared error of one, in bits
+    wide, low, high = code_range(weights, step, values)
+    scaled = weights / wide
+    cost = 6.0 / math.log(2.0) * (wide / step) ** 2  # of a squared error of one, in bits
     nearest = scaled.round().clamp_(low, high)
     codes = nearest
     for _ in range(3):
-        counts = torch.bincount((codes - low).long(), minlength=values + 1).float()
+        counts = torch.bincount((codes - low).long(), minlength=high - low + 1).float()
         length = -(counts.clamp(min=0.5) / len(codes)).log2()
         codes, least = torch.zeros_like(scaled), cost * scaled**2 + length[-low]
         tried = nearest
@@ -99,9 +114,9 @@ def best_codes(scaled: torch.Tensor, values: int) -> tuple[torch.Tensor, float]:
     return codes, wide
 
 
-def _rate(scaled: torch.Tensor, values: int) -> float:
-    """Entropy of the codes of weights in units of their steps."""
-    codes, _ = best_codes(scaled, values)
+def _rate(weights: torch.Tensor, step: float, values: int) -> float:
+    """Entropy of the codes of weights."""
+    codes, _ = best_codes(weights, step, values)
     shares = torch.bincount((codes - codes.min()).long()).double()
     shares = shares[shares > 0] / len(codes)
     return float(-(shares * shares.log2()).sum())

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import torch
 
-from tersor.calibration.curves import RateCurve
 from tersor.calibration.rates import Scaled, rate_sweeps, steps_of
 from tersor.calibration.sweeps import Piece, importance_of, largest, prune_sweep, sweep
 from tersor.config import LayerConfig
@@ -48,7 +47,7 @@ def _at_rate(
     taps: int | None,
 ) -> Scaled:
     """The weight in about so many bits, which are expected first and then corrected once."""
-    curve = RateCurve.of(weight * kept, steps_of(pieces, row_importance, 1.0, taps), values)
+    curve = steps_of(pieces, row_importance, 1.0, taps).curve(weight * kept, values)
     wanted = bits
     for _ in range(2):
         penalty = max(curve.penalty_for(wanted), 1e-30)

@@ -14,12 +14,12 @@ it occurred so far: lambda is ln 2 / 6 of the squared step, in the units of the 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
 
+from tersor.calibration.curves import RateCurve, code_range, step_at
 from tersor.calibration.sweeps import Piece, sweep
 from tersor.codec.factors import round_factors
 
@@ -78,6 +78,15 @@ class Steps:
     rows: torch.Tensor
     columns: torch.Tensor
 
+    @property
+    def factors(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Of rows and of columns."""
+        return self.rows, self.columns
+
+    def curve(self, weight: torch.Tensor, values: int) -> RateCurve:
+        """Bits of a weight ``[groups, rows, inputs]``, these being the steps at a penalty of 1."""
+        return RateCurve(weight / (self.base * self.of()), values)
+
     def of(self, part: slice = slice(None)) -> torch.Tensor:
         """The factors of some inputs, ``[groups, rows, inputs]``."""
         return self.rows[:, :, None] * self.columns[part]
@@ -114,7 +123,7 @@ def steps_of(
         columns = logs[0].view(-1, taps).mean(1).repeat_interleave(taps)
     base = 2.0 ** float(rows.mean() + columns.mean())
     return Steps(
-        base * math.sqrt(6.0 * penalty / math.log(2.0)),
+        base * step_at(penalty),
         on_grid(rows - rows.mean()),
         on_grid(columns - columns.mean()),
     )
@@ -175,14 +184,12 @@ def rate_sweeps(
         steps: of the weights.
         row_importance: how much a squared error counts in each row, ``[groups, rows]``.
     """
-    low, high = -(values // 2), values - values // 2
     factors = steps.of()
-    largest = float((weight / factors)[kept].abs().max())
-    base = max(steps.base, largest / max(1, values // 2))
+    base, low, high = code_range(weight / factors * kept, steps.base, values)
     codes = (weight / (base * factors)).round_().clamp_(low, high) * kept
     for _ in range(2):
         # By how often each code occurred so far; one that did not may be used yet.
-        counts = torch.bincount((codes.flatten() - low).long(), minlength=values + 1)
+        counts = torch.bincount((codes.flatten() - low).long(), minlength=high - low + 1)
         cost_of_code = -penalty * (counts.float().clamp(min=0.5) / codes.numel()).log2()
         for piece in pieces:
             own = base * piece.of(factors)
@@ -194,4 +201,8 @@ def rate_sweeps(
                 piece.of(codes), piece.of(kept), own, cost, cost_of_code, low, high
             )
             sweep(piece.of(weight), piece.root, quantizer.quantize)
+    if high - low > values and len(codes.unique()) > values:
+        # More codes than there may be: steps that the range of the weights asks for.
+        wide = Steps(float((weight / factors)[kept].abs().max()) / (values // 2), *steps.factors)
+        return rate_sweeps(weight, pieces, kept, penalty, values, wide, row_importance)
     return Scaled(codes * base, steps.rows, steps.columns)

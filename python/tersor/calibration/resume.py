@@ -63,6 +63,7 @@ class Results:
     def _add(self, part: Any) -> None:
         if isinstance(part, torch.Tensor):
             self._key.update(f"{part.dtype}{list(part.shape)}".encode())
-            self._key.update(part.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+            plain = part.detach().cpu().contiguous().reshape(-1)
+            self._key.update(plain.view(torch.uint8).numpy().tobytes())
         else:
             self._key.update(repr(part).encode())

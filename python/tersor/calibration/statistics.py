@@ -60,6 +60,8 @@ def supported(layer: nn.Module, name: str) -> LayerHandler:
     handler, reason = handler_of(layer), why_not(layer)
     if handler is None or reason is not None:
         raise ValueError(f"{name}: {reason}")
+    if not handler.multiplies:
+        raise ValueError(f"{name}: {type(layer).__name__} layers look rows up and multiply nothing")
     return handler
 
 

@@ -50,7 +50,10 @@ def inverse_root(second: torch.Tensor, power: torch.Tensor | float = 0.0) -> tor
     if failed.any():
         raise ValueError("the second moments of its inputs are not positive definite")
     root = root.flip(1, 2)
-    return torch.linalg.solve_triangular(root, identity.expand_as(root), upper=True)
+    inverse: torch.Tensor = torch.linalg.solve_triangular(
+        root, identity.expand_as(root), upper=True
+    )
+    return inverse
 
 
 def sweep(

@@ -15,7 +15,7 @@ from tersor.calibration.rates import Scaled
 
 def table_curve(weight: torch.Tensor, values: int) -> RateCurve:
     """Bits at a penalty, which is squared error of a weight for a bit."""
-    return RateCurve(weight, torch.tensor(step_at(1.0), device=weight.device), values)
+    return RateCurve(weight / step_at(1.0), values)
 
 
 def quantize_table(weight: torch.Tensor, penalty: float, values: int) -> Scaled:
@@ -26,6 +26,5 @@ def quantize_table(weight: torch.Tensor, penalty: float, values: int) -> Scaled:
         penalty: squared error for a bit.
         values: 1 to 255.
     """
-    step = max(step_at(penalty), 1e-30)
-    codes, wide = best_codes(weight.flatten() / step, values)
-    return Scaled((codes * (step * wide)).view(1, *weight.shape))
+    codes, step = best_codes(weight.flatten(), max(step_at(penalty), 1e-30), values)
+    return Scaled((codes * step).view(1, *weight.shape))

@@ -71,12 +71,12 @@ class Calibration:
 
     def rows(self) -> dict[nn.Module, torch.Tensor]:
         """By layer, how much an error in each row counts; of tied layers, over all places."""
-        made = {}
+        made: dict[nn.Module, torch.Tensor] = {}
         for record in self.records:
             known = [self._rows[m][0] for m in self.layers[record].values() if m in self._rows]
             same = [rows for rows in known if len(rows) == len(record.parameter)]
             if same:
-                made.update(dict.fromkeys(record.places.values(), sum(same) / len(same)))
+                made.update(dict.fromkeys(record.places.values(), torch.stack(same).mean(0)))
         return made
 
     def slopes(self) -> dict[str, float]:
@@ -144,8 +144,10 @@ class Calibration:
             id(p) for m in self.model.modules() for p in m._parameters.values() if p is not None
         )
         parameters = [p for p in tuned_parameters(block) if counts[id(p)] == 1]
+        kept = {id(p) for record in self.records for p, _ in record.saved}
         for parameter in parameters:
-            self.records[0].keep_too(parameter)
+            if id(parameter) not in kept:
+                self.records[0].keep_too(parameter)
         refine_(parameters, run, targets, self.inputs.refine_steps)
 
     def _with_time_left(self, progress: Callable[[str], None]) -> Callable[[str], None]:

@@ -10,13 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
 from tersor.calibration.allocation import WeightRate
+from tersor.config import LayerConfig
 from tersor.pipeline.calibrate import Calibration
 from tersor.pipeline.encode import quantize_and_encode
 from tersor.pipeline.records import WeightRecord
@@ -144,7 +145,7 @@ def _compress(
     target: Target,
     scales: dict[str, float],
     log: float,
-    given: dict[WeightRecord, object],
+    given: Mapping[WeightRecord, LayerConfig],
     progress: Callable[[str], None],
 ) -> _Result:
     """Compresses the model at a multiplier and measures it; the model is then as it was."""
@@ -180,4 +181,4 @@ def _compress(
     finally:
         for record in reversed(records):
             record.restore()
-            record.settings = given[record]  # type: ignore[assignment]
+            record.settings = given[record]

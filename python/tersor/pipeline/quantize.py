@@ -25,6 +25,7 @@ def quantize(record: WeightRecord) -> None:
             names the layer.
     """
     scaled = record.scaled
+    weight: torch.Tensor
     if scaled is None:
         weight, importance = record.parameter, record.importance
     else:

@@ -102,11 +102,9 @@ class WeightRecord:
             parameter.data = own.setdefault(storage_key(memory), memory.clone())
 
     def keep_too(self, parameter: nn.Parameter) -> None:
-        """As :meth:`keep`, for a parameter of another layer that a stage changes."""
-        own = self.saved
-        if all(parameter is not kept for kept, _ in own):
-            own.append((parameter, parameter.data))
-            parameter.data = parameter.data.clone()
+        """As :meth:`keep`, for a parameter of another layer, which no record has kept."""
+        self.saved.append((parameter, parameter.data))
+        parameter.data = parameter.data.clone()
 
     def restore(self) -> None:
         """Gives the parameters the memory back that they had, where a stage changed them.

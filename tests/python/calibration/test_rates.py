@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from tersor.calibration import rates, sweeps
-from tersor.calibration.curves import RateCurve
 
 
 def uncorrelated(certainty: torch.Tensor) -> sweeps.Piece:
@@ -88,7 +87,7 @@ def test_the_curve_is_the_entropy_of_the_codes() -> None:
     """Without compensation, what quantizing gives is what was expected."""
     weight = torch.randn(1, 200, 150, generator=torch.Generator().manual_seed(0))
     pieces, ones = [uncorrelated(torch.ones(150))], torch.ones(1, 200)
-    curve = RateCurve.of(weight, rates.steps_of(pieces, ones, 1.0), 255)
+    curve = rates.steps_of(pieces, ones, 1.0).curve(weight, 255)
     for penalty in (1e-3, 1e-2, 0.1):
         steps = rates.steps_of(pieces, ones, penalty)
         kept = torch.ones_like(weight, dtype=torch.bool)
@@ -98,3 +97,16 @@ def test_the_curve_is_the_entropy_of_the_codes() -> None:
         entropy = float(-(shares * shares.log2()).sum())
         assert curve.bits(penalty) == pytest.approx(entropy, rel=0.03)
         assert curve.penalty_for(entropy) == pytest.approx(penalty, rel=0.1)
+
+
+def test_a_few_large_weights_do_not_widen_the_steps() -> None:
+    weight = torch.randn(1, 100, 80, generator=torch.Generator().manual_seed(0))
+    weight[0, 3, 5], weight[0, 7, 2] = 300.0, -450.0
+    pieces, ones = [uncorrelated(torch.ones(80))], torch.ones(1, 100)
+    steps = rates.steps_of(pieces, ones, 0.02)
+    kept = torch.ones_like(weight, dtype=torch.bool)
+    got = rates.rate_sweeps(weight, pieces, kept, 0.02, 255, steps, ones)
+    assert (got.dense() - weight).abs().max() < 2.1 * steps.base
+    assert len(got.values.unique()) <= 256
+    few = rates.rate_sweeps(weight, pieces, kept, 0.02, 15, steps, ones)
+    assert len(few.values.unique()) <= 16
