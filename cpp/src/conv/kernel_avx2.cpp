@@ -24,7 +24,11 @@ template <Word word>
     if constexpr (word == Word::floats) {
         __asm__("vfmadd231ps %2, %1, %0" : "+x"(sum) : "x"(weight), "m"(words));
     } else {
-        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(words, weight));
+        // Together: compilers compute the products of many sums first, and have no room for them.
+        __m256i product;
+        __asm__("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0"
+                : "+x"(sum), "=&x"(product)
+                : "x"(weight), "m"(words));
     }
 }
 
