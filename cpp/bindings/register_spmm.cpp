@@ -4,6 +4,7 @@
 #include "arguments.hpp"
 #include "bindings.hpp"
 #include "csr_arrays.hpp"
+#include "fast_arguments.hpp"
 #include "fast_call.hpp"
 #include "tensors.hpp"
 #include "tersor/spmm.hpp"
@@ -16,17 +17,6 @@ Regime parse_regime(const std::string& name) {
     if (name == "vector") return Regime::vector;
     if (name == "batch") return Regime::batch;
     throw std::invalid_argument("regime '" + name + "' is none of vector, batch");
-}
-
-Precision precision_at(const Arguments& arguments, std::size_t i) {
-    static const ByName<Precision> names(parse_precision, {"highest", "high", "medium", "low"});
-    return names.of(arguments, i);
-}
-
-Activation activation_at(const Arguments& arguments, std::size_t i) {
-    static const ByName<Activation> names(parse_activation,
-                                          {"none", "relu", "relu6", "gelu", "silu"});
-    return names.of(arguments, i);
 }
 
 /// `pack(csr, values, matrix)` on the parts of a RelativeCsr.

@@ -6,7 +6,7 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ConvGeometry', 'File', 'FormatError', 'PackedMatrix', 'compiled_isas', 'compiler', 'conv_convolve', 'csr_count_entries', 'csr_decode', 'csr_encode', 'csr_validate', 'huffman_code_lengths', 'huffman_decode', 'huffman_encode', 'huffman_entropy', 'huffman_histogram', 'huffman_inspect', 'is_layer', 'isa_available', 'isa_in_use', 'kmeans_cluster', 'layer_decode', 'layer_decode_rows', 'layer_encode', 'layer_inspect', 'layer_pack', 'layers_pack', 'parallel_runner_name', 'recurrent_run', 'spmm_kernel_list', 'spmm_linear', 'spmm_multiply', 'spmm_multiply_by', 'spmm_pack', 'spmm_pack_values', 'spmm_prepare', 'spmm_sum_by_code', 'use_isa', 'version', 'write_file']
+__all__: list[str] = ['ConvGeometry', 'File', 'FormatError', 'PackedMatrix', 'compiled_isas', 'compiler', 'conv2d', 'conv_convolve', 'csr_count_entries', 'csr_decode', 'csr_encode', 'csr_validate', 'huffman_code_lengths', 'huffman_decode', 'huffman_encode', 'huffman_entropy', 'huffman_histogram', 'huffman_inspect', 'is_layer', 'isa_available', 'isa_in_use', 'kmeans_cluster', 'layer_decode', 'layer_decode_rows', 'layer_encode', 'layer_inspect', 'layer_pack', 'layers_pack', 'parallel_runner_name', 'recurrent_run', 'spmm_kernel_list', 'spmm_linear', 'spmm_multiply', 'spmm_multiply_by', 'spmm_pack', 'spmm_pack_values', 'spmm_prepare', 'spmm_sum_by_code', 'use_isa', 'version', 'write_file']
 class FormatError(ValueError):
     pass
 class PackedMatrix:
@@ -81,6 +81,10 @@ def compiled_isas() -> list[str]:
     ...
 def compiler() -> str:
     ...
+def conv2d(filters: PackedMatrix, x: typing.Any, bias: typing.Any, residual: typing.Any, geometry: ConvGeometry, activation: str, precision: str, threads: int) -> typing.Any:
+    """
+    Convolves tensors of torch with the filters; the geometry's input size is that of x. None where they cannot be read as they are.
+    """
 def conv_convolve(filters: PackedMatrix, geometry: ConvGeometry, x: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex, bias: typing.SupportsInt | typing.SupportsIndex, residual: typing.SupportsInt | typing.SupportsIndex, y: typing.SupportsInt | typing.SupportsIndex, bfloat16: typing.SupportsInt | typing.SupportsIndex, activation: str, precision: str, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Convolves raw addresses, as spmm_multiply multiplies them.

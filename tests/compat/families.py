@@ -132,7 +132,6 @@ def _whisper_inputs() -> Inputs:
 
 # Of the variance that keeps activations of this width alike: each layer counts in the output.
 _SPREAD = WIDTH**-0.5
-_NO_EMBEDDING = {"Embedding": unsupported("Embedding")}
 _LAYER_NORM = {"LayerNorm": unsupported("LayerNorm")}
 _BATCH_NORM = {"BatchNorm2d": unsupported("BatchNorm2d")}
 
@@ -154,7 +153,7 @@ FAMILIES = (
             initializer_range=_SPREAD,
         ),
         _ids("input_ids"),
-        {**_NO_EMBEDDING, **_LAYER_NORM},
+        _LAYER_NORM,
         outcomes={
             "load_meta": Warns(
                 f"bert.embeddings.position_ids, bert.embeddings.token_type_ids: {_NOT_IN_FILE}",
@@ -180,10 +179,8 @@ FAMILIES = (
         ),
         _ids("input_ids", use_cache=False),
         {
-            **_NO_EMBEDDING,
             **_LAYER_NORM,
             "Conv1D": unsupported("Conv1D"),
-            "lm_head": shares_with("transformer.wte", "Embedding"),
         },
         tied=(("lm_head.weight", "transformer.wte.weight"),),
         generates=True,
@@ -222,9 +219,7 @@ FAMILIES = (
         ),
         _ids("input_ids", "decoder_input_ids", use_cache=False),
         {
-            **_NO_EMBEDDING,
             "T5LayerNorm": unsupported("T5LayerNorm"),
-            "lm_head": shares_with("shared", "Embedding"),
         },
         tied=(
             (
@@ -252,7 +247,7 @@ FAMILIES = (
             pad_token_id=0,
         ),
         _ids("input_ids", use_cache=False),
-        {**_NO_EMBEDDING, "LlamaRMSNorm": unsupported("LlamaRMSNorm")},
+        {"LlamaRMSNorm": unsupported("LlamaRMSNorm")},
         outcomes={
             "load_meta": Warns(
                 f"rotary_emb.inv_freq, model.rotary_emb.original_inv_freq: {_NOT_IN_FILE}",
@@ -286,11 +281,9 @@ FAMILIES = (
         ),
         _whisper_inputs,
         {
-            **_NO_EMBEDDING,
             **_LAYER_NORM,
             "Conv1d": unsupported("Conv1d"),
             "WhisperPositionalEmbedding": unsupported("WhisperPositionalEmbedding"),
-            "proj_out": shares_with("model.decoder.embed_tokens", "Embedding"),
         },
         tied=(("model.decoder.embed_tokens.weight", "proj_out.weight"),),
     ),
@@ -336,14 +329,13 @@ FAMILIES = (
         "sequence to sequence: two GRUs",
         networks.Seq2Seq,
         _ids("source", "target"),
-        _NO_EMBEDDING,
     ),
     Family(
         "tied",
         "language model with tied weights",
         networks.TiedLM,
         _ids("ids"),
-        {**_NO_EMBEDDING, **_LAYER_NORM, "head": shares_with("embedding", "Embedding")},
+        _LAYER_NORM,
         tied=(
             ("embedding.weight", "head.weight"),
             ("first.weight", "second.weight", "third.weight"),

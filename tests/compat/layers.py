@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from tests.compat.families import shares_with, unsupported
+from tests.compat.families import unsupported
 from tests.compat.networks import WIDTH
 
 
@@ -178,7 +178,7 @@ ROWS = (
         "a layer with the weight of an embedding",
         TiedToEmbedding,
         ((2, 5),),
-        shares_with("embedding", "Embedding"),
+        note="one blob for both, with the settings of the embedding",
     ),
     Row(
         "a complex layer",
@@ -212,13 +212,13 @@ ROWS = (
         "`nn.Embedding`",
         _by_index(nn.Embedding, WIDTH, WIDTH),
         ((2, 5),),
-        unsupported("Embedding"),
+        note="rows are decoded when they are looked up; not with `max_norm`",
     ),
     Row(
         "`nn.EmbeddingBag`",
         _by_index(nn.EmbeddingBag, WIDTH, WIDTH),
         ((2, 5),),
-        unsupported("EmbeddingBag"),
+        note="any mode, weights of samples; not with `max_norm`",
     ),
     Row(
         "`nn.MultiheadAttention`, `in_proj`",

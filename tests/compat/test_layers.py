@@ -65,7 +65,7 @@ def test_every_registered_type_has_a_row() -> None:
     ids=["default", "density", "biases", "joint"],
 )
 def test_a_model_without_layers_to_compress_stays_as_it_is(config: Config) -> None:
-    model = nn.Sequential(nn.Embedding(8, 8), nn.LayerNorm(8))
+    model = nn.Sequential(nn.PReLU(8), nn.LayerNorm(8))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     tersor.compress_(model, config)
     after = model.state_dict()
@@ -75,6 +75,6 @@ def test_a_model_without_layers_to_compress_stays_as_it_is(config: Config) -> No
 
 
 def test_no_target_can_be_met_where_no_layer_can_be_compressed() -> None:
-    model = nn.Sequential(nn.Embedding(8, 8), nn.LayerNorm(8))
+    model = nn.Sequential(nn.PReLU(8), nn.LayerNorm(8))
     with pytest.raises(ValueError, match="no layer of this model can be compressed"):
         tersor.compress_(model, Config(target_ratio=2.0))

@@ -221,6 +221,40 @@ TEST_F(CApi, WhatIsAskedForIsZeroAfterAFailure) {
     EXPECT_EQ(tersor_get_tensor(file_, 0, nullptr, sizeof tensor), TERSOR_BAD_ARGUMENT);
 }
 
+TEST_F(CApi, ConvolvesWithTheFiltersOfALayer) {
+    tersor_matrix* filters = nullptr;
+    ASSERT_EQ(tersor_load_layer(file_, "shared_blob", 0, 1, &filters), TERSOR_OK);
+    const tersor_geometry geometry = {1, 1, {1, 4}, {1, 3}, {1, 1}, {0, 0}, {1, 1}};
+    std::uint32_t size[2] = {7, 7};
+    ASSERT_EQ(tersor_output_size(&geometry, size), TERSOR_OK);
+    EXPECT_EQ(size[0], 1U);
+    EXPECT_EQ(size[1], 2U);
+    const std::vector<float> x = {1.0F, 2.0F, 3.0F, 4.0F};
+    const std::vector<float> bias = {10.0F, 20.0F};
+    for (const int precision : {TERSOR_HIGHEST, TERSOR_HIGH, TERSOR_MEDIUM, TERSOR_LOW}) {
+        std::vector<float> y(4);
+        ASSERT_EQ(
+            tersor_convolve(filters, &geometry, x.data(), 1, bias.data(), y.data(), precision, 2),
+            TERSOR_OK);
+        const std::vector<float> expected = {11.0F, 11.5F, 19.0F, 18.0F};
+        for (std::size_t i = 0; i < y.size(); ++i) EXPECT_NEAR(y[i], expected[i], 0.07F) << i;
+    }
+    std::vector<float> y(4);
+    const auto convolve = [&](const tersor_geometry* g, const float* from, int precision) {
+        return tersor_convolve(filters, g, from, 1, nullptr, y.data(), precision, 1);
+    };
+    EXPECT_EQ(convolve(nullptr, x.data(), TERSOR_HIGH), TERSOR_BAD_ARGUMENT);
+    EXPECT_EQ(convolve(&geometry, nullptr, TERSOR_HIGH), TERSOR_BAD_ARGUMENT);
+    EXPECT_EQ(convolve(&geometry, x.data(), TERSOR_LOW + 1), TERSOR_BAD_ARGUMENT);
+    tersor_geometry wrong = geometry;
+    wrong.kernel[1] = 2;
+    EXPECT_EQ(convolve(&wrong, x.data(), TERSOR_HIGH), TERSOR_BAD_ARGUMENT);
+    wrong.kernel[1] = 5;
+    EXPECT_EQ(tersor_output_size(&wrong, size), TERSOR_BAD_ARGUMENT);
+    EXPECT_EQ(size[0] + size[1], 0U);
+    tersor_free_matrix(filters);
+}
+
 TEST_F(CApi, TensorsMayGrow) {
     // A caller of a later version: what this one does not know is zero.
     struct Larger {

@@ -26,6 +26,7 @@ RANKS = {
     "huffman": 3,
     "kmeans": 3,
     "spmm": 4,
+    "rows": 4,
     "conv": 5,
     "recurrent": 5,
     "container": 6,

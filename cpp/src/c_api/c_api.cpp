@@ -13,6 +13,7 @@
 
 #include "support/checked_size.hpp"
 #include "tersor/container.hpp"
+#include "tersor/conv.hpp"
 #include "tersor/isa.hpp"
 #include "tersor/pack_layer.hpp"
 #include "tersor/recurrent.hpp"
@@ -75,6 +76,14 @@ int guarded(const Body& body) noexcept {
     } catch (...) {
         return fail(TERSOR_INTERNAL_ERROR, "unknown failure");
     }
+}
+
+tersor::conv::Geometry geometry_of(const tersor_geometry& g) noexcept {
+    const auto pair = [](const std::uint32_t (&values)[2]) {
+        return tersor::conv::Pair{values[0], values[1]};
+    };
+    return {g.in_channels,  g.groups,        pair(g.input),   pair(g.kernel),
+            pair(g.stride), pair(g.padding), pair(g.dilation)};
 }
 
 void require(bool good, const char* what) {
@@ -219,6 +228,40 @@ int tersor_multiply(const tersor_matrix* matrix, const float* x, size_t batch, c
                 "tersor_multiply: x or y is NULL");
         tersor::spmm::multiply(matrix->packed, {x, *in}, batch, {bias, bias != nullptr ? rows : 0},
                                {y, *out}, static_cast<tersor::Precision>(precision), threads);
+    });
+}
+
+int tersor_output_size(const tersor_geometry* geometry, uint32_t size[2]) {
+    return guarded([&] {
+        require(size != nullptr, "tersor_output_size: size is NULL");
+        size[0] = size[1] = 0;
+        require(geometry != nullptr, "tersor_output_size: the geometry is NULL");
+        const tersor::conv::Pair found = tersor::conv::output_size(geometry_of(*geometry));
+        size[0] = found.h;
+        size[1] = found.w;
+    });
+}
+
+int tersor_convolve(const tersor_matrix* filters, const tersor_geometry* geometry, const float* x,
+                    size_t batch, const float* bias, float* y, int precision, int threads) {
+    return guarded([&] {
+        require(filters != nullptr, "tersor_convolve: the filters are NULL");
+        require(geometry != nullptr, "tersor_convolve: the geometry is NULL");
+        require(precision >= TERSOR_HIGHEST && precision <= TERSOR_LOW,
+                "tersor_convolve: no such precision");
+        const tersor::conv::Geometry g = geometry_of(*geometry);
+        const tersor::conv::Pair size = tersor::conv::output_size(g);
+        const std::size_t rows = filters->packed.rows();
+        const auto in =
+            tersor::support::checked_product(batch, g.in_channels, g.input.h, g.input.w);
+        const auto out = tersor::support::checked_product(batch, rows, size.h, size.w);
+        require(in.has_value() && out.has_value(),
+                "tersor_convolve: the batch is larger than memory");
+        require((x != nullptr || *in == 0) && (y != nullptr || *out == 0),
+                "tersor_convolve: x or y is NULL");
+        tersor::conv::convolve(filters->packed, g, {x, *in}, batch,
+                               {bias, bias != nullptr ? rows : 0}, {y, *out},
+                               static_cast<tersor::Precision>(precision), threads);
     });
 }
 

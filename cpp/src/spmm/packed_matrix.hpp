@@ -9,6 +9,7 @@
 #include "spmm/sell/layout.hpp"
 #include "spmm/tiles/layout.hpp"
 #include "support/aligned_buffer.hpp"
+#include "support/attachments.hpp"
 #include "support/lazy.hpp"
 #include "tersor/spmm.hpp"
 
@@ -30,6 +31,7 @@ struct PackedMatrix::Layout {
     support::Lazy<spmm::Panels> limb_panels_made;
     support::Lazy<spmm::Tiles> tiles_made;
     support::Lazy<PackedMatrix> transposed_made;
+    support::Attachments convolutions;  // plans, by geometry and class
     support::Lazy<PackedMatrix> with_factors_inside_made;
 
     [[nodiscard]] bool has_factors() const noexcept {

@@ -17,4 +17,11 @@ inline void prefetch([[maybe_unused]] const void* begin,
 #endif
 }
 
+/// Starts to load a line into the second cache.
+inline void prefetch_second_cache([[maybe_unused]] const void* at) noexcept {
+#if defined(__GNUC__)
+    __builtin_prefetch(at, 0, 2);
+#endif
+}
+
 }  // namespace tersor::support

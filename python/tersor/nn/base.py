@@ -19,6 +19,7 @@ from tersor.codec.blob import (
     inspect_blob,
 )
 from tersor.codec.encode import decompress_weight
+from tersor.nn.execution import Choice
 from tersor.nn.hooks import lift_call_hooks, take_over
 from tersor.nn.recomputed import dense_type_of, dtype_of
 from tersor.nn.weight import CompressedWeight
@@ -38,6 +39,8 @@ _OWN = (
     "dtype",
     "precision",
     "activation",
+    "execution",
+    "choices",
     "relative_error",
     "_dense_type",
     BLOB,
@@ -111,6 +114,9 @@ class Compressed(nn.Module):
         shape: of the dense weight.
         dtype: of the dense weight; follows ``.to()``.
         precision: class of arithmetic: ``highest``, ``high``, ``medium`` or ``low``.
+        execution: ``auto`` (what is faster), ``compressed`` or ``dense`` (from the weight decoded
+            once, which then stays in memory): :mod:`tersor.nn.execution`.
+        choices: what was decided so far, for batches of which size.
         activation: what is done with the outputs, fused into the kernel: ``none``, ``relu``,
             ``relu6``, ``gelu`` or ``silu``.
         values: the codebook as a parameter ``[k]`` where :meth:`train_values` made one. State
@@ -122,6 +128,12 @@ class Compressed(nn.Module):
 
     # The attributes that the dense layer has, and this one too.
     attributes: ClassVar[tuple[str, ...]] = ()
+
+    # Whether the dense layer knows a bias at all.
+    has_bias: ClassVar[bool] = True
+
+    execution: str = "auto"
+    choices: dict[Any, Choice]
 
     weight_blob: torch.Tensor
     bias: nn.Parameter | None
@@ -151,6 +163,7 @@ class Compressed(nn.Module):
         self.dtype = dtype
         self.precision = "high"
         self.activation = "none"
+        self.choices = {}
         self.relative_error: float | None = None
         self._dense_type = dense_type
 
@@ -172,11 +185,15 @@ class Compressed(nn.Module):
         graph drops the operator where only the shape or the dtype was asked for.
         """
         if self.values is not None or torch.compiler.is_compiling():
-            decoded: torch.Tensor = torch.ops.tersor.decode(
-                self.weight_blob, self.values, list(self.shape), self.dtype
-            )
-            return decoded
+            return self._decoded()
         return CompressedWeight(self)
+
+    def _decoded(self) -> torch.Tensor:
+        """The dense weight as the result of an operator, which gradients of the codebook pass."""
+        decoded: torch.Tensor = torch.ops.tersor.decode(
+            self.weight_blob, self.values, list(self.shape), self.dtype
+        )
+        return decoded
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight":
@@ -184,6 +201,7 @@ class Compressed(nn.Module):
         elif name == "values" and (value is None or isinstance(value, nn.Parameter)):
             for layer in self.tied():
                 layer.register_parameter(name, value)
+                layer.choices = {}
         else:
             super().__setattr__(name, value)
 
@@ -228,6 +246,7 @@ class Compressed(nn.Module):
         others = _layers_of(blob)
         self._buffers[BLOB] = blob
         self._parameters["values"] = others[0].values if others else None
+        self.choices = {}
 
     def tied(self) -> list[Compressed]:
         """The layers that share the blob, wherever they are in use; this one among them."""
@@ -288,7 +307,8 @@ class Compressed(nn.Module):
         with torch.inference_mode(False), torch.no_grad():
             weight = CompressedWeight(self).dense().clone()
         dense.register_parameter("weight", nn.Parameter(weight))
-        dense.register_parameter("bias", self.bias)
+        if self.has_bias:
+            dense.register_parameter("bias", self.bias)
         take_over(dense, self, self.attributes, without=_OWN)
         torch_internals.own_load_hooks(dense)
         if self.activation == "none":
@@ -323,6 +343,7 @@ class Compressed(nn.Module):
         try:
             super()._apply(fn, recurse)
             self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+            self.choices = {}
             moved = fn(blob)
         except BaseException:
             self._buffers[BLOB] = blob
@@ -388,6 +409,7 @@ class Compressed(nn.Module):
         )
         for layer in tied:  # a state that is assigned has replaced the tensor
             layer._buffers[BLOB] = self.weight_blob
+            layer.choices = {}
         self._load_extra_state(state_dict, prefix, strict, missing_keys, unexpected_keys)
         if strict and blob is None and prefix + "weight" in state_dict:
             # One sentence instead of a name that is missing and one that is unexpected.
@@ -445,7 +467,7 @@ class Compressed(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles, whose hooks are to get them."""
         torch_internals.own_load_hooks(self)
-        return dict(self.__dict__)
+        return {**self.__dict__, "choices": {}}
 
     def extra_repr(self) -> str:
         """Shape, density and stored bytes."""
@@ -459,7 +481,9 @@ class Compressed(nn.Module):
             return f"{shape}, malformed"
         density = info.nonzeros / max(1, info.weights)
         device = "" if self.weight_blob.is_cpu else f", device={self.weight_blob.device}"
-        return f"{shape}, density={density:.4f}, bytes={info.total_bytes}{device}"
+        text = f"{shape}, density={density:.4f}, bytes={info.total_bytes}{device}"
+        runs = "; ".join(dict.fromkeys(map(str, self.choices.values())))
+        return f"{text}, runs {runs}" if runs else text
 
 
 def _layers_of(blob: torch.Tensor | None) -> list[Compressed]:

@@ -10,6 +10,7 @@ from torch import nn
 
 from tersor.config import LayerConfig
 from tersor.nn.base import Compressed, autocast, refuse_what_operators_get_wrong
+from tersor.nn.execution import finished, known_choice, run_fastest
 from tersor.nn.from_dense import compress_layer
 from tersor.ops.forward import run_conv2d
 
@@ -95,23 +96,9 @@ class CompressedConv2d(Compressed):
             mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
             images = F.pad(images, (left, right, above, below), mode)
             left = above = 0
-        geometry = (
-            [high, wide],
-            list(self.stride),
-            [above, left],
-            list(self.dilation),
-            self.groups,
-        )
+        geometry = ((high, wide), self.stride, (above, left), self.dilation, self.groups)
         if self._runs_eagerly(images, self.bias, self.values, residual):
-            y = run_conv2d(
-                self.packed,
-                images,
-                self.bias,
-                *geometry,
-                self.precision,
-                self.activation,
-                residual,
-            )
+            y = self._run(images, residual, geometry)
         else:
             refuse_what_operators_get_wrong(
                 images,
@@ -132,3 +119,37 @@ class CompressedConv2d(Compressed):
                 self.precision,
             )
         return y.squeeze(0) if x.dim() == 3 else y
+
+    def _run(
+        self,
+        images: torch.Tensor,
+        residual: torch.Tensor | None,
+        geometry: tuple[Any, Any, Any, Any, int],
+    ) -> torch.Tensor:
+        """The convolution by the way that is faster for images of this size, or asked for."""
+
+        def compressed() -> torch.Tensor:
+            return run_conv2d(
+                self.packed,
+                images,
+                self.bias,
+                *geometry,
+                self.precision,
+                self.activation,
+                residual,
+            )
+
+        def dense(weight: torch.Tensor) -> torch.Tensor:
+            y = F.conv2d(images, weight, self.bias, *geometry[1:])
+            return finished(y, self.activation, residual)
+
+        if self.execution == "compressed":
+            return compressed()
+        situation = (tuple(images.shape[2:]), *geometry)
+        choice = known_choice(self, images, images.numel(), situation)
+        if choice is not None and choice.runs == "compressed":
+            return compressed()
+        others = [t for t in (images, self.bias, residual) if t is not None]
+        if not all(t.is_cpu for t in others):
+            return compressed()  # which says what is wrong
+        return run_fastest(self, images, images.numel(), compressed, dense, situation)

@@ -41,6 +41,8 @@ def compress_layer(
         blob_tensor(encode_blob(compress_weight(plain.weight, settings, name, importance)))
     )
     made.precision, made.activation = settings.precision, activation
+    if settings.execution != "auto":
+        made.execution = settings.execution
     if made.bias is not None:
         with torch.inference_mode(False):
             bias = made.bias.detach().clone()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from torch.nn.parameter import is_lazy
 
 from tersor.nn.base import Compressed, reserved_name
 from tersor.nn.conv import CompressedConv2d, pixels_of_padding
+from tersor.nn.embedding import CompressedEmbedding, CompressedEmbeddingBag
 from tersor.nn.linear import CompressedLinear
 from tersor.nn.matrices import CompressedGroup
 from tersor.nn.recomputed import computed_names, dense_type_of, dtype_of
@@ -29,6 +30,15 @@ from tersor.ops.library import PATCH_ELEMENTS
 
 class LayerHandler(ABC):
     """What tersor knows of a type of layer."""
+
+    settings: ClassVar[str] = "linear"
+    """Which settings of a :class:`tersor.Config` are for this type: ``linear``, ``conv``, …"""
+
+    multiplies: ClassVar[bool] = True
+    """Whether the weight is multiplied with inputs, whose statistics say how its errors count."""
+
+    transposed: ClassVar[bool] = False
+    """Whether inputs are multiplied with the weight's columns instead of its rows."""
 
     @abstractmethod
     def shapes(self, module: Any) -> Mapping[str, tuple[int, ...]]:
@@ -87,6 +97,8 @@ class LinearHandler(LayerHandler):
 class Conv2dHandler(LayerHandler):
     """``nn.Conv2d``, of any padding mode, stride, dilation and number of groups."""
 
+    settings = "conv"
+
     def shapes(self, module: Any) -> Mapping[str, tuple[int, ...]]:
         """As the base class."""
         channels = module.in_channels // module.groups
@@ -137,10 +149,43 @@ class RecurrentHandler(LayerHandler):
         raise ValueError(f"errors in a {type(module).__name__} cannot be compensated")
 
 
+class EmbeddingHandler(LayerHandler):
+    """``nn.Embedding`` and ``nn.EmbeddingBag``, whose rows are looked up."""
+
+    settings = "embedding"
+    multiplies = False
+
+    def __init__(self, compressed: type[CompressedEmbedding] | type[CompressedEmbeddingBag]):
+        self._compressed = compressed
+
+    def shapes(self, module: Any) -> Mapping[str, tuple[int, ...]]:
+        """As the base class."""
+        return {"weight": (module.num_embeddings, module.embedding_dim)}
+
+    def empty_like(self, module: Any) -> Compressed:
+        """As the base class."""
+        return self._compressed.empty_like(module)
+
+    def samples(self, module: Any, x: torch.Tensor) -> Iterator[torch.Tensor]:
+        """None: nothing is multiplied."""
+        return iter(())
+
+    def refusal(self, module: Any) -> str | None:
+        """As the base class."""
+        if module.max_norm is not None:
+            return (
+                "max_norm rescales rows of the weight at each look-up: rescale them once, and set "
+                "max_norm to None"
+            )
+        return None
+
+
 _RECURRENT = RecurrentHandler()
 _HANDLERS: dict[type[nn.Module], LayerHandler] = {
     nn.Linear: LinearHandler(),
     nn.Conv2d: Conv2dHandler(),
+    nn.Embedding: EmbeddingHandler(CompressedEmbedding),
+    nn.EmbeddingBag: EmbeddingHandler(CompressedEmbeddingBag),
     **dict.fromkeys(RECURRENT, _RECURRENT),
 }
 

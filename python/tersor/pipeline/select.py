@@ -19,7 +19,7 @@ from tersor.nn.hooks import hand_over
 from tersor.nn.layers import layers_of, nbytes, own_parameters
 from tersor.nn.matrices import matrices_of
 from tersor.nn.recomputed import plain_copy
-from tersor.nn.registry import handler_of, swap_modules, why_not
+from tersor.nn.registry import LayerHandler, handler_of, swap_modules, why_not
 from tersor.nn.wrappers import plain_name
 from tersor.pipeline.records import Selection, WeightRecord
 
@@ -57,7 +57,7 @@ def select(
             plain = plain_copy(module)
             if plain is not None:
                 selection.plain[module] = plain
-            reason = _add(names[0], plain or module, settings, records)
+            reason = _add(names, plain or module, settings, config, records)
         if reason is not None:
             selection.left[names[0]] = reason
     selection.records += records.values()
@@ -120,18 +120,23 @@ def _decide(
     handler = handler_of(module)
     assert handler is not None
     shape = next(iter(handler.shapes(module).values()))
-    settings = config.for_layer(names, len(shape))
+    settings = config.for_layer(names, len(shape), handler.settings)
     return (NOT_CONFIGURED, None) if settings is None else (None, settings)
 
 
 def _add(
-    name: str, module: nn.Module, settings: LayerConfig, records: dict[Hashable, WeightRecord]
+    names: Sequence[str],
+    module: nn.Module,
+    settings: LayerConfig,
+    config: Config,
+    records: dict[Hashable, WeightRecord],
 ) -> str | None:
     """Adds a layer's weights to the records, or the layer to the records of the same weights.
 
     Returns:
         Why it is left; None where it is added.
     """
+    name = names[0]
     handler = handler_of(module)
     assert handler is not None
     parameters: dict[str, nn.Parameter] = {}
@@ -142,25 +147,45 @@ def _add(
         if parameter.is_meta:
             raise ValueError(f"{name}: {weight_name} is on the meta device and has no data")
         record = records.get(identity(parameter))
-        if record is not None and (record.handler, record.weight_name) != (handler, weight_name):
+        if record is not None and (record.handler.transposed, record.weight_name) != (
+            handler.transposed,
+            weight_name,
+        ):
             return f"shares its weight with {record.label}, a layer of another kind"
-        if record is not None and record.settings != settings:
-            raise ValueError(
-                f"{record.label} and {name} share a weight but have different settings: "
-                "give both the same"
-            )
         parameters[weight_name] = parameter
     if len({identity(parameter) for parameter in parameters.values()}) < len(parameters):
         return "some of its weights are the same tensor"
+    is_named = config.names_layer(names)
     for weight_name, parameter in parameters.items():
         found = records.get(identity(parameter))
-        if found is not None:
-            found.places[name] = module
-        else:
-            records[identity(parameter)] = WeightRecord(
-                name, weight_name, parameter, {name: module}, handler, settings
-            )
+        if found is None:
+            made = WeightRecord(name, weight_name, parameter, {name: module}, handler, settings)
+            made.is_named = is_named
+            records[identity(parameter)] = made
+            continue
+        if found.settings != settings:
+            _settle(found, name, handler, settings, is_named=is_named)
+        found.places[name] = module
     return None
+
+
+def _settle(
+    record: WeightRecord, name: str, handler: LayerHandler, settings: LayerConfig, *, is_named: bool
+) -> None:
+    """Gives the record of a tied weight the settings that count for all its layers.
+
+    Of layers of two kinds, those of the one that is named by an override; else the embedding's.
+
+    Raises:
+        ValueError: two layers of one kind, or two named ones, have different settings.
+    """
+    if record.handler.settings == handler.settings or (record.is_named and is_named):
+        raise ValueError(
+            f"{record.label} and {name} share a weight but have different settings: "
+            "give both the same"
+        )
+    if is_named or (not record.is_named and handler.settings == "embedding"):
+        record.settings, record.is_named = settings, is_named
 
 
 def identity(tensor: torch.Tensor) -> Hashable:

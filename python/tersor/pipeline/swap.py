@@ -14,7 +14,7 @@ from tersor.codec.encode import compress_weight, decompress_weight
 from tersor.config import LayerConfig
 from tersor.nn.base import Compressed, blob_tensor
 from tersor.nn.matrices import CompressedGroup, matrices_of, move_to
-from tersor.nn.registry import swap_modules
+from tersor.nn.registry import handler_of, swap_modules
 from tersor.pipeline.records import WeightRecord
 
 Swaps = dict[nn.Module, nn.Module]
@@ -40,11 +40,15 @@ def compressed_modules(
         blob = blob_tensor(record.blob).to(record.parameter.device)
         for module in record.places.values():
             if module not in swaps:
-                swaps[module] = made = record.handler.empty_like(module)
+                handler = handler_of(module)
+                assert handler is not None
+                swaps[module] = made = handler.empty_like(module)
                 move_to(made, module)
             weight = matrices_of(swaps[module])[record.weight_name]
             weight.set_blob(blob)
             weight.precision = record.settings.precision
+            if record.settings.execution != "auto":
+                weight.execution = record.settings.execution
             weight.relative_error = record.relative_error
     if biases is not None:
         names = {module: name for record in records for name, module in record.places.items()}

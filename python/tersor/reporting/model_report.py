@@ -43,6 +43,7 @@ class LayerReport:
         relative_error: Frobenius norm of the weight's error over that of the weight, the largest of
             several weights; None where it is not known, as after loading.
         precision: class of arithmetic.
+        runs: compressed or dense, and why, where that was decided for the batches met so far.
     """
 
     name: str
@@ -58,6 +59,7 @@ class LayerReport:
     codebook_size: int | None = None
     relative_error: float | None = None
     precision: str | None = None
+    runs: str | None = None
 
 
 @dataclass(frozen=True)
@@ -101,6 +103,9 @@ class ModelReport:
             if layer.reason is not None:
                 reasons.setdefault(layer.reason, []).append(layer.name or layer.kind)
         lines.append("")
+        for layer in self.layers:
+            if layer.runs not in (None, "auto", "compressed"):
+                lines.append(f"{layer.name or layer.kind} runs {layer.runs}")
         for reason, names in reasons.items():
             lines.append(f"dense: {', '.join(names)}: {reason}")
         lines.append(
@@ -220,4 +225,13 @@ def _compressed(name: str, module: nn.Module, seen: set[Hashable]) -> LayerRepor
         codebook_size=max(info.clusters for info in infos),
         relative_error=max((e for e in errors if e is not None), default=None),
         precision=weights[0].precision,
+        runs=_ways(module) if isinstance(module, Compressed) else "compressed",
     )
+
+
+def _ways(module: Compressed) -> str:
+    """How a layer runs, for the batches that it met or as it is set."""
+    if module.execution == "compressed":
+        return "compressed"
+    made = dict.fromkeys(str(choice) for choice in module.choices.values())
+    return "; ".join(made) if made else module.execution
