@@ -47,7 +47,7 @@ class Calibration:
 
     @property
     def tables(self) -> list[WeightRecord]:
-        """Weights whose errors are not compensated: those looked up, and those of recurrent layers."""
+        """Weights whose errors are not compensated: tables, and those of recurrent layers."""
         return [record for record in self.records if not self.layers[record]]
 
     @property
