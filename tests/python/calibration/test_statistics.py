@@ -86,7 +86,8 @@ def test_a_batch_is_not_unfolded_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_of_very_many_patches_some_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
-    layer, x = nn.Conv2d(4, 4, 3, padding=1), torch.randn(50, 4, 20, 20).cumsum(2)
+    torch.manual_seed(0)
+    layer, x = nn.Conv2d(4, 4, 3), torch.randn(50, 4, 20, 20).cumsum(2)
     whole = input_statistics(layer, layer, [x])
     monkeypatch.setattr(statistics, "MAX_PATCHES", 1200)
     some = input_statistics(layer, layer, [x])
@@ -94,7 +95,7 @@ def test_of_very_many_patches_some_are_used(monkeypatch: pytest.MonkeyPatch) -> 
     assert some is not None
     assert 1200 <= some.count <= whole.count // 16 + 50 * 20
     assert layer.stride == (1, 1)
-    assert float((some.second[0] - whole.second[0]).norm() / whole.second[0].norm()) < 0.15
+    assert float((some.second[0] - whole.second[0]).norm() / whole.second[0].norm()) < 0.2
 
 
 class Odd(nn.Module):
