@@ -31,14 +31,21 @@ class Scaled:
     """A weight as few values times factors.
 
     Attributes:
-        values: float32 ``[groups, rows, inputs]``.
+        codes: whole numbers, int8 or int16, or values in float32, ``[groups, rows, inputs]``.
+        step: what a code is multiplied with.
         rows: float32 ``[groups, rows]``, or None where all are 1.
         columns: float32 ``[inputs]``, or None.
     """
 
-    values: torch.Tensor
+    codes: torch.Tensor
+    step: float = 1.0
     rows: torch.Tensor | None = None
     columns: torch.Tensor | None = None
+
+    @property
+    def values(self) -> torch.Tensor:
+        """Without the factors, float32 ``[groups, rows, inputs]``."""
+        return self.codes.float() * self.step
 
     def dense(self) -> torch.Tensor:
         """The weight, float32 ``[groups, rows, inputs]``."""
@@ -48,20 +55,31 @@ class Scaled:
         return made if self.columns is None else made * self.columns
 
     def entropy(self) -> float:
-        """Of the values, in bits for each."""
-        _, counts = self.values.unique(return_counts=True)
+        """Of the codes, in bits for each."""
+        _, counts = self.codes.unique(return_counts=True)
         shares = counts.double() / counts.sum()
         return float(-(shares * shares.log2()).sum())
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """The fields by name, without those that are None."""
-        fields = {"values": self.values, "rows": self.rows, "columns": self.columns}
+        step = torch.tensor(self.step, dtype=torch.float64)
+        fields = {"codes": self.codes, "step": step, "rows": self.rows, "columns": self.columns}
         return {name: own for name, own in fields.items() if own is not None}
 
     @classmethod
     def of(cls, tensors: Mapping[str, torch.Tensor], device: torch.device) -> Scaled:
         """From what :meth:`tensors` gave."""
-        return cls(**{name: own.to(device) for name, own in tensors.items()})
+        rows, columns = (
+            None if (own := tensors.get(name)) is None else own.to(device)
+            for name in ("rows", "columns")
+        )
+        return cls(tensors["codes"].to(device), float(tensors["step"]), rows, columns)
+
+
+def narrow(codes: torch.Tensor) -> torch.Tensor:
+    """Whole numbers in float32 as int8, or int16 where they are too large."""
+    small = codes.numel() == 0 or float(codes.abs().max()) < 128
+    return codes.to(torch.int8 if small else torch.int16)
 
 
 @dataclass(frozen=True)
@@ -205,4 +223,4 @@ def rate_sweeps(
         # More codes than there may be: steps that the range of the weights asks for.
         wide = Steps(float((weight / factors)[kept].abs().max()) / (values // 2), *steps.factors)
         return rate_sweeps(weight, pieces, kept, penalty, values, wide, row_importance)
-    return Scaled(codes * base, steps.rows, steps.columns)
+    return Scaled(narrow(codes), base, steps.rows, steps.columns)

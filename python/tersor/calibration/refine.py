@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tersor.calibration import ranks
 from tersor.calibration.inputs import parts_of
 
 _RATE = 1e-3  # of Adam, relative to the root mean square of a parameter
@@ -39,7 +40,7 @@ def refine_(
         steps: of Adam, each with one batch.
     """
     numbers = [number for number, target in enumerate(targets) if target is not None]
-    if not parameters or not numbers or not steps:
+    if not parameters or not steps or not all(ranks.gathered(bool(numbers))):
         return
     before = [parameter.detach().clone() for parameter in parameters]
     asked = [parameter.requires_grad for parameter in parameters]
@@ -47,9 +48,13 @@ def refine_(
     def error(number: int) -> torch.Tensor:
         return _distance(run(number), targets[number])
 
+    @torch.no_grad()
+    def whole() -> float:
+        return sum(ranks.gathered(sum(float(error(number)) for number in numbers)))
+
     better = False
     try:
-        start = sum(float(error(number)) for number in numbers)
+        start = whole()
         with torch.inference_mode(False), torch.enable_grad():
             for parameter in parameters:
                 parameter.requires_grad_(True)
@@ -64,9 +69,11 @@ def refine_(
                     return
                 found = torch.autograd.grad(loss, list(parameters), allow_unused=True)
                 for parameter, gradient in zip(parameters, found, strict=True):
-                    parameter.grad = gradient
+                    own = torch.zeros_like(parameter) if gradient is None else gradient
+                    ranks.sum_(own)
+                    parameter.grad = own
                 optimizer.step()
-        better = sum(float(error(number)) for number in numbers) < start
+        better = whole() < start
     finally:
         for parameter, own, wanted in zip(parameters, before, asked, strict=True):
             parameter.grad = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,6 +26,9 @@ from tersor.nn.registry import LayerHandler, handler_of, why_not
 
 MAX_INPUTS = 4096
 """Wider layers are processed in blocks of at most this many inputs, taken as uncorrelated."""
+
+MAX_PATCHES = 1 << 14
+"""Of a call of a convolution with more patches, at least so many, evenly spread, are used."""
 
 
 @dataclass
@@ -82,12 +87,13 @@ class Accumulator:
         """
         if not x.numel():
             return
-        parts = self.handler.samples(self.layer, x)
+        layer = _thinned(self.layer, x)
+        parts = self.handler.samples(layer, x)
         if dense is None or dense.shape != x.shape:
             for part in parts:
                 self._add(part.float())
         else:
-            both = zip(parts, self.handler.samples(self.layer, dense), strict=True)
+            both = zip(parts, self.handler.samples(layer, dense), strict=True)
             for part, dense_part in both:
                 self._add(part.float(), dense_part.float())
 
@@ -130,6 +136,19 @@ class Accumulator:
                 f"{name}: its inputs hold NaN or infinite values, or some whose square overflows"
             )
         return sums
+
+
+def _thinned(layer: nn.Module, x: torch.Tensor) -> nn.Module:
+    """A convolution that stands for a layer, with larger strides where it has very many patches."""
+    if not isinstance(layer, nn.Conv2d):
+        return layer
+    patches = x.numel() // x.shape[-3] // (layer.stride[0] * layer.stride[1])
+    every = math.isqrt(patches // MAX_PATCHES)
+    if every <= 1:
+        return layer
+    made = copy.copy(layer)
+    made.stride = (layer.stride[0] * every, layer.stride[1] * every)
+    return made
 
 
 def _over_ranks(sums: InputStatistics | None) -> InputStatistics | None:

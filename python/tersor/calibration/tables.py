@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 
 from tersor.calibration.curves import RateCurve, best_codes, step_at
-from tersor.calibration.rates import Scaled
+from tersor.calibration.rates import Scaled, narrow
 
 
 def table_curve(weight: torch.Tensor, values: int) -> RateCurve:
@@ -27,4 +27,4 @@ def quantize_table(weight: torch.Tensor, penalty: float, values: int) -> Scaled:
         values: 1 to 255.
     """
     codes, step = best_codes(weight.flatten(), max(step_at(penalty), 1e-30), values)
-    return Scaled((codes * step).view(1, *weight.shape))
+    return Scaled(narrow(codes).view(1, *weight.shape), step)

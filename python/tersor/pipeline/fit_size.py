@@ -2,8 +2,8 @@
 
 The Lagrange multiplier of a size follows from the rates of the weights
 (:mod:`tersor.calibration.allocation`). The model is compressed with it; what the file takes more or
-less than was expected corrects the multiplier of the next try. Three tries are made, and more only
-where none of them keeps the limit.
+less than was expected corrects the multiplier of the next try, by the secant of the tries. Three
+are made, and more only where none of them keeps the limit.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from tersor.pipeline.swap import compressed_modules, swapped
 _TRIES = 3
 _MORE = 6  # further ones where none of these keeps the limit
 _CLOSE = 0.99  # fraction of the limit that is near enough
+_OVERHEAD = 1.03  # bytes of blobs to the entropies of their codes
 _AIM = 0.997  # fraction of the limit that is aimed at
 
 
@@ -39,13 +40,11 @@ class _Expected:
         rates: of the weights.
         scales: their penalties at a multiplier of 1.
         fixed: bytes of everything else.
-        ratio: what weights really take, to their entropies.
     """
 
     rates: dict[str, WeightRate]
     scales: dict[str, float]
     fixed: float
-    ratio: float = 1.03
 
     def bytes_at(self, log: float) -> float:
         """At the multiplier of this natural logarithm."""
@@ -53,7 +52,7 @@ class _Expected:
             rate.size * rate.curve.bits(math.exp(log) * self.scales[name])
             for name, rate in self.rates.items()
         )
-        return self.fixed + self.ratio * bits / 8
+        return self.fixed + _OVERHEAD * bits / 8
 
     def log_for(self, limit: float) -> float:
         """The logarithm of the smallest multiplier, about, that keeps a limit."""
@@ -108,15 +107,15 @@ def fit_size_(
     expected = _Expected(rates, scales, tensor_bytes(model) - dense)
     aim, best, smallest = _AIM * target.limit, None, math.inf
     low, high = expected.range()
+    tried: list[tuple[float, float]] = []
     for number in range(_TRIES + _MORE):
-        log = min(max(expected.log_for(aim), low), high)
+        log = min(max(_next(tried, expected.log_for(aim)), low), high)
         result = _compress(model, calibration, target, scales, log, given, progress)
         smallest = min(smallest, result.size)
         progress(f"try {number + 1}: {result.size:,.0f} bytes of {target.limit:,.0f}")
         blobs = sum(len(record.blob) for record in result.records if record.blob is not None)
         expected.fixed = result.size - blobs
-        entropies = expected.bytes_at(log) - expected.fixed
-        expected.ratio *= blobs / max(1.0, entropies)
+        tried.append((log, expected.log_for(result.size)))
         kept = result.size <= target.limit
         if kept and (best is None or result.size > best.size):
             best = result
@@ -125,7 +124,7 @@ def fit_size_(
         if not kept and log >= high:
             break
         if number + 1 >= _TRIES:
-            aim *= 0.97
+            aim *= 0.98
     if best is None:
         raise ValueError(
             f"cannot reach {target.goal or f'target_bytes={target.limit:.0f}'}: "
@@ -137,6 +136,22 @@ def fit_size_(
         record.keep()
     for parameter, values in best.parameters:
         parameter.data = values
+
+
+def _next(tried: list[tuple[float, float]], wanted: float) -> float:
+    """The next multiplier to try, all as logarithms.
+
+    Args:
+        tried: multipliers, each with the one at which its size was expected.
+        wanted: at which the size that is aimed at is expected.
+    """
+    if not tried:
+        return wanted
+    log, like = tried[-1]
+    slope = 1.0
+    if len(tried) > 1 and abs(like - tried[-2][1]) > 1e-3:
+        slope = min(4.0, max(0.3, (log - tried[-2][0]) / (like - tried[-2][1])))
+    return log + slope * (wanted - like)
 
 
 def _compress(

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from calibration.memory import PeakBytes
 from torch import nn
 
 from tersor import LayerConfig
@@ -347,3 +348,18 @@ def test_another_way_to_run_the_model_is_taken() -> None:
     compensation.compensate_(other, data, named, forward_fn=lambda m, b: m(b["pixels"]))
     for a, b in zip(model.parameters(), other.parameters(), strict=True):
         assert torch.equal(a, b)
+
+
+def test_memory_is_that_of_a_block_at_any_depth() -> None:
+    peaks = []
+    for depth in (2, 12):
+        torch.manual_seed(0)
+        model = Stack(depth).eval()
+        data = [torch.randn(16, 32, WIDTH) for _ in range(4)]
+        with PeakBytes() as memory:
+            BlockRun(model, Inputs(data), linears(model), {}).each_group(lambda *_: None)
+        peaks.append(memory.peak)
+    own = 4 * 16 * 32 * WIDTH * 4  # bytes of what one layer makes of all inputs
+    # Inputs, outputs of four layers and of the block in both networks, and what runs at the moment.
+    assert peaks[1] < 20 * own
+    assert peaks[1] < 1.1 * peaks[0]

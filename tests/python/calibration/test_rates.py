@@ -59,7 +59,7 @@ def test_each_weight_goes_where_error_and_rate_are_least() -> None:
     factors = steps.of()[0].numpy()
     base = float(got.values.unique().diff().min())
     cost = (importance[0][:, None] / certainty).numpy()
-    tried = np.arange(-20, 21)
+    tried = np.arange(-22, 23)
     codes = np.rint(weight / (base * factors)) * kept
     for _ in range(2):
         counts = np.maximum(0.5, [(codes == t).sum() for t in tried])

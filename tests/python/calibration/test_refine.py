@@ -40,7 +40,7 @@ def inputs(seed: int) -> torch.Tensor:
 
 def test_outputs_get_nearer_and_only_vectors_change() -> None:
     dense, errors = model(), []
-    for steps in (0, 60):
+    for steps in (0, 30):
         made = tersor.compress_(
             copy.deepcopy(dense), COARSE, data=list(inputs(1).split(50)), refine_steps=steps
         )
