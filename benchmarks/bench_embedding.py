@@ -12,10 +12,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import nn
 
-from tersor import LayerConfig
+from tersor.codec import csr
+from tersor.codec.blob import CompressedTensor, encode_blob
 from tersor.nn import CompressedEmbedding
 from tersor.ops.packed import rows_of
 
@@ -38,8 +40,11 @@ def shortest(
 def measure(rows: int, cols: int, looked_up: int, values: int, rounds: int) -> dict[str, object]:
     """One table: times, bytes and what was measured."""
     dense = nn.Embedding(rows, cols)
-    settings = LayerConfig(codebook_size=values, method="uniform")
-    layer = CompressedEmbedding.from_dense(dense, settings)
+    codes = np.random.default_rng(0).integers(0, values + 1, (rows, cols), dtype=np.uint8)
+    codebook = np.linspace(-1, 1, values, dtype=np.float32)
+    content = CompressedTensor((rows, cols), "shared_fp32", csr.encode(codes, 4), codebook)
+    layer = CompressedEmbedding.empty_like(dense)
+    layer.set_blob(torch.from_numpy(encode_blob(content)))
     indices = torch.randint(0, rows, (100, looked_up))
     assert torch.equal(layer(indices), layer.dense_weight()[indices])
     turn = iter(range(1 << 60))

@@ -12,7 +12,7 @@ from torch import nn
 
 from tersor._names import listed
 from tersor.codec.blob import CompressedTensor, decode_blob
-from tersor.config import PRECISIONS, Config, Precision
+from tersor.config import EXECUTIONS, PRECISIONS, Config, Execution, Precision
 from tersor.io.content import Content, read_content
 from tersor.io.fill import fill_
 from tersor.io.folded import fold_names
@@ -63,6 +63,7 @@ def load_model(
     model: nn.Module,
     *,
     precision: Precision | None = None,
+    execution: Execution | None = None,
     trainable: bool = False,
     strict: bool = True,
     max_bytes: int | None = None,
@@ -78,6 +79,8 @@ def load_model(
         model: a module of the same architecture, dense or compressed; where it is a layer itself, a
             new module is returned.
         precision: class of arithmetic of all layers; None = as they were saved.
+        execution: of all layers: ``auto``, ``compressed`` (least memory) or ``dense``; None = as
+            those of the model are, ``auto`` by default (:class:`tersor.LayerConfig`).
         trainable: let parameters go on asking for gradients. By default all are frozen, so that the
             model takes its fast path also without ``torch.inference_mode``.
         strict: refuse names that are missing or unexpected.
@@ -91,13 +94,14 @@ def load_model(
         ValueError: the file and the model do not fit; the message lists the names, and the model
             is as it was.
     """
-    return _load_model(path, model, precision, trainable, strict, max_bytes)
+    return _load_model(path, model, precision, execution, trainable, strict, max_bytes)
 
 
 def _load_model(
     path: str | os.PathLike[str],
     model: nn.Module,
     precision: Precision | None,
+    execution: Execution | None,
     trainable: bool,
     strict: bool,
     max_bytes: int | None,
@@ -107,6 +111,8 @@ def _load_model(
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     if precision is not None and precision not in PRECISIONS:
         raise ValueError(f"precision '{precision}' is none of {', '.join(PRECISIONS)}")
+    if execution is not None and execution not in EXECUTIONS:
+        raise ValueError(f"execution '{execution}' is none of {', '.join(EXECUTIONS)}")
     content = read_content(path, max_bytes)
     undo = fold_names(model, content.folded, content.tensors)
     try:
@@ -116,7 +122,7 @@ def _load_model(
     except BaseException:
         undo()
         raise
-    made = _swap_layers(model, plan, content, precision)
+    made = _swap_layers(model, plan, content, precision, execution)
     without_data = fill_(made, content.tensors)
     for name, reason in plan.left.items():
         warnings.warn(f"{name}: stored compressed, runs dense ({reason})", stacklevel=3)
@@ -137,7 +143,11 @@ def _load_model(
 
 @torch.no_grad()
 def _swap_layers(
-    model: nn.Module, plan: Plan, content: Content, precision: Precision | None
+    model: nn.Module,
+    plan: Plan,
+    content: Content,
+    precision: Precision | None,
+    execution: Execution | None,
 ) -> nn.Module:
     """Puts compressed layers with the blobs of the file into the model."""
     made: dict[nn.Module, Compressed | CompressedGroup] = {}
@@ -159,6 +169,8 @@ def _swap_layers(
             weight = matrices_of(layer)[leaf]
             _give_blob(weight, content.blobs[name].to(_device_of(module, leaf)), owners)
             weight.precision = precision or content.records.of(name).precision
+            if execution is not None:
+                weight.execution = execution
             weight.relative_error = None
         if module in plan.fused:
             plan.fused[module].fuse_into(layer)  # type: ignore[arg-type]
@@ -202,6 +214,7 @@ def load(
     model: nn.Module,
     *,
     precision: Precision | None = None,
+    execution: Execution | None = None,
     trainable: bool = False,
     strict: bool = True,
     max_bytes: int | None = None,
@@ -213,13 +226,16 @@ def load(
     model: nn.Module | None = None,
     *,
     precision: Precision | None = None,
+    execution: Execution | None = None,
     trainable: bool = False,
     strict: bool = True,
     max_bytes: int | None = None,
 ) -> nn.Module | Checkpoint:
     """:func:`load_model` where a model is given, else :func:`load_file`."""
     if model is None:
-        if precision is not None or trainable or not strict:
-            raise TypeError("precision, trainable and strict are those of loading into a model")
+        if precision is not None or execution is not None or trainable or not strict:
+            raise TypeError(
+                "precision, execution, trainable and strict are those of loading into a model"
+            )
         return load_file(path, max_bytes=max_bytes)
-    return _load_model(path, model, precision, trainable, strict, max_bytes)
+    return _load_model(path, model, precision, execution, trainable, strict, max_bytes)

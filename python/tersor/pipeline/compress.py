@@ -107,8 +107,9 @@ def compress_(
                     target.check(compressed)
             model = give_up_plain_(swap_(model, swaps), selection, swaps)
         model = folding.keep(model)
+    left = {n: why for n, why in selection.left.items() if n not in folding.names.values()}
     settings = _settings_of_all(model, config, bool(swaps)) if compressed_before else config
-    remember(model, settings, selection.left, freeze=not trainable, folded=folding.names)
+    remember(model, settings, left, freeze=not trainable, folded=folding.names)
     return model
 
 

@@ -508,3 +508,15 @@ def test_weights_that_a_list_holds_are_those_of_the_file(meta: bool, tmp_path: P
     dense: Any = tersor.decompress_(loaded)
     assert dense.weights[0] is dense.fc.weight
     assert torch.allclose(dense(vectors()), expected, atol=1e-5)
+
+
+def test_how_layers_run_is_chosen_when_a_model_is_loaded(tmp_path: Path) -> None:
+    path = saved(tersor.compress_(two_linears()), tmp_path)
+    loaded: Any = tersor.load_model(path, two_linears(), execution="dense")
+    assert [loaded[0].execution, loaded[2].execution] == ["dense", "dense"]
+    again: Any = tersor.load(path, two_linears())
+    assert "execution" not in again[0].__dict__
+    with pytest.raises(ValueError, match="execution 'fast' is none of auto, compressed, dense"):
+        tersor.load_model(path, two_linears(), execution="fast")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="are those of loading into a model"):
+        tersor.load(path, execution="dense")  # type: ignore[call-overload]

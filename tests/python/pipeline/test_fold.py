@@ -52,6 +52,7 @@ def test_norms_become_part_of_the_layers_before_them() -> None:
     ]
     error = (model(X) - expected).norm() / expected.norm()
     assert error < 0.02
+    assert [layer.name for layer in tersor.report(model).layers] == ["0", "3"]
     found = model(X)
     tersor.fuse_(model)
     assert [model[0].activation, model[3].activation] == ["relu", "gelu"]
