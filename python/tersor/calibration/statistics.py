@@ -66,7 +66,7 @@ def supported(layer: nn.Module, name: str) -> LayerHandler:
     if handler is None or reason is not None:
         raise ValueError(f"{name}: {reason}")
     if not handler.multiplies:
-        raise ValueError(f"{name}: {type(layer).__name__} layers look rows up and multiply nothing")
+        raise ValueError(f"{name}: errors in {type(layer).__name__} layers cannot be compensated")
     return handler
 
 

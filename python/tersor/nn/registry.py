@@ -47,7 +47,8 @@ class LayerHandler(ABC):
     """Which settings of a :class:`tersor.Config` are for this type: ``linear``, ``conv``, …"""
 
     multiplies: ClassVar[bool] = True
-    """Whether the weight is multiplied with inputs, whose statistics say how its errors count."""
+    """Whether :meth:`samples` has what the weight is multiplied with: its statistics say how
+    errors of the weight count, and errors can be compensated."""
 
     transposed: ClassVar[bool] = False
     """Whether inputs are multiplied with the weight's columns instead of its rows."""
@@ -75,11 +76,6 @@ class LayerHandler(ABC):
             float ``[groups, samples, columns]``, part by part in the order of the inputs: samples
             are rows of inputs, or patches of a convolution.
         """
-
-    @property
-    def has_samples(self) -> bool:
-        """Whether :meth:`samples` is there: errors can be compensated in layers of this type."""
-        return True
 
     def groups(self, module: Any) -> int:
         """Into how many parts rows and inputs fall that have nothing to do with each other."""
@@ -142,6 +138,8 @@ class Conv2dHandler(LayerHandler):
 class RecurrentHandler(LayerHandler):
     """``nn.LSTM``, ``nn.GRU``, ``nn.RNN`` and their cells, with all options."""
 
+    multiplies = False
+
     def shapes(self, module: Any) -> Mapping[str, tuple[int, ...]]:
         """As the base class."""
         return weight_shapes(module)
@@ -151,14 +149,9 @@ class RecurrentHandler(LayerHandler):
         made: CompressedGroup = RECURRENT[_base_of(module)].empty_like(module)  # type: ignore[index]
         return made
 
-    @property
-    def has_samples(self) -> bool:
-        """What the state's weight is multiplied with is not among the inputs of the layer."""
-        return False
-
     def samples(self, module: Any, x: torch.Tensor) -> Iterator[torch.Tensor]:
-        """Refuses: see :attr:`has_samples`."""
-        raise ValueError(f"errors in a {type(module).__name__} cannot be compensated")
+        """None: what the state's weight is multiplied with is not among the inputs of the layer."""
+        return iter(())
 
 
 class EmbeddingHandler(LayerHandler):

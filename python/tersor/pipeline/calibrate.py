@@ -40,7 +40,7 @@ class Calibration:
     def __init__(self, model: nn.Module, records: Sequence[WeightRecord], inputs: Inputs) -> None:
         self.model, self.records, self.inputs = model, records, inputs
         self.layers = {
-            record: {name: m for name, m in record.places.items() if compensates(m)}
+            record: {name: m for name, m in record.places.items() if multiplies(m)}
             for record in records
         }
         self._plan: list[Block | Group] | None = None
@@ -183,12 +183,6 @@ class Calibration:
         record.settings = exact(settings)
         parameter.copy_(record.scaled.values.view_as(parameter))
         return True
-
-
-def compensates(module: nn.Module) -> bool:
-    """Whether the inputs that a layer's weight is multiplied with can be seen."""
-    handler = handler_of(module)
-    return handler is not None and handler.multiplies and handler.has_samples
 
 
 def multiplies(module: nn.Module) -> bool:
