@@ -32,8 +32,10 @@ struct Layer {
     std::vector<float> values;  // shared: codebook[1..k], without the zero; plain: [non-zeros]
     // The weight of row r and column k is row_factors[r] * value * column_factors[k]; either is
     // empty (all 1) or has a factor for each.
+    // NOLINTBEGIN(readability-redundant-member-init): so that aggregates may leave them out
     std::vector<float> row_factors = {};
     std::vector<float> column_factors = {};
+    // NOLINTEND(readability-redundant-member-init)
 
     friend bool operator==(const Layer&, const Layer&) = default;
 };

@@ -24,8 +24,10 @@ struct Weights {
     const PackedMatrix& input;                 // [G * H, inputs]
     const PackedMatrix& hidden;                // [G * H, O]
     const PackedMatrix* projection = nullptr;  // [O, H]: of an LSTM's output
-    std::span<const float> input_bias = {};    // empty or [G * H]
-    std::span<const float> hidden_bias = {};   // empty or [G * H]
+    // NOLINTBEGIN(readability-redundant-member-init): so that aggregates may leave them out
+    std::span<const float> input_bias = {};   // empty or [G * H]
+    std::span<const float> hidden_bias = {};  // empty or [G * H]
+    // NOLINTEND(readability-redundant-member-init)
 };
 
 /// Sequences of different lengths, longest first, step by step: step t has the next input of the

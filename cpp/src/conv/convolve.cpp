@@ -55,6 +55,7 @@ public:
     void run(const float* x, std::size_t first, std::size_t count) const {
         if (plan_->word == Word::floats) {
             std::vector<Image> images;
+            images.reserve(count);
             for (std::size_t n = 0; n < count; ++n) images.push_back(as_floats(x, first, n));
             run(images, precision_);
             return;

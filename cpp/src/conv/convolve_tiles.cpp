@@ -35,7 +35,7 @@ public:
 
     /// Asks for the next few.
     void ask(std::size_t lines) noexcept {
-        for (; lines > 0 && channel_ < from_.channels; --lines) {
+        for (; lines > 0 && vectors_ != nullptr && channel_ < from_.channels; --lines) {
             const VectorSource& source = vectors_[at_];
             if (source.mask != 0) {
                 const std::uint32_t* first =

@@ -59,9 +59,9 @@ double scale_of(std::span<const float> weights, Word word, const Limits& limits)
     if (word == Word::quads) return meets(finest) ? finest : 0.0;
     // Roundings are a quarter on average.
     const double average = sum / static_cast<double>(weights.size());
-    for (double scale = 0.2 / (limits.share * average); scale < finest; scale *= 1.2) {
-        if (meets(scale)) return scale;
-    }
+    double scale = 0.2 / (limits.share * average);
+    while (scale < finest && !meets(scale)) scale *= 1.2;
+    if (scale < finest) return scale;
     return meets(finest) ? finest : 0.0;
 }
 

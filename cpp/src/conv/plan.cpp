@@ -63,6 +63,7 @@ std::shared_ptr<const Plan> make_plan(const PackedMatrix& filters, const Geometr
     images = images && fits_lanes(plan->shape, plan->word);
     plan->tiling =
         choose_tiling(plan->shape, plan->word, density_of_words(filters, plan->word), isa, images);
+    // NOLINTNEXTLINE(bugprone-unchecked-optional-access): floats represent every filter
     plan->filters = make_filters(filters, plan->shape, plan->tiling, plan->word, *scales);
     return plan;
 }

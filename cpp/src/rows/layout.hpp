@@ -38,13 +38,13 @@ struct Codes {
 }  // namespace rows
 
 struct PackedRows::Layout {
-    Isa isa = Isa::scalar;
-    std::uint32_t rows = 0;
-    std::uint32_t cols = 0;
-    std::size_t codebook_size = 0;
     rows::Codebook codebook;
+    std::size_t codebook_size = 0;
     std::shared_ptr<const rows::Codes> codes;
     std::shared_ptr<const support::AlignedBuffer<float>> factors;  // [rows]; nullptr = all 1
+    std::uint32_t rows = 0;
+    std::uint32_t cols = 0;
+    Isa isa = Isa::scalar;
 };
 
 }  // namespace tersor

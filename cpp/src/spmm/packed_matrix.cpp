@@ -56,7 +56,8 @@ std::size_t PackedMatrix::nbytes() const noexcept {
     if (const spmm::Tiles* made = made_of.tiles_made.peek()) bytes += made->nbytes();
     if (const PackedMatrix* made = made_of.transposed_made.peek()) bytes += made->nbytes();
     if (const PackedMatrix* made = made_of.with_factors_inside_made.peek()) bytes += made->nbytes();
-    return bytes + made_of.convolutions.nbytes() + made_of.row_factors.nbytes() + made_of.column_factors.nbytes();
+    return bytes + made_of.convolutions.nbytes() + made_of.row_factors.nbytes() +
+           made_of.column_factors.nbytes();
 }
 
 void PackedMatrix::unpack(std::span<float> out) const {

@@ -50,7 +50,7 @@ def _at_rate(
     curve = steps_of(pieces, row_importance, 1.0, taps).curve(weight * kept, values)
     wanted = bits
     for _ in range(2):
-        penalty = max(curve.penalty_for(wanted), 1e-30)
+        penalty = max(curve.penalty_for(wanted), 1e-60)
         steps = steps_of(pieces, row_importance, penalty, taps)
         made = rate_sweeps(weight, pieces, kept, penalty, values, steps, row_importance)
         found = made.entropy()
@@ -92,7 +92,7 @@ def compensate(
         if row_importance is None:
             row_importance = torch.ones_like(weight[:, :, 0])
         if settings.penalty is not None:
-            steps = steps_of(pieces, row_importance, max(settings.penalty, 1e-30), taps)
+            steps = steps_of(pieces, row_importance, max(settings.penalty, 1e-60), taps)
             return rate_sweeps(
                 weight, pieces, kept, settings.penalty, values, steps, row_importance
             )

@@ -160,7 +160,7 @@ def test_a_layer_comes_after_those_that_run_before_it(
 
 def test_layers_of_other_types_are_refused_by_name() -> None:
     model = nn.Sequential(nn.Embedding(3, 4))
-    with pytest.raises(ValueError, match="table: Embedding layers look rows up"):
+    with pytest.raises(ValueError, match="table: errors in Embedding layers cannot be compensated"):
         input_statistics(model, model[0], [torch.zeros(1, dtype=torch.long)], "table")
 
 
