@@ -12,10 +12,10 @@ namespace tersor::bindings {
 
 namespace {
 
-Regime parse_regime(const std::string& name) {
-    if (name == "vector") return Regime::vector;
-    if (name == "batch") return Regime::batch;
-    throw std::invalid_argument("regime '" + name + "' is none of vector, batch");
+LayoutHint parse_layout_hint(const std::string& name) {
+    if (name == "vector") return LayoutHint::vector;
+    if (name == "batch") return LayoutHint::batch;
+    throw std::invalid_argument("layout hint '" + name + "' is none of vector, batch");
 }
 
 Precision precision_at(const Arguments& arguments, std::size_t i) {
@@ -148,29 +148,30 @@ void register_spmm(py::module_& module) {
             const py::gil_scoped_release release;
             spmm::prepare(matrix, batch, wanted, threads);
         },
-        "Makes what products with so many vectors are computed from.", py::arg("packed"),
+        "Makes what products with `batch` vectors are computed from.", py::arg("packed"),
         py::arg("batch"), py::arg("precision"), py::arg("threads"));
     module.def(
         "spmm_pack",
         [](std::uint32_t rows, std::uint32_t cols, int index_bits, bool flat,
            const Array<std::uint8_t>& codes, const Array<std::uint8_t>& gaps,
            const Array<std::uint32_t>& row_lengths, const Array<float>& values,
-           const std::optional<std::string>& regime, std::size_t batch,
+           const std::optional<std::string>& layout_hint, std::size_t batch,
            const std::string& precision, int threads) {
-            const auto wanted =
-                regime.has_value() ? std::optional(parse_regime(*regime)) : std::nullopt;
+            const auto wanted = layout_hint.has_value()
+                                    ? std::optional(parse_layout_hint(*layout_hint))
+                                    : std::nullopt;
             const spmm::Use use{batch, parse_precision(precision)};
             const auto pack = [=](const RelativeCsr& csr, std::span<const float> codebook,
                                   PackedMatrix& matrix) {
-                const Regime chosen =
-                    wanted.has_value() ? *wanted : spmm::regime_for(csr, codebook.size(), use);
+                const LayoutHint chosen =
+                    wanted.has_value() ? *wanted : spmm::layout_hint_for(csr, codebook.size(), use);
                 return spmm::pack(csr, codebook, matrix, chosen, threads);
             };
             return packed(pack, rows, cols, index_bits, flat, codes, gaps, row_lengths, values);
         },
         py::arg("rows"), py::arg("cols"), py::arg("index_bits"), py::arg("flat"),
         py::arg("codes").noconvert(), py::arg("gaps").noconvert(),
-        py::arg("row_lengths").noconvert(), py::arg("values").noconvert(), py::arg("regime"),
+        py::arg("row_lengths").noconvert(), py::arg("values").noconvert(), py::arg("layout_hint"),
         py::arg("batch"), py::arg("precision"), py::arg("threads"));
     module.def(
         "spmm_pack_values",
@@ -199,7 +200,7 @@ void register_spmm(py::module_& module) {
         std::vector<std::tuple<std::string, std::string, std::string>> list;
         for (const spmm::KernelInfo& kernel : spmm::kernel_list()) {
             list.emplace_back(kernel.name, name(kernel.isa),
-                              kernel.regime == Regime::vector ? "vector" : "batch");
+                              kernel.layout_hint == LayoutHint::vector ? "vector" : "batch");
         }
         return list;
     });

@@ -77,7 +77,7 @@ TERSOR_API int tersor_get_tensor(const tersor_file* file, size_t index, tersor_t
 TERSOR_API int tersor_find_tensor(const tersor_file* file, const char* name, tersor_tensor* tensor,
                                   size_t struct_size);
 
-/* Decodes a compressed tensor and lays it out for this processor, with at most so many threads: a
+/* Decodes a compressed tensor and lays it out for this processor, with at most `threads` threads: a
  * matrix of its first dimension by the product of the others. max_bytes bounds what decoding and
  * laying out may hold together: a tensor that may take more is refused before it is laid out, as
  * TERSOR_BAD_DATA. 0 stands for a bound that follows from the tensor's size in the file, 1 GB and

@@ -107,15 +107,15 @@ bool pack_decoding(std::span<const std::uint8_t> blob, PackedMatrix& packed,
                                    row_lengths,
                                    entries,
                                    entries - static_cast<std::size_t>(parsed.fillers)};
-    return spmm::pack_entries(outline, source, codebook_of(values), packed, regime_of(parsed.shape),
-                              threads);
+    return spmm::pack_entries(outline, source, codebook_of(values), packed,
+                              layout_hint_of(parsed.shape), threads);
 }
 
 }  // namespace
 
 Result pack_layer(const Layer& layer, PackedMatrix& packed, int threads) {
     if (!is_shared(layer.kind)) return spmm::pack_values(layer.csr, layer.values, packed);
-    return spmm::pack(layer.csr, codebook_of(layer.values), packed, regime_of(layer.shape),
+    return spmm::pack(layer.csr, codebook_of(layer.values), packed, layout_hint_of(layer.shape),
                       threads);
 }
 

@@ -71,7 +71,7 @@ Result parse_layer(std::span<const std::uint8_t> blob, ParsedLayer& parsed) {
     parsed.values = cursor.take(parsed.value_count * value_width(parsed.kind));
     parsed.codes = cursor.take(code_bytes);
     parsed.gaps = cursor.take(gap_bytes);
-    parsed.row_lengths = cursor.rest();
+    parsed.row_lengths = cursor.remaining();
     if (!cursor.ok()) return cursor.result();
     if (parsed.flat && !parsed.row_lengths.empty()) {
         return {Status::trailing_bytes, cursor.position()};
@@ -119,8 +119,8 @@ std::uint64_t decoded_bytes(const ParsedLayer& parsed) noexcept {
            sizeof(float) * parsed.value_count;
 }
 
-Regime regime_of(std::span<const std::uint64_t> shape) noexcept {
-    return shape.size() == 2 ? Regime::vector : Regime::batch;
+LayoutHint layout_hint_of(std::span<const std::uint64_t> shape) noexcept {
+    return shape.size() == 2 ? LayoutHint::vector : LayoutHint::batch;
 }
 
 std::uint64_t packing_bytes(const ParsedLayer& parsed) {
@@ -128,7 +128,7 @@ std::uint64_t packing_bytes(const ParsedLayer& parsed) {
         is_shared(parsed.kind) ? static_cast<std::size_t>(parsed.value_count) + 1 : 0;
     return spmm::packing_bytes(parsed.matrix.rows, parsed.matrix.cols,
                                parsed.code_info.symbols - parsed.fillers, codebook,
-                               regime_of(parsed.shape));
+                               layout_hint_of(parsed.shape));
 }
 
 Result decode_stream(std::span<const std::uint8_t> stream, std::span<const std::uint8_t> blob,

@@ -6,11 +6,11 @@ namespace {
 
 const auto& table() noexcept {
     static const dispatch::KernelTable<Kernels, Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon>
-        made;
-    return made;
+        by_level;
+    return by_level;
 }
 
-[[maybe_unused]] const auto& made_at_load = table();  // see KernelTable
+[[maybe_unused]] const auto& initialised_at_load = table();  // see KernelTable
 
 }  // namespace
 

@@ -14,12 +14,13 @@ using Bitmap = void (*)(const std::uint8_t* codes, std::size_t size, std::uint64
 
 /// Whether a sequence obeys the rules, and its non-zeros: without the place of a fault, so that
 /// many entries can be looked at together.
-struct Glance {
+struct FastVerdict {
     bool good = false;
     std::size_t nonzeros = 0;
 };
-using GlanceAt = Glance (*)(const std::uint8_t* codes, const std::uint8_t* gaps, std::size_t size,
-                            int index_bits, std::uint64_t sequence_length) noexcept;
+using ValidateFast = FastVerdict (*)(const std::uint8_t* codes, const std::uint8_t* gaps,
+                                     std::size_t size, int index_bits,
+                                     std::uint64_t sequence_length) noexcept;
 
 struct Kernels {
 #define TERSOR_KERNEL(name, type) type name = nullptr;

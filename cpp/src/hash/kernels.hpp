@@ -13,7 +13,7 @@ namespace tersor::hash {
 using Accumulators = std::array<std::uint64_t, 8>;
 inline constexpr std::size_t stripe = 64;
 inline constexpr std::size_t secret_size = 192;
-/// After so many stripes the sums are scrambled.
+/// Stripes after which the sums are scrambled.
 inline constexpr std::size_t stripes_per_block = (secret_size - stripe) / 8;
 inline constexpr std::uint64_t prime32_1 = 0x9E3779B1;
 

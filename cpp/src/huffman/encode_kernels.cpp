@@ -10,7 +10,7 @@ const EncodeKernels& encode_kernels(Isa isa) noexcept {
 }
 
 namespace {
-[[maybe_unused]] const auto& made_at_load = encode_kernels(Isa::scalar);  // see KernelTable
+[[maybe_unused]] const auto& initialised_at_load = encode_kernels(Isa::scalar);  // see KernelTable
 }
 
 }  // namespace tersor::huffman

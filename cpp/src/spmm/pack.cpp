@@ -57,7 +57,7 @@ void check_codebook(std::span<const float> codebook) {
 }  // namespace
 
 bool pack_entries(const CsrOutline& csr, EntrySource& source, std::span<const float> codebook,
-                  PackedMatrix& packed, Regime regime, int threads) {
+                  PackedMatrix& packed, LayoutHint layout_hint, int threads) {
     check_codebook(codebook);
     auto layout = empty_layout(csr);
     layout->codebook = support::AlignedBuffer<float>(256);
@@ -65,21 +65,21 @@ bool pack_entries(const CsrOutline& csr, EntrySource& source, std::span<const fl
     std::copy(codebook.begin(), codebook.end(), layout->codebook.data());
     CsrRows rows(csr, source, codebook.size(), layout->isa);
     if (!rows.good()) return false;
-    const bool sell = regime == Regime::vector && layout->fits_sell();
+    const bool sell = layout_hint == LayoutHint::vector && layout->fits_sell();
     if ((csr.flat || !sell) && !rows.load_all(threads)) return false;
     if (sell) {
-        Sell made;
-        if (!make_sell(rows, csr.rows, codebook, layout->isa, threads, made)) return false;
-        layout->sell_made.put(std::move(made));
+        Sell sell_layout;
+        if (!make_sell(rows, csr.rows, codebook, layout->isa, threads, sell_layout)) return false;
+        layout->lazy_sell.put(std::move(sell_layout));
     } else {
-        layout->csr16_made.put(pack_csr16(rows, csr.rows));
+        layout->lazy_csr16.put(pack_csr16(rows, csr.rows));
     }
     packed = PackedMatrix(std::move(layout));
     return true;
 }
 
 Result pack(const RelativeCsr& csr, std::span<const float> codebook, PackedMatrix& packed,
-            Regime regime, int threads) {
+            LayoutHint layout_hint, int threads) {
     check_codebook(codebook);
     for (std::size_t i = 0; i < codebook.size(); ++i) {
         if (!std::isfinite(codebook[i])) return {Status::not_finite, i};
@@ -87,7 +87,7 @@ Result pack(const RelativeCsr& csr, std::span<const float> codebook, PackedMatri
     if (csr.codes.size() == csr.gaps.size()) {
         EntriesInMemory source(csr);
         const CsrOutline outline = outline_of(csr);
-        if (pack_entries(outline, source, codebook, packed, regime, threads)) {
+        if (pack_entries(outline, source, codebook, packed, layout_hint, threads)) {
             return {Status::ok, outline.nonzeros};
         }
     }
@@ -110,7 +110,7 @@ Result pack_values(const RelativeCsr& csr, std::span<const float> values, Packed
     auto layout = empty_layout(outline);
     CsrRows rows(outline, source, 256, layout->isa);
     if (!rows.good() || !rows.load_all(1)) return csr::validate(csr);
-    layout->csr16_made.put(pack_csr16(rows, csr.rows, values.data()));
+    layout->lazy_csr16.put(pack_csr16(rows, csr.rows, values.data()));
     packed = PackedMatrix(std::move(layout));
     return valid;
 }

@@ -21,13 +21,13 @@ struct PackedMatrix::Layout {
     std::size_t nonzeros = 0;
     support::AlignedBuffer<float> codebook;  // [256], zeros past its end; empty for plain weights
     std::size_t codebook_size = 0;
-    support::Lazy<spmm::Csr16> csr16_made;
-    support::Lazy<spmm::Sell> sell_made;
-    support::Lazy<spmm::HighestRows> highest_made;
-    support::Lazy<spmm::Panels> panels_made;
-    support::Lazy<spmm::Panels> limb_panels_made;
-    support::Lazy<spmm::Tiles> tiles_made;
-    support::Lazy<PackedMatrix> transposed_made;
+    support::Lazy<spmm::Csr16> lazy_csr16;
+    support::Lazy<spmm::Sell> lazy_sell;
+    support::Lazy<spmm::HighestRows> lazy_highest;
+    support::Lazy<spmm::Panels> lazy_panels;
+    support::Lazy<spmm::Panels> lazy_limb_panels;
+    support::Lazy<spmm::Tiles> lazy_tiles;
+    support::Lazy<PackedMatrix> lazy_transposed;
 
     /// The layout of the fp32 kernels, made from the other one unless it is there; without entries
     /// where neither is.
@@ -35,14 +35,14 @@ struct PackedMatrix::Layout {
     /// What is made of that layout, which is not kept where it is not there.
     template <class Make>
     [[nodiscard]] auto from_csr16(const Make& make) const {
-        if (const spmm::Csr16* made = csr16_made.peek()) return make(*made);
-        if (const spmm::Sell* made = sell_made.peek()) {
-            return make(spmm::make_csr16(*made, rows, cols));
+        if (const spmm::Csr16* packed = lazy_csr16.peek()) return make(*packed);
+        if (const spmm::Sell* packed = lazy_sell.peek()) {
+            return make(spmm::make_csr16(*packed, rows, cols));
         }
         return make(spmm::Csr16{});
     }
     /// The layout of the fixed-point kernels; nullptr where this matrix or its instruction set has
-    /// none. Like those below it is made by so many threads unless it is there.
+    /// none. Like those below it is made by `threads` threads unless it is there.
     [[nodiscard]] const spmm::Sell* sell(int threads = 1) const;
     [[nodiscard]] bool fits_sell() const noexcept;
     /// What `highest` needs beside the SELL layout, which must be there.

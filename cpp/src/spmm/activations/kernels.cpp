@@ -9,7 +9,7 @@ const Kernels& kernels(Isa isa) noexcept {
 }
 
 namespace {
-[[maybe_unused]] const auto& made_at_load = kernels(Isa::scalar);  // see KernelTable
+[[maybe_unused]] const auto& initialised_at_load = kernels(Isa::scalar);  // see KernelTable
 }
 
 }  // namespace tersor::spmm::activations

@@ -30,8 +30,8 @@ struct HighestRows {
 [[nodiscard]] HighestRows make_highest_rows(const Sell& layout, std::span<const float> codebook);
 
 /// Computes the rows of y [rows] again, in double, whose result does not show that it is within its
-/// bound, and returns true. Returns false, with y as it was, where these are so many that another
-/// kernel should compute them all.
+/// bound, and returns true. Returns false, with y as it was, where another kernel should compute
+/// them all, as they are many.
 [[nodiscard]] bool mend_rows(const Sell& layout, const HighestRows& facts,
                              std::span<const float> codebook, const float* x, double largest,
                              float* y);

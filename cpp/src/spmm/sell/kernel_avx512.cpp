@@ -86,7 +86,7 @@ constexpr int items_together(Arithmetic arithmetic, int table_size) noexcept {
 /// The products of limbs that an arithmetic keeps, and a 32-bit sum for each.
 template <int x_limbs, int w_limbs, int lowest, int items>
 struct Products {
-    static constexpr int levels = x_limbs + w_limbs - 1 - lowest;
+    static constexpr int places = x_limbs + w_limbs - 1 - lowest;
     static constexpr int count = [] {
         int n = 0;
         for (int p = 0; p < x_limbs; ++p) {
@@ -119,24 +119,24 @@ struct Products {
 
     /// totals += the sums, weighted.
     void fold(double unit, __m512d (&totals)[2]) const noexcept {
-        __m512i by_level[levels];
-        for (__m512i& level : by_level) level = _mm512_setzero_si512();
+        __m512i by_place[places];
+        for (__m512i& place : by_place) place = _mm512_setzero_si512();
         for (const auto& chain : sums) {
             const __m512i* sum = chain;
             for (int p = x_limbs - 1; p >= 0; --p) {
                 for (int q = w_limbs - 1; q >= 0; --q) {
                     if (p + q < lowest) continue;
-                    by_level[p + q - lowest] = _mm512_add_epi32(by_level[p + q - lowest], *sum);
+                    by_place[p + q - lowest] = _mm512_add_epi32(by_place[p + q - lowest], *sum);
                     ++sum;
                 }
             }
         }
-        for (int level = 0; level < levels; ++level) {
+        for (int place = 0; place < places; ++place) {
             const double weight =
-                unit * static_cast<double>(std::uint64_t{1} << (8 * (level + lowest)));
+                unit * static_cast<double>(std::uint64_t{1} << (8 * (place + lowest)));
             const __m512d factor = _mm512_set1_pd(weight);
-            const __m256i low = _mm512_castsi512_si256(by_level[level]);
-            const __m256i high = _mm512_extracti64x4_epi64(by_level[level], 1);
+            const __m256i low = _mm512_castsi512_si256(by_place[place]);
+            const __m256i high = _mm512_extracti64x4_epi64(by_place[place], 1);
             totals[0] = _mm512_fmadd_pd(_mm512_cvtepi32_pd(low), factor, totals[0]);
             totals[1] = _mm512_fmadd_pd(_mm512_cvtepi32_pd(high), factor, totals[1]);
         }

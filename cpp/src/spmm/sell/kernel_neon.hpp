@@ -72,7 +72,7 @@ uint8x16_t codes_at(const std::uint8_t* entries, int step, std::size_t slot) noe
 template <int x_limbs, int w_limbs, int lowest, bool nibbles, bool dot>
 void slices(const Sell& layout, const Limbs& limbs, const FixedActivations& x, const float* bias,
             float* y, std::size_t slice_begin, std::size_t slice_end) noexcept {
-    constexpr int levels = x_limbs + w_limbs - 1 - lowest;
+    constexpr int places = x_limbs + w_limbs - 1 - lowest;
     const CodeTable<nibbles> tables[] = {CodeTable<nibbles>(limbs.table[0].data()),
                                          CodeTable<nibbles>(limbs.table[1].data()),
                                          CodeTable<nibbles>(limbs.table[2].data())};
@@ -87,7 +87,7 @@ void slices(const Sell& layout, const Limbs& limbs, const FixedActivations& x, c
             const std::uint8_t* entries = layout.entries.data() + pair * pair_bytes(nibbles);
             const std::uint8_t* advance = layout.advances.data() + 2 * pair;
             const std::size_t stop = std::min(end, pair + pairs_per_fold);
-            int32x4_t sums[groups][levels];
+            int32x4_t sums[groups][places];
             for (auto& group : sums) {
                 for (int32x4_t& sum : group) sum = vdupq_n_s32(0);
             }
@@ -117,12 +117,12 @@ void slices(const Sell& layout, const Limbs& limbs, const FixedActivations& x, c
                     }
                 }
             }
-            for (int level = 0; level < levels; ++level) {
+            for (int place = 0; place < places; ++place) {
                 const double weight =
                     x.unit * limbs.unit *
-                    static_cast<double>(std::uint64_t{1} << (limb_bits * (level + lowest)));
+                    static_cast<double>(std::uint64_t{1} << (limb_bits * (place + lowest)));
                 for (std::size_t r = 0; r < slice_rows; ++r) {
-                    const std::int32_t sum = sums[r / group_rows][level][r % group_rows];
+                    const std::int32_t sum = sums[r / group_rows][place][r % group_rows];
                     totals[r] += weight * static_cast<double>(sum);
                 }
             }

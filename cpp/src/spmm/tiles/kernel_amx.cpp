@@ -132,7 +132,7 @@ struct PackedLimbs {
 
 /// What is left of these to expand. A copy is in registers, which a member that bytes are stored
 /// beside is not.
-struct Rest {
+struct Pending {
     const std::uint64_t* masks;
     const std::uint8_t* limbs;
 
@@ -165,7 +165,7 @@ public:
                   LimbTable(weights.table[2].data(), layout.values)} {}
 
     /// The next tiles of a group.
-    [[nodiscard]] Rest next(Position& position, std::size_t tiles) noexcept {
+    [[nodiscard]] Pending next(Position& position, std::size_t tiles) noexcept {
         __m512i counts = _mm512_setzero_si512();
         for (std::size_t i = 0; i < tiles * tile_masks; i += 8) {
             counts = _mm512_add_epi64(counts, _mm512_popcnt_epi64(load(position.masks + i)));
@@ -183,10 +183,10 @@ public:
                 _mm512_store_si512(packed_.limbs[q] + i, tables_[q][codes]);
             }
         }
-        const Rest rest{position.masks, packed_.limbs[0] + skip};
+        const Pending pending{position.masks, packed_.limbs[0] + skip};
         position.masks += tiles * tile_masks;
         position.code += size;
-        return rest;
+        return pending;
     }
 
 private:
@@ -214,9 +214,9 @@ class Product {
     static constexpr std::size_t ring = steps_ahead + 1;
 
 public:
-    static constexpr int levels = x_limbs + w_limbs - 1 - lowest;
+    static constexpr int places = x_limbs + w_limbs - 1 - lowest;
     /// Tiles of vectors whose sums are kept in registers.
-    static constexpr int most_tiles = levels == 1 ? 4 : levels <= most_sums / 2 ? 2 : 1;
+    static constexpr int most_tiles = places == 1 ? 4 : places <= most_sums / 2 ? 2 : 1;
 
     Product(const Tiles& layout, const Limbs& weights, const TileActivations& x) noexcept
         : layout_(layout), x_(x), lookup_(layout, weights) {}
@@ -235,32 +235,32 @@ private:
                 std::int32_t* sums) noexcept {
         const std::size_t stride = layout_.blocks * x_limbs * tile_bytes;
         const std::uint8_t* x = x_.limbs + tile * stride + begin * x_limbs * tile_bytes;
-        for_constants<levels * tiles>([](auto sum) { clear_sum<sum>(); });
+        for_constants<places * tiles>([](auto sum) { clear_sum<sum>(); });
         const std::size_t steps = end - begin;
         const auto ring_at = [&](std::size_t step) {
             return tiles_ + step % ring * w_limbs * tile_bytes;
         };
-        Rest rest{};
+        Pending pending{};
         std::size_t expanded = 0;
         const auto prepare = [&] {
             if (expanded % look_up_steps == 0) {
-                rest = lookup_.next(position, std::min(look_up_steps, steps - expanded));
+                pending = lookup_.next(position, std::min(look_up_steps, steps - expanded));
             }
         };
         for (; expanded < std::min(steps_ahead, steps); ++expanded) {
             prepare();
-            rest.expand<w_limbs>(ring_at(expanded), 0, tile_masks);
+            pending.expand<w_limbs>(ring_at(expanded), 0, tile_masks);
         }
         for (std::size_t s = 0; s < steps; ++s, x += x_limbs * tile_bytes) {
             if (expanded < steps) {
                 prepare();
-                rest = multiply<tiles, true>(x, stride, ring_at(s), ring_at(expanded), rest);
+                pending = multiply<tiles, true>(x, stride, ring_at(s), ring_at(expanded), pending);
                 ++expanded;
             } else {
-                multiply<tiles, false>(x, stride, ring_at(s), nullptr, rest);
+                multiply<tiles, false>(x, stride, ring_at(s), nullptr, pending);
             }
         }
-        for_constants<levels * tiles>([&](auto sum) { store_sum<sum>(sums + sum * 256); });
+        for_constants<places * tiles>([&](auto sum) { store_sum<sum>(sums + sum * 256); });
     }
 
     /// One product of tiles: limb p of x, limb q of the weights. What the product before had is
@@ -313,8 +313,8 @@ private:
     /// All products of limbs that count, of one tile of weights; between them a later one is
     /// expanded, for the processor finds no other work while tile registers are taken.
     template <int tiles, bool expands>
-    static Rest multiply(const std::uint8_t* x, std::size_t stride, const std::uint8_t* w,
-                         std::uint8_t* next, Rest rest) noexcept {
+    static Pending multiply(const std::uint8_t* x, std::size_t stride, const std::uint8_t* w,
+                            std::uint8_t* next, Pending pending) noexcept {
         // GCC takes the loads below for ones that read no memory.
         __asm__ volatile("" ::: "memory");
         constexpr auto terms = terms_of<tiles>();
@@ -327,10 +327,10 @@ private:
             }
             add_product<(term.p + term.q - lowest) * tiles + term.tile>();
             if constexpr (expands) {
-                rest.expand<w_limbs>(next, tile_masks * i / count, tile_masks * (i + 1) / count);
+                pending.expand<w_limbs>(next, tile_masks * i / count, tile_masks * (i + 1) / count);
             }
         });
-        return rest;
+        return pending;
     }
 
     const Tiles& layout_;
@@ -349,11 +349,11 @@ struct Part {
 
 /// Adds the sums up to the totals, or where these are the last ones writes the products:
 /// y = totals * unit + low * row_sums + bias.
-template <int levels>
+template <int places>
 void fold(const TileActivations& x, const TileOutputs& out, double w_unit, TileWork work,
           const Part& part, bool first, bool last) noexcept {
     const __m512d base = _mm512_set1_pd(256.0);
-    const std::size_t sums_size = levels * part.tiles * tile_vectors * group_rows;
+    const std::size_t sums_size = places * part.tiles * tile_vectors * group_rows;
     const std::size_t end = std::min(x.vectors, (part.tile + part.tiles) * tile_vectors);
     for (std::size_t n = part.tile * tile_vectors; n < end; ++n) {
         const std::size_t v = n - part.tile * tile_vectors;
@@ -363,21 +363,21 @@ void fold(const TileActivations& x, const TileOutputs& out, double w_unit, TileW
             const std::size_t row = part.group * group_rows + 8 * i;
             if (row >= out.rows) break;
             const std::int32_t* sums = work.sums + i / 2 * sums_size + v * group_rows + i % 2 * 8;
-            const auto level = [&](int l) {
+            const auto place = [&](int l) {
                 const std::int32_t* at =
                     sums + static_cast<std::size_t>(l) * part.tiles * tile_vectors * group_rows;
                 return _mm512_cvtepi32_pd(_mm256_load_si256(reinterpret_cast<const __m256i*>(at)));
             };
-            __m512d sum = level(levels - 1);
-            for (int l = levels - 2; l >= 0; --l) sum = _mm512_fmadd_pd(sum, base, level(l));
+            __m512d sum = place(places - 1);
+            for (int l = places - 2; l >= 0; --l) sum = _mm512_fmadd_pd(sum, base, place(l));
             double* total = work.totals + (v * groups_at_once * 2 + i) * 8;
             if (!first) sum = _mm512_add_pd(sum, _mm512_load_pd(total));
             if (!last) {
                 _mm512_store_pd(total, sum);
                 continue;
             }
-            const std::size_t rest = out.rows - row;
-            const auto valid = static_cast<__mmask8>(rest < 8 ? (1U << rest) - 1 : 0xff);
+            const std::size_t pending = out.rows - row;
+            const auto valid = static_cast<__mmask8>(pending < 8 ? (1U << pending) - 1 : 0xff);
             const __m512d offset =
                 _mm512_mul_pd(_mm512_maskz_loadu_pd(valid, out.row_sums + row), low);
             __m256 product = _mm512_cvtpd_ps(_mm512_fmadd_pd(sum, unit, offset));
@@ -400,7 +400,7 @@ void multiply_with(const Tiles& layout, const Limbs& weights, const TileActivati
     Part part{0, 0, group_begin, group_end - group_begin};
     for (; part.tile < x.tiles(); part.tile += part.tiles) {
         part.tiles = std::min<std::size_t>(Kernel::most_tiles, x.tiles() - part.tile);
-        const std::size_t sums_size = Kernel::levels * part.tiles * tile_vectors * group_rows;
+        const std::size_t sums_size = Kernel::places * part.tiles * tile_vectors * group_rows;
         const std::size_t step = std::clamp<std::size_t>(
             resident_bytes / (part.tiles * x_limbs * tile_bytes), look_up_steps, fold_blocks);
         Position positions[groups_at_once];
@@ -414,7 +414,7 @@ void multiply_with(const Tiles& layout, const Limbs& weights, const TileActivati
                 product.add_blocks(positions[g], part.tile, part.tiles, b, end,
                                    work.sums + g * sums_size);
             }
-            fold<Kernel::levels>(x, out, weights.unit * lowest_unit, work, part, b == 0,
+            fold<Kernel::places>(x, out, weights.unit * lowest_unit, work, part, b == 0,
                                  end == layout.blocks);
         }
     }
