@@ -43,11 +43,6 @@ py::dict to_dict(const LayerInfo& info) {
     return dict;
 }
 
-/// The bound that a caller named, or none: 2^63 - 1 stands for none as None does.
-std::optional<std::size_t> bound(std::optional<std::size_t> max_bytes) noexcept {
-    return max_bytes == std::size_t{PTRDIFF_MAX} ? std::nullopt : max_bytes;
-}
-
 /// What `decode` makes of a blob, without the interpreter's lock: shape, kind, matrix, values.
 template <class Decode>
 py::tuple decoded(const Decode& decode, const Array<std::uint8_t>& blob) {
@@ -92,7 +87,7 @@ void register_layer(py::module_& module) {
         [](const Array<std::uint8_t>& blob, std::optional<std::size_t> max_bytes, int threads) {
             return decoded(
                 [&](std::span<const std::uint8_t> bytes, Layer& layer) {
-                    return decode_layer(bytes, layer, bound(max_bytes), threads);
+                    return decode_layer(bytes, layer, max_bytes, threads);
                 },
                 blob);
         },
@@ -103,8 +98,7 @@ void register_layer(py::module_& module) {
            std::optional<std::size_t> max_bytes, int threads) {
             return decoded(
                 [&](std::span<const std::uint8_t> bytes, Layer& layer) {
-                    return decode_rows(bytes, first, count, layer, verify, bound(max_bytes),
-                                       threads);
+                    return decode_rows(bytes, first, count, layer, verify, max_bytes, threads);
                 },
                 blob);
         },
@@ -118,7 +112,7 @@ void register_layer(py::module_& module) {
             Result result;
             {
                 const py::gil_scoped_release release;
-                result = pack_layer(bytes, matrix, bound(max_bytes), threads);
+                result = pack_layer(bytes, matrix, max_bytes, threads);
             }
             throw_if_error(result, "layer blob");
             return matrix;

@@ -129,8 +129,10 @@ void register_spmm(py::module_& module) {
         .def_property_readonly("isa",
                                [](const PackedMatrix& m) { return std::string(name(m.isa())); })
         .def_property_readonly("codebook_size", &PackedMatrix::codebook_size)
-        .def_property_readonly("transposed", &PackedMatrix::transposed,
-                               py::return_value_policy::reference_internal)
+        .def_property_readonly(
+            "transposed",
+            [](const PackedMatrix& m) -> const PackedMatrix& { return m.transposed(); },
+            py::return_value_policy::reference_internal)
         .def("with_codebook",
              [](const PackedMatrix& m, const Array<float>& codebook) {
                  return m.with_codebook(view(codebook));

@@ -215,10 +215,10 @@ TEST_P(HuffmanStreams, DamagedBlocksAreRefused) {
 /// A code of one stage of a shape, and where it has a tail of one more for two symbols; no stages
 /// where a byte has not so many symbols.
 huffman::BitSlicedCode code_of_shape(int planes, bool tail,
-                                     std::span<const std::uint16_t> level_roots) {
+                                     std::span<const std::uint16_t> suffix_roots) {
     huffman::Stage stage{
-        {.planes = planes, .suffixes = static_cast<int>(level_roots.size()), .tail = tail}};
-    std::copy(level_roots.begin(), level_roots.end(), stage.level_roots.begin());
+        {.planes = planes, .suffixes = static_cast<int>(suffix_roots.size()), .tail = tail}};
+    std::copy(suffix_roots.begin(), suffix_roots.end(), stage.suffix_roots.begin());
     const unsigned words = stage.capacity();
     Bytes symbols(words + (tail ? 2 : 0));
     std::iota(symbols.begin(), symbols.end(), std::uint8_t{0});
@@ -236,8 +236,8 @@ huffman::BitSlicedCode code_of_shape(int planes, bool tail,
     return code;
 }
 
-/// No level; one from each root of a few on; and more suffixes from there, or from later roots on.
-std::vector<std::vector<std::uint16_t>> choices_of_level_roots(unsigned ending_roots, int most) {
+/// No suffix; one from each root of a few on; and more suffixes from there, or from later roots on.
+std::vector<std::vector<std::uint16_t>> choices_of_suffix_roots(unsigned ending_roots, int most) {
     std::vector<std::vector<std::uint16_t>> choices{{}};
     for (std::size_t done = 0; done < choices.size(); ++done) {
         if (choices[done].size() == static_cast<std::size_t>(most)) continue;
@@ -264,7 +264,7 @@ TEST_P(HuffmanStreams, EveryShapeOfStagesIsCodedAsThePortableKernelsDo) {
         for (const bool tail : {false, true}) {
             const unsigned ending_roots = (1U << planes) - (tail ? 1U : 0U);
             const int most = std::min(huffman::max_suffixes, huffman::max_stage_bits - planes);
-            for (const auto& roots : choices_of_level_roots(ending_roots, most)) {
+            for (const auto& roots : choices_of_suffix_roots(ending_roots, most)) {
                 const huffman::BlockCode code{.planes = code_of_shape(planes, tail, roots)};
                 if (code.planes.stages.empty()) continue;
                 ++shapes;

@@ -86,22 +86,28 @@ TEST(IsaDeathTest, EnvironmentNamesTheLevel) {
         ::testing::ExitedWithCode(0), "");
 }
 
+struct Numbers {
+    int first = 0;
+    int second = 0;
+};
+void install(dispatch::Level<Isa::scalar>, Numbers& numbers) noexcept { numbers = {1, 1}; }
+[[maybe_unused]] void install(dispatch::Level<Isa::avx2>, Numbers& numbers) noexcept {
+    numbers.first = 2;
+}
+[[maybe_unused]] void install(dispatch::Level<Isa::avx512>, Numbers& numbers) noexcept {
+    numbers.second = 3;
+}
+
 TEST(KernelTable, LevelsInheritWhatTheyDoNotReplace) {
-    struct Kernels {
-        int first = 0;
-        int second = 0;
-    };
-    const dispatch::KernelTable<Kernels> table{
-        {Isa::scalar, [](Kernels& kernels) noexcept { kernels = {1, 1}; }},
-        {Isa::avx2, [](Kernels& kernels) noexcept { kernels.first = 2; }},
-        {Isa::avx512, [](Kernels& kernels) noexcept { kernels.second = 3; }},
-    };
-    EXPECT_EQ(table[Isa::scalar].first, 1);
-    EXPECT_EQ(table[Isa::avx2].first, 2);
-    EXPECT_EQ(table[Isa::avx2].second, 1);
-    EXPECT_EQ(table[Isa::avx512].first, 2);
-    EXPECT_EQ(table[Isa::avx512].second, 3);
-    EXPECT_EQ(table[Isa::neon].first, 1);
+    using Table = dispatch::KernelTable<Numbers, Isa::scalar, Isa::avx2, Isa::avx512>;
+    const int first = dispatch::is_built(Isa::avx2) ? 2 : 1;
+    EXPECT_EQ(Table::at(Isa::scalar).first, 1);
+    EXPECT_EQ(Table::at(Isa::avx2).first, first);
+    EXPECT_EQ(Table::at(Isa::avx2).second, 1);
+    EXPECT_EQ(Table::at(Isa::avx512).first, first);
+    EXPECT_EQ(Table::at(Isa::avx512).second, dispatch::is_built(Isa::avx512) ? 3 : 1);
+    EXPECT_EQ(Table::at(Isa::amx).second, Table::at(Isa::avx512).second);
+    EXPECT_EQ(Table::at(Isa::neon).first, 1);
 }
 
 }  // namespace

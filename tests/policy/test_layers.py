@@ -21,15 +21,16 @@ RANKS = {
     "tersor": 0,  # the public headers
     "support": 1,
     "dispatch": 1,
-    "hash": 2,
-    "csr": 3,
-    "huffman": 3,
-    "kmeans": 3,
-    "spmm": 4,
-    "conv": 5,
-    "container": 6,
-    "c_api": 7,
-    "bindings": 8,
+    "simd": 2,
+    "hash": 3,
+    "csr": 4,
+    "huffman": 4,
+    "kmeans": 4,
+    "spmm": 5,
+    "conv": 6,
+    "container": 7,
+    "c_api": 8,
+    "bindings": 9,
 }
 INTRINSICS = {"immintrin.h", "x86intrin.h", "emmintrin.h", "arm_neon.h", "arm_sve.h"}
 ISAS = ("scalar", "avx2", "avx512", "amx", "neon")

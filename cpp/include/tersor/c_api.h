@@ -30,7 +30,7 @@ enum tersor_status {
     TERSOR_NOT_FOUND = 6 /* the file has no such tensor */
 };
 
-/* The error classes of docs/kernels.md, from the tightest bound to the loosest. */
+/* The error classes of docs/kernels, from the tightest bound to the loosest. */
 enum tersor_precision { TERSOR_HIGHEST = 0, TERSOR_HIGH = 1, TERSOR_MEDIUM = 2, TERSOR_LOW = 3 };
 
 typedef struct tersor_file tersor_file;

@@ -16,7 +16,7 @@
 namespace tersor {
 
 /// Error classes, named after torch.set_float32_matmul_precision, from the tightest bound to the
-/// loosest: docs/kernels.md has the constants and the kernels that meet them.
+/// loosest: docs/kernels has the constants and the kernels that meet them.
 enum class Precision : std::uint8_t {
     highest,  // |y - y_ref| <= c * eps * sum |w||x|, the bound of fp32 arithmetic
     high,     // this and the others: |y - y_ref| <= c_p * max|x| * sum |w|
@@ -35,7 +35,7 @@ enum class LayoutHint : std::uint8_t {
 /// threads may multiply with one matrix at once.
 class PackedMatrix {
 public:
-    struct Layout;  // defined in cpp/src/spmm/layout.hpp
+    struct Layout;  // defined in cpp/src/spmm/packed_matrix.hpp
 
     /// Without rows or columns, as a matrix is that was moved from.
     PackedMatrix() noexcept;
@@ -54,7 +54,8 @@ public:
     [[nodiscard]] std::size_t codebook_size() const noexcept;
 
     /// The matrix [cols, rows] for gradients: made when first asked for, kept, and counted.
-    [[nodiscard]] const PackedMatrix& transposed() const;
+    [[nodiscard]] const PackedMatrix& transposed() const&;
+    const PackedMatrix& transposed() const&& = delete;
 
     /// The same codes with other values, for training these. What depends on codes alone is shared
     /// with this matrix and not copied. Throws std::invalid_argument where the codebook is not of
@@ -79,7 +80,7 @@ struct Use {
     Precision precision = Precision::high;
 };
 
-/// The layout hint that serves a use best on the instruction set in use: docs/kernels.md has the
+/// The layout hint that serves a use best on the instruction set in use: docs/kernels has the
 /// rule, which goes by batch, class, density and the size of the codebook, and how it was measured.
 [[nodiscard]] LayoutHint layout_hint_for(const RelativeCsr& csr, std::size_t codebook_size,
                                          Use use);

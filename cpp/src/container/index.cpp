@@ -62,7 +62,7 @@ void read_contents(Cursor& cursor, std::span<const std::uint64_t> sizes, Index& 
     }
     if (!cursor.ok()) return;
     if (cursor.remaining() > max_padding) cursor.fail(Status::trailing_bytes);
-    if (!all_zero(cursor.remaining())) cursor.fail(Status::bad_header);
+    if (!all_zero(cursor.remaining_bytes())) cursor.fail(Status::bad_header);
 }
 
 }  // namespace

@@ -34,6 +34,9 @@ void install(dispatch::Level<Isa::avx512>, Kernels& kernels) noexcept;
 void install(dispatch::Level<Isa::neon>, Kernels& kernels) noexcept;
 
 /// The kernels of the level in use.
-[[nodiscard]] const Kernels& kernels();
+[[nodiscard]] inline const Kernels& kernels() {
+    return dispatch::KernelTable<Kernels, Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon>::at(
+        isa_in_use());
+}
 
 }  // namespace tersor::csr

@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "dispatch/kernel_table.hpp"
+#include "dispatch/level.hpp"
 #include "tersor/isa.hpp"
 
 namespace tersor::hash {
@@ -34,6 +35,9 @@ void install(dispatch::Level<Isa::avx512>, Kernels& kernels) noexcept;
 void install(dispatch::Level<Isa::neon>, Kernels& kernels) noexcept;
 
 /// The kernels of the level in use.
-[[nodiscard]] const Kernels& kernels() noexcept;
+[[nodiscard]] inline const Kernels& kernels() noexcept {
+    return dispatch::KernelTable<Kernels, Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon>::at(
+        dispatch::level());
+}
 
 }  // namespace tersor::hash

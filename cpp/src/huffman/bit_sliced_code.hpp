@@ -1,5 +1,5 @@
-// A prefix code whose words can be stored bit by bit in planes: a chain of stages. docs/kernels.md
-// has a picture.
+// A prefix code whose words can be stored bit by bit in planes: a chain of stages.
+// docs/kernels/prefix_code.md has a picture.
 #pragma once
 
 #include <array>

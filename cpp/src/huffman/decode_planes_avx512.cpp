@@ -5,6 +5,9 @@
 // words leaves eight rows of bits side by side, one GF(2) product transposes them to eight indices,
 // and a byte permutation is the look-up. The suffixes pass through memory: `lag` superblocks lie
 // between their scalar stores and the vector load, so that it finds them in the cache.
+//
+// Bottleneck: vector operations and `pdep` in equal parts, one `pdep` a cycle. Of 24 ns for a
+// superblock of three planes and one suffix the vectors take 13, the suffix bits 11.
 #include "huffman/planes_avx512.hpp"
 
 #if TERSOR_AVX512

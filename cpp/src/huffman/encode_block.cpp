@@ -16,6 +16,29 @@ constexpr double pair_gain = 0.99;
 constexpr double pair_entropy = 2.0;  // bits; above, one bit lost on a symbol is no longer much
 constexpr std::uint8_t pair_alphabet = 16;
 
+/// Writes the planes of `left` symbols, and their suffixes and tail, from the cursor's start on.
+void encode_stage(const EncodeKernels& kernels, const Stage& stage, const std::uint8_t* from,
+                  std::size_t left, std::uint8_t* planes,
+                  const std::array<std::uint8_t*, max_suffixes>& suffixes, std::uint8_t* tail,
+                  PlaneCursor& cursor) {
+    const auto depth = static_cast<std::size_t>(stage.planes);
+    const std::size_t full = left / superblock_symbols;
+    const std::size_t remainder = left % superblock_symbols;
+    kernels.encode_planes(stage, from, full, all_lanes, planes, suffixes, tail, cursor);
+    if (remainder == 0) return;
+    std::array<std::uint8_t, superblock_symbols> last{};
+    std::memcpy(last.data(), from + full * superblock_symbols, remainder);
+    std::array<std::uint8_t, max_stage_bits * plane_bytes> in_places;
+    kernels.encode_planes(stage, last.data(), 1, first_lanes(remainder), in_places.data(), suffixes,
+                          tail, cursor);
+    planes += full * depth * plane_bytes;
+    for (std::size_t d = 0; d < depth; ++d) {
+        for (std::size_t b = 0; b < remainder_bytes(remainder); ++b) {
+            *planes++ = in_places[d * plane_bytes + places[b]];
+        }
+    }
+}
+
 std::span<const std::uint8_t> encode_symbols(const EncodeKernels& kernels,
                                              const BitSlicedCode& code,
                                              std::span<const std::uint8_t> symbols,
@@ -45,29 +68,13 @@ std::span<const std::uint8_t> encode_symbols(const EncodeKernels& kernels,
     std::size_t left = n;
     for (std::size_t s = 0; s < code.stages.size(); ++s) {
         const Stage& stage = code.stages[s];
-        const auto depth = static_cast<std::size_t>(stage.planes);
-        const std::size_t full = left / superblock_symbols;
-        const std::size_t remainder = left % superblock_symbols;
         std::uint8_t* const tail = tails[s % 2];
-        std::uint8_t* planes = to;
+        std::uint8_t* const planes = to;
         to += planes_size(stage, left);
         const std::array<std::uint8_t*, max_suffixes> suffixes = {to, later_suffixes,
                                                                   later_suffixes + suffix_room};
         PlaneCursor cursor;
-        kernels.encode_planes(stage, from, full, all_lanes, planes, suffixes, tail, cursor);
-        if (remainder > 0) {
-            std::array<std::uint8_t, superblock_symbols> last{};
-            std::memcpy(last.data(), from + full * superblock_symbols, remainder);
-            std::array<std::uint8_t, max_stage_bits * plane_bytes> in_places;
-            kernels.encode_planes(stage, last.data(), 1, first_lanes(remainder), in_places.data(),
-                                  suffixes, tail, cursor);
-            planes += full * depth * plane_bytes;
-            for (std::size_t d = 0; d < depth; ++d) {
-                for (std::size_t b = 0; b < remainder_bytes(remainder); ++b) {
-                    *planes++ = in_places[d * plane_bytes + places[b]];
-                }
-            }
-        }
+        encode_stage(kernels, stage, from, left, planes, suffixes, tail, cursor);
         if (s > 0) support::append_varint(left, head);
         for (std::size_t l = 0; l < static_cast<std::size_t>(stage.suffixes); ++l) {
             if (!stage.like_the_suffix_before(l))

@@ -106,7 +106,13 @@ void install(dispatch::Level<Isa::avx512>, EncodeKernels& kernels) noexcept;
 void install(dispatch::Level<Isa::neon>, EncodeKernels& kernels) noexcept;
 
 /// The kernels of a level.
-[[nodiscard]] const DecodeKernels& decode_kernels(Isa isa) noexcept;
-[[nodiscard]] const EncodeKernels& encode_kernels(Isa isa) noexcept;
+[[nodiscard]] inline const DecodeKernels& decode_kernels(Isa isa) noexcept {
+    return dispatch::KernelTable<DecodeKernels, Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon>::at(
+        isa);
+}
+[[nodiscard]] inline const EncodeKernels& encode_kernels(Isa isa) noexcept {
+    return dispatch::KernelTable<EncodeKernels, Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon>::at(
+        isa);
+}
 
 }  // namespace tersor::huffman

@@ -68,7 +68,7 @@ void set_codebook(PackedMatrix::Layout& layout, std::span<const float> values) {
 
 }  // namespace
 
-const PackedMatrix& PackedMatrix::transposed() const {
+const PackedMatrix& PackedMatrix::transposed() const& {
     const Layout& source = layout();
     return source.lazy_transposed.get([&] {
         auto result = empty_copy(source);

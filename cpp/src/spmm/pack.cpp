@@ -10,6 +10,7 @@
 #include "spmm/packed_matrix.hpp"
 #include "spmm/rows/csr_rows.hpp"
 #include "spmm/sell/pack.hpp"
+#include "support/physical_memory.hpp"
 #include "tersor/spmm.hpp"
 
 namespace tersor::spmm {
@@ -46,6 +47,13 @@ CsrOutline outline_of(const CsrView& csr) noexcept {
             csr.row_lengths,
             csr.codes.size(),
             csr.codes.size() - csr::filler_count(csr)};
+}
+
+/// Whether what is kept of each row could be held: a flat matrix may announce any number of rows,
+/// which nothing else backs.
+bool fits_memory(const CsrOutline& csr) noexcept {
+    constexpr std::uint64_t row_bytes = 64;  // where it begins, its statistics, its place
+    return !csr.flat || csr.rows <= support::physical_memory() / row_bytes;
 }
 
 void check_codebook(std::span<const float> codebook) {
@@ -87,6 +95,7 @@ Result pack(const RelativeCsr& csr, std::span<const float> codebook, PackedMatri
     if (csr.codes.size() == csr.gaps.size()) {
         EntriesInMemory source(csr);
         const CsrOutline outline = outline_of(csr);
+        if (!fits_memory(outline)) return {Status::too_large, 0};
         if (pack_entries(outline, source, codebook, packed, layout_hint, threads)) {
             return {Status::ok, outline.nonzeros};
         }
@@ -106,6 +115,7 @@ Result pack_values(const RelativeCsr& csr, std::span<const float> values, Packed
         if (!std::isfinite(values[i])) return {Status::not_finite, i};
     }
     const CsrOutline outline = outline_of(csr);
+    if (!fits_memory(outline)) return {Status::too_large, 0};
     EntriesInMemory source(csr);
     auto layout = empty_layout(outline);
     CsrRows rows(outline, source, 256, layout->isa);

@@ -47,7 +47,7 @@ Isa PackedMatrix::isa() const noexcept { return layout().isa; }
 std::size_t PackedMatrix::codebook_size() const noexcept { return layout().codebook_size; }
 
 std::size_t PackedMatrix::nbytes() const noexcept {
-    const Layout& layout = layout();
+    const Layout& layout = this->layout();
     std::size_t bytes = layout.codebook.nbytes();
     if (const spmm::Csr16* packed = layout.lazy_csr16.peek()) bytes += packed->nbytes();
     if (const spmm::Sell* packed = layout.lazy_sell.peek()) bytes += packed->nbytes();
@@ -60,7 +60,7 @@ std::size_t PackedMatrix::nbytes() const noexcept {
 }
 
 void PackedMatrix::unpack(std::span<float> out) const {
-    const Layout& layout = layout();
+    const Layout& layout = this->layout();
     const std::size_t cols = layout.cols;
     if (support::checked_product(layout.rows, layout.cols) != out.size()) {
         throw std::invalid_argument("unpack: the output does not have rows x cols elements");

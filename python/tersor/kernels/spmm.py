@@ -31,7 +31,7 @@ def pack(
         codebook: float32 ``[k + 1]``, the value of each code; ``codebook[0]`` is 0.
         layout_hint: the layout packed first: ``vector`` (products with one to a few vectors) or
             ``batch`` (many vectors, convolutions); None = the best one for ``batch`` and
-            ``precision`` by the rule of docs/kernels.md. The matrix serves every use: a second
+            ``precision`` by the rule of docs/kernels. The matrix serves every use: a second
             layout is packed when a product needs it.
         batch, precision: batch size and precision of most products.
         threads: at most this many.
@@ -77,7 +77,7 @@ def multiply(
         x: ``[..., cols]``; dtypes other than float32 are converted to it.
         bias: float32 ``[rows]``.
         out: contiguous float32 ``[..., rows]``, filled in place; None = allocate.
-        precision: ``highest``, ``high``, ``medium`` or ``low``: the error class (docs/kernels.md).
+        precision: ``highest``, ``high``, ``medium`` or ``low``: the error class (docs/kernels).
         threads: at most this many.
         activation: ``none``, ``relu``, ``relu6``, ``gelu`` or ``silu``.
         residual: float32 ``[..., rows]``; must not overlap ``out``.
@@ -115,7 +115,7 @@ class Kernel:
     """One of the kernels that :func:`multiply` chooses among.
 
     Attributes:
-        name: as in docs/kernels.md.
+        name: as in docs/kernels.
         isa: the instruction-set level it is written for.
         layout_hint: the use it serves, ``vector`` or ``batch``.
     """

@@ -1,4 +1,9 @@
 // AVX-512: decoding rows, and looking at them.
+//
+// Bottleneck: vector operations, some 12 for 16 entries that are decoded. Prefix sums of gaps are
+// dot products with triangles of ones; codes are counted by bit planes, which a GF(2) product makes
+// of eight codes at once (Granite Rapids: .09 ns per non-zero for the statistics, .05 for counting,
+// .23 for decoding at 9 %).
 #include "dispatch/architecture.hpp"
 #include "spmm/rows/kernels.hpp"
 

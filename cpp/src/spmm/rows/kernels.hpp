@@ -42,6 +42,8 @@ void install(dispatch::Level<Isa::scalar>, Kernels& kernels) noexcept;
 void install(dispatch::Level<Isa::avx512>, Kernels& kernels) noexcept;
 
 /// The kernels of a level.
-[[nodiscard]] const Kernels& kernels(Isa isa) noexcept;
+[[nodiscard]] inline const Kernels& kernels(Isa isa) noexcept {
+    return dispatch::KernelTable<Kernels, Isa::scalar, Isa::avx512>::at(isa);
+}
 
 }  // namespace tersor::spmm::rows

@@ -1,4 +1,7 @@
 // AVX-512: filling the layout sell.
+//
+// Bottleneck: latency. A step waits 80 cycles for the one before, as its window begins where that
+// left off: four slices side by side take 42 cycles a step.
 #include "dispatch/architecture.hpp"
 #include "spmm/sell/kernels.hpp"
 

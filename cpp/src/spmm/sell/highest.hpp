@@ -12,7 +12,7 @@
 
 namespace tersor::spmm {
 
-/// c(n) of docs/kernels.md for a row of n non-zeros.
+/// c(n) of docs/kernels for a row of n non-zeros.
 [[nodiscard]] constexpr double highest_limit(double n) noexcept {
     return 4.0 + (n < 256.0 ? n : 256.0) / 2.0 + n / 32.0;
 }

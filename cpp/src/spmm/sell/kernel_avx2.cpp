@@ -8,6 +8,9 @@
 // It takes half of the operations of choosing by blends, which are three each on Intel's cores.
 //
 // Limbs have 7 bits, so that `vpmaddubsw` can add two of their products in 16 bits.
+//
+// Bottleneck: the three vector ports; `medium` takes 29.5 to 32.5 operations for 32 slots, 9.8
+// cycles computed and 12.2 measured on Granite Rapids, .58 per non-zero at 9 %.
 #include "dispatch/architecture.hpp"
 #include "spmm/sell/kernels.hpp"
 

@@ -156,9 +156,9 @@ private:
                 }
                 nonzeros_ += slices[count].nonzeros;
             }
-            const auto pairs = writer_.add_slices(std::span(slices).first(count));
+            const auto counts = writer_.add_slices(std::span(slices).first(count));
             for (std::size_t i = 0; i < count; ++i) {
-                slice_pairs_.push_back(static_cast<std::uint32_t>(pairs[i]));
+                slice_pairs_.push_back(static_cast<std::uint32_t>(counts[i]));
             }
             if (end != nullptr && pairs().pairs() >= pairs_at_once) {
                 const std::size_t place = end->size();
