@@ -67,8 +67,7 @@ void register_csr(py::module_& module) {
         [](std::uint32_t rows, std::uint32_t cols, int index_bits, bool flat,
            const Array<std::uint8_t>& codes, const Array<std::uint8_t>& gaps,
            const Array<std::uint32_t>& row_lengths, std::optional<std::size_t> believed) {
-            const RelativeCsr matrix =
-                to_csr(rows, cols, index_bits, flat, codes, gaps, row_lengths);
+            const RelativeCsr csr = to_csr(rows, cols, index_bits, flat, codes, gaps, row_lengths);
             // Before the dense matrix is allocated: its size is only announced.
             throw_if_error(csr::validate(csr), "RelativeCsr", "entry");
             throw_if_error(csr::dense_size(csr, believed), "RelativeCsr", "entry");

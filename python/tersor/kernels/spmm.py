@@ -39,8 +39,8 @@ def pack(
     Raises:
         FormatError: the entries are malformed, a code is outside the codebook, or a value is not
             finite.
-        ValueError: the codebook is longer than 256 or does not start with 0, or the layout hint or the
-            precision is unknown.
+        ValueError: the codebook is longer than 256 or does not start with 0, or the layout hint or
+            the precision is unknown.
     """
     values = np.ascontiguousarray(codebook, dtype=np.float32)
     return _core.spmm_pack(*csr.parts(), values, layout_hint, batch, precision, threads)

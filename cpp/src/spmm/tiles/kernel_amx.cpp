@@ -5,8 +5,8 @@
 // pay. While it does, the next tile of weights is expanded. The sums of some tiles of vectors stay
 // in tile registers while all columns pass.
 //
-// Bottleneck: loads of tiles, one in .7 cycles of the unit's 16 for a product; `high` takes 3,600 us
-// for 4096 -> 4096 and 64 vectors, products alone 2,600.
+// Bottleneck: loads of tiles, one in .7 cycles of the unit's 16 for a product; `high` takes 3,600
+// us for 4096 -> 4096 and 64 vectors, products alone 2,600.
 #include "dispatch/architecture.hpp"
 #include "spmm/tiles/kernels.hpp"
 
