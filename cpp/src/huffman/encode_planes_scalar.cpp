@@ -78,4 +78,9 @@ void install(dispatch::Level<Isa::scalar>, EncodeKernels& kernels) noexcept {
     kernels = {encode_planes, join_pairs, count_symbols};
 }
 
+const EncodeKernels& encode_kernels(Isa isa) noexcept {
+    return dispatch::KernelTable<EncodeKernels, Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon>::at(
+        isa);
+}
+
 }  // namespace tersor::huffman

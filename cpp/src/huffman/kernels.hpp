@@ -110,9 +110,7 @@ void install(dispatch::Level<Isa::neon>, EncodeKernels& kernels) noexcept;
     return dispatch::KernelTable<DecodeKernels, Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon>::at(
         isa);
 }
-[[nodiscard]] inline const EncodeKernels& encode_kernels(Isa isa) noexcept {
-    return dispatch::KernelTable<EncodeKernels, Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon>::at(
-        isa);
-}
+/// Not inline: whoever only reads must not need what writes.
+[[nodiscard]] const EncodeKernels& encode_kernels(Isa isa) noexcept;
 
 }  // namespace tersor::huffman
