@@ -66,7 +66,7 @@ def _quality(network: Network, model: nn.Module) -> dict[str, float]:
 
 
 def pretrained(network: Network, method: str, value: float) -> Row:
-    """A network by a method: ``tersor`` at a ratio, or ``gptq`` with so many bits."""
+    """A network by a method: ``tersor`` at a ratio, or ``gptq`` at a number of bits."""
     model = copy.deepcopy(network.model)
     tries: list[str] = []
     started = time.perf_counter()

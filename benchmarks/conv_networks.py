@@ -8,7 +8,7 @@ from torch import nn
 
 
 def make_weight(shape: tuple[int, ...], density: float, values: int) -> torch.Tensor:
-    """Normal weights of which the largest are kept, in so many values."""
+    """Normal weights of which the largest are kept, clustered into ``values`` entries."""
     generator = np.random.default_rng(1)
     scale = np.float32(np.sqrt(2 / max(1.0, density * np.prod(shape[1:]))))
     weight = generator.normal(size=shape).astype(np.float32)
@@ -158,7 +158,7 @@ def efficientnet_lite0() -> nn.Sequential:
 
 
 def fill(network: nn.Module, density: float | None, values: int) -> nn.Module:
-    """Random weights in place: of so many values, and so many kept; None = all."""
+    """Random weights in place, clustered into ``values`` entries; a density of None keeps all."""
     for module in network.modules():
         if isinstance(module, (nn.Conv2d, nn.Linear)):
             shape = tuple(module.weight.shape)

@@ -36,7 +36,7 @@ std::size_t product(const char* message, Sizes... sizes) {
     return *size;
 }
 
-/// The convolution of images in fp32, of so many elements each.
+/// The convolution of images in fp32.
 class Batch {
 public:
     Batch(const PackedMatrix& filters, const Geometry& geometry, Precision precision,

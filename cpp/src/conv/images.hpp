@@ -34,7 +34,7 @@ struct ImageScale {
 /// Whether integers can stand for an image of this range.
 [[nodiscard]] bool fits_words(const spmm::Range& range) noexcept;
 
-/// The range of an image of so many elements.
+/// The range of an image.
 [[nodiscard]] spmm::Range range_of_image(Isa isa, std::span<const float> x, int threads);
 
 /// Writes the words of an image x [channels, pixels].

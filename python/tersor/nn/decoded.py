@@ -15,6 +15,7 @@ from torch import nn
 
 from tersor.config import LayerConfig
 from tersor.nn.base import Compressed, autocast, refuse_what_operators_get_wrong
+from tersor.nn.conv import CompressedConv2d
 from tersor.nn.execution import Choice, dense_weight_of, finished
 from tersor.nn.from_dense import compress_layer
 
@@ -67,19 +68,7 @@ class Decoded(Compressed):
 class CompressedConv3d(Decoded):
     """``nn.Conv3d`` on compressed filters ``[out, in / groups, kd, kh, kw]``."""
 
-    attributes: ClassVar[tuple[str, ...]] = (
-        "in_channels",
-        "out_channels",
-        "kernel_size",
-        "stride",
-        "padding",
-        "dilation",
-        "transposed",
-        "output_padding",
-        "groups",
-        "padding_mode",
-        "_reversed_padding_repeated_twice",
-    )
+    attributes = CompressedConv2d.attributes
 
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
