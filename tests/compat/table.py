@@ -23,9 +23,8 @@ each layer type and each family of networks, and the tests hold the package to i
 cannot run compressed stays dense; `tersor.report(model)` gives the reason, in the words of the
 first table.
 
-Files are written by `tersor.save`. `save_pretrained` of `transformers` writes blobs that its
-`from_pretrained` does not read: it initializes those layers anew and lists their weights as
-missing. Decompress a model before `save_pretrained`.
+Files are written by `tersor.save`, or by `save_pretrained` of `transformers` 5, whose
+`from_pretrained` reads them where `tersor.integrations.transformers` was imported.
 
 ## Layer types
 

@@ -49,6 +49,7 @@ PYTHON_RANKS = [
     {"calibration", "search"},
     {"pipeline"},
     {"reporting", "training"},
+    {"hub", "integrations"},
     {"cli"},
 ]
 # Folders and modules whose files import no torch; of the command line, none at the top level.

@@ -59,8 +59,16 @@ def file_content(
         model: any module.
         settings: that the model was compressed by.
     """
-    prefix = wrapper_prefix(model)
     tensors, aliases = file_tensors(_state_of(model))
+    metadata = {**(aliases or {}), **model_metadata(model)}
+    if settings is not None:
+        metadata[CONFIG] = json.dumps(settings.to_json(), separators=(",", ":"))
+    return tensors, metadata
+
+
+def model_metadata(model: nn.Module) -> dict[str, str]:
+    """What a file says of a model's layers beside their tensors."""
+    prefix = wrapper_prefix(model)
     records = {
         joined(plain_name(name, prefix), leaf): LayerRecord(
             DTYPES[weight.dtype], weight.precision, weight.activation
@@ -70,10 +78,7 @@ def file_content(
     }
     compression = compression_of(model)
     folded = {} if compression is None else compression.folded
-    metadata = {**(aliases or {}), **write_records(records), **write_folded(folded)}
-    if settings is not None:
-        metadata[CONFIG] = json.dumps(settings.to_json(), separators=(",", ":"))
-    return tensors, metadata
+    return {**write_records(records), **write_folded(folded)}
 
 
 def _state_of(model: nn.Module) -> dict[str, torch.Tensor]:

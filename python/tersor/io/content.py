@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from tersor._core import FormatError
+from tersor._names import joined
 from tersor.codec.blob import SUFFIX, decode_blob, inspect_blob
 from tersor.codec.encode import decompress_weight
 from tersor.config import Config
@@ -41,6 +42,14 @@ class Content:
     records: RecordTable = field(default_factory=lambda: RecordTable({}))
     config: Config | None = None
     folded: dict[str, str] = field(default_factory=dict)
+
+    def renamed(self, names: Mapping[str, str]) -> Content:
+        """The same with other names of blobs; those that do not occur stay."""
+        return replace(
+            self,
+            blobs={names.get(name, name): blob for name, blob in self.blobs.items()},
+            records=self.records.renamed(names),
+        )
 
 
 def _config(metadata: Mapping[str, str]) -> Config | None:
@@ -94,4 +103,32 @@ def read_content(path: str | os.PathLike[str], max_bytes: int | None) -> Content
         for alias, target in read_aliases(file.metadata, stored, file.path).items():
             table = content.blobs if target in content.blobs else content.tensors
             table[alias] = table[target]
+    return content
+
+
+@torch.inference_mode(False)  # as above
+def read_blobs(paths: Iterable[str | os.PathLike[str]]) -> Content:
+    """The compressed layers of the files of one model, and nothing else.
+
+    Raises:
+        FormatError: a file is malformed, or a blob was altered.
+        OSError: one cannot be read.
+    """
+    content = Content("")
+    entries: dict[str, Mapping[str, str]] = {}
+    for path in paths:
+        with container.open(path) as file:
+            file.verify()
+            content.path = content.path or str(file.path)
+            for name, view in file.tensors.items():
+                if view.compressed and not inspect_blob(view.bytes()).is_vector:
+                    content.blobs[name.removesuffix(SUFFIX)] = to_torch(view)
+            entries.update(read_records(file.metadata, file.path).entries)
+            content.folded.update(read_folded(file.metadata, file.path))
+            content.config = _config(file.metadata) or content.config
+            biases = {joined(layer, "bias") for layer in content.folded}
+            for name in biases.intersection(file.tensors):
+                # That folding a norm gave the layer one is all that matters here.
+                content.tensors[name] = torch.empty(file.tensors[name].shape, device="meta")
+    content.records = RecordTable(entries)
     return content

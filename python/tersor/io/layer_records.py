@@ -102,3 +102,7 @@ class RecordTable:
         """The record of a tensor (its dense name); unknown fields are left out."""
         known = {**self.entries.get(_ALL, {}), **self.entries.get(name, {})}
         return LayerRecord(**{field: known[field] for field in _FIELDS if field in known})
+
+    def renamed(self, names: Mapping[str, str]) -> RecordTable:
+        """The same with other names of tensors; those that do not occur stay."""
+        return RecordTable({names.get(name, name): entry for name, entry in self.entries.items()})

@@ -141,6 +141,28 @@ def _load_model(
     return made
 
 
+def run_from_blobs(model: nn.Module, content: Content) -> dict[str, str]:
+    """Puts compressed layers into a model whose other tensors somebody else fills in.
+
+    Args:
+        model: dense; its weights may be on the meta device.
+        content: whose blobs alone are used, by the names that the weights have in the model.
+
+    Returns:
+        By name of a layer whose blob it cannot run from, why; the model is then as it was.
+
+    Raises:
+        ValueError: the blobs do not fit the model; the message lists the names.
+    """
+    fold_names(model, content.folded, content.tensors)
+    plan = plan_loading(content, model, strict=False)
+    if plan.problems:
+        raise ValueError(f"{content.path} does not fit the model: {'; '.join(plan.problems)}")
+    if not plan.left:
+        _swap_layers(model, plan, content, None, None)
+    return plan.left
+
+
 @torch.no_grad()
 def _swap_layers(
     model: nn.Module,

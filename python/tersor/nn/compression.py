@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from torch import nn
@@ -13,6 +16,9 @@ from tersor.config import Config
 from tersor.nn.wrappers import unwrapped
 
 _ATTRIBUTE = "tersor_compression"
+
+OBSERVERS: list[Callable[[nn.Module], None]] = []
+"""Called with each model that was compressed, loaded or decompressed: what integrations add."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,7 @@ def remember(
     model.__dict__[_ATTRIBUTE] = Compression(
         config, dict(left), frozenset(frozen), {**before.folded, **(folded or {})}
     )
+    announce(model)
 
 
 def compression_of(model: nn.Module) -> Compression | None:
@@ -82,3 +89,15 @@ def forget(model: nn.Module) -> None:
             for name, parameter in module.named_parameters():
                 if name in compression.frozen:
                     parameter.requires_grad_(True)
+
+
+def announce(model: nn.Module) -> None:
+    """Tells integrations that a model was compressed or decompressed.
+
+    That of a library which is in use is imported here: its users need not know of it.
+    """
+    if "transformers.modeling_utils" in sys.modules:
+        with suppress(ImportError):  # a version that the integration does not support
+            importlib.import_module("tersor.integrations.transformers")
+    for tell in OBSERVERS:
+        tell(model)

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
+from tersor.codec.blob import SUFFIX
 from tersor.nn.base import BLOB, Compressed
 from tersor.nn.hooks import take_over
 from tersor.nn.recomputed import dense_type_of
@@ -105,15 +106,23 @@ class CompressedGroup(nn.Module):
             matrix.precision = precision
 
     def __getattr__(self, name: str) -> Any:
-        found = self.__dict__.get("_modules", {}).get(name + _MATRIX)
-        return super().__getattr__(name) if found is None else found.weight
+        found = self._matrix_of(name)
+        if found is None:
+            return super().__getattr__(name)
+        return found.weight_blob if name.endswith(SUFFIX) else found.weight
 
     def __setattr__(self, name: str, value: Any) -> None:
-        found = self.__dict__.get("_modules", {}).get(name + _MATRIX)
-        if found is not None:
-            found.weight = value
-        else:
+        found = self._matrix_of(name)
+        if found is None:
             super().__setattr__(name, value)
+        elif name.endswith(SUFFIX):
+            found.set_blob(value.detach())
+        else:
+            found.weight = value
+
+    def _matrix_of(self, name: str) -> Any:
+        """The weight that is meant by its own name or by that of its blob in the state."""
+        return self.__dict__.get("_modules", {}).get(name.removesuffix(SUFFIX) + _MATRIX)
 
     def to_dense(self) -> nn.Module:
         """The dense layer with the same weights, dtype, hooks and mode."""

@@ -18,7 +18,7 @@ from tersor.codec.blob import BlobInfo
 from tersor.config import Config
 from tersor.io.checkpoint import stored_bytes
 from tersor.nn.base import Compressed
-from tersor.nn.compression import compression_of, forget, remember
+from tersor.nn.compression import announce, compression_of, forget, remember
 from tersor.nn.matrices import matrices_of
 from tersor.nn.registry import swap_modules
 from tersor.pipeline.calibrate import Calibration
@@ -227,16 +227,18 @@ def decompress_(model: nn.Module) -> nn.Module:
         matrices = matrices_of(module)
         if not matrices:
             return None
-        made: nn.Module = module.to_dense()  # type: ignore[operator]
+        plain: nn.Module = module.to_dense()  # type: ignore[operator]
         fused = getattr(module, "activation", "none") != "none"
-        layer: Any = made.get_submodule("0") if fused else made
+        layer: Any = plain.get_submodule("0") if fused else plain
         for name, matrix in matrices.items():
             weight = weights.setdefault(id(matrix.weight_blob), getattr(layer, name))
             if weight is not getattr(layer, name):
                 setattr(layer, name, weight)
-        return made
+        return plain
 
-    return swap_modules(model, dense)
+    made = swap_modules(model, dense)
+    announce(made)
+    return made
 
 
 @dataclass(frozen=True)
