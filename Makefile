@@ -57,7 +57,7 @@ test-cpp: $(VENV)/.tools build/.gtest
 	ctest --test-dir build/cpp --output-on-failure -j2
 
 test-python: $(VENV)/.installed $(VENV)/.tools
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(VENV)/.installed
 	$(BIN)/python -m pytest -m 'not slow'
@@ -75,7 +75,7 @@ format: $(VENV)/.tools
 	$(BIN)/ruff format .
 
 dev: $(VENV)/.tools
-	$(PIP) --no-build-isolation --editable '.[all]'
+	$(PIP) --no-build-isolation --editable '.[dev]'
 	@touch $(VENV)/.installed
 
 bench-spmm: $(VENV)/.installed
@@ -198,9 +198,9 @@ $(VENV)/.tools: $(VENV)/.created requirements-dev.txt constraints.txt
 	@touch $@
 
 # The sources of the compiled part and the Python files: a change of either installs anew.
-$(VENV)/.installed: $(VENV)/.created $(NATIVE_SOURCES) $(shell find python -name '*.py*' -not -path '*__pycache__*')
+$(VENV)/.installed: $(VENV)/.created $(NATIVE_SOURCES) $(shell find python \( -name '*.py*' -o -name '*.jinja' \) -not -path '*__pycache__*')
 	@echo "installing tersor and what it needs into $(VENV) (a few minutes the first time)"
-	$(PIP) '.[all]'
+	$(PIP) '.[dev]'
 	@touch $@
 
 # What is not on PyPI comes from the system, through apt where that is allowed.

@@ -9,12 +9,17 @@ from typing import Annotated, cast
 import typer
 
 from tersor import __version__
+from tersor.cli.bench import BenchOptions, bench
+from tersor.cli.bench import show as show_times
 from tersor.cli.calibrate import compress_calibrated
 from tersor.cli.compress import CompressOptions, compress
 from tersor.cli.decompress import DecompressOptions, decompress
+from tersor.cli.diff import diff
 from tersor.cli.errors import InputError
 from tersor.cli.inspect import inspect_command, show
+from tersor.cli.report import report_page
 from tersor.cli.select import Selection
+from tersor.cli.verify import verify
 from tersor.config import Config, Method
 from tersor.kernels import isa
 
@@ -34,6 +39,15 @@ class FloatType(str, Enum):
     BF16 = "BF16"
     F32 = "F32"
     F64 = "F64"
+
+
+class Precision(str, Enum):
+    """The classes of arithmetic."""
+
+    HIGHEST = "highest"
+    HIGH = "high"
+    MEDIUM = "medium"
+    LOW = "low"
 
 
 _PATTERNS = "names that match a shell pattern; may be given more than once"
@@ -61,6 +75,7 @@ Skip = Annotated[list[str] | None, typer.Option(help=f"leave {_PATTERNS}")]
 MinSize = Annotated[int, typer.Option(min=0, help="skip tensors with fewer than N weights")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="report the size without writing")]
 Force = Annotated[bool, typer.Option("--force", help="overwrite an existing output")]
+AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="tensors at once; default: the CPUs of this process")
 ]
@@ -151,6 +166,54 @@ def _compress(
 def _inspect(arguments: Annotated[list[str] | None, typer.Argument()] = None) -> None:
     """Show what each layer of a compressed file costs, from its real bytes."""
     inspect_command(arguments or [])
+
+
+@app.command("report")
+def _report(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="file, folder or index")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT")] = Path("report.html"),
+    against: Annotated[
+        Path | None, typer.Option(metavar="DENSE", help="the dense model: adds errors by layer")
+    ] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="time the layers too")] = False,
+    force: Force = False,
+) -> None:
+    """Write a page about a compressed file: where its bytes are, layer by layer."""
+    report_page(source, output, against=against, profile=profile, force=force)
+    print(f"written to {output}")
+
+
+@app.command("diff")
+def _diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="dense or compressed")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="dense or compressed")],
+    all_tensors: Annotated[bool, typer.Option("--all", help="also those that are alike")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what differs between two files: bytes and errors by tensor. Status 1: they differ."""
+    raise typer.Exit(int(diff(a, b, as_json=as_json, all_tensors=all_tensors)))
+
+
+@app.command("verify")
+def _verify(
+    files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="files or folders")],
+    decode: Annotated[bool, typer.Option("--decode", help="decode every layer too")] = False,
+) -> None:
+    """Check all checksums. Status 1: a file is damaged."""
+    raise typer.Exit(int(verify(files, decode=decode) > 0))
+
+
+@app.command("bench")
+def _bench(
+    source: Annotated[Path, typer.Argument(metavar="FILE", help="file, folder or index")],
+    batch: Annotated[int, typer.Option(min=1, help="vectors at once")] = BenchOptions.batch,
+    threads: Annotated[int, typer.Option(min=1, help="of torch")] = BenchOptions.threads,
+    precision: Annotated[Precision, typer.Option(help="class of arithmetic")] = Precision.HIGH,
+    as_json: AsJson = False,
+) -> None:
+    """Time the matrices of a file as linear layers, compressed against dense."""
+    options = BenchOptions(batch, threads, precision.value)
+    show_times(*bench(source, options), options, as_json)
 
 
 @app.command("decompress")

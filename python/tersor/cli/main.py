@@ -1,4 +1,4 @@
-"""The command ``tersor``: compress, inspect, decompress, env.
+"""The command ``tersor``; its commands stand in :mod:`tersor.cli.app`.
 
 User errors are reported on one line of stderr, exit status 2. typer and rich are imported where
 they are needed: ``tersor inspect`` loads no torch, and rich only for a terminal.
@@ -14,6 +14,7 @@ from tersor._core import FormatError
 from tersor.cli.errors import InputError
 from tersor.cli.inspect import inspect_command
 
+_EXTRAS = {"typer": "cli", "rich": "cli", "jinja2": "report"}
 _PIPE_CLOSED = 128 + 13  # what a shell reports of a program that SIGPIPE ended
 
 
@@ -57,9 +58,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _drop_output()
         return _PIPE_CLOSED
     except ModuleNotFoundError as error:
-        if error.name not in ("typer", "rich"):
+        extra = _EXTRAS.get(error.name or "")
+        if extra is None:
             raise
-        print(f"tersor: the command needs {error.name}: pip install 'tersor[cli]'", file=sys.stderr)
+        hint = f"pip install 'tersor[{extra}]'"
+        print(f"tersor: the command needs {error.name}: {hint}", file=sys.stderr)
         return 2
     except (InputError, FormatError, OSError, ValueError) as error:
         print(f"tersor: {_message(error)}", file=sys.stderr)

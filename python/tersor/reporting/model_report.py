@@ -5,13 +5,15 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import nn
 from torch.nn.parameter import is_lazy
 
-from tersor.io.checkpoint import stored_bytes
+from tersor._names import joined
+from tersor.io import container
+from tersor.io.checkpoint import file_content, stored_bytes
 from tersor.nn.base import Compressed
 from tersor.nn.compression import reasons_of
 from tersor.nn.layers import layers_of, nbytes, own_parameters
@@ -19,6 +21,8 @@ from tersor.nn.matrices import matrices_of
 from tersor.nn.recomputed import dense_type_of
 from tersor.nn.registry import handler_of, why_not
 from tersor.pipeline.select import identity, tied_to, users_of
+from tersor.reporting.page import render
+from tersor.reporting.profile import ModelProfile
 
 NOT_YET = "not compressed yet"
 
@@ -70,11 +74,13 @@ class ModelReport:
         layers: those that have parameters of their own.
         dense_bytes: of all parameters and buffers in their own dtypes, if all layers were dense.
         stored_bytes: of all tensors of the file that :func:`tersor.save` writes.
+        model: itself.
     """
 
     layers: tuple[LayerReport, ...]
     dense_bytes: int
     stored_bytes: int
+    model: nn.Module = field(repr=False, compare=False)
 
     @property
     def ratio(self) -> float:
@@ -83,7 +89,34 @@ class ModelReport:
 
     def to_json(self) -> dict[str, Any]:
         """The fields, as JSON has them."""
-        return {**dataclasses.asdict(self), "ratio": self.ratio}
+        layers = [dataclasses.asdict(layer) for layer in self.layers]
+        sizes = {"dense_bytes": self.dense_bytes, "stored_bytes": self.stored_bytes}
+        return {"layers": layers, **sizes, "ratio": self.ratio}
+
+    def to_html(self, title: str = "model", profile: ModelProfile | None = None) -> str:
+        """A page about the model as it is now: where the bytes of its file would be.
+
+        Args:
+            title: of the page.
+            profile: of the same model (:func:`tersor.profile`), for the time of each layer.
+
+        Raises:
+            ModuleNotFoundError: jinja2 is not installed (extra ``report``).
+            ValueError: the model cannot be saved.
+        """
+        tensors, metadata = file_content(self.model)
+        errors = {
+            joined(layer.name, leaf): layer.relative_error
+            for layer in self.layers
+            if layer.relative_error is not None
+            for leaf in matrices_of(self.model.get_submodule(layer.name))
+        }
+        times = {
+            layer.name: (layer.dense_seconds * 1e3, layer.seconds * 1e3)
+            for layer in (() if profile is None else profile.layers)
+        }
+        size = container.file_bytes(tensors, metadata)
+        return render(tensors, metadata, size, title=title, errors=errors, times=times)
 
     def __str__(self) -> str:
         """A table, with the reasons of dense layers below."""
@@ -146,7 +179,7 @@ def report(model: nn.Module) -> ModelReport:
         else _dense(names[0], module, reasons, seen)
         for module, names in found.items()
     )
-    return ModelReport(layers, _dense_bytes(model), stored_bytes(model))
+    return ModelReport(layers, _dense_bytes(model), stored_bytes(model), model)
 
 
 def _reasons(model: nn.Module, layers: Mapping[nn.Module, Sequence[str]]) -> dict[str, str]:

@@ -181,7 +181,7 @@ def test_a_layer_that_is_not_initialized_has_a_line_with_the_reason() -> None:
 
 def test_a_model_without_layers() -> None:
     report = tersor.report(nn.ReLU())
-    assert report == ModelReport((), 0, 0)
+    assert report == ModelReport((), 0, 0, nn.Identity())
     assert "total: 0 -> 0 bytes" in str(report)
 
 
@@ -206,3 +206,15 @@ def test_trained_codebooks_do_not_count_as_dense_bytes() -> None:
     before = tersor.report(model)
     model[0].train_values()
     assert tersor.report(model).dense_bytes == before.dense_bytes
+
+
+def test_a_page_of_a_model_has_its_errors_and_times() -> None:
+    pytest.importorskip("jinja2")
+    model = tersor.compress_(nn.Sequential(nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 8)))
+    profile = tersor.profile(model, torch.randn(1, 64))
+    page = tersor.report(model).to_html("a network", profile)
+    assert "<title>a network" in page
+    assert "error %" in page
+    assert "dense ms" in page
+    plain = tersor.report(tersor.decompress_(model)).to_html()
+    assert "error %" not in plain
