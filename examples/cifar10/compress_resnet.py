@@ -19,7 +19,7 @@ from torch import nn
 import tersor
 from examples.cifar10.dataset import Images, draw_examples, to_input
 from examples.cifar10.resnet import ResNet32, ScaleShift, channels_last, compiled_for, fold_norms_
-from tersor.training import Compressor, CosineRate, Examples, Progress, Recipe
+from tersor.training import CosineRate, Examples, Progress, Recipe, RecipeTrainer
 from tersor.training.cuda_graph import optimizer_rate
 from tersor.training.loop import in_precision
 
@@ -37,14 +37,14 @@ recipe_of = functools.partial(
 )
 
 
-class ResNetCompressor(Compressor):
+class ResNetCompressor(RecipeTrainer):
     """ResNet-32 on shifted and mirrored images of CIFAR-10.
 
     Args:
         model, teacher, images: on one device.
         recipe: see :class:`Recipe`.
         seed: of the order and augmentation of the images.
-        state, progress: see :class:`Compressor`.
+        state, progress: see :class:`RecipeTrainer`.
     """
 
     def __init__(

@@ -36,8 +36,8 @@ from examples.rows import (
     results_parser,
 )
 from tersor.quantizers.equal_error import QUANTIZERS
-from tersor.training.compressor import Progress
 from tersor.training.cuda_graph import find_device
+from tersor.training.recipe_trainer import Progress
 
 HERE = Path(__file__).resolve().parent
 DENSE = HERE / "checkpoints" / "resnet-32.safetensors"

@@ -18,7 +18,7 @@ from examples.mnist.dataset import augment, load_train, to_input
 from examples.mnist.models import dense_model
 from tersor.pipeline.compress import decompress_
 from tersor.pruning.neurons import remove_dead_neurons_, sort_neurons_
-from tersor.training import Compressor, CosineRate, Examples, Progress, Recipe
+from tersor.training import CosineRate, Examples, Progress, Recipe, RecipeTrainer
 from tersor.training.cuda_graph import find_device
 
 COMPRESSED = Path(__file__).parent / "compressed"
@@ -33,7 +33,7 @@ RECIPES = {
 }
 
 
-class LeNetCompressor(Compressor):
+class LeNetCompressor(RecipeTrainer):
     """A LeNet on augmented images of MNIST.
 
     Args:
@@ -42,7 +42,7 @@ class LeNetCompressor(Compressor):
             the seed.
         seed: of the order and augmentation of the images.
         data: images uint8 and labels, in place of the whole training set.
-        state: see :class:`Compressor`.
+        state: see :class:`RecipeTrainer`.
         progress: called after each epoch.
     """
 

@@ -53,6 +53,15 @@ def accuracy_in_percent(model: nn.Module) -> float:
     return 100.0 * float((chosen != 0).float().mean())
 
 
+def train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
+    """Stands for the reader's loop."""
+    for _ in range(steps):
+        optimizer.zero_grad()
+        x = torch.randn(8, 1, 16, 16)
+        nn.functional.mse_loss(model(x), x.mean((1, 2, 3))[:, None].expand(8, 10)).backward()
+        optimizer.step()
+
+
 @pytest.fixture(name="names")
 def _names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """What the text around the blocks speaks of, anew for each of them."""
@@ -64,6 +73,8 @@ def _names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "accuracy_in_percent": accuracy_in_percent,
         "inputs": torch.randn(128, 1, 16, 16),
         "model": model,
+        "optimizer": torch.optim.Adam(model.parameters()),
+        "train": train,
         "tersor": tersor,
         "Config": tersor.Config,
         "x": torch.randn(1, 1, 16, 16),
@@ -93,12 +104,21 @@ def _after_loading_again(names: dict[str, Any]) -> None:
     assert tersor.report(names["model"]).ratio > 7
 
 
+def _after_training(names: dict[str, Any]) -> None:
+    layers = tersor.load("small.safetensors").layers
+    kept = sum(int(layer.csr.codes.astype(bool).sum()) for layer in layers.values())
+    weights = 4 * 9 + 64 * 4 * 14 * 14 + 10 * 64
+    assert kept == round(0.1 * weights)
+    assert all(layer.values.size <= 15 for layer in layers.values())
+
+
 CHECKS: list[Callable[[dict[str, Any]], None]] = [
     _after_saving,
     _after_estimating,
     _after_targets,
     _after_calibrating,
     _after_loading_again,
+    _after_training,
 ]
 
 

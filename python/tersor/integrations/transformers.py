@@ -20,11 +20,12 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import WeightRenaming, rename_source_key
 from transformers.quantizers.auto import register_quantization_config, register_quantizer
@@ -42,6 +43,7 @@ from tersor.nn.compression import OBSERVERS, compression_of, remember
 from tersor.nn.matrices import matrices_of
 from tersor.nn.weight import CompressedWeight
 from tersor.pipeline.compress import compress_, decompress_
+from tersor.training.compressor import Compressor
 
 METHOD = "tersor"
 """The name of the method in ``config.json``."""
@@ -216,6 +218,44 @@ class TersorQuantizer(HfQuantizer):
         """The dense model again."""
         dense = decompress_(model)
         return dense if dtype is None else dense.to(dtype)
+
+
+class CompressorCallback(TrainerCallback):
+    """Lets a :class:`tersor.training.Compressor` follow a ``Trainer``, and its checkpoints.
+
+    ::
+
+        compressor = Compressor(model, Schedule(density=0.2, prune_end=2000, share_at=3000))
+        Trainer(model, arguments, ..., callbacks=[CompressorCallback(compressor)]).train()
+        compressor.finish().save_pretrained("small")
+
+    Checkpoints of the trainer hold its state in ``compressor.pt``.
+    """
+
+    FILE = "compressor.pt"
+
+    def __init__(self, compressor: Compressor) -> None:
+        self.compressor = compressor
+
+    def on_train_begin(
+        self, args: Any, state: Any, control: Any, optimizer: Any = None, **_: Any
+    ) -> None:
+        """Attaches to the trainer's optimizer, at the step where that stands."""
+        if state.global_step:
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            self.compressor.load_state_dict(torch.load(folder / self.FILE, weights_only=True))
+        # accelerate wraps optimizers; the steps are those of the one inside.
+        self.compressor.attach(getattr(optimizer, "optimizer", optimizer))
+
+    def on_save(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Writes the state beside the trainer's."""
+        folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+        if state.is_world_process_zero:
+            torch.save(self.compressor.state_dict(), folder / self.FILE)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Leaves the optimizer."""
+        self.compressor.detach()
 
 
 def _follow(model: nn.Module) -> None:

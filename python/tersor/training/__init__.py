@@ -9,11 +9,12 @@ from tersor._lazy import lazy_exports
 if TYPE_CHECKING:
     from tersor.training.assignments import TrainedAssignments
     from tersor.training.codebooks import SharedWeights
-    from tersor.training.compressor import Compressor, Progress
+    from tersor.training.compressor import Compressor, Schedule
     from tersor.training.distillation import distillation_loss
     from tersor.training.learning_rates import CosineRate, Position
     from tersor.training.loop import EpochResult, Examples, Loop
     from tersor.training.recipe import Recipe
+    from tersor.training.recipe_trainer import Progress, RecipeTrainer
     from tersor.training.resume import TrainingState
 
 __all__ = [
@@ -25,6 +26,8 @@ __all__ = [
     "Position",
     "Progress",
     "Recipe",
+    "RecipeTrainer",
+    "Schedule",
     "SharedWeights",
     "TrainedAssignments",
     "TrainingState",
@@ -40,8 +43,10 @@ __getattr__ = lazy_exports(
         "Examples": "tersor.training.loop:Examples",
         "Loop": "tersor.training.loop:Loop",
         "Position": "tersor.training.learning_rates:Position",
-        "Progress": "tersor.training.compressor:Progress",
+        "Progress": "tersor.training.recipe_trainer:Progress",
         "Recipe": "tersor.training.recipe:Recipe",
+        "RecipeTrainer": "tersor.training.recipe_trainer:RecipeTrainer",
+        "Schedule": "tersor.training.compressor:Schedule",
         "SharedWeights": "tersor.training.codebooks:SharedWeights",
         "TrainedAssignments": "tersor.training.assignments:TrainedAssignments",
         "TrainingState": "tersor.training.resume:TrainingState",

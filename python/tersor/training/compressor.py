@@ -1,301 +1,259 @@
-"""A network through the phases of a recipe: prune, quantize, train assignments and codebooks."""
+"""Pruning and shared weights within a training loop of one's own.
+
+Sources: Han et al. 2015 (arXiv 1506.02626), section 3, and Deep Compression (arXiv 1510.00149),
+section 3: the gradient of a shared value is the sum of its members' gradients; Zhu and Gupta 2017
+(arXiv 1710.01878), the gradual schedule.
+"""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import nn
 
-from tersor.calibration.sensitivity import hessian_diagonal
-from tersor.config import Config, LayerConfig
-from tersor.pipeline.compress import estimate
+from tersor._validation import check_finite
+from tersor.config import Config
+from tersor.nn.registry import handler_of, why_not
+from tersor.pipeline.compress import compress_
 from tersor.pruning.masks import Masks, density_masks
 from tersor.pruning.schedules import CubicSchedule
-from tersor.quantizers.base import Quantized
-from tersor.quantizers.equal_error import quantize_at_equal_error, quantize_uniform_within
 from tersor.quantizers.kmeans import quantize_kmeans
-from tersor.training.assignments import TrainedAssignments
-from tersor.training.codebooks import SharedWeights
-from tersor.training.cuda_graph import optimizer_rate
-from tersor.training.distillation import distillation_loss, teacher_scores
-from tersor.training.learning_rates import CosineRate, Position
-from tersor.training.loop import Examples, Forward, Loop, in_precision
-from tersor.training.recipe import Recipe
-from tersor.training.resume import Stateful, TrainingState
-
-
-def encoded_bytes(model: nn.Module, codebook_size: int) -> int:
-    """What a model's tensors would take, really encoded, with codebooks of a size, 1 to 255."""
-    layer = LayerConfig(codebook_size=codebook_size, kind="shared_fp16")
-    return estimate(model, Config(linear=layer, conv=layer)).compressed_bytes
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a compression stands after an epoch.
+class Schedule:
+    """When weights are pruned and shared, in steps of the optimizer.
 
     Attributes:
-        phase: ``pruning``, ``assignments`` or ``codebooks``.
-        epoch, epochs: done, and how many the phase has.
-        loss: mean over the epoch's examples.
-        accuracy: in per cent, on training examples as they were drawn.
-        density: share of the weights that are not zero.
-        nbytes: of the model as it would be encoded now.
+        density: share of the weights kept in the end, over all layers, 0 to 1, 0 excluded.
+        prune_begin, prune_end: the density falls between these steps, fast at first.
+        prune_every: steps from one choice of what is kept to the next.
+        share_at: the step after which each layer has ``codebook_size`` values, which are trained
+            from there on; None = weights are pruned and stay free.
+        codebook_size: non-zero values of a layer, 1 to 255.
+
+    Raises:
+        ValueError: a number is out of range, or weights are shared before pruning ends.
     """
 
-    phase: str
-    epoch: int
-    epochs: int
-    loss: float
-    accuracy: float
     density: float
-    nbytes: int
+    prune_end: int
+    share_at: int | None = None
+    prune_begin: int = 0
+    prune_every: int = 16
+    codebook_size: int = 15
 
-    def __str__(self) -> str:
-        return (
-            f"{self.phase}, epoch {self.epoch}/{self.epochs}: loss {self.loss:.4f}, "
-            f"training accuracy {self.accuracy:.2f} %, density {100 * self.density:.2f} %, "
-            f"{self.nbytes:,} bytes"
-        )
+    def __post_init__(self) -> None:
+        if not 0.0 < self.density <= 1.0:
+            raise ValueError(f"density must be above 0, 1 at most, not {self.density}")
+        if not 1 <= self.codebook_size <= 255:
+            raise ValueError(f"codebook_size must be 1 to 255, not {self.codebook_size}")
+        if self.prune_every < 1:
+            raise ValueError(f"prune_every must be 1 or more, not {self.prune_every}")
+        if not 0 <= self.prune_begin <= self.prune_end:
+            raise ValueError(
+                f"prune_begin must be 0 to prune_end, {self.prune_end}, not {self.prune_begin}"
+            )
+        if self.share_at is not None and self.share_at < self.prune_end:
+            raise ValueError(
+                f"share_at is {self.share_at}, before pruning ends at {self.prune_end}"
+            )
 
 
-class Compressor(ABC):
-    """A network on its way from dense to pruned and quantized, beside the dense one that teaches.
+class Compressor:
+    """Prunes and shares a model's weights while any loop trains it.
 
-    A subclass says what an epoch trains on (:meth:`draw`), and overrides what it does otherwise.
-    Call :meth:`prune`, :meth:`quantize` and :meth:`train_quantized`, or :meth:`run` for all three.
+    ::
+
+        compressor = Compressor(model, Schedule(density=0.1, prune_end=2000, share_at=3000))
+        compressor.attach(optimizer)
+        ...  # the loop as it was
+        tersor.save(compressor.finish(), "small.safetensors")
+
+    Everything happens in hooks of the optimizer's step, so that learning rates, gradient clipping,
+    accumulation and mixed precision stay as they are. Shared weights stay parameters of the model:
+    before a step each gets the sum of its group's gradients, and after it the mean of its group,
+    which is the same number for every optimizer that treats elements alike. In distributed data
+    parallel training all ranks do the same.
 
     Args:
-        model: on the device that trains; changed in place.
-        teacher: the dense network, on the same device; goes into evaluation mode.
-        recipe: see :class:`Recipe`.
-        sample: batches of inputs, as the model reads them, for the Hessian's diagonal of the
-            quantizers that use it.
-        state: a file to resume from; each phase keeps one beside it. None = nothing is kept.
-        progress: called after each epoch.
+        model: whose weights of supported layers are pruned and shared.
+        schedule: when.
+        select: ``(module, name) -> bool``: which layers; None = all.
+
+    Raises:
+        ValueError: no layer can be compressed.
 
     Attributes:
-        weights: the parameters that are pruned and quantized: all with two dimensions or more.
+        weights: by name.
+        step: how many steps the optimizer has made.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        teacher: nn.Module,
-        recipe: Recipe,
-        *,
-        sample: Iterable[torch.Tensor] = (),
-        state: Path | None = None,
-        progress: Callable[[Progress], None] | None = None,
+        schedule: Schedule,
+        select: Callable[[nn.Module, str], bool] | None = None,
     ) -> None:
-        self.model, self.recipe = model, recipe
-        self.sample, self.state, self.progress = sample, state, progress
-        self.device = next(model.parameters()).device
-        self.forward: Forward = in_precision(model, recipe.bfloat16)
-        self.teacher: Forward = in_precision(teacher.eval(), recipe.bfloat16)
-        self.weights = {name: p for name, p in model.named_parameters() if p.dim() > 1}
+        self.model, self.schedule = model, schedule
+        self.weights = dict(_weights(model, select))
+        if not self.weights:
+            raise ValueError("the model has no layer that can be compressed, or none is selected")
+        self.step = 0
+        self._masks = Masks(self.weights)
+        self._codes: dict[str, torch.Tensor] = {}
+        self._hooks: list[Any] = []
 
-    # ---- What a subclass says
+    def attach(self, optimizer: torch.optim.Optimizer) -> Compressor:
+        """Follows the steps of an optimizer from now on.
 
-    @abstractmethod
-    def draw(self, epoch: int) -> Examples:
-        """What an epoch trains on; the same whenever it is asked for the same epoch.
-
-        Pruning has the first epochs, codebooks the next ones, assignments the last. The targets
-        are what :meth:`teach` gives for the inputs.
+        Raises:
+            RuntimeError: it follows one already.
+            ValueError: the optimizer does not train one of the weights; the message has its name.
         """
-
-    def to_input(self, inputs: torch.Tensor) -> torch.Tensor:
-        """What the model reads of the examples' inputs."""
-        return inputs
-
-    def weight_optimizer(self, rate: CosineRate) -> torch.optim.Optimizer:
-        """The optimizer of all parameters, that prunes and trains assignments."""
-        return self.adam(self.model.parameters(), rate)
-
-    def scores(self, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-        """Importance of each weight for pruning: its magnitude."""
-        return {name: w.detach().abs() for name, w in self.weights.items()}
-
-    def prunes_at(self, step: int, end: int) -> bool:
-        """Whether masks are chosen anew after a step of pruning; ``end``: the descent's last."""
-        return step == end or (step < end and step % 16 == 0)
-
-    def finish_pruning(self) -> None:  # noqa: B027 (a hook, empty by default)
-        """Called at the end of :meth:`prune`."""
-
-    # ---- What it has from here
-
-    def adam(self, parameters: Iterable[nn.Parameter], rate: CosineRate) -> torch.optim.Adam:
-        """Adam, which a replayed step can run."""
-        arguments = optimizer_rate(rate.peak, self.device)
-        return torch.optim.Adam(parameters, **arguments, capturable=self.device.type == "cuda")
-
-    def teach(self, inputs: torch.Tensor) -> torch.Tensor:
-        """The teacher's scores of examples' inputs, ``[n, classes]``."""
-        return teacher_scores(lambda x: self.teacher(self.to_input(x)), inputs)
-
-    def run(self) -> nn.Module:
-        """All phases; the weights come back pruned and quantized, as plain parameters."""
-        self.prune()
-        self.train_quantized(self.quantize())
-        return self.model
-
-    def prune(self) -> None:
-        """Gradual pruning while retraining, in place."""
-        recipe = self.recipe
-        masks = Masks(self.weights)
-        masks.set({name: w != 0 for name, w in self.weights.items()})
-        optimizer = self.weight_optimizer(recipe.prune_rate)
-        handles = masks.attach(optimizer)
-
-        def after_step(at: Position) -> None:
-            end = int(recipe.descent * recipe.prune_epochs * at.steps)
-            if self.prunes_at(at.done, end):
-                schedule = CubicSchedule(recipe.density, end, initial=recipe.initial_density)
-                masks.set(density_masks(self.scores(optimizer), schedule.density(at.done)))
-
-        spanned = recipe.prune_epochs
-        if recipe.codebook_rate is None:
-            spanned += recipe.codebook_epochs
-        self._train(
-            "pruning",
-            TrainingState(
-                self.state,
-                repr(recipe.pruning()),
-                model=self.model,
-                optimizer=optimizer,
-                masks=masks,
-            ),
-            self._loop(optimizer, recipe.prune_rate, spanned),
-            range(recipe.prune_epochs),
-            after_step=after_step,
-        )
-        for handle in handles:
-            handle.remove()
-        self.finish_pruning()
-
-    def quantize(self) -> dict[str, Quantized]:
-        """Codes and codebooks of the pruned weights by the recipe's quantizer; changes nothing."""
-        recipe = self.recipe
-        weights = {name: w.detach().cpu().numpy() for name, w in self.weights.items()}
-        if recipe.quantizer is None:
-            return quantize_kmeans(weights, recipe.codebook_size)
-        diagonal = hessian_diagonal(self.model, self.sample)
-        importance = {name: diagonal[name].cpu().numpy() for name in weights}
-        if recipe.bits is not None:
-            return quantize_uniform_within(weights, importance, recipe.bits)
-        return quantize_at_equal_error(recipe.quantizer, weights, importance, recipe.codebook_size)
-
-    def train_quantized(self, quantized: dict[str, Quantized]) -> None:
-        """Trains assignments, if the recipe says so, and then codebooks, in place."""
-        if self.recipe.assignment_epochs:
-            quantized = self._train_assignments(quantized)
-        self._train_codebooks(quantized)
-
-    def _train_assignments(self, quantized: dict[str, Quantized]) -> dict[str, Quantized]:
-        recipe = self.recipe
-        assert recipe.assignment_rate is not None  # the recipe checks
-        trained = TrainedAssignments(self.weights, quantized)
-        optimizer = self.weight_optimizer(recipe.assignment_rate)
-        trained.attach(optimizer)
-        self._train(
-            "assignments",
-            self._beside("assignments", optimizer=optimizer, trained=trained),
-            self._loop(optimizer, recipe.assignment_rate, recipe.assignment_epochs),
-            range(recipe.assignment_epochs),
-            first_draw=recipe.prune_epochs + recipe.codebook_epochs,
-        )
-        return trained.shared()
-
-    def _train_codebooks(self, quantized: dict[str, Quantized]) -> None:
-        recipe = self.recipe
-        given: dict[str, int | Quantized] = dict(quantized)
-        parameters = dict(self.weights)
-        others = {n: p for n, p in self.model.named_parameters() if n not in self.weights}
-        if recipe.bias_codebook_size is not None:
-            biases = {name: p for name, p in others.items() if name.endswith("bias")}
-            given |= dict.fromkeys(biases, recipe.bias_codebook_size)
-            parameters |= biases
-            others = {name: p for name, p in others.items() if name not in biases}
-        shared = SharedWeights(parameters, given)
-        spanned = recipe.codebook_epochs
-        first = 0
-        rate = recipe.codebook_rate
-        if rate is None:
-            rate, first = recipe.prune_rate, recipe.prune_epochs
-            spanned += recipe.prune_epochs
-        optimizer = self.adam([*shared.codebooks.values(), *others.values()], rate)
-        shared.attach(optimizer)
-        self._train(
-            "codebooks",
-            self._beside("codebooks", optimizer=optimizer, shared=shared),
-            self._loop(optimizer, rate, spanned),
-            range(first, first + recipe.codebook_epochs),
-            first_draw=recipe.prune_epochs - first,
-        )
-
-    def _beside(self, phase: str, **parts: Stateful) -> TrainingState:
-        path = None if self.state is None else self.state.with_suffix(f".{phase}.pt")
-        return TrainingState(path, repr(self.recipe), model=self.model, **parts)
-
-    def _loop(self, optimizer: torch.optim.Optimizer, rate: CosineRate, epochs: int) -> Loop:
-        recipe = self.recipe
-
-        def loss(
-            scores: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor | None
-        ) -> torch.Tensor:
-            if targets is None:
-                raise ValueError("draw() gave no targets: take them from teach(inputs)")
-            return distillation_loss(
-                scores, targets, labels, recipe.temperature, recipe.teacher_weight
-            )
-
-        return Loop(
-            self.model,
-            optimizer,
-            batch_size=recipe.batch_size,
-            epochs=epochs,
-            rate=rate,
-            loss=loss,
-            forward=self.forward,
-            to_input=self.to_input,
-        )
-
-    def _train(
-        self,
-        phase: str,
-        state: TrainingState,
-        loop: Loop,
-        epochs: range,
-        first_draw: int = 0,
-        after_step: Callable[[Position], None] | None = None,
-    ) -> None:
-        """Trains for what is left of a phase's epochs; ``first_draw``: of epoch 0, for ``draw``."""
-        done = state.load(self.device)
-        left = epochs[done:]
-        codebook_size = self.recipe.codebook_size if phase == "pruning" else 255
-        for result in loop.run(lambda epoch: self.draw(first_draw + epoch), left, after_step):
-            done += 1
-            if self.progress is not None:
-                self.progress(
-                    Progress(
-                        phase,
-                        done,
-                        len(epochs),
-                        result.loss,
-                        result.accuracy,
-                        self.density(),
-                        encoded_bytes(self.model, codebook_size),
-                    )
+        if self._hooks:
+            raise RuntimeError("the compressor is attached already: call detach() first")
+        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for name, weight in self.weights.items():
+            if id(weight) not in trained:
+                raise ValueError(
+                    f"the optimizer does not train {name}: make it of the model's parameters, "
+                    "after the model is on its device, or leave the layer out with select="
                 )
-            state.save(done)
+        self._hooks = [
+            optimizer.register_step_pre_hook(lambda *_: self._before_step()),
+            optimizer.register_step_post_hook(lambda done, *_: self._after_step(done)),
+        ]
+        return self
 
+    def detach(self) -> None:
+        """Follows no optimizer any longer; the weights stay as they are."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+
+    def finish(self, config: Config | None = None) -> nn.Module:
+        """Ends training: the model in its compressed form, with exactly these weights.
+
+        Args:
+            config: other settings than those that keep every value.
+        """
+        self.detach()
+        return compress_(self.model, config or Config.lossless_codes())
+
+    @property
     def density(self) -> float:
-        """Share of the weights that are not zero."""
-        kept = sum(int(w.detach().count_nonzero()) for w in self.weights.values())
-        return kept / max(1, sum(w.numel() for w in self.weights.values()))
+        """Share of the weights that are kept now."""
+        return self._masks.density()
+
+    @property
+    def shared(self) -> bool:
+        """Whether weights are shared by now."""
+        return bool(self._codes)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint needs beside the model's and the optimizer's states."""
+        return {
+            "schedule": asdict(self.schedule),
+            "step": self.step,
+            "masks": self._masks.state_dict(),
+            "codes": {name: codes.to(torch.uint8) for name, codes in self._codes.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a checkpoint, whose model is loaded already.
+
+        Raises:
+            ValueError: it is of another schedule or of other weights; nothing was changed.
+        """
+        if state["schedule"] != asdict(self.schedule):
+            raise ValueError(f"the checkpoint is of another schedule: {state['schedule']}")
+        codes = state["codes"]
+        if codes and codes.keys() != self.weights.keys():
+            raise ValueError(f"the checkpoint is of other weights: {sorted(codes)}")
+        self._masks.load_state_dict(state["masks"])
+        self.step = int(state["step"])
+        self._codes = {n: c.long().to(self.weights[n].device) for n, c in codes.items()}
+
+    @torch.no_grad()
+    def _before_step(self) -> None:
+        self._masks.apply_to_gradients_()
+        for name, codes in self._codes.items():
+            gradient = self.weights[name].grad
+            if gradient is not None:
+                gradient.copy_(_sums(gradient, codes, self.schedule.codebook_size)[codes])
+
+    @torch.no_grad()
+    def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
+        self.step += 1
+        at = self.schedule
+        self._masks.apply_()
+        due = (self.step - at.prune_begin) % at.prune_every == 0 or self.step == at.prune_end
+        if at.prune_begin < self.step <= at.prune_end and due:
+            falling = CubicSchedule(at.density, at.prune_end, begin=at.prune_begin)
+            scores = {name: w.detach().abs() for name, w in self.weights.items()}
+            self._masks.set(density_masks(scores, falling.density(self.step)))
+        if self._codes:
+            self._average({name: [w] for name, w in self.weights.items()})
+        elif self.step == at.share_at:
+            self._share(optimizer)
+
+    def _share(self, optimizer: torch.optim.Optimizer) -> None:
+        """Groups the weights of each layer by value, and what the optimizer keeps of them."""
+        for name, weight in self.weights.items():
+            check_finite(weight, name)
+            values = weight.float().cpu().numpy()
+            made = quantize_kmeans({name: values}, self.schedule.codebook_size)[name]
+            self._codes[name] = torch.from_numpy(made.codes).long().to(weight.device)
+        kept = {
+            name: [
+                value
+                for value in optimizer.state.get(weight, {}).values()
+                if isinstance(value, torch.Tensor) and value.shape == weight.shape
+            ]
+            for name, weight in self.weights.items()
+        }
+        self._average({name: [w, *kept[name]] for name, w in self.weights.items()})
+
+    def _average(self, tensors: Mapping[str, list[Any]]) -> None:
+        """Gives each element the mean of its group; what is pruned is 0."""
+        size = self.schedule.codebook_size
+        for name, codes in self._codes.items():
+            ones = torch.ones(codes.shape, device=codes.device)
+            count = _sums(ones, codes, size).clamp(min=1)
+            for tensor in tensors[name]:
+                means = _sums(tensor, codes, size) / count
+                tensor.copy_(means[codes])
+
+
+def _sums(values: torch.Tensor, codes: torch.Tensor, size: int) -> torch.Tensor:
+    """Sums by code, float32 ``[size + 1]``; that of code 0, pruned, is 0."""
+    sums = torch.zeros(size + 1, device=values.device)
+    sums.index_add_(0, codes.reshape(-1), values.detach().reshape(-1).float())
+    sums[0] = 0
+    return sums
+
+
+def _weights(
+    model: nn.Module, select: Callable[[nn.Module, str], bool] | None
+) -> dict[str, nn.Parameter]:
+    """The weights of the layers that can be compressed, each once; of embeddings none."""
+    found: dict[str, nn.Parameter] = {}
+    seen: set[int] = set()
+    for name, module in model.named_modules():
+        handler = handler_of(module)
+        if handler is None or why_not(module) is not None or handler.settings == "embedding":
+            continue
+        if select is not None and not select(module, name):
+            continue
+        for leaf in handler.shapes(module):
+            weight = module._parameters.get(leaf)
+            if weight is None or weight.dim() < 2 or not weight.requires_grad:
+                continue
+            if id(weight) not in seen:
+                seen.add(id(weight))
+                found[f"{name}.{leaf}" if name else leaf] = weight
+    return found

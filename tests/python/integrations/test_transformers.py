@@ -17,6 +17,7 @@ import tersor.integrations.transformers as tersor_hf
 from tersor import Config, LayerConfig
 from tersor.nn import Compressed
 from tersor.nn.matrices import matrices_of
+from tersor.training import Compressor, Schedule
 
 _SMALL: dict[str, Any] = {
     "hidden_size": 64,
@@ -309,3 +310,51 @@ def test_what_cannot_be_done_is_refused(dense: Callable[[str], Path], tmp_path: 
     config = transformers.AutoConfig.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="loaded from its files"):
         kind.from_pretrained(None, config=config, state_dict={})
+
+
+class _Examples(torch.utils.data.Dataset[dict[str, torch.Tensor]]):
+    """Sequences that count upwards."""
+
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, index: int) -> dict[str, torch.Tensor]:
+        ids = (torch.arange(12) + 7 * index) % 290 + 3
+        return {"input_ids": ids, "labels": ids}
+
+
+def _trained(folder: Path, resume: bool | str = False, **arguments: Any) -> tuple[Any, Any]:
+    """A model, and the compressor that followed its trainer."""
+    torch.manual_seed(1)
+    model = _llama()
+    schedule = Schedule(density=0.3, prune_end=8, share_at=12, prune_every=2)
+    compressor = Compressor(model, schedule)
+    options = transformers.TrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=8,
+        max_steps=20,
+        save_steps=10,
+        report_to="none",
+        use_cpu=True,
+        disable_tqdm=True,
+        **arguments,
+    )
+    callback = tersor_hf.CompressorCallback(compressor)
+    trainer = transformers.Trainer(model, options, train_dataset=_Examples(), callbacks=[callback])
+    trainer.train(resume_from_checkpoint=resume)
+    return model, compressor
+
+
+def test_a_trainer_prunes_and_shares_and_resumes(tmp_path: Path) -> None:
+    model, compressor = _trained(tmp_path)
+    assert compressor.step == 20
+    assert compressor.density == pytest.approx(0.3, abs=0.001)
+    for weight in compressor.weights.values():
+        assert int(weight.detach().unique().count_nonzero()) <= 15
+    again, other = _trained(tmp_path, resume=str(tmp_path / "checkpoint-10"))
+    assert other.step == 20
+    for name, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    compressor.finish().save_pretrained(tmp_path / "small")
+    back = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "small")
+    assert torch.equal(_outputs(back, "llama"), _outputs(model, "llama"))

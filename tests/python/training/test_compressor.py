@@ -1,185 +1,182 @@
-"""A small network through all phases of a recipe."""
+"""Pruning and shared weights within a loop of one's own."""
 
 from __future__ import annotations
 
-import copy
-import dataclasses
-from pathlib import Path
+from collections.abc import Callable, Iterable
+from typing import Any
 
-import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 import tersor
-from tersor.training.compressor import Compressor, Progress, encoded_bytes
-from tersor.training.learning_rates import CosineRate
-from tersor.training.loop import Examples
-from tersor.training.recipe import Recipe
+from tersor.training import Compressor, Schedule
 
-INPUTS, CLASSES, COUNT = 20, 4, 96
-RECIPE = Recipe(
-    density=0.25,
-    prune_epochs=4,
-    codebook_epochs=2,
-    assignment_epochs=2,
-    prune_rate=CosineRate(5e-3),
-    assignment_rate=CosineRate(2e-3),
-    codebook_rate=CosineRate(2e-3),
-    codebook_size=7,
-    batch_size=8,
-)
+SCHEDULE = Schedule(density=0.25, prune_end=24, share_at=32, prune_every=4, codebook_size=7)
 
 
-class Small(Compressor):
-    """Learns to answer as its teacher does; notes which epochs were drawn."""
-
-    def __init__(self, recipe: Recipe, state: Path | None = None) -> None:
-        torch.manual_seed(0)
-        model = nn.Sequential(
-            nn.Linear(INPUTS, 24), nn.BatchNorm1d(24), nn.ReLU(), nn.Linear(24, CLASSES)
-        )
-        self.inputs = torch.randn(COUNT, INPUTS)
-        self.drawn: list[int] = []
-        self.seen: list[Progress] = []
-        super().__init__(
-            copy.deepcopy(model),
-            model,
-            recipe,
-            sample=[self.inputs[:16]],
-            state=state,
-            progress=self.seen.append,
-        )
-
-    def draw(self, epoch: int) -> Examples:
-        self.drawn.append(epoch)
-        order = torch.randperm(COUNT, generator=torch.Generator().manual_seed(epoch))
-        targets = self.teach(self.inputs)
-        return Examples(self.inputs, targets.argmax(1), order, targets)
+def _model() -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(
+        nn.Conv2d(1, 6, 3), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 36, 20), nn.ReLU(),
+        nn.Linear(20, 4),
+    )  # fmt: skip
 
 
-def values_of(compressor: Compressor) -> list[int]:
-    return [len(w[w != 0].unique()) for w in compressor.weights.values()]
+def _batch(step: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Images whose brightest quarter is the class: what can be learned."""
+    generator = torch.Generator().manual_seed(step)
+    x = torch.randn(32, 1, 8, 8, generator=generator)
+    y = torch.randint(0, 4, (32,), generator=generator)
+    for image, label in zip(x, y, strict=True):
+        row, column = divmod(int(label), 2)
+        image[0, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] += 1
+    return x, y
 
 
-def test_all_phases_leave_a_pruned_and_quantized_network() -> None:
-    compressor = Small(RECIPE)
-    model = compressor.run()
-    assert compressor.density() == pytest.approx(0.25, abs=0.01)
-    assert all(count <= 7 for count in values_of(compressor))
-    assert [(p.phase, p.epoch, p.epochs) for p in compressor.seen] == [
-        *(("pruning", e + 1, 4) for e in range(4)),
-        *(("assignments", e + 1, 2) for e in range(2)),
-        *(("codebooks", e + 1, 2) for e in range(2)),
-    ]
-    assert compressor.drawn == [0, 1, 2, 3, 6, 7, 4, 5]
-    assert compressor.seen[0].density > compressor.seen[3].density == compressor.density()
-    last = compressor.seen[-1]
-    assert last.nbytes == encoded_bytes(model, 255)
-    assert str(last).startswith("codebooks, epoch 2/2: loss ")
-    kept = {name: w.detach().clone() for name, w in compressor.weights.items()}
-    compressed = tersor.compress_(model.eval())
-    x = torch.randn(5, INPUTS)
-    expected = tersor.decompress_(copy.deepcopy(compressed))
-    for name, w in expected.named_parameters():
-        if name in kept:
-            assert torch.equal(w, kept[name]), name  # quantized already: nothing is lost
-    torch.testing.assert_close(compressed(x), expected(x), rtol=1e-4, atol=1e-4)
+def _train(model: nn.Module, optimizer: torch.optim.Optimizer, steps: Iterable[int]) -> float:
+    loss = torch.zeros(())
+    for step in steps:
+        x, y = _batch(step)
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(x), y)
+        loss.backward()
+        optimizer.step()
+    return float(loss.detach())
 
 
-@pytest.mark.parametrize("quantizer", ["kmeans", "hessian", "uniform", "ecsq"])
-def test_quantizers_have_one_codebook_over_all_layers(quantizer: str) -> None:
-    compressor = Small(dataclasses.replace(RECIPE, quantizer=quantizer, prune_epochs=1))
-    compressor.prune()
-    before = {name: w.detach().clone() for name, w in compressor.weights.items()}
-    quantized = compressor.quantize()
-    assert all(torch.equal(w, compressor.weights[name]) for name, w in before.items())
-    entries = [q.dense()[q.codes != 0] for q in quantized.values()]
-    joint = np.unique(np.concatenate(entries))
-    sizes = [len(np.unique(e)) for e in entries]
-    assert len(joint) < sum(sizes)
+def _adam(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.Adam(model.parameters(), lr=0.01)
 
 
-def test_bits_bound_the_entropy() -> None:
-    found = []
-    for bits in (1.5, 3.0):
-        compressor = Small(
-            dataclasses.replace(RECIPE, quantizer="uniform", bits=bits, prune_epochs=1)
-        )
-        compressor.prune()
-        entries = [q.values for q in compressor.quantize().values()]
-        found.append(len(np.unique(np.concatenate(entries))))
-    assert found[0] < found[1]
+def _values(compressor: Compressor) -> list[int]:
+    return [int(w.detach().unique().count_nonzero()) for w in compressor.weights.values()]
 
 
-def test_biases_have_codebooks_if_the_recipe_says_so() -> None:
-    compressor = Small(dataclasses.replace(RECIPE, bias_codebook_size=3, assignment_epochs=0))
-    model = compressor.run()
-    biases = [p for name, p in model.named_parameters() if name.endswith("bias")]
-    assert all(len(b[b != 0].unique()) <= 3 for b in biases)
+OPTIMIZERS: dict[str, Callable[[nn.Module], torch.optim.Optimizer]] = {
+    "sgd": lambda m: torch.optim.SGD(m.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4),
+    "adam": _adam,
+    "adamw": lambda m: torch.optim.AdamW(m.parameters(), lr=0.01),
+    "adafactor": lambda m: torch.optim.Adafactor(m.parameters(), lr=0.01),
+}
 
 
-def test_without_a_codebook_rate_one_schedule_spans_both_phases(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    seen: list[tuple[int, int]] = []
-
-    class Noted(CosineRate):
-        def __call__(self, at: object) -> float:
-            seen.append((at.epoch, at.epochs))  # type: ignore[attr-defined]
-            return super().__call__(at)  # type: ignore[arg-type]
-
-    recipe = dataclasses.replace(
-        RECIPE, prune_rate=Noted(5e-3), codebook_rate=None, assignment_epochs=0
-    )
-    compressor = Small(recipe)
-    compressor.run()
-    assert sorted(set(seen)) == [(epoch, 6) for epoch in range(6)]
-    assert compressor.drawn == list(range(6))
-
-
-def test_examples_without_targets_are_refused() -> None:
-    class Untaught(Small):
-        def draw(self, epoch: int) -> Examples:
-            return dataclasses.replace(super().draw(epoch), targets=None)
-
-    with pytest.raises(ValueError, match=r"draw\(\) gave no targets: take them from teach"):
-        Untaught(RECIPE).prune()
-
-
-def test_quantizers_share_a_pruned_network_and_other_recipes_do_not(tmp_path: Path) -> None:
-    state = tmp_path / "run.pt"
-    first = Small(dataclasses.replace(RECIPE, quantizer="ecsq"), state)
-    first.prune()
-    second = Small(dataclasses.replace(RECIPE, quantizer="uniform", bits=2.0), state)
-    second.prune()
-    assert second.drawn == []
-    for name, w in first.weights.items():
-        assert torch.equal(second.weights[name], w)
-    with pytest.raises(ValueError, match=r"run.pt: is of a run with the settings .* delete"):
-        Small(dataclasses.replace(RECIPE, density=0.5), state).prune()
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_a_loop_prunes_shares_and_goes_on_training(name: str) -> None:
+    model = _model()
+    optimizer = OPTIMIZERS[name](model)
+    compressor = Compressor(model, SCHEDULE).attach(optimizer)
+    assert sorted(compressor.weights) == ["0.weight", "3.weight", "5.weight"]
+    _train(model, optimizer, range(24))
+    assert compressor.density == pytest.approx(0.25, abs=0.001)
+    assert not compressor.shared
+    _train(model, optimizer, range(24, 32))
+    assert compressor.shared
+    zeros = {n: w.detach() == 0 for n, w in compressor.weights.items()}
+    before = {n: w.detach().clone() for n, w in compressor.weights.items()}
+    _train(model, optimizer, range(32, 60))
+    assert all(count <= 7 for count in _values(compressor))
+    for n, w in compressor.weights.items():
+        assert torch.equal(w.detach() == 0, zeros[n])
+        assert not torch.equal(w.detach(), before[n])  # the values are trained
+    if name != "adafactor":  # whose rate is relative to the weights
+        x, y = _batch(1000)
+        assert float((model(x).argmax(1) == y).float().mean()) > 0.8
+    x = torch.randn(3, 1, 8, 8)
+    dense = model.eval()(x)
+    small = compressor.finish()
+    assert isinstance(small[3], tersor.nn.CompressedLinear)
+    assert torch.allclose(small(x), dense, rtol=1e-3, atol=1e-4)
+    rows = {layer.name: layer for layer in tersor.report(small).layers}
+    assert rows["3"].codebook_size is not None
+    assert rows["3"].codebook_size <= 7
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("epochs_before", range(8))
-def test_a_stopped_run_ends_as_one_that_was_not(tmp_path: Path, epochs_before: int) -> None:
-    whole = Small(RECIPE)
-    whole.run()
+def test_a_shared_value_takes_the_sum_of_its_members_gradients() -> None:
+    model = nn.Sequential(nn.Linear(12, 8, bias=False))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    schedule = Schedule(density=1.0, prune_end=0, share_at=1, codebook_size=3)
+    compressor = Compressor(model, schedule).attach(optimizer)
+    weight = compressor.weights["0.weight"]
+    weight.grad = torch.zeros_like(weight)
+    optimizer.step()
+    before = weight.detach().clone()
+    gradient = torch.randn(8, 12)
+    weight.grad = gradient.clone()
+    optimizer.step()
+    for value in before.unique():
+        members = before == value
+        expected = value - 0.01 * gradient[members].sum()
+        assert torch.allclose(weight.detach()[members], expected, atol=1e-6)
 
-    class StoppedError(Exception):
-        pass
 
-    class Stopping(Small):
-        def draw(self, epoch: int) -> Examples:
-            if len(self.drawn) == epochs_before:
-                raise StoppedError
-            return super().draw(epoch)
+def test_without_sharing_the_kept_weights_stay_free() -> None:
+    model = _model()
+    optimizer = _adam(model)
+    compressor = Compressor(model, Schedule(density=0.5, prune_end=8)).attach(optimizer)
+    _train(model, optimizer, range(20))
+    assert compressor.density == pytest.approx(0.5, abs=0.001)
+    assert _values(compressor)[1] > 255
 
-    stopped = Stopping(RECIPE, tmp_path / "run.pt")
-    with pytest.raises(StoppedError):
-        stopped.run()
-    resumed = Small(RECIPE, tmp_path / "run.pt")
-    resumed.run()
-    assert stopped.drawn + resumed.drawn == whole.drawn
-    for name, value in whole.model.state_dict().items():
-        assert torch.equal(resumed.model.state_dict()[name], value), name
+
+def test_a_checkpoint_goes_on_where_it_was() -> None:
+    whole = _model()
+    optimizer = _adam(whole)
+    Compressor(whole, SCHEDULE).attach(optimizer)
+    _train(whole, optimizer, range(50))
+    for stop in (10, 40):
+        first = _model()
+        optimizer = _adam(first)
+        compressor = Compressor(first, SCHEDULE).attach(optimizer)
+        _train(first, optimizer, range(stop))
+        saved: dict[str, Any] = {
+            "model": first.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "compressor": compressor.state_dict(),
+        }
+        second = _model()
+        optimizer = _adam(second)
+        compressor = Compressor(second, SCHEDULE).attach(optimizer)
+        second.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        compressor.load_state_dict(saved["compressor"])
+        _train(second, optimizer, range(stop, 50))
+        for name, value in whole.state_dict().items():
+            assert torch.equal(second.state_dict()[name], value), (stop, name)
+    other = Compressor(_model(), Schedule(density=0.5, prune_end=24))
+    with pytest.raises(ValueError, match="of another schedule"):
+        other.load_state_dict(saved["compressor"])
+
+
+def test_layers_can_be_left_out_and_tied_weights_count_once() -> None:
+    model = _model()
+    compressor = Compressor(model, SCHEDULE, lambda module, name: name != "5")
+    assert sorted(compressor.weights) == ["0.weight", "3.weight"]
+    tied = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    tied[1].weight = tied[0].weight
+    assert sorted(Compressor(tied, SCHEDULE).weights) == ["0.weight"]
+    table = nn.Sequential(nn.Embedding(10, 8), nn.Linear(8, 8))
+    assert sorted(Compressor(table, SCHEDULE).weights) == ["1.weight"]
+
+
+def test_what_cannot_work_is_refused() -> None:
+    model = _model()
+    with pytest.raises(ValueError, match="does not train 0.weight"):
+        Compressor(model, SCHEDULE).attach(torch.optim.SGD(_model().parameters(), lr=0.1))
+    compressor = Compressor(model, SCHEDULE).attach(_adam(model))
+    with pytest.raises(RuntimeError, match="attached already"):
+        compressor.attach(_adam(model))
+    with pytest.raises(ValueError, match="no layer"):
+        Compressor(nn.ReLU(), SCHEDULE)
+    for wrong in (
+        {"density": 0.0},
+        {"prune_end": -1},
+        {"share_at": 3},
+        {"codebook_size": 256},
+        {"prune_every": 0},
+        {"prune_begin": 30},
+    ):
+        given: dict[str, Any] = {"density": 0.5, "prune_end": 24, **wrong}
+        with pytest.raises(ValueError, match=next(iter(wrong))):
+            Schedule(**given)
