@@ -6,8 +6,14 @@
 # make bench-spmm  sparse products against torch and others, into build/bench/spmm.json with plots;
 #              resumes (BENCH="--again --docs docs/results.md": anew, and into the page); then each
 #              kernel alone (pytest-benchmark, build/bench/kernels.json)
+# make checkperf BASE=REF  loading and products of this checkout against those of an earlier commit
+# make bench-conv  convolutions and networks of them against torch, into build/bench/conv.json
 # make bench-quantise  AlexNet's weights by each method, into build/bench/quantise.json
+# make bench-calibration  one-shot compression of pretrained networks from TERSOR_DATA's inputs, into
+#              build/bench/calibration.json; resumes (BENCH="--again --docs docs/results.md": anew, and
+#              into the page)
 # make bench-huffman  prefix coding against huff0 and Python packages, into build/bench/huffman.json
+# make bench-networks  recurrent layers and dense codes against torch and onnxruntime
 # make bench-loading  tersor.load_model against torch.load, into build/bench/loading.json
 # make bench-memory  peak memory while a sharded checkpoint of 2 GB is compressed
 # make bench-nncodec  bytes at equal accuracy against NNCodec, into docs/nncodec.json
@@ -28,7 +34,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 CXX_SOURCES = $(shell git ls-files 'benchmarks/*.cpp' 'cpp/*.[ch]pp' 'examples/*.cpp' 'tests/*.[ch]pp')
 NATIVE_SOURCES = $(shell find cpp CMakeLists.txt cmake pyproject.toml -type f)
 
-.PHONY: demo results results-check tables test test-cpp test-python test-fast check format dev bench-spmm bench-quantise bench-huffman bench-loading bench-memory bench-nncodec arm asan fuzz fuzz-seeds mutations tsan arm32 s390x stubs clean
+.PHONY: demo results results-check tables test test-cpp test-python test-fast check format dev bench-spmm checkperf bench-quantise bench-calibration bench-huffman bench-loading bench-memory bench-networks bench-nncodec arm asan fuzz fuzz-seeds mutations tsan arm32 s390x stubs clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m examples.mnist.demo --output build/demo.json
@@ -78,14 +84,29 @@ bench-spmm: $(VENV)/.installed
 	taskset -c 0 $(BIN)/python -m pytest benchmarks/test_kernels.py --benchmark-columns=min,median \
 	  --benchmark-max-time=0.2 --benchmark-json=build/bench/kernels.json
 
+checkperf: $(VENV)/.installed $(VENV)/.tools
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m benchmarks.checkperf $(BASE)
+
+bench-conv: $(VENV)/.installed
+	$(BIN)/python -m benchmarks.bench_conv --networks $(BENCH)
+
 bench-quantise: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.bench_quantise
+
+bench-networks: $(VENV)/.installed
+	$(PIP) -r benchmarks/requirements.txt
+	$(BIN)/python -m benchmarks.bench_networks
 
 bench-loading: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.bench_loading
 
 bench-memory: $(VENV)/.installed
 	$(BIN)/python -m benchmarks.bench_memory
+
+bench-calibration: $(VENV)/.installed
+	$(PIP) -r benchmarks/requirements.txt
+	$(PIP) --no-deps -r benchmarks/requirements-networks.txt
+	$(BIN)/python -m benchmarks.bench_calibration $(BENCH)
 
 bench-huffman: $(VENV)/.installed $(VENV)/.tools build/.zstd build/bench/data/f.bin
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/bench/cpp -G Ninja -DTERSOR_BENCHMARKS=ON

@@ -43,6 +43,8 @@ void register_huffman(py::module_& module);
 void register_kmeans(py::module_& module);
 void register_spmm(py::module_& module);
 void register_conv(py::module_& module);
+void register_recurrent(py::module_& module);
+void register_rows(py::module_& module);
 void register_layer(py::module_& module);
 void register_container(py::module_& module);
 

@@ -14,6 +14,8 @@ PYBIND11_MODULE(_core, module) {
     register_kmeans(module);
     register_spmm(module);
     register_conv(module);
+    register_recurrent(module);
+    register_rows(module);
     register_layer(module);
     register_container(module);
 }

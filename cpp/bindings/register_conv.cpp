@@ -1,18 +1,76 @@
+#include <algorithm>
+#include <array>
+#include <limits>
+#include <optional>
+
 #include "arguments.hpp"
 #include "bindings.hpp"
+#include "fast_arguments.hpp"
+#include "fast_call.hpp"
+#include "tensors.hpp"
 #include "tersor/conv.hpp"
 
 namespace tersor::bindings {
 namespace {
 
+using conv::Geometry;
 using PairArgument = std::pair<std::uint32_t, std::uint32_t>;
 
 conv::Pair to_pair(const PairArgument& pair) { return {pair.first, pair.second}; }
 
+/// Whether a tensor has the shape.
+bool has_shape(const TensorMemory& memory, std::span<const std::int64_t> shape) {
+    return std::equal(memory.shape.begin(), memory.shape.end(), shape.begin(), shape.end());
+}
+
+/// activation(conv2d(x, W) + bias + residual) for tensors of torch; None where one of them cannot
+/// be read as it is, or is of another shape. The geometry is without the size of the images.
+py::object conv2d(const Arguments& arguments) {
+    arguments.expect(8);
+    const auto& filters = arguments.instance<PackedMatrix>(0);
+    const py::handle x = arguments[1], bias = arguments[2], residual = arguments[3];
+    Geometry g = arguments.instance<Geometry>(4);
+    const std::optional<TensorReader> reader = TensorReader::of(x);
+    if (!reader.has_value()) return py::none();
+    const auto source = reader->read(x);
+    constexpr std::int64_t largest = std::numeric_limits<std::uint32_t>::max();
+    if (!source.has_value() || source->shape.size() != 4 ||
+        source->shape[1] != std::int64_t{g.in_channels} ||
+        std::max(source->shape[2], source->shape[3]) > largest) {
+        return py::none();
+    }
+    g.input = {static_cast<std::uint32_t>(source->shape[2]),
+               static_cast<std::uint32_t>(source->shape[3])};
+    const conv::Pair output = conv::output_size(g);
+    const std::array<std::int64_t, 4> shape = {source->shape[0], filters.rows(), output.h,
+                                               output.w};
+    Epilogue epilogue;
+    epilogue.activation = activation_at(arguments, 5);
+    if (!bias.is_none()) {
+        const auto memory = reader->read(bias);
+        if (!memory.has_value() || memory->size != filters.rows()) return py::none();
+        epilogue.bias = memory->view();
+    }
+    if (!residual.is_none()) {
+        const auto memory = reader->read(residual);
+        if (!memory.has_value() || !has_shape(*memory, shape)) return py::none();
+        epilogue.residual = memory->view();
+    }
+    const auto batch = static_cast<std::size_t>(source->shape[0]);
+    const Precision wanted = precision_at(arguments, 6);
+    const int threads = arguments.integer(7);
+    TensorMemory target = *source;
+    py::object y = reader->make(x, shape, target);
+    {
+        const py::gil_scoped_release release;
+        conv::convolve(filters, g, source->view(), batch, epilogue, target.span(), wanted, threads);
+    }
+    return y;
+}
+
 }  // namespace
 
 void register_conv(py::module_& module) {
-    using conv::Geometry;
     py::class_<Geometry>(module, "ConvGeometry", "The parameters of a convolution.")
         .def(py::init([](std::uint32_t in_channels, std::uint32_t groups, PairArgument input,
                          PairArgument kernel, PairArgument stride, PairArgument padding,
@@ -27,6 +85,10 @@ void register_conv(py::module_& module) {
             const conv::Pair size = conv::output_size(g);
             return py::make_tuple(size.h, size.w);
         });
+    def_fast<conv2d>(module, "conv2d",
+                     "conv2d(filters, x, bias, residual, geometry, activation, precision, "
+                     "threads)\n\nConvolves tensors of torch with the filters; the geometry's "
+                     "input size is that of x. None where they cannot be read as they are.");
     module.def(
         "conv_convolve",
         [](const PackedMatrix& filters, const Geometry& g, std::uintptr_t x, std::size_t batch,

@@ -32,6 +32,7 @@ py::dict to_dict(const LayerInfo& info) {
     dict["clusters"] = info.clusters;
     dict["header_bytes"] = info.header_bytes;
     dict["value_bytes"] = info.value_bytes;
+    dict["factor_bytes"] = info.factor_bytes;
     dict["code_bytes"] = info.code_bytes;
     dict["code_bits"] = info.code_bits;
     dict["gap_bytes"] = info.gap_bytes;
@@ -43,7 +44,13 @@ py::dict to_dict(const LayerInfo& info) {
     return dict;
 }
 
-/// What `decode` makes of a blob, without the interpreter's lock: shape, kind, matrix, values.
+/// Factors as Python has them: None where there are none.
+py::object factors(const std::vector<float>& values) {
+    return values.empty() ? py::object(py::none()) : py::object(to_numpy(values));
+}
+
+/// What `decode` makes of a blob, without the interpreter's lock: shape, kind, matrix, values,
+/// factors of the rows, factors of the columns.
 template <class Decode>
 py::tuple decoded(const Decode& decode, const Array<std::uint8_t>& blob) {
     const auto bytes = view(blob);
@@ -55,7 +62,8 @@ py::tuple decoded(const Decode& decode, const Array<std::uint8_t>& blob) {
     }
     throw_if_error(result, "layer blob");
     return py::make_tuple(py::tuple(py::cast(layer.shape)), kind_name(layer.kind),
-                          from_csr(layer.csr), to_numpy(layer.values));
+                          from_csr(layer.csr), to_numpy(layer.values), factors(layer.row_factors),
+                          factors(layer.column_factors));
 }
 
 }  // namespace
@@ -66,12 +74,21 @@ void register_layer(py::module_& module) {
         [](const std::vector<std::uint64_t>& shape, const std::string& kind, std::uint32_t rows,
            std::uint32_t cols, int index_bits, bool flat, const Array<std::uint8_t>& codes,
            const Array<std::uint8_t>& gaps, const Array<std::uint32_t>& row_lengths,
-           const Array<float>& values) {
-            const auto source = view(values);
+           const Array<float>& values, const std::optional<Array<float>>& row_factors,
+           const std::optional<Array<float>>& column_factors) {
+            const auto to_vector = [](const Array<float>& array) {
+                const auto source = view(array);
+                return std::vector<float>(source.begin(), source.end());
+            };
+            const auto factors_of = [&](const std::optional<Array<float>>& array) {
+                return array.has_value() ? to_vector(*array) : std::vector<float>();
+            };
             const Layer layer{shape,
                               parse_kind(kind),
                               to_csr(rows, cols, index_bits, flat, codes, gaps, row_lengths),
-                              {source.begin(), source.end()}};
+                              to_vector(values),
+                              factors_of(row_factors),
+                              factors_of(column_factors)};
             std::vector<std::uint8_t> blob;
             {
                 const py::gil_scoped_release release;
@@ -81,7 +98,8 @@ void register_layer(py::module_& module) {
         },
         py::arg("shape"), py::arg("kind"), py::arg("rows"), py::arg("cols"), py::arg("index_bits"),
         py::arg("flat"), py::arg("codes").noconvert(), py::arg("gaps").noconvert(),
-        py::arg("row_lengths").noconvert(), py::arg("values").noconvert());
+        py::arg("row_lengths").noconvert(), py::arg("values").noconvert(), py::arg("row_factors"),
+        py::arg("column_factors"));
     module.def(
         "layer_decode",
         [](const Array<std::uint8_t>& blob, std::optional<std::size_t> max_bytes, int threads) {

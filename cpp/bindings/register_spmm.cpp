@@ -4,6 +4,7 @@
 #include "arguments.hpp"
 #include "bindings.hpp"
 #include "csr_arrays.hpp"
+#include "fast_arguments.hpp"
 #include "fast_call.hpp"
 #include "tensors.hpp"
 #include "tersor/spmm.hpp"
@@ -16,17 +17,6 @@ LayoutHint parse_layout_hint(const std::string& name) {
     if (name == "vector") return LayoutHint::vector;
     if (name == "batch") return LayoutHint::batch;
     throw std::invalid_argument("layout hint '" + name + "' is none of vector, batch");
-}
-
-Precision precision_at(const Arguments& arguments, std::size_t i) {
-    static const ByName<Precision> names(parse_precision, {"highest", "high", "medium", "low"});
-    return names.of(arguments, i);
-}
-
-Activation activation_at(const Arguments& arguments, std::size_t i) {
-    static const ByName<Activation> names(parse_activation,
-                                          {"none", "relu", "relu6", "gelu", "silu"});
-    return names.of(arguments, i);
 }
 
 /// `pack(csr, values, matrix)` on the parts of a RelativeCsr.
@@ -129,6 +119,16 @@ void register_spmm(py::module_& module) {
         .def_property_readonly("isa",
                                [](const PackedMatrix& m) { return std::string(name(m.isa())); })
         .def_property_readonly("codebook_size", &PackedMatrix::codebook_size)
+        .def("set_factors",
+             [](PackedMatrix& m, const std::optional<Array<float>>& rows,
+                const std::optional<Array<float>>& columns) {
+                 m.set_factors(rows.has_value() ? view(*rows) : std::span<const float>(),
+                               columns.has_value() ? view(*columns) : std::span<const float>());
+             })
+        .def_property_readonly("has_factors",
+                               [](const PackedMatrix& m) {
+                                   return !m.row_factors().empty() || !m.column_factors().empty();
+                               })
         .def_property_readonly(
             "transposed",
             [](const PackedMatrix& m) -> const PackedMatrix& { return m.transposed(); },

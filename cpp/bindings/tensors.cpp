@@ -110,18 +110,17 @@ std::optional<TensorMemory> TensorReader::read(py::handle tensor) const {
                         std::span(view.shape, static_cast<std::size_t>(view.dimensions)), *size};
 }
 
-py::object TensorReader::make_like(py::handle x, std::size_t last, TensorMemory& memory) const {
+py::object TensorReader::make(py::handle x, std::span<const std::int64_t> shape,
+                              TensorMemory& memory) const {
     static PyObject* const new_empty = interned("new_empty");
     std::vector<py::object> sizes;
     std::vector<PyObject*> arguments = {x.ptr()};
-    sizes.reserve(memory.shape.size());
-    const std::span<const std::int64_t> kept = memory.shape.first(memory.shape.size() - 1);
-    std::size_t size = last;
-    for (const std::int64_t n : kept) {
+    sizes.reserve(shape.size());
+    std::size_t size = 1;
+    for (const std::int64_t n : shape) {
         sizes.emplace_back(py::int_(n));
         size *= static_cast<std::size_t>(n);
     }
-    sizes.emplace_back(py::int_(last));
     for (const py::object& each : sizes) arguments.push_back(each.ptr());
     auto view_of_memory = py::reinterpret_steal<py::object>(
         PyObject_VectorcallMethod(new_empty, arguments.data(), arguments.size(), nullptr));
@@ -131,6 +130,12 @@ py::object TensorReader::make_like(py::handle x, std::size_t last, TensorMemory&
     memory = {static_cast<char*>(view.data) + view.byte_offset, memory.type,
               std::span(view.shape, static_cast<std::size_t>(view.dimensions)), size};
     return view_of_memory;
+}
+
+py::object TensorReader::make_like(py::handle x, std::size_t last, TensorMemory& memory) const {
+    std::vector<std::int64_t> shape(memory.shape.begin(), memory.shape.end());
+    shape.back() = static_cast<std::int64_t>(last);
+    return make(x, shape, memory);
 }
 
 }  // namespace tersor::bindings

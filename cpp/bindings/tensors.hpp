@@ -34,6 +34,11 @@ public:
     /// not a view with the opposite sign.
     [[nodiscard]] std::optional<TensorMemory> read(pybind11::handle tensor) const;
 
+    /// A tensor of this shape that is not filled, otherwise like `x`; `memory`, that of x, becomes
+    /// that of the new one.
+    [[nodiscard]] pybind11::object make(pybind11::handle x, std::span<const std::int64_t> shape,
+                                        TensorMemory& memory) const;
+
     /// A tensor that is not filled, like `x` but for its last dimension, which has `last` elements;
     /// `memory`, that of x, becomes that of the new one.
     [[nodiscard]] pybind11::object make_like(pybind11::handle x, std::size_t last,

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from tersor.nn.fuse import fuse_
     from tersor.nn.registry import register_layer
     from tersor.pipeline.compress import compress_, decompress_, estimate
+    from tersor.pipeline.precision import calibrate_precision
     from tersor.reporting.model_report import report
+    from tersor.reporting.profile import profile
 
 __version__: str = _version()
 
@@ -31,6 +33,7 @@ __all__ = [
     "Config",
     "FormatError",
     "LayerConfig",
+    "calibrate_precision",
     "calibration",
     "codec",
     "compress_",
@@ -47,6 +50,7 @@ __all__ = [
     "open",
     "ops",
     "pipeline",
+    "profile",
     "pruning",
     "quantizers",
     "register_layer",
@@ -61,6 +65,7 @@ __all__ = [
 __getattr__ = lazy_exports(
     "tersor",
     {
+        "calibrate_precision": "tersor.pipeline.precision:calibrate_precision",
         "compress_": "tersor.pipeline.compress:compress_",
         "decompress_": "tersor.pipeline.compress:decompress_",
         "estimate": "tersor.pipeline.compress:estimate",
@@ -68,6 +73,7 @@ __getattr__ = lazy_exports(
         "load": "tersor.io.load:load",
         "load_file": "tersor.io.load:load_file",
         "load_model": "tersor.io.load:load_model",
+        "profile": "tersor.reporting.profile:profile",
         "register_layer": "tersor.nn.registry:register_layer",
         "report": "tersor.reporting.model_report:report",
         "save": "tersor.io.checkpoint:save",

@@ -6,13 +6,15 @@ import collections.abc
 import numpy
 import numpy.typing
 import typing
-__all__: list[str] = ['ConvGeometry', 'File', 'FormatError', 'PackedMatrix', 'compiled_isas', 'compiler', 'conv_convolve', 'csr_count_entries', 'csr_decode', 'csr_encode', 'csr_validate', 'huffman_code_lengths', 'huffman_decode', 'huffman_encode', 'huffman_entropy', 'huffman_histogram', 'huffman_inspect', 'is_layer', 'isa_available', 'isa_in_use', 'kmeans_cluster', 'layer_decode', 'layer_decode_rows', 'layer_encode', 'layer_inspect', 'layer_pack', 'layers_pack', 'parallel_runner_name', 'spmm_kernel_list', 'spmm_linear', 'spmm_multiply', 'spmm_multiply_by', 'spmm_pack', 'spmm_pack_values', 'spmm_prepare', 'spmm_sum_by_code', 'use_isa', 'version', 'write_file']
+__all__: list[str] = ['ConvGeometry', 'File', 'FormatError', 'PackedMatrix', 'PackedRows', 'compiled_isas', 'compiler', 'conv2d', 'conv_convolve', 'csr_count_entries', 'csr_decode', 'csr_encode', 'csr_validate', 'huffman_code_lengths', 'huffman_decode', 'huffman_encode', 'huffman_entropy', 'huffman_histogram', 'huffman_inspect', 'is_layer', 'isa_available', 'isa_in_use', 'kmeans_cluster', 'layer_decode', 'layer_decode_rows', 'layer_encode', 'layer_inspect', 'layer_pack', 'layers_pack', 'parallel_runner_name', 'recurrent_run', 'rows_look_up', 'rows_pack', 'spmm_kernel_list', 'spmm_linear', 'spmm_multiply', 'spmm_multiply_by', 'spmm_pack', 'spmm_pack_values', 'spmm_prepare', 'spmm_sum_by_code', 'use_isa', 'version', 'write_file']
 class FormatError(ValueError):
     pass
 class PackedMatrix:
     """
     A matrix laid out for the kernels of one instruction set.
     """
+    def set_factors(self, arg0: numpy.typing.NDArray[numpy.float32] | None, arg1: numpy.typing.NDArray[numpy.float32] | None) -> None:
+        ...
     def unpack(self) -> numpy.typing.NDArray[numpy.float32]:
         ...
     def with_codebook(self, arg0: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]) -> PackedMatrix:
@@ -25,6 +27,9 @@ class PackedMatrix:
         ...
     @property
     def cols(self) -> int:
+        ...
+    @property
+    def has_factors(self) -> bool:
         ...
     @property
     def isa(self) -> str:
@@ -40,6 +45,30 @@ class PackedMatrix:
         ...
     @property
     def transposed(self) -> PackedMatrix:
+        ...
+class PackedRows:
+    """
+    Rows of codes, each decoded when it is looked up.
+    """
+    def with_codebook(self, arg0: typing.Annotated[numpy.typing.ArrayLike, numpy.float32]) -> PackedRows:
+        ...
+    @property
+    def bits(self) -> int:
+        ...
+    @property
+    def codebook_size(self) -> int:
+        ...
+    @property
+    def cols(self) -> int:
+        ...
+    @property
+    def isa(self) -> str:
+        ...
+    @property
+    def nbytes(self) -> int:
+        ...
+    @property
+    def rows(self) -> int:
         ...
 class ConvGeometry:
     """
@@ -76,6 +105,10 @@ def compiled_isas() -> list[str]:
     ...
 def compiler() -> str:
     ...
+def conv2d(filters: PackedMatrix, x: typing.Any, bias: typing.Any, residual: typing.Any, geometry: ConvGeometry, activation: str, precision: str, threads: int) -> typing.Any:
+    """
+    Convolves tensors of torch with the filters; the geometry's input size is that of x. None where they cannot be read as they are.
+    """
 def conv_convolve(filters: PackedMatrix, geometry: ConvGeometry, x: typing.SupportsInt | typing.SupportsIndex, batch: typing.SupportsInt | typing.SupportsIndex, bias: typing.SupportsInt | typing.SupportsIndex, residual: typing.SupportsInt | typing.SupportsIndex, y: typing.SupportsInt | typing.SupportsIndex, bfloat16: typing.SupportsInt | typing.SupportsIndex, activation: str, precision: str, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
     """
     Convolves raw addresses, as spmm_multiply multiplies them.
@@ -112,7 +145,7 @@ def layer_decode(blob: numpy.typing.NDArray[numpy.uint8], max_bytes: typing.Supp
     ...
 def layer_decode_rows(blob: numpy.typing.NDArray[numpy.uint8], first: typing.SupportsInt | typing.SupportsIndex, count: typing.SupportsInt | typing.SupportsIndex, verify: bool, max_bytes: typing.SupportsInt | typing.SupportsIndex | None, threads: typing.SupportsInt | typing.SupportsIndex) -> tuple:
     ...
-def layer_encode(shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], kind: str, rows: typing.SupportsInt | typing.SupportsIndex, cols: typing.SupportsInt | typing.SupportsIndex, index_bits: typing.SupportsInt | typing.SupportsIndex, flat: bool, codes: numpy.typing.NDArray[numpy.uint8], gaps: numpy.typing.NDArray[numpy.uint8], row_lengths: numpy.typing.NDArray[numpy.uint32], values: numpy.typing.NDArray[numpy.float32]) -> numpy.typing.NDArray[numpy.uint8]:
+def layer_encode(shape: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], kind: str, rows: typing.SupportsInt | typing.SupportsIndex, cols: typing.SupportsInt | typing.SupportsIndex, index_bits: typing.SupportsInt | typing.SupportsIndex, flat: bool, codes: numpy.typing.NDArray[numpy.uint8], gaps: numpy.typing.NDArray[numpy.uint8], row_lengths: numpy.typing.NDArray[numpy.uint32], values: numpy.typing.NDArray[numpy.float32], row_factors: numpy.typing.NDArray[numpy.float32] | None, column_factors: numpy.typing.NDArray[numpy.float32] | None) -> numpy.typing.NDArray[numpy.uint8]:
     ...
 def layer_inspect(blob: numpy.typing.NDArray[numpy.uint8], verify: bool) -> dict:
     ...
@@ -121,6 +154,16 @@ def layer_pack(blob: numpy.typing.NDArray[numpy.uint8], max_bytes: typing.Suppor
 def layers_pack(blobs: collections.abc.Sequence[numpy.typing.NDArray[numpy.uint8]], max_bytes: typing.SupportsInt | typing.SupportsIndex, threads: typing.SupportsInt | typing.SupportsIndex) -> list[PackedMatrix]:
     ...
 def parallel_runner_name() -> str:
+    ...
+def recurrent_run(cell: str, input: PackedMatrix, hidden: PackedMatrix, projection: PackedMatrix | None, input_bias: numpy.typing.NDArray[numpy.float32] | None, hidden_bias: numpy.typing.NDArray[numpy.float32] | None, batch_sizes: collections.abc.Sequence[typing.SupportsInt | typing.SupportsIndex], reversed: bool, x: numpy.typing.NDArray[numpy.float32], h: numpy.typing.NDArray[numpy.float32], c: numpy.typing.NDArray[numpy.float32] | None, y: numpy.typing.NDArray[numpy.float32], column: typing.SupportsInt | typing.SupportsIndex, precision: str, threads: typing.SupportsInt | typing.SupportsIndex) -> None:
+    """
+    Runs a recurrent layer over sequences: h, c and the columns of y from `column` on are overwritten.
+    """
+def rows_look_up(packed: PackedRows, indices: int, count: int, out: int, bfloat16: int, threads: int) -> int | None:
+    """
+    Decodes the rows of `count` indices (int64) into `out`, both raw addresses of contiguous memory; gives the position of the first index that is out of range.
+    """
+def rows_pack(rows: typing.SupportsInt | typing.SupportsIndex, cols: typing.SupportsInt | typing.SupportsIndex, index_bits: typing.SupportsInt | typing.SupportsIndex, flat: bool, codes: numpy.typing.NDArray[numpy.uint8], gaps: numpy.typing.NDArray[numpy.uint8], row_lengths: numpy.typing.NDArray[numpy.uint32], codebook: numpy.typing.NDArray[numpy.float32], factors: numpy.typing.NDArray[numpy.float32] | None, threads: typing.SupportsInt | typing.SupportsIndex) -> PackedRows:
     ...
 def spmm_kernel_list() -> list[tuple[str, str, str]]:
     ...

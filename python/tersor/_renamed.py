@@ -32,7 +32,12 @@ MODULES: dict[str, tuple[str, ...]] = {
     "methods": ("quantizers.base", "quantizers.kmeans", "quantizers.uniform", "quantizers.ecsq"),
     "moments": ("calibration.statistics",),
     "nn.compressed": ("nn.base",),
-    "obs": ("calibration.compensation", "calibration.sweeps"),
+    "obs": (
+        "calibration.compensation",
+        "calibration.sweeps",
+        "calibration.rates",
+        "calibration.quantize",
+    ),
     "prune": ("pruning.masks", "pruning.schedules"),
     "quantize": ("codec.encode", "pruning.magnitude", "quantizers.choose", "_validation"),
     "share": ("training.codebooks", "training.assignments"),

@@ -19,11 +19,13 @@ Kind = Literal["shared_fp32", "shared_fp16", "plain_fp32", "plain_fp16"]
 Method = Literal["kmeans", "uniform", "ecsq"]
 Algorithm = Literal["exact", "lloyd"]
 Precision = Literal["highest", "high", "medium", "low"]
+Execution = Literal["auto", "compressed", "dense"]
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
 METHODS: tuple[Method, ...] = get_args(Method)
 ALGORITHMS: tuple[Algorithm, ...] = get_args(Algorithm)
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+EXECUTIONS: tuple[Execution, ...] = get_args(Execution)
 __getattr__ = renamed_names(__name__, MODES="ALGORITHMS")
 
 _NAMED: dict[str, tuple[str, ...]] = {
@@ -31,6 +33,7 @@ _NAMED: dict[str, tuple[str, ...]] = {
     "method": METHODS,
     "algorithm": ALGORITHMS,
     "precision": PRECISIONS,
+    "execution": EXECUTIONS,
 }
 
 
@@ -60,6 +63,9 @@ class LayerConfig:
             chosen as one problem; an entropy is then that of a code for each weight, pruned or not.
             Where errors are compensated, ``bits`` stand for the penalty that gives them without.
         precision: class of arithmetic: ``highest``, ``high``, ``medium`` or ``low``.
+        execution: ``auto`` runs the layer from the compressed weight or from the weight decoded
+            once, whichever is faster for the batch that it meets; ``compressed`` (least memory) and
+            ``dense`` leave no choice.
     """
 
     codebook_size: int | None = None
@@ -74,6 +80,7 @@ class LayerConfig:
     penalty: float | None = None
     prune: bool = False
     precision: Precision = "high"
+    execution: Execution = "auto"
 
     def __post_init__(self) -> None:
         _check_numbers(self, codebook_size=int, index_bits=int)
@@ -134,14 +141,20 @@ class Config:
     Attributes:
         linear: for matrices.
         conv: for filter banks.
+        embedding: for tables whose rows are looked up, and for what shares such a table, as the
+            head of a language model does; by default 255 codebook entries.
         biases: for the biases of the compressed layers, whose files then hold codes for them too
             (``codebook_size`` and ``algorithm`` count); None leaves them as they are.
         overrides: settings by name pattern (as :mod:`fnmatch`) of a layer or its weight, given as a
             mapping and kept as pairs; the first match wins; None leaves the layer dense.
-        joint_codebook: what chooses one codebook for all layers, as one problem: ``method``,
+        joint_codebook: what chooses one codebook for all layers but embeddings: ``method``,
             ``codebook_size`` and what belongs to them; None = each layer's own settings.
+        fold_norms: fold each BatchNorm into the convolution or linear layer before it, in
+            evaluation mode; an ``nn.Identity`` takes its place. Where ``torch.fx`` cannot trace the
+            model, ``data`` shows which norm follows which layer, and that the model computes the
+            same afterwards. Importance is then that of the folded weights.
         density: share of the weights kept over all layers together, the largest ones, of those that
-            have neither a density nor a threshold of their own.
+            have neither a density nor a threshold of their own; embeddings are not pruned.
         target_bytes: the most bytes of the saved file; density, codebook and code of each layer are
             then chosen (:mod:`tersor.search`), within what its settings allow; or
         target_ratio: the same as a ratio, the model's bytes by those of the file; or
@@ -151,21 +164,25 @@ class Config:
 
     linear: LayerConfig = field(default_factory=LayerConfig)
     conv: LayerConfig = field(default_factory=LayerConfig)
+    embedding: LayerConfig = field(default_factory=lambda: LayerConfig(codebook_size=255))
     biases: LayerConfig | None = None
     overrides: Overrides = ()
     joint_codebook: LayerConfig | None = None
+    fold_norms: bool = False
     density: float | None = None
     target_bytes: int | None = None
     target_ratio: float | None = None
     max_drop: float | None = None
 
     def __post_init__(self) -> None:
-        for name in ("linear", "conv", "biases", "joint_codebook"):
+        for name in ("linear", "conv", "embedding", "biases", "joint_codebook"):
             own = getattr(self, name)
             optional = own is None and name in ("biases", "joint_codebook")
             if not isinstance(own, LayerConfig) and not optional:
                 raise ValueError(f"{name} must be a LayerConfig, not {own!r}")
         object.__setattr__(self, "overrides", _pairs(self.overrides))
+        if not isinstance(self.fold_norms, bool):
+            raise ValueError(f"fold_norms must be true or false, not {self.fold_norms!r}")
         _check_numbers(self, target_bytes=int)
         _check_numbers(self, density=float, target_ratio=float, max_drop=float)
         if self.density is not None and not 0.0 <= self.density <= 1.0:
@@ -192,7 +209,9 @@ class Config:
         """Whether a size or an accuracy is given, from which settings are to be chosen."""
         return (self.target_bytes, self.target_ratio, self.max_drop) != (None, None, None)
 
-    def for_layer(self, name: str | Iterable[str], dimensions: int) -> LayerConfig | None:
+    def for_layer(
+        self, name: str | Iterable[str], dimensions: int, default: str | None = None
+    ) -> LayerConfig | None:
         """The settings of a layer whose weight has so many dimensions; None = leave it dense.
 
         A pattern matches the name of the layer (``fc``) or of its weight (``fc.weight``).
@@ -200,12 +219,20 @@ class Config:
         Args:
             name: of the layer, or all its names.
             dimensions: of its weight.
+            default: the field that counts where no pattern matches: ``linear``, ``conv`` or
+                ``embedding``; None = ``linear`` for matrices, ``conv`` for others.
         """
         names = (name,) if isinstance(name, str) else tuple(name)
         for pattern, settings in self.named_overrides:
             if matches(pattern, names):
                 return settings
-        return self.linear if dimensions <= 2 else self.conv
+        own: LayerConfig = getattr(self, default or ("linear" if dimensions <= 2 else "conv"))
+        return own
+
+    def names_layer(self, names: Iterable[str]) -> bool:
+        """Whether the overrides name a layer, of which these are all names."""
+        own = tuple(names)
+        return any(matches(pattern, own) for pattern, _ in self.named_overrides)
 
     def to_json(self) -> dict[str, Any]:
         """The settings that differ from their defaults, as JSON has them."""
@@ -228,7 +255,7 @@ class Config:
             ValueError: a name or a value is wrong.
         """
         given = _known(cls, content)
-        for name in ("linear", "conv", "biases", "joint_codebook"):
+        for name in ("linear", "conv", "embedding", "biases", "joint_codebook"):
             if given.get(name) is not None:
                 given[name] = _layer_from_json(given[name], name)
         overrides = given.pop("overrides", {})
@@ -273,7 +300,8 @@ class Config:
     def balanced(cls) -> Config:
         """Small files at hardly any loss without calibration: nothing pruned, 6 bits a weight."""
         layer = LayerConfig(codebook_size=127, method="uniform")
-        return cls(linear=layer, conv=layer)
+        # Some rows have weights far from all others, which no even spacing serves.
+        return cls(linear=layer, conv=layer, embedding=LayerConfig(codebook_size=127))
 
     @classmethod
     def small(cls, ratio: float) -> Config:

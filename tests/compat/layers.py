@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations, prune
 
-from tests.compat.families import shares_with, unsupported
+from tests.compat.families import unsupported
 from tests.compat.networks import WIDTH
 
 
@@ -112,15 +112,34 @@ def _by_index(kind: Callable[..., nn.Module], *arguments: Any) -> Any:
     return lambda: Holder(kind(*arguments), indices=True)
 
 
+def _recurrent(kind: type[nn.Module], shape: tuple[int, ...]) -> Row:
+    """A layer or cell of several weights."""
+    return Row(
+        f"`nn.{kind.__name__}`",
+        _layer(kind, WIDTH, WIDTH),
+        (shape,),
+        note="every option; gradients by torch's own, from decoded weights",
+    )
+
+
 def _dense(kind: type[nn.Module], *arguments: Any, shape: tuple[int, ...]) -> Row:
     """A type that is not supported."""
     reason = unsupported(kind.__name__)
     return Row(f"`nn.{kind.__name__}`", _layer(kind, *arguments), (shape,), reason)
 
 
+_DECODED = 'the weight is decoded: once, or at each call with `execution="compressed"`'
+
+
+def _decoded(kind: type[nn.Module], *arguments: Any, shape: tuple[int, ...]) -> Row:
+    """A type that has no kernel of its own."""
+    return Row(f"`nn.{kind.__name__}`", _layer(kind, *arguments), (shape,), note=_DECODED)
+
+
 _ROW = (2, WIDTH)
 _SEQUENCE = (2, 5, WIDTH)
 _IMAGES = (2, WIDTH, 6, 6)
+_ANY = "any stride, padding, padding mode, dilation"
 _BAKED = "stored as the weight that it is at that moment"
 
 ROWS = (
@@ -168,7 +187,7 @@ ROWS = (
         "a layer with the weight of an embedding",
         TiedToEmbedding,
         ((2, 5),),
-        shares_with("embedding", "Embedding"),
+        note="one blob for both, with the settings of the embedding",
     ),
     Row(
         "a complex layer",
@@ -180,61 +199,59 @@ ROWS = (
         "`nn.Conv2d`",
         _layer(nn.Conv2d, WIDTH, WIDTH, 3, padding="same", padding_mode="circular", dilation=2),
         (_IMAGES,),
-        note="any stride, padding, padding mode, dilation",
+        note=_ANY,
     ),
     Row(
         "`nn.Conv2d`, grouped and depthwise",
         _layer(nn.Conv2d, 4 * WIDTH, 4 * WIDTH, 3, groups=4 * WIDTH),
         ((2, 4 * WIDTH, 5, 5),),
     ),
-    _dense(nn.Conv1d, WIDTH, WIDTH, 3, shape=(2, WIDTH, 9)),
-    _dense(nn.Conv3d, 8, 8, 3, shape=(2, 8, 4, 4, 4)),
-    _dense(nn.ConvTranspose1d, WIDTH, WIDTH, 3, shape=(2, WIDTH, 9)),
-    _dense(nn.ConvTranspose2d, WIDTH, WIDTH, 3, shape=_IMAGES),
-    _dense(nn.ConvTranspose3d, 8, 8, 3, shape=(2, 8, 4, 4, 4)),
-    _dense(nn.RNN, WIDTH, WIDTH, shape=_SEQUENCE),
-    _dense(nn.LSTM, WIDTH, WIDTH, shape=_SEQUENCE),
-    _dense(nn.GRU, WIDTH, WIDTH, shape=_SEQUENCE),
-    _dense(nn.RNNCell, WIDTH, WIDTH, shape=_ROW),
-    _dense(nn.LSTMCell, WIDTH, WIDTH, shape=_ROW),
-    _dense(nn.GRUCell, WIDTH, WIDTH, shape=_ROW),
+    Row("`nn.Conv1d`", _layer(nn.Conv1d, WIDTH, WIDTH, 3), ((2, WIDTH, 9),), note=_ANY),
+    _decoded(nn.Conv3d, 8, 32, 3, shape=(2, 8, 4, 4, 4)),
+    _decoded(nn.ConvTranspose1d, WIDTH, WIDTH, 3, shape=(2, WIDTH, 9)),
+    _decoded(nn.ConvTranspose2d, WIDTH, WIDTH, 3, shape=_IMAGES),
+    _decoded(nn.ConvTranspose3d, 8, 32, 3, shape=(2, 8, 4, 4, 4)),
+    _recurrent(nn.RNN, _SEQUENCE),
+    _recurrent(nn.LSTM, _SEQUENCE),
+    _recurrent(nn.GRU, _SEQUENCE),
+    _recurrent(nn.RNNCell, _ROW),
+    _recurrent(nn.LSTMCell, _ROW),
+    _recurrent(nn.GRUCell, _ROW),
     Row(
         "`nn.Embedding`",
         _by_index(nn.Embedding, WIDTH, WIDTH),
         ((2, 5),),
-        unsupported("Embedding"),
+        note="rows are decoded when they are looked up; not with `max_norm`",
     ),
     Row(
         "`nn.EmbeddingBag`",
         _by_index(nn.EmbeddingBag, WIDTH, WIDTH),
         ((2, 5),),
-        unsupported("EmbeddingBag"),
+        note="any mode, weights of samples; not with `max_norm`",
     ),
     Row(
-        "`nn.MultiheadAttention`, `in_proj`",
+        "`nn.MultiheadAttention`",
         lambda: Holder(nn.MultiheadAttention(WIDTH, 2, batch_first=True), attends=True),
         (_SEQUENCE,),
-        unsupported("MultiheadAttention"),
+        note="masks, `add_bias_kv`, `add_zero_attn`; `out_proj` is a layer of its own",
     ),
     Row(
-        "`nn.MultiheadAttention`, `out_proj`",
-        lambda: Holder(nn.MultiheadAttention(WIDTH, 2, batch_first=True), attends=True),
-        (_SEQUENCE,),
-        note="decoded at each call: torch reads the weight past the layer's `forward`",
-        place="layer.out_proj",
-        runs=False,
+        "`nn.MultiheadAttention` with `kdim` or `vdim`",
+        lambda: Holder(nn.MultiheadAttention(WIDTH, 2, kdim=WIDTH, vdim=8), attends=True),
+        (),
+        "its queries, keys and values have projections of their own (kdim, vdim)",
+        "its `out_proj` is decoded at each call",
     ),
     Row(
         "`nn.Bilinear`",
         _layer(nn.Bilinear, WIDTH, WIDTH, 4),
         (_ROW, _ROW),
-        unsupported("Bilinear"),
+        note=_DECODED,
     ),
     Row(
         "`transformers` `Conv1D` (GPT-2)",
         _conv1d_of_transformers,
         (_ROW,),
-        unsupported("Conv1D"),
     ),
     _dense(nn.BatchNorm1d, WIDTH, shape=_ROW),
     _dense(nn.BatchNorm2d, WIDTH, shape=_IMAGES),

@@ -18,7 +18,7 @@ from torch import nn
 import tersor
 from tersor.codec.blob import SUFFIX
 from tersor.io import container
-from tersor.nn import Compressed
+from tersor.nn.matrices import matrices_of
 from tests.compat.cases import (
     QUANTIZATION,
     ROUNDING,
@@ -28,7 +28,7 @@ from tests.compat.cases import (
     tensor_of,
     tied_names,
 )
-from tests.compat.families import Family, Warns
+from tests.compat.families import TINY, Family, Warns
 
 
 def compress(case: Case) -> None:
@@ -37,9 +37,13 @@ def compress(case: Case) -> None:
     for name, layer in layers_of(case.dense).items():
         made = case.compressed.get_submodule(name)
         if case.family.reason(name, layer) is None:
-            assert isinstance(made, Compressed), name
-            assert made.weight.dtype == made.dtype == case.dtype
-            assert after[f"{name}.weight{SUFFIX}"].nbytes < before[f"{name}.weight"].nbytes
+            assert matrices_of(made), name
+            sizes = [0, 0]
+            for leaf, weight in matrices_of(made).items():
+                assert getattr(made, leaf).dtype == weight.dtype == case.dtype
+                sizes[0] += after[f"{name}.{leaf}{SUFFIX}"].nbytes
+                sizes[1] += before[f"{name}.{leaf}"].nbytes
+            assert sizes[0] < sizes[1]
         else:
             assert type(made) is type(layer), name
     for name in before.keys() & after.keys():  # all that is not compressed is as it was
@@ -56,7 +60,9 @@ def report(case: Case) -> None:
     layers = layers_of(case.dense)
     assert [layer.name for layer in made.layers] == list(layers)
     for layer in made.layers:
-        assert layer.reason == case.family.reason(layer.name, layers[layer.name]), layer.name
+        expected = case.family.reason(layer.name, layers[layer.name])
+        reason = layer.reason if expected != TINY else str(layer.reason).partition(" (")[0]
+        assert reason == expected, layer.name
         assert layer.compressed == (layer.reason is None)
         assert layer.kind == type(layers[layer.name]).__name__
         assert layer.relative_error is None or layer.relative_error < QUANTIZATION
@@ -72,12 +78,12 @@ def forward(case: Case) -> None:
     model = copy.deepcopy(case.compressed)
     called = set()
     for name, module in model.named_modules():
-        if isinstance(module, Compressed):
+        if matrices_of(module):
             module.register_forward_hook(lambda *_, name=name: called.add(name))
     expected = case.run(case.decompressed)
     assert relative_error(case.run(model), expected) < ROUNDING[case.dtype]
     for name, module in model.named_modules():
-        if isinstance(module, Compressed):
+        if matrices_of(module):
             decoded = any(fnmatchcase(name, pattern) for pattern in case.family.decoded)
             assert (name in called) == (not decoded), name
 
@@ -163,7 +169,7 @@ def export(case: Case, model: nn.Module | None = None) -> None:
 def calibrate(case: Case) -> None:
     """`compress_(data=)`"""
     settings = tersor.LayerConfig(codebook_size=63, density=0.5)
-    config = tersor.Config(linear=settings, conv=settings)
+    config = tersor.Config(linear=settings, conv=settings, embedding=settings)
     expected = case.run(case.dense)
     errors = []
     for data in ([case.inputs], None):
@@ -199,9 +205,9 @@ def decompress(case: Case) -> None:
         assert relative_error(found[name], tensor) < QUANTIZATION, name
     assert [type(m) for m in back.modules()] == [type(m) for m in case.dense.modules()]
     for name, module in case.compressed.named_modules():
-        if isinstance(module, Compressed):
-            weight = module.dense_weight().to(case.dtype)
-            assert torch.equal(back.get_submodule(name).weight, weight)
+        for leaf, weight in matrices_of(module).items():
+            expected_weight = weight.dense_weight().to(case.dtype)
+            assert torch.equal(getattr(back.get_submodule(name), leaf), expected_weight)
 
 
 def generate(case: Case) -> None:

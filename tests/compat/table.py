@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from tersor.nn.registry import LayerHandler, handler_of
 from tests.compat.cases import layers_of
 from tests.compat.families import FAMILIES, DenseRefuses, Family
 from tests.compat.layers import ROWS, Row
@@ -72,14 +73,21 @@ def _family(family: Family) -> str:
     return _line((f"`{family.name}`", family.about, _share(family), ", ".join([*kinds, *tied])))
 
 
+def _handler(layer: torch.nn.Module) -> LayerHandler:
+    handler = handler_of(layer)
+    assert handler is not None
+    return handler
+
+
 def _share(family: Family) -> str:
     """How many of a family's parameters are weights that are compressed, in percent."""
     with torch.device("meta"):
         model = family.build()
     compressed = {
-        layer.weight
+        getattr(layer, leaf)
         for name, layer in layers_of(model).items()
         if family.reason(name, layer) is None
+        for leaf in _handler(layer).shapes(layer)
     }
     share = sum(w.numel() for w in compressed) / sum(p.numel() for p in model.parameters())
     return f"{share:.0%}"

@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <climits>
+#include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
@@ -83,6 +84,75 @@ TEST_F(CApi, MultipliesWithALayerThatOutlivesItsFile) {
     }
 }
 
+TEST_F(CApi, MultipliesWithFactors) {
+    Layer layer{{2, 3}, ValueKind::shared_fp32, {}, {0.5F, -1.0F}};
+    layer.csr = csr::encode(std::vector<std::uint8_t>{0, 1, 0, 2, 0, 0}, 2, 3, 2);
+    layer.row_factors = {2.0F, 0.5F};
+    layer.column_factors = {4.0F, 8.0F, 1.0F};
+    const auto blob = encode_layer(layer);
+    const std::vector<TensorToWrite> tensors = {{"w_blob", "U8", {blob.size()}, blob}};
+    const std::string path = path_ + ".factors";
+    write_file(path, tensors);
+    tersor_file* file = nullptr;
+    tersor_matrix* matrix = nullptr;
+    ASSERT_EQ(tersor_open(path.c_str(), &file), TERSOR_OK) << tersor_last_error();
+    ASSERT_EQ(tersor_load_layer(file, "w_blob", 0, 1, &matrix), TERSOR_OK) << tersor_last_error();
+    tersor_close(file);
+    const float x[] = {1, 2, 3};
+    float y[2] = {};
+    ASSERT_EQ(tersor_multiply(matrix, x, 1, nullptr, y, TERSOR_HIGHEST, 1), TERSOR_OK);
+    EXPECT_NEAR(y[0], 16.0F, 1e-5);
+    EXPECT_NEAR(y[1], -2.0F, 1e-5);
+    tersor_free_matrix(matrix);
+    std::filesystem::remove(path);
+}
+
+TEST_F(CApi, RunsARecurrentLayer) {
+    // tanh(W x + U h) with both matrices {{0.5, 0}, {0, -1}}.
+    const auto blob = encode_layer({{2, 2},
+                                    ValueKind::shared_fp32,
+                                    csr::encode(std::vector<std::uint8_t>{1, 0, 0, 2}, 2, 2, 2),
+                                    {0.5F, -1.0F}});
+    const std::vector<TensorToWrite> tensors = {{"w_blob", "U8", {blob.size()}, blob}};
+    const std::string path = path_ + ".recurrent";
+    write_file(path, tensors);
+    tersor_file* file = nullptr;
+    tersor_matrix* matrix = nullptr;
+    ASSERT_EQ(tersor_open(path.c_str(), &file), TERSOR_OK) << tersor_last_error();
+    ASSERT_EQ(tersor_load_layer(file, "w_blob", 0, 1, &matrix), TERSOR_OK) << tersor_last_error();
+    tersor_close(file);
+    const float x[] = {1, 2, 3, 4};
+    const float bias[] = {0.25F, 0.5F};
+    for (const int reversed : {0, 1}) {
+        float h[] = {0.5F, -0.5F};
+        float y[4] = {};
+        double expected[] = {0.5, -0.5};
+        ASSERT_EQ(tersor_run_recurrent(TERSOR_RNN_TANH, matrix, matrix, nullptr, bias, nullptr, x,
+                                       2, 1, reversed, h, nullptr, y, TERSOR_HIGHEST, 1),
+                  TERSOR_OK)
+            << tersor_last_error();
+        for (int i = 0; i < 2; ++i) {
+            const int t = reversed != 0 ? 1 - i : i;
+            expected[0] = std::tanh(0.5 * double{x[2 * t]} + 0.25 + 0.5 * expected[0]);
+            expected[1] = std::tanh(-double{x[2 * t + 1]} + 0.5 - expected[1]);
+            for (int k = 0; k < 2; ++k) EXPECT_NEAR(y[2 * t + k], expected[k], 1e-6) << t << k;
+        }
+        for (int k = 0; k < 2; ++k) EXPECT_NEAR(h[k], expected[k], 1e-6);
+    }
+    float h[2] = {}, y[4] = {};
+    const auto runs = [&](int cell, const tersor_matrix* input, const float* inputs) {
+        return tersor_run_recurrent(cell, input, matrix, nullptr, nullptr, nullptr, inputs, 2, 1, 0,
+                                    h, nullptr, y, TERSOR_HIGH, 1);
+    };
+    EXPECT_EQ(runs(TERSOR_RNN_RELU, matrix, x), TERSOR_OK);
+    EXPECT_EQ(runs(TERSOR_RNN_RELU, nullptr, x), TERSOR_BAD_ARGUMENT);
+    EXPECT_EQ(runs(TERSOR_RNN_RELU, matrix, nullptr), TERSOR_BAD_ARGUMENT);
+    EXPECT_EQ(runs(TERSOR_LSTM, matrix, x), TERSOR_BAD_ARGUMENT);
+    EXPECT_EQ(runs(4, matrix, x), TERSOR_BAD_ARGUMENT);
+    tersor_free_matrix(matrix);
+    std::filesystem::remove(path);
+}
+
 TEST_F(CApi, FailuresAreStatusCodesWithAText) {
     tersor_file* none = file_;
     EXPECT_EQ(tersor_open((path_ + ".none").c_str(), &none), TERSOR_IO_ERROR);
@@ -149,6 +219,40 @@ TEST_F(CApi, WhatIsAskedForIsZeroAfterAFailure) {
     EXPECT_EQ(tersor_find_tensor(file_, nullptr, &tensor, sizeof tensor), TERSOR_BAD_ARGUMENT);
     EXPECT_TRUE(is_zero(tensor));
     EXPECT_EQ(tersor_get_tensor(file_, 0, nullptr, sizeof tensor), TERSOR_BAD_ARGUMENT);
+}
+
+TEST_F(CApi, ConvolvesWithTheFiltersOfALayer) {
+    tersor_matrix* filters = nullptr;
+    ASSERT_EQ(tersor_load_layer(file_, "shared_blob", 0, 1, &filters), TERSOR_OK);
+    const tersor_geometry geometry = {1, 1, {1, 4}, {1, 3}, {1, 1}, {0, 0}, {1, 1}};
+    std::uint32_t size[2] = {7, 7};
+    ASSERT_EQ(tersor_output_size(&geometry, size), TERSOR_OK);
+    EXPECT_EQ(size[0], 1U);
+    EXPECT_EQ(size[1], 2U);
+    const std::vector<float> x = {1.0F, 2.0F, 3.0F, 4.0F};
+    const std::vector<float> bias = {10.0F, 20.0F};
+    for (const int precision : {TERSOR_HIGHEST, TERSOR_HIGH, TERSOR_MEDIUM, TERSOR_LOW}) {
+        std::vector<float> y(4);
+        ASSERT_EQ(
+            tersor_convolve(filters, &geometry, x.data(), 1, bias.data(), y.data(), precision, 2),
+            TERSOR_OK);
+        const std::vector<float> expected = {11.0F, 11.5F, 19.0F, 18.0F};
+        for (std::size_t i = 0; i < y.size(); ++i) EXPECT_NEAR(y[i], expected[i], 0.07F) << i;
+    }
+    std::vector<float> y(4);
+    const auto convolve = [&](const tersor_geometry* g, const float* from, int precision) {
+        return tersor_convolve(filters, g, from, 1, nullptr, y.data(), precision, 1);
+    };
+    EXPECT_EQ(convolve(nullptr, x.data(), TERSOR_HIGH), TERSOR_BAD_ARGUMENT);
+    EXPECT_EQ(convolve(&geometry, nullptr, TERSOR_HIGH), TERSOR_BAD_ARGUMENT);
+    EXPECT_EQ(convolve(&geometry, x.data(), TERSOR_LOW + 1), TERSOR_BAD_ARGUMENT);
+    tersor_geometry wrong = geometry;
+    wrong.kernel[1] = 2;
+    EXPECT_EQ(convolve(&wrong, x.data(), TERSOR_HIGH), TERSOR_BAD_ARGUMENT);
+    wrong.kernel[1] = 5;
+    EXPECT_EQ(tersor_output_size(&wrong, size), TERSOR_BAD_ARGUMENT);
+    EXPECT_EQ(size[0] + size[1], 0U);
+    tersor_free_matrix(filters);
 }
 
 TEST_F(CApi, TensorsMayGrow) {

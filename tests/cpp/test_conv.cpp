@@ -3,11 +3,13 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <limits>
+#include <thread>
 
+#include "conv_problem.hpp"
 #include "isa_test.hpp"
-#include "spmm_problem.hpp"
 
 namespace tersor {
 namespace {
@@ -15,46 +17,7 @@ namespace {
 using conv::Geometry;
 using test::Problem;
 
-struct Reference {
-    double value = 0.0;
-    double magnitude = 0.0;  // sum |w||x|
-    int terms = 0;
-};
-
-/// One output, term by term, as the definition has it.
-Reference reference(const Problem& p, const Geometry& g, const std::vector<float>& x,
-                    std::size_t image, std::uint32_t row, std::uint32_t oh, std::uint32_t ow) {
-    const std::uint32_t channels = g.in_channels / g.groups;
-    const std::uint32_t first_channel = row / (p.rows / g.groups) * channels;
-    Reference sum;
-    for (std::uint32_t c = 0; c < channels; ++c) {
-        for (std::uint32_t kh = 0; kh < g.kernel.h; ++kh) {
-            for (std::uint32_t kw = 0; kw < g.kernel.w; ++kw) {
-                const std::int64_t h =
-                    std::int64_t{oh} * g.stride.h + kh * g.dilation.h - std::int64_t{g.padding.h};
-                const std::int64_t w =
-                    std::int64_t{ow} * g.stride.w + kw * g.dilation.w - std::int64_t{g.padding.w};
-                const std::size_t column = (std::size_t{c} * g.kernel.h + kh) * g.kernel.w + kw;
-                const double weight = p.dense[std::size_t{row} * p.cols + column];
-                if (weight == 0.0 || h < 0 || w < 0 || h >= g.input.h || w >= g.input.w) continue;
-                const std::size_t plane = image * g.in_channels + first_channel + c;
-                const double value =
-                    x[(plane * g.input.h + static_cast<std::size_t>(h)) * g.input.w +
-                      static_cast<std::size_t>(w)];
-                sum.value += weight * value;
-                sum.magnitude += std::abs(weight * value);
-                ++sum.terms;
-            }
-        }
-    }
-    return sum;
-}
-
-struct Case {
-    Geometry geometry;
-    std::uint32_t filters;
-    double density;
-};
+using Case = test::ConvCase;
 
 std::vector<Case> cases() {
     std::vector<Case> all;
@@ -122,9 +85,10 @@ TEST_P(Conv, MeetsTheFp32BoundOfTheDefinition) {
             for (std::size_t i = 0; i < y.size(); ++i) {
                 const std::size_t pixel = i % pixels;
                 const auto row = static_cast<std::uint32_t>(i / pixels % c.filters);
-                const Reference expected = reference(p, g, x, i / pixels / c.filters, row,
-                                                     static_cast<std::uint32_t>(pixel / size.w),
-                                                     static_cast<std::uint32_t>(pixel % size.w));
+                const test::ConvReference expected =
+                    test::conv_reference(p, g, x, i / pixels / c.filters, row,
+                                         static_cast<std::uint32_t>(pixel / size.w),
+                                         static_cast<std::uint32_t>(pixel % size.w));
                 const double n = expected.terms + 1;  // the bias is one more term
                 const double factor = 4.0 + std::min(n, 256.0) / 2 + n / 32;
                 const double bound = factor * std::numeric_limits<float>::epsilon() *
@@ -146,6 +110,37 @@ TEST_P(Conv, DoesWithoutABiasAndWithoutImages) {
     std::vector<float> y(27, 5.0F);
     conv::convolve(filters, g, x, 1, {}, y);
     EXPECT_EQ(y, std::vector<float>(27, 0.0F));
+}
+
+TEST_P(Conv, ThreadsShareFiltersAndTheirPlans) {
+    const Problem p = test::make_problem(6, 18, 0.5, 15, 1);
+    PackedMatrix filters;
+    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, LayoutHint::batch).ok());
+    // More sizes of images than plans are kept.
+    constexpr std::uint32_t sizes = 12;
+    const auto run = [&](std::uint32_t size) {
+        const Geometry g{.in_channels = 2, .input = {size + 3, size + 5}, .kernel = {3, 3}};
+        const auto x = test::random_x(std::size_t{2} * (size + 3) * (size + 5), size);
+        std::vector<float> y(std::size_t{6} * (size + 1) * (size + 3));
+        conv::convolve(filters, g, x, 1, {}, y, size % 2 == 0 ? Precision::high : Precision::low);
+        return y;
+    };
+    std::vector<std::vector<float>> expected;
+    for (std::uint32_t size = 0; size < sizes; ++size) expected.push_back(run(size));
+    const std::size_t kept = filters.nbytes();
+    std::vector<std::thread> threads;
+    std::atomic<int> wrong = 0;
+    for (std::uint32_t t = 0; t < 4; ++t) {
+        threads.emplace_back([&, t] {
+            for (std::uint32_t k = 0; k < 5 * sizes; ++k) {
+                const std::uint32_t size = (k * (2 * t + 1)) % sizes;
+                if (run(size) != expected[size]) ++wrong;
+            }
+        });
+    }
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_EQ(wrong, 0);
+    EXPECT_LT(filters.nbytes(), 2 * kept);
 }
 
 TEST(ConvGeometry, SizesAreThoseOfTheDefinitionAndMistakesThrow) {

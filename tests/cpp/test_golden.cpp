@@ -89,6 +89,28 @@ std::vector<std::pair<std::string, Layer>> layers() {
     return all;
 }
 
+/// Layers with factors, of version 1.1: rows on a grid of quarter octaves, input channels as fp16,
+/// columns as fp32.
+std::vector<std::pair<std::string, Layer>> layers_with_factors() {
+    std::vector<std::pair<std::string, Layer>> all;
+    const std::vector<float> grid = {1.0F, 1.18920708F, 1.41421354F, 1.68179286F};
+    for (const char* name : {"rows", "channels", "both"}) {
+        Layer made = layer({12, 3, 5}, ValueKind::shared_fp32, false, 9);
+        const std::string which = name;
+        for (std::size_t r = 0; which != "channels" && r < 12; ++r) {
+            made.row_factors.push_back(grid[r % 4] / static_cast<float>(1U << r));
+        }
+        for (std::size_t k = 0; which != "rows" && k < 15; ++k) {
+            const std::size_t distinct = which == "channels" ? k / 5 : k;
+            made.column_factors.push_back(which == "channels"
+                                              ? 0.75F - static_cast<float>(distinct)
+                                              : 0.1F * static_cast<float>(distinct + 1));
+        }
+        all.emplace_back(name, std::move(made));
+    }
+    return all;
+}
+
 // ---- Files
 
 /// The files of a version: name, writer.
@@ -106,10 +128,9 @@ void write_streams(const std::string& path) {
     write_file(path, tensors);
 }
 
-void write_layers(const std::string& path) {
+void write_blobs(const std::string& path, const std::vector<std::pair<std::string, Layer>>& all) {
     std::vector<Bytes> blobs;
     std::vector<TensorToWrite> tensors;
-    const auto all = layers();
     for (const auto& [name, content] : all) blobs.push_back(encode_layer(content));
     for (std::size_t i = 0; i < all.size(); ++i) {
         std::string name = all[i].first;
@@ -118,6 +139,9 @@ void write_layers(const std::string& path) {
     }
     write_file(path, tensors, {{"made by", "a test"}, {"\xc3\xbc", "\"\n"}});
 }
+
+void write_layers(const std::string& path) { write_blobs(path, layers()); }
+void write_factors(const std::string& path) { write_blobs(path, layers_with_factors()); }
 
 struct Ordinary {
     std::string dtype;
@@ -140,7 +164,8 @@ void write_ordinary(const std::string& path) {
     write_file(path, tensors);
 }
 
-const std::pair<const char*, Writer> files[] = {{"layers.safetensors", write_layers},
+const std::pair<const char*, Writer> files[] = {{"factors.safetensors", write_factors},
+                                                {"layers.safetensors", write_layers},
                                                 {"ordinary.safetensors", write_ordinary},
                                                 {"streams.safetensors", write_streams}};
 
@@ -194,17 +219,20 @@ TEST_P(Golden, StreamsOfEveryKindDecode) {
 }
 
 TEST_P(Golden, LayersOfEveryKindDecode) {
-    const File file = open("layers.safetensors");
-    EXPECT_EQ(file.metadata(), (Metadata{{"made by", "a test"}, {"\xc3\xbc", "\"\n"}}));
-    ASSERT_EQ(file.tensors().size(), layers().size());
-    for (const auto& [name, expected] : layers()) {
-        const TensorView* view = file.find(name + std::string(blob_suffix));
-        ASSERT_NE(view, nullptr) << name;
-        EXPECT_TRUE(view->compressed) << name;
-        Layer decoded;
-        const Result result = decode_layer(view->bytes, decoded);
-        EXPECT_TRUE(result.ok()) << name << ": " << describe(result.status);
-        EXPECT_TRUE(decoded == expected) << name;
+    for (const auto& [path, all] : {std::pair{"layers.safetensors", layers()},
+                                    std::pair{"factors.safetensors", layers_with_factors()}}) {
+        const File file = open(path);
+        EXPECT_EQ(file.metadata(), (Metadata{{"made by", "a test"}, {"\xc3\xbc", "\"\n"}}));
+        ASSERT_EQ(file.tensors().size(), all.size());
+        for (const auto& [name, expected] : all) {
+            const TensorView* view = file.find(name + std::string(blob_suffix));
+            ASSERT_NE(view, nullptr) << name;
+            EXPECT_TRUE(view->compressed) << name;
+            Layer decoded;
+            const Result result = decode_layer(view->bytes, decoded);
+            EXPECT_TRUE(result.ok()) << name << ": " << describe(result.status);
+            EXPECT_TRUE(decoded == expected) << name;
+        }
     }
 }
 

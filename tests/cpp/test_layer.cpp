@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 #include <random>
 #include <stdexcept>
 
@@ -15,7 +16,26 @@ namespace {
 
 using Bytes = std::vector<std::uint8_t>;
 
-Layer make_layer(ValueKind kind, bool flat) {
+/// Which factors a layer has.
+enum class With { none, rows, channels, both };
+
+/// Rows on a grid or not; columns that are equal for the taps of an input channel or not.
+void set_factors(With with, Layer& layer) {
+    for (std::size_t r = 0; with == With::rows && r < layer.csr.rows; ++r) {
+        layer.row_factors.push_back(0.3F * static_cast<float>(r) - 1);
+    }
+    for (std::size_t r = 0; with == With::both && r < layer.csr.rows; ++r) {
+        layer.row_factors.push_back(std::ldexp(1.0F, static_cast<int>(r % 5) - 7));
+    }
+    for (std::size_t k = 0; with == With::channels && k < layer.csr.cols; ++k) {
+        layer.column_factors.push_back(k < 20 ? 0.25F : 2.0F);
+    }
+    for (std::size_t k = 0; with == With::both && k < layer.csr.cols; ++k) {
+        layer.column_factors.push_back(0.125F * static_cast<float>(k + 1));
+    }
+}
+
+Layer make_layer(ValueKind kind, bool flat, With with = With::none) {
     std::mt19937 generator(3);
     std::vector<std::uint8_t> codes(6 * 40);
     const unsigned clusters = is_shared(kind) ? 5 : 1;
@@ -27,13 +47,14 @@ Layer make_layer(ValueKind kind, bool flat) {
     const std::size_t count = is_shared(kind) ? clusters : csr::validate(layer.csr).count;
     for (std::size_t i = 0; i < count; ++i)
         layer.values.push_back(0.25F * static_cast<float>(i) - 1);
+    set_factors(with, layer);
     return layer;
 }
 
-class LayerTest : public ::testing::TestWithParam<std::tuple<int, bool>> {
+class LayerTest : public ::testing::TestWithParam<std::tuple<int, bool, With>> {
 protected:
-    Layer layer =
-        make_layer(static_cast<ValueKind>(std::get<0>(GetParam())), std::get<1>(GetParam()));
+    Layer layer = make_layer(static_cast<ValueKind>(std::get<0>(GetParam())),
+                             std::get<1>(GetParam()), std::get<2>(GetParam()));
 };
 
 TEST_P(LayerTest, RoundTripsAndEveryByteIsCounted) {
@@ -47,8 +68,9 @@ TEST_P(LayerTest, RoundTripsAndEveryByteIsCounted) {
     EXPECT_EQ(info.entries, layer.csr.codes.size());
     EXPECT_EQ(info.nonzeros, csr::validate(layer.csr).count);
     EXPECT_EQ(info.total_bytes, blob.size());
-    EXPECT_EQ(info.header_bytes + info.value_bytes + info.code_bytes + info.gap_bytes +
-                  info.row_length_bytes,
+    EXPECT_EQ(info.factor_bytes != 0, std::get<2>(GetParam()) != With::none);
+    EXPECT_EQ(info.header_bytes + info.value_bytes + info.factor_bytes + info.code_bytes +
+                  info.gap_bytes + info.row_length_bytes,
               blob.size());
 }
 
@@ -62,6 +84,11 @@ TEST_P(LayerTest, RowsAreThoseOfTheWhole) {
             Layer part;
             ASSERT_TRUE(decode_rows(blob, first, count, part).ok()) << first << ' ' << count;
             EXPECT_EQ(part.shape[0], count);
+            EXPECT_EQ(part.column_factors, layer.column_factors);
+            if (!layer.row_factors.empty()) {
+                EXPECT_TRUE(std::ranges::equal(part.row_factors,
+                                               std::span(layer.row_factors).subspan(first, count)));
+            }
             std::vector<std::uint8_t> codes(count * cols);
             ASSERT_TRUE(csr::decode(part.csr, codes).ok());
             const auto expected = std::span(whole).subspan(first * cols, codes.size());
@@ -116,7 +143,9 @@ TEST_P(LayerTest, EveryTruncationAndEveryFlippedBitIsAnError) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Every, LayerTest,
-                         ::testing::Combine(::testing::Range(0, 4), ::testing::Bool()));
+                         ::testing::Combine(::testing::Range(0, 4), ::testing::Bool(),
+                                            ::testing::Values(With::none, With::rows,
+                                                              With::channels, With::both)));
 
 TEST(LayerDecode, ObeysTheMemoryLimit) {
     const auto blob = encode_layer(make_layer(ValueKind::shared_fp32, true));
@@ -128,14 +157,18 @@ TEST(LayerDecode, ObeysTheMemoryLimit) {
 TEST(LayerDecode, CountsEveryPartOfTheContentAgainstTheLimit) {
     for (const bool flat : {false, true}) {
         for (const ValueKind kind : {ValueKind::shared_fp16, ValueKind::plain_fp32}) {
-            const Layer layer = make_layer(kind, flat);
-            const auto blob = encode_layer(layer);
-            // Each row's length is below 128: one byte of varint, four bytes decoded.
-            const std::size_t needed = 2 * layer.csr.codes.size() +
-                                       5 * layer.csr.row_lengths.size() + 4 * layer.values.size();
-            Layer back;
-            EXPECT_EQ(decode_layer(blob, back, needed - 1).status, Status::too_large);
-            EXPECT_TRUE(decode_layer(blob, back, needed).ok());
+            for (const With with : {With::none, With::both}) {
+                const Layer layer = make_layer(kind, flat, with);
+                const auto blob = encode_layer(layer);
+                // Each row's length is below 128: one byte of varint, four bytes decoded.
+                const std::size_t needed =
+                    2 * layer.csr.codes.size() + 5 * layer.csr.row_lengths.size() +
+                    4 * layer.values.size() +
+                    9 * (layer.row_factors.size() + layer.column_factors.size());
+                Layer back;
+                EXPECT_EQ(decode_layer(blob, back, needed - 1).status, Status::too_large);
+                EXPECT_TRUE(decode_layer(blob, back, needed).ok());
+            }
         }
     }
 }
@@ -145,12 +178,18 @@ TEST(LayerDecode, CountsEveryPartOfTheContentAgainstTheLimit) {
 constexpr std::size_t value_count_at = 8;  // after magic, version, flags, dimensions 2, 2, 4
 constexpr std::size_t fillers_at = 9;
 
-/// Rows 0 0 0 0 0 1 and 2 0 0 0 0 0: a filler and two non-zeros.
-Bytes tiny_blob(ValueKind kind = ValueKind::shared_fp32) {
+/// Rows 0 0 0 0 0 1 and 2 0 0 0 0 0: a filler and two non-zeros. With so many lists of factors.
+Bytes tiny_blob(ValueKind kind = ValueKind::shared_fp32, int lists = 0) {
     const bool shared = is_shared(kind);
     const std::vector<std::uint8_t> codes = {
         0, 0, 0, 0, 0, 1, static_cast<std::uint8_t>(shared ? 2 : 1), 0, 0, 0, 0, 0};
-    Bytes blob = encode_layer({{2, 6}, kind, csr::encode(codes, 2, 6, 2), {0.5F, -1.0F}});
+    Layer layer{{2, 6}, kind, csr::encode(codes, 2, 6, 2), {0.5F, -1.0F}};
+    if (lists == 1) layer.row_factors = {1.0F, 1.68179283F};  // 2^(3/4)
+    if (lists == 2) {
+        layer.row_factors = {1.5F, -3.0F};
+        layer.column_factors = {0.1F, 0.2F, 0.3F, 0.4F, 0.5F, 0.6F};
+    }
+    Bytes blob = encode_layer(layer);
     blob.resize(blob.size() - 8);
     return blob;
 }
@@ -273,8 +312,10 @@ TEST(LayerInspect, DecodesNothing) {
 
 TEST(LayerDecode, SurvivesEveryChangedByteUnderAGoodHash) {
     // Whatever a blob says, it is refused, or it is a layer that keeps the rules.
-    for (int kind = 0; kind < 4; ++kind) {
-        const Bytes body = tiny_blob(static_cast<ValueKind>(kind));
+    for (int which = 0; which < 6; ++which) {
+        // The last two with factors: of rows on a grid; of rows and columns as fp16 and fp32.
+        const int kind = which % 4;
+        const Bytes body = tiny_blob(static_cast<ValueKind>(kind), which / 4 * (kind + 1));
         for (std::size_t at = 0; at < body.size(); ++at) {
             for (unsigned value = 0; value < 256; ++value) {
                 Bytes changed = body;
@@ -293,6 +334,51 @@ TEST(LayerDecode, SurvivesEveryChangedByteUnderAGoodHash) {
             }
         }
     }
+}
+
+TEST(LayerDecode, NamesWhatIsWrongWithFactors) {
+    const Bytes body = tiny_blob(ValueKind::shared_fp32, 1);
+    constexpr std::size_t at = 12;  // count, kind, first place, size, stream; count of the columns
+    const auto changed = [&](const std::vector<std::pair<std::size_t, std::uint8_t>>& changes) {
+        Bytes other = body;
+        for (const auto& [offset, value] : changes) other[offset] = value;
+        Layer layer;
+        return decode_layer(hashed(std::move(other)), layer).status;
+    };
+    EXPECT_EQ(body[3], 0x11);
+    EXPECT_EQ(body[at], 2);      // rows
+    EXPECT_EQ(body[at + 1], 4);  // a grid of quarter octaves
+    EXPECT_EQ(body[at + 2], 0);  // from 2^0 on
+    EXPECT_EQ(changed({}), Status::ok);
+    EXPECT_EQ(changed({{3, 0x01}}), Status::trailing_bytes);  // factors read as values
+    EXPECT_EQ(changed({{3, 0x21}}), Status::unsupported_version);
+    EXPECT_EQ(changed({{3, 0x12}}), Status::unsupported_version);
+    EXPECT_EQ(changed({{at, 3}}), Status::size_mismatch);  // a factor without a row
+    EXPECT_EQ(changed({{at, 1}}), Status::size_mismatch);
+    EXPECT_EQ(changed({{at + 1, 9}}), Status::bad_header);  // a kind that is none
+    EXPECT_EQ(changed({{at + 3, 0x7f}}), Status::truncated);
+    // Places that no normal number has.
+    Bytes low = body;
+    low[at + 2] = 0xff;
+    low.insert(low.begin() + at + 3, 0x7f);
+    Layer layer;
+    EXPECT_EQ(decode_layer(hashed(low), layer).status, Status::not_finite);
+    low.insert(low.begin() + at + 3, {0xff, 0xff});  // and far beyond
+    EXPECT_EQ(decode_layer(hashed(low), layer).status, Status::bad_header);
+    // Version 1.1 without a factor.
+    Bytes none = body;
+    none.erase(none.begin() + at + 1, none.begin() + at + 4 + body[at + 3]);
+    none[at] = 0;
+    EXPECT_EQ(decode_layer(hashed(none), layer).status, Status::bad_header);
+    // NaN among factors of fp32.
+    Bytes nan = tiny_blob(ValueKind::shared_fp32, 2);
+    const std::size_t columns = at + 2 + 2 * 2;
+    EXPECT_EQ(nan[columns], 6);
+    nan[columns + 4] = 0xc0;
+    nan[columns + 5] = 0x7f;
+    const Result result = decode_layer(hashed(nan), layer);
+    EXPECT_EQ(result.status, Status::not_finite);
+    EXPECT_EQ(result.count, columns + 2);
 }
 
 TEST(LayerDecode, RefusesConstantStreamsThatAnnounceTheMoon) {

@@ -27,6 +27,10 @@ Layer make_layer(std::uint32_t rows, std::uint32_t cols, ValueKind kind, bool fl
     Layer layer{{rows, cols}, kind, csr::encode(codes, rows, cols, 4, flat), {}};
     const std::size_t count = is_shared(kind) ? clusters : csr::validate(layer.csr).count;
     for (std::size_t i = 0; i < count; ++i) layer.values.push_back(static_cast<float>(i) - 1);
+    if (clusters == 60) {
+        layer.row_factors.assign(rows, 0.5F);
+        layer.column_factors.assign(cols, 0.3F);
+    }
     return layer;
 }
 

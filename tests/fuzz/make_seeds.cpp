@@ -60,6 +60,12 @@ void write_seeds(const std::string& folder) {
             const Bytes blob = encode_layer(layer);
             const std::string name = std::to_string(kind) + (flat ? "f" : "r");
             write(folder + "/layer/" + name, {blob.begin(), blob.end() - 8});
+            // The same with factors: of rows on a grid, of columns as fp16 or fp32.
+            layer.row_factors = {0.5F, 0.594603539F, 2.0F, 1.0F};  // 2^(1/4) apart
+            layer.column_factors.assign(flat ? 15 : 0, kind % 2 == 0 ? 0.75F : 0.3F);
+            if (flat) layer.column_factors[4] = -1.0F;
+            const Bytes scaled = encode_layer(layer);
+            write(folder + "/layer/" + name + "_factors", {scaled.begin(), scaled.end() - 8});
             const Bytes bias(8);
             const tersor::TensorToWrite tensors[] = {{"w_blob", "U8", {blob.size()}, blob},
                                                      {"b", "F16", {2, 2}, bias}};

@@ -14,6 +14,14 @@ settings.register_profile("tersor", deadline=None, suppress_health_check=[Health
 settings.load_profile("tersor")
 
 
+@pytest.fixture(autouse=True)
+def _compressed_execution(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Layers run compressed unless told otherwise: what is faster here is not to decide a test."""
+    from tersor.nn import Compressed  # torch, which not every test needs
+
+    monkeypatch.setattr(Compressed, "execution", "compressed")
+
+
 @pytest.fixture(params=compiled())
 def isa(request: pytest.FixtureRequest) -> Iterator[str]:
     """Runs the test once for each instruction set; those that the machine lacks are reported."""

@@ -12,7 +12,7 @@ import tersor
 from tersor import _renamed, config
 
 # Module -> its public functions, classes and constants in version 0.1. Without what was inside the
-# pipeline and the layers (compress.Taken, HANDLERS and Saved, state.state_bytes,
+# pipeline and the layers (compress.Taken, HANDLERS and Saved, state.state_bytes, obs.whole_errors,
 # nn.compressed.refuse_forward_mode), the command line and the demo.
 OLD = {
     "budget": "Blobs Item Layer Compensated Step fit search",
@@ -41,8 +41,8 @@ OLD = {
     "moments": "MAX_INPUTS Moments blocks_of input_moments",
     "nn.compressed": "BLOB ACTIVATIONS autocast Compressed",
     "obs": (
-        "inverse_root sweep Piece prune_sweep importance_of step_of rate_sweeps "
-        "compensate pieces_of compensate_layer_ compensate_ whole_errors"
+        "inverse_root sweep Piece prune_sweep importance_of rate_sweeps "
+        "compensate pieces_of compensate_layer_ compensate_"
     ),
     "prune": (
         "threshold_mask density_masks CubicSchedule RoundSchedule Retraining Masks "

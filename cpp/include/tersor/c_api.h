@@ -97,6 +97,42 @@ TERSOR_API size_t tersor_nbytes(const tersor_matrix* matrix);
 TERSOR_API int tersor_multiply(const tersor_matrix* matrix, const float* x, size_t batch,
                                const float* bias, float* y, int precision, int threads);
 
+/* A convolution as torch.nn.Conv2d has it, with zeros as padding; height and width each. The
+ * matrix of the filters has in_channels / groups * kernel[0] * kernel[1] columns. */
+typedef struct tersor_geometry {
+    uint32_t in_channels;
+    uint32_t groups;
+    uint32_t input[2];
+    uint32_t kernel[2];
+    uint32_t stride[2];
+    uint32_t padding[2];
+    uint32_t dilation[2];
+} tersor_geometry;
+
+/* Height and width of the output; zeros after a failure. */
+TERSOR_API int tersor_output_size(const tersor_geometry* geometry, uint32_t size[2]);
+/* y = conv(x, W) + bias for x [batch, in_channels, height, width] and y [batch, rows, height',
+ * width'], apart from each other; bias and precision as for tersor_multiply. What a geometry needs
+ * is made by the first call and kept with the matrix. */
+TERSOR_API int tersor_convolve(const tersor_matrix* filters, const tersor_geometry* geometry,
+                               const float* x, size_t batch, const float* bias, float* y,
+                               int precision, int threads);
+
+/* The cells of recurrent layers; gates are the rows of the weights, in the order of torch's. */
+enum tersor_cell { TERSOR_RNN_TANH = 0, TERSOR_RNN_RELU = 1, TERSOR_LSTM = 2, TERSOR_GRU = 3 };
+
+/* One layer of a recurrent network in one direction: over `batch` sequences of `steps` inputs, from
+ * the last to the first where `reversed` is not 0. With G gates of H elements and states of O
+ * elements, which are H unless they are projected: `input` is [G * H, inputs], `hidden` [G * H, O],
+ * `projection` NULL or, of an LSTM, [O, H]; each bias is NULL or has [G * H] elements. x is [steps,
+ * batch, inputs] and y [steps, batch, O]; h [batch, O] and, of an LSTM, c [batch, H] hold the
+ * states before and are overwritten with those after. Nothing overlaps. */
+TERSOR_API int tersor_run_recurrent(int cell, const tersor_matrix* input,
+                                    const tersor_matrix* hidden, const tersor_matrix* projection,
+                                    const float* input_bias, const float* hidden_bias,
+                                    const float* x, size_t steps, size_t batch, int reversed,
+                                    float* h, float* c, float* y, int precision, int threads);
+
 #ifdef __cplusplus
 }
 #endif

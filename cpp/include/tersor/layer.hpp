@@ -30,6 +30,12 @@ struct Layer {
     ValueKind kind = ValueKind::shared_fp32;
     RelativeCsr csr;            // codes are 0 or 1 for the plain kinds
     std::vector<float> values;  // shared: codebook[1..k], without the zero; plain: [non-zeros]
+    // The weight of row r and column k is row_factors[r] * value * column_factors[k]; either is
+    // empty (all 1) or has a factor for each.
+    // NOLINTBEGIN(readability-redundant-member-init): so that aggregates may leave them out
+    std::vector<float> row_factors = {};
+    std::vector<float> column_factors = {};
+    // NOLINTEND(readability-redundant-member-init)
 
     friend bool operator==(const Layer&, const Layer&) = default;
 };
@@ -46,6 +52,7 @@ struct LayerInfo {
     std::uint64_t clusters = 0;  // values in the codebook, the zero not counted; 0 for plain kinds
     std::uint64_t header_bytes = 0;  // fixed fields, hash
     std::uint64_t value_bytes = 0;   // codebook or plain values
+    std::uint64_t factor_bytes = 0;  // of rows and columns; 0 where there are none
     std::uint64_t code_bytes = 0;    // Huffman stream of the codes: table and words
     std::uint64_t code_bits = 0;     // words alone
     std::uint64_t gap_bytes = 0;
@@ -74,10 +81,11 @@ struct LayerInfo {
 /// Decodes and validates the whole blob, its hash before anything but magic and version; `count` is
 /// the byte offset of a fault. `max_bytes` bounds the memory that the content takes while it is
 /// decoded: a byte for each code, each gap and each byte of the row lengths' stream, four for each
-/// row length and each value; and for a tensor of one dimension, which is made dense, five for each
-/// element. A blob that announces more is too_large, before any of that is allocated. Without a
-/// bound, `default_max_bytes` of the blob's size is the bound; SIZE_MAX lifts it. What the Huffman
-/// decoder works with comes on top, in proportion to the blob's size.
+/// row length, each value and each factor, five for each factor as it is stored; and for a tensor
+/// of one dimension, which is made dense, five for each element. A blob that announces more is
+/// too_large, before any of that is allocated. Without a bound, `default_max_bytes` of the blob's
+/// size is the bound; SIZE_MAX lifts it. What the Huffman decoder works with comes on top, in
+/// proportion to the blob's size.
 [[nodiscard]] Result decode_layer(std::span<const std::uint8_t> blob, Layer& layer,
                                   std::optional<std::size_t> max_bytes = std::nullopt,
                                   int threads = 1);

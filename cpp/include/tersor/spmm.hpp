@@ -39,7 +39,7 @@ public:
 
     /// Without rows or columns, as a matrix is that was moved from.
     PackedMatrix() noexcept;
-    explicit PackedMatrix(std::unique_ptr<const Layout> layout) noexcept;
+    explicit PackedMatrix(std::unique_ptr<Layout> layout) noexcept;
     PackedMatrix(PackedMatrix&&) noexcept;
     PackedMatrix& operator=(PackedMatrix&&) noexcept;
     ~PackedMatrix();
@@ -52,6 +52,19 @@ public:
     [[nodiscard]] Isa isa() const noexcept;
     /// Values of the codebook, the zero of code 0 included; 0 where weights are not shared.
     [[nodiscard]] std::size_t codebook_size() const noexcept;
+
+    /// Factors of the rows and of the columns: with them the matrix is row_factors[r] * Q[r, k] *
+    /// column_factors[k], Q being what was packed, and products are row_factors * (Q
+    /// (column_factors
+    /// * x)). Either is empty, which stands for ones, or has a finite factor for each. To be set
+    /// before anything is computed. Throws std::invalid_argument where a size or a factor is wrong.
+    void set_factors(std::span<const float> row_factors, std::span<const float> column_factors);
+    [[nodiscard]] std::span<const float> row_factors() const noexcept;
+    [[nodiscard]] std::span<const float> column_factors() const noexcept;
+
+    /// The same matrix with its factors multiplied into values of their own, which are not shared:
+    /// itself where it has none; else made when first asked for, kept, and counted.
+    [[nodiscard]] const PackedMatrix& with_factors_inside() const;
 
     /// The matrix [cols, rows] for gradients: made when first asked for, kept, and counted.
     [[nodiscard]] const PackedMatrix& transposed() const&;
@@ -69,7 +82,7 @@ public:
     [[nodiscard]] const Layout& layout() const noexcept;
 
 private:
-    std::unique_ptr<const Layout> layout_;  // none of an empty matrix
+    std::unique_ptr<Layout> layout_;  // none of an empty matrix
 };
 
 namespace spmm {
@@ -100,9 +113,11 @@ struct Use {
 /// y = activation(x W^T + bias + residual) for x [batch, cols] and y [batch, rows], both row-major
 /// and of either type; x and the residual do not overlap y. The activation is applied piece by
 /// piece, while the products are in cache. As in a dense layer, an activation of x that is NaN or
-/// infinite makes every output of its vector NaN whose weight for it was pruned.
-/// Where no kernel meets the class for this matrix and its instruction set, a more precise one
-/// runs. Throws std::invalid_argument when a view has the wrong size.
+/// infinite makes every output of its vector NaN whose weight for it was pruned. Factors of columns
+/// are multiplied with x, and factors of rows with the products, each rounded to fp32: the bounds
+/// of the classes are for that x and for the matrix without its factors. Where no kernel meets the
+/// class for this matrix and its instruction set, a more precise one runs. Throws
+/// std::invalid_argument when a view has the wrong size.
 void multiply(const PackedMatrix& packed, FloatView x, std::size_t batch, const Epilogue& epilogue,
               FloatSpan y, Precision precision = Precision::high, int threads = 1);
 

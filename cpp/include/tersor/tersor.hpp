@@ -11,6 +11,8 @@
 #include "tersor/layer.hpp"
 #include "tersor/pack_layer.hpp"
 #include "tersor/parallel.hpp"
+#include "tersor/recurrent.hpp"
+#include "tersor/rows.hpp"
 #include "tersor/spmm.hpp"
 #include "tersor/status.hpp"
 #include "tersor/version.hpp"

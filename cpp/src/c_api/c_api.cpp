@@ -13,8 +13,10 @@
 
 #include "support/checked_size.hpp"
 #include "tersor/container.hpp"
+#include "tersor/conv.hpp"
 #include "tersor/isa.hpp"
 #include "tersor/pack_layer.hpp"
+#include "tersor/recurrent.hpp"
 #include "tersor/version.hpp"
 
 struct tersor_file {
@@ -74,6 +76,14 @@ int guarded(const Body& body) noexcept {
     } catch (...) {
         return fail(TERSOR_INTERNAL_ERROR, "unknown failure");
     }
+}
+
+tersor::conv::Geometry geometry_of(const tersor_geometry& g) noexcept {
+    const auto pair = [](const std::uint32_t (&values)[2]) {
+        return tersor::conv::Pair{values[0], values[1]};
+    };
+    return {g.in_channels,  g.groups,        pair(g.input),   pair(g.kernel),
+            pair(g.stride), pair(g.padding), pair(g.dilation)};
 }
 
 void require(bool good, const char* what) {
@@ -218,5 +228,81 @@ int tersor_multiply(const tersor_matrix* matrix, const float* x, size_t batch, c
                 "tersor_multiply: x or y is NULL");
         tersor::spmm::multiply(matrix->packed, {x, *in}, batch, {bias, bias != nullptr ? rows : 0},
                                {y, *out}, static_cast<tersor::Precision>(precision), threads);
+    });
+}
+
+int tersor_output_size(const tersor_geometry* geometry, uint32_t size[2]) {
+    return guarded([&] {
+        require(size != nullptr, "tersor_output_size: size is NULL");
+        size[0] = size[1] = 0;
+        require(geometry != nullptr, "tersor_output_size: the geometry is NULL");
+        const tersor::conv::Pair found = tersor::conv::output_size(geometry_of(*geometry));
+        size[0] = found.h;
+        size[1] = found.w;
+    });
+}
+
+int tersor_convolve(const tersor_matrix* filters, const tersor_geometry* geometry, const float* x,
+                    size_t batch, const float* bias, float* y, int precision, int threads) {
+    return guarded([&] {
+        require(filters != nullptr, "tersor_convolve: the filters are NULL");
+        require(geometry != nullptr, "tersor_convolve: the geometry is NULL");
+        require(precision >= TERSOR_HIGHEST && precision <= TERSOR_LOW,
+                "tersor_convolve: no such precision");
+        const tersor::conv::Geometry g = geometry_of(*geometry);
+        const tersor::conv::Pair size = tersor::conv::output_size(g);
+        const std::size_t rows = filters->packed.rows();
+        const auto in =
+            tersor::support::checked_product(batch, g.in_channels, g.input.h, g.input.w);
+        const auto out = tersor::support::checked_product(batch, rows, size.h, size.w);
+        require(in.has_value() && out.has_value(),
+                "tersor_convolve: the batch is larger than memory");
+        require((x != nullptr || *in == 0) && (y != nullptr || *out == 0),
+                "tersor_convolve: x or y is NULL");
+        tersor::conv::convolve(filters->packed, g, {x, *in}, batch,
+                               {bias, bias != nullptr ? rows : 0}, {y, *out},
+                               static_cast<tersor::Precision>(precision), threads);
+    });
+}
+
+int tersor_run_recurrent(int cell, const tersor_matrix* input, const tersor_matrix* hidden,
+                         const tersor_matrix* projection, const float* input_bias,
+                         const float* hidden_bias, const float* x, size_t steps, size_t batch,
+                         int reversed, float* h, float* c, float* y, int precision, int threads) {
+    return guarded([&] {
+        using tersor::support::checked_product;
+        require(input != nullptr && hidden != nullptr, "tersor_run_recurrent: a matrix is NULL");
+        require(cell >= TERSOR_RNN_TANH && cell <= TERSOR_GRU,
+                "tersor_run_recurrent: no such cell");
+        require(precision >= TERSOR_HIGHEST && precision <= TERSOR_LOW,
+                "tersor_run_recurrent: no such precision");
+        const auto kind = static_cast<tersor::recurrent::Cell>(cell);
+        const std::size_t gates = input->packed.rows();
+        const std::size_t width = gates / tersor::recurrent::gate_count(kind);
+        const std::size_t outputs = hidden->packed.cols();
+        const auto in = checked_product(steps, batch, input->packed.cols());
+        const auto out = checked_product(steps, batch, outputs);
+        const auto states = checked_product(batch, outputs);
+        const auto cells =
+            checked_product(batch, kind == tersor::recurrent::Cell::lstm ? width : 0);
+        require(in.has_value() && out.has_value() && states.has_value() && cells.has_value() &&
+                    batch <= INT64_MAX,
+                "tersor_run_recurrent: the sequences are larger than memory");
+        require((x != nullptr || *in == 0) && (y != nullptr || *out == 0) &&
+                    (h != nullptr || *states == 0) && (c != nullptr || *cells == 0),
+                "tersor_run_recurrent: x, y, h or c is NULL");
+        if (batch == 0) return;
+        const std::vector<std::int64_t> sizes(steps, static_cast<std::int64_t>(batch));
+        const auto bias_of = [gates](const float* bias) {
+            return std::span<const float>(bias, bias != nullptr ? gates : 0);
+        };
+        const tersor::recurrent::Weights weights{
+            input->packed, hidden->packed, projection != nullptr ? &projection->packed : nullptr,
+            bias_of(input_bias), bias_of(hidden_bias)};
+        // Without steps there is no first batch, and the states stay.
+        if (steps == 0) return;
+        tersor::recurrent::run(kind, weights, {sizes, reversed != 0}, {x, *in}, {h, *states},
+                               {c, *cells}, {y, *out}, outputs,
+                               static_cast<tersor::Precision>(precision), threads);
     });
 }

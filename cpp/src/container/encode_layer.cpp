@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "container/factors.hpp"
 #include "container/layer_parts.hpp"
 #include "hash/xxh3.hpp"
 #include "support/little_endian.hpp"
@@ -23,6 +24,27 @@ void append_value(float value, ValueKind kind, std::vector<std::uint8_t>& out) {
     }
 }
 
+void check_factors(const Layer& layer) {
+    check(layer.row_factors.empty() || layer.row_factors.size() == layer.csr.rows,
+          "row_factors has not one factor for each row");
+    check(layer.column_factors.empty() || layer.column_factors.size() == layer.csr.cols,
+          "column_factors has not one factor for each column");
+}
+
+/// The factors of columns as they are stored: one for each input channel of a filter bank where its
+/// taps have the same.
+std::vector<float> stored_columns(const Layer& layer) {
+    const std::vector<float>& all = layer.column_factors;
+    if (all.empty() || layer.shape.size() < 3 || layer.shape[1] == 0) return all;
+    const std::size_t taps = all.size() / static_cast<std::size_t>(layer.shape[1]);
+    std::vector<float> channels;
+    for (std::size_t k = 0; k < all.size(); ++k) {
+        if (k % taps == 0) channels.push_back(all[k]);
+        if (all[k] != channels.back()) return all;
+    }
+    return channels;
+}
+
 }  // namespace
 
 std::vector<std::uint8_t> encode_layer(const Layer& layer) {
@@ -41,9 +63,11 @@ std::vector<std::uint8_t> encode_layer(const Layer& layer) {
         check(largest_code <= 1, "codes are 0 or 1 where values are not shared");
         check(layer.values.size() == valid.count, "there must be one value for each non-zero");
     }
+    check_factors(layer);
+    const bool factors = !layer.row_factors.empty() || !layer.column_factors.empty();
 
     std::vector<std::uint8_t> blob(magic.begin(), magic.end());
-    blob.push_back(format_version);
+    blob.push_back(factors ? version_with_factors : format_version);
     blob.push_back(
         static_cast<std::uint8_t>(static_cast<unsigned>(layer.kind) | (layer.csr.flat ? 4U : 0U) |
                                   (static_cast<unsigned>(layer.csr.index_bits - 1) << 3)));
@@ -56,6 +80,10 @@ std::vector<std::uint8_t> encode_layer(const Layer& layer) {
     append_varint(layer.csr.codes.size() - valid.count, blob);
     append_varint(codes.size(), blob);
     append_varint(gaps.size(), blob);
+    if (factors) {
+        append_factors(layer.row_factors, blob);
+        append_factors(stored_columns(layer), blob);
+    }
     for (const float value : layer.values) {
         append_value(value, layer.kind, blob);
         check(std::isfinite(

@@ -25,6 +25,19 @@ Result check_entries(const ParsedLayer& parsed, std::span<const std::uint8_t> bl
     return {Status::ok, blob.size()};
 }
 
+Result read_factors(const ParsedLayer& parsed, Layer& layer) {
+    const Result rows = decode_factors(parsed.row_factors, parsed.matrix.rows, layer.row_factors);
+    if (!rows.ok()) return rows;
+    return decode_factors(parsed.column_factors, parsed.matrix.cols, layer.column_factors);
+}
+
+/// Leaves the factors of `count` rows from `first` on.
+void cut_row_factors(std::size_t first, std::size_t count, Layer& layer) {
+    if (layer.row_factors.empty()) return;
+    const auto from = layer.row_factors.begin() + static_cast<std::ptrdiff_t>(first);
+    layer.row_factors = {from, from + static_cast<std::ptrdiff_t>(count)};
+}
+
 /// Leaves `count` rows of a flat layer, from `first` on.
 void cut_rows(std::size_t first, std::size_t count, Layer& layer) {
     const RelativeCsr& whole = layer.csr;
@@ -47,6 +60,7 @@ void cut_rows(std::size_t first, std::size_t count, Layer& layer) {
     layer.csr =
         csr::encode(codes, static_cast<std::uint32_t>(count), whole.cols, whole.index_bits, true);
     layer.shape[0] = count;
+    cut_row_factors(first, count, layer);
     if (is_shared(layer.kind)) return;
     const auto from = layer.values.begin() + static_cast<std::ptrdiff_t>(before);
     layer.values = {from, from + static_cast<std::ptrdiff_t>(inside)};
@@ -69,6 +83,7 @@ Result decode_layer(std::span<const std::uint8_t> blob, Layer& layer,
     }
     const std::uint64_t entries = parsed.code_info.symbols;
     layer = Layer{parsed.shape, parsed.kind, {}, {}};
+    if (const Result r = read_factors(parsed, layer); !r.ok()) return r;
     RelativeCsr& csr = layer.csr;
     csr = {parsed.matrix.rows, parsed.matrix.cols, parsed.index_bits, parsed.flat, {}, {}, {}};
     if (const Result r = decode_stream(parsed.codes, blob, csr.codes, 0, entries, threads);
@@ -111,6 +126,8 @@ Result decode_rows(std::span<const std::uint8_t> blob, std::size_t first, std::s
         return decoded;
     }
     layer = Layer{parsed.shape, parsed.kind, {}, {}};
+    if (const Result r = read_factors(parsed, layer); !r.ok()) return r;
+    cut_row_factors(first, count, layer);
     layer.shape[0] = count;
     RelativeCsr& csr = layer.csr;
     std::vector<std::uint32_t> lengths;
@@ -179,8 +196,9 @@ Result inspect_layer(std::span<const std::uint8_t> blob, LayerInfo& info, bool v
     info.gap_bits = parsed.gap_info.payload_bits;
     info.row_length_bytes = parsed.row_lengths.size();
     info.total_bytes = blob.size();
-    info.header_bytes = info.total_bytes - info.value_bytes - info.code_bytes - info.gap_bytes -
-                        info.row_length_bytes;
+    info.factor_bytes = parsed.factor_bytes;
+    info.header_bytes = info.total_bytes - info.value_bytes - info.factor_bytes - info.code_bytes -
+                        info.gap_bytes - info.row_length_bytes;
     info.decoded_bytes = decoded_bytes(parsed);
     info.packing_bytes = packing_bytes(parsed);
     info.nonzeros = info.entries - parsed.fillers;

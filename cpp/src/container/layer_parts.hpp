@@ -16,7 +16,9 @@
 namespace tersor::layer_parts {
 
 inline constexpr std::array<std::uint8_t, 3> magic = {'T', 'S', 'R'};
-inline constexpr std::uint8_t format_version = 1;
+/// Major version in the low half, minor in the high one; only blobs with factors need the later.
+inline constexpr std::uint8_t format_version = 0x01;
+inline constexpr std::uint8_t version_with_factors = 0x11;
 inline constexpr std::size_t hash_bytes = 8;
 inline constexpr std::size_t max_dimensions = 8;
 inline constexpr std::uint64_t max_clusters = 255;

@@ -96,6 +96,11 @@ bool pack_decoding(std::span<const std::uint8_t> blob, PackedMatrix& packed,
     if (!check_hash(blob).ok()) return false;
     std::vector<float> values;
     if (!read_values(parsed, blob, 0, parsed.value_count, values).ok()) return false;
+    std::vector<float> rows, columns;
+    if (!decode_factors(parsed.row_factors, parsed.matrix.rows, rows).ok() ||
+        !decode_factors(parsed.column_factors, parsed.matrix.cols, columns).ok()) {
+        return false;
+    }
     std::vector<std::uint32_t> row_lengths;
     if (!parsed.flat && !decode_row_lengths(parsed, blob, row_lengths, threads).ok()) return false;
     EntriesOfBlob source(parsed);
@@ -107,16 +112,23 @@ bool pack_decoding(std::span<const std::uint8_t> blob, PackedMatrix& packed,
                                    row_lengths,
                                    entries,
                                    entries - static_cast<std::size_t>(parsed.fillers)};
-    return spmm::pack_entries(outline, source, codebook_of(values), packed,
-                              layout_hint_of(parsed.shape), threads);
+    if (!spmm::pack_entries(outline, source, codebook_of(values), packed,
+                            layout_hint_of(parsed.shape), threads)) {
+        return false;
+    }
+    packed.set_factors(rows, columns);
+    return true;
 }
 
 }  // namespace
 
 Result pack_layer(const Layer& layer, PackedMatrix& packed, int threads) {
-    if (!is_shared(layer.kind)) return spmm::pack_values(layer.csr, layer.values, packed);
-    return spmm::pack(layer.csr, codebook_of(layer.values), packed, layout_hint_of(layer.shape),
-                      threads);
+    const Result result = is_shared(layer.kind)
+                              ? spmm::pack(layer.csr, codebook_of(layer.values), packed,
+                                           layout_hint_of(layer.shape), threads)
+                              : spmm::pack_values(layer.csr, layer.values, packed);
+    if (result.ok()) packed.set_factors(layer.row_factors, layer.column_factors);
+    return result;
 }
 
 Result pack_layer(std::span<const std::uint8_t> blob, PackedMatrix& packed,

@@ -16,6 +16,22 @@ using support::Cursor;
 
 namespace {
 
+/// Factors of rows and columns, in a blob of the version that has them.
+void parse_factor_lists(Cursor& cursor, ParsedLayer& parsed) {
+    const std::size_t begin = cursor.position();
+    const std::uint64_t rows = parsed.matrix.rows;
+    const std::uint64_t cols = parsed.matrix.cols;
+    parse_factors(cursor, rows, rows, parsed.row_factors);
+    // A filter bank may have one for each input channel instead of one for each tap of these.
+    parse_factors(cursor, cols, parsed.shape.size() > 2 ? parsed.shape[1] : cols,
+                  parsed.column_factors);
+    // One content has one version.
+    if (parsed.row_factors.count == 0 && parsed.column_factors.count == 0) {
+        cursor.fail(Status::bad_header);
+    }
+    parsed.factor_bytes = cursor.position() - begin;
+}
+
 /// Codes and gaps of more symbols, and what is known of them, no memory holds.
 constexpr std::uint64_t max_symbols = support::max_size / 16;
 
@@ -29,7 +45,10 @@ std::size_t offset_of(std::span<const std::uint8_t> part,
 Result check_signature(std::span<const std::uint8_t> blob) noexcept {
     if (blob.size() < magic.size() + 1 + hash_bytes) return {Status::truncated, blob.size()};
     if (!is_layer(blob)) return {Status::bad_magic, 0};
-    if (blob[magic.size()] != format_version) return {Status::unsupported_version, magic.size()};
+    const std::uint8_t version = blob[magic.size()];
+    if (version != format_version && version != version_with_factors) {
+        return {Status::unsupported_version, magic.size()};
+    }
     return {Status::ok, blob.size()};
 }
 
@@ -99,6 +118,9 @@ Result parse_layer(std::span<const std::uint8_t> blob, ParsedLayer& parsed) {
         (is_shared(parsed.kind) && parsed.value_count > max_clusters)) {
         cursor.fail(Status::too_large);
     }
+    if (cursor.ok() && blob[magic.size()] == version_with_factors) {
+        parse_factor_lists(cursor, parsed);
+    }
     parsed.values = cursor.take(parsed.value_count * value_width(parsed.kind));
     parsed.codes = cursor.take(code_bytes);
     parsed.gaps = cursor.take(gap_bytes);
@@ -125,7 +147,9 @@ std::uint64_t decoded_bytes(const ParsedLayer& parsed) noexcept {
     return elements * (sizeof(std::uint8_t) + sizeof(float)) + 2 * parsed.code_info.symbols +
            parsed.row_length_info.symbols +
            (parsed.flat ? 0 : sizeof(std::uint32_t) * std::uint64_t{parsed.matrix.rows}) +
-           sizeof(float) * parsed.value_count;
+           sizeof(float) * parsed.value_count +
+           decoded_bytes(parsed.row_factors, parsed.matrix.rows) +
+           decoded_bytes(parsed.column_factors, parsed.matrix.cols);
 }
 
 LayoutHint layout_hint_of(std::span<const std::uint64_t> shape) noexcept {
@@ -135,9 +159,14 @@ LayoutHint layout_hint_of(std::span<const std::uint64_t> shape) noexcept {
 std::uint64_t packing_bytes(const ParsedLayer& parsed) {
     const std::size_t codebook =
         is_shared(parsed.kind) ? static_cast<std::size_t>(parsed.value_count) + 1 : 0;
-    return spmm::packing_bytes(parsed.matrix.rows, parsed.matrix.cols,
-                               parsed.code_info.symbols - parsed.fillers, codebook,
-                               layout_hint_of(parsed.shape));
+    const std::uint64_t factors = (parsed.row_factors.count != 0 ? parsed.matrix.rows : 0) +
+                                  (parsed.column_factors.count != 0 ? parsed.matrix.cols : 0);
+    const std::uint64_t bytes = spmm::packing_bytes(parsed.matrix.rows, parsed.matrix.cols,
+                                                    parsed.code_info.symbols - parsed.fillers,
+                                                    codebook, layout_hint_of(parsed.shape));
+    // Rounded up to whole lines.
+    const std::uint64_t more = factors != 0 ? sizeof(float) * factors + 256 : 0;
+    return bytes > UINT64_MAX - more ? UINT64_MAX : bytes + more;
 }
 
 Result decode_stream(std::span<const std::uint8_t> stream, std::span<const std::uint8_t> blob,

@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "container/factors.hpp"
 #include "container/layer_parts.hpp"
 #include "tersor/huffman.hpp"
 #include "tersor/layer.hpp"
@@ -23,6 +24,8 @@ struct ParsedLayer {
     std::uint64_t value_count = 0;
     std::uint64_t fillers = 0;  // announced; only decoding finds out
     std::size_t fillers_offset = 0;
+    FactorList row_factors, column_factors;
+    std::size_t factor_bytes = 0;
     std::span<const std::uint8_t> values, codes, gaps, row_lengths;
     huffman::StreamInfo code_info, gap_info, row_length_info;
 };

@@ -1,27 +1,28 @@
-// Direct sparse convolution. The padded image is split into stride.h x stride.w phase planes, so
-// that each weight reads its activations for neighbouring outputs from neighbouring addresses, at
-// one constant distance from the output's own position. A convolution is then the panel product
-// with other offsets. Columns past the output's width are computed and dropped. Phases, and pixels,
-// that no tap of the kernel reads are not stored.
+// Direct sparse convolution: the checks, and the images a few at a time.
 #include <algorithm>
 #include <cstdint>
-#include <numeric>
+#include <memory>
 #include <span>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "spmm/csr16/kernels.hpp"
+#include "conv/images.hpp"
+#include "conv/plan.hpp"
 #include "spmm/epilogue/outputs.hpp"
 #include "spmm/packed_matrix.hpp"
 #include "support/checked_size.hpp"
+#include "support/scratch.hpp"
 #include "tersor/conv.hpp"
-#include "tersor/parallel.hpp"
 
 namespace tersor::conv {
 namespace {
 
-using spmm::csr16::panel_lanes;
+/// Work below which a second thread costs more than it brings, in multiply-adds.
+constexpr std::size_t parallel_from = 1U << 18;
+
+/// Bytes of images that are converted at a time.
+constexpr std::size_t converted_bytes = std::size_t{3} << 20;
 
 void check(bool good, const char* message) {
     if (!good) throw std::invalid_argument(std::string("convolution: ") + message);
@@ -35,124 +36,91 @@ std::size_t product(const char* message, Sizes... sizes) {
     return *size;
 }
 
-/// One axis of the phase planes of an image. The padded pixel p lies in phase p mod stride, at
-/// place p / stride. Tap k of the kernel reads the pixel dilation * k for the first output, and for
-/// the others the places that follow.
-class Axis {
+/// The convolution of images in fp32.
+class Batch {
 public:
-    Axis(std::uint32_t input, std::uint32_t kernel, std::uint32_t stride, std::uint32_t padding,
-         std::uint32_t dilation, std::uint32_t outputs)
-        : input_(input), stride_(stride), padding_(padding) {
-        // The phases of taps that follow each other come again in the same order.
-        const std::uint32_t distinct = std::min(kernel, stride / std::gcd(stride, dilation));
-        for (std::uint32_t k = 0; k < kernel; ++k) {
-            const std::uint64_t pixel = std::uint64_t{dilation} * k;
-            if (k < distinct) phases_.push_back(pixel % stride);
-            taps_.push_back({k % distinct, pixel / stride});
+    Batch(const PackedMatrix& filters, const Geometry& geometry, Precision precision,
+          const spmm::Outputs& out, std::size_t images, int threads)
+        : filters_(filters),
+          geometry_(geometry),
+          precision_(precision),
+          images_(images),
+          plan_(plan_for(filters, geometry, precision, false)),
+          out_(out),
+          threads_(threads),
+          image_size_(std::size_t{geometry.in_channels} * geometry.input.h * geometry.input.w),
+          output_size_(filters.rows() * plan_->shape.output_pixels()) {}
+
+    /// The images [first, first + count), x being the first of them.
+    void run(const float* x, std::size_t first, std::size_t count) const {
+        if (plan_->word == Word::floats) {
+            std::vector<Image> images;
+            images.reserve(count);
+            for (std::size_t n = 0; n < count; ++n) images.push_back(as_floats(x, first, n));
+            run(images, precision_);
+            return;
         }
-        places_ = outputs + taps_.back().place;
+        const Isa isa = filters_.isa();
+        const std::size_t size = words_of_image(plan_->shape, plan_->word);
+        const support::Scratch<std::uint32_t> words(size * count);
+        std::vector<Image> images;
+        std::vector<Image> exact;
+        for (std::size_t n = 0; n < count; ++n) {
+            const float* const image = x + n * image_size_;
+            const spmm::Range range = range_of_image(isa, {image, image_size_}, threads_);
+            if (!fits_words(range)) {
+                exact.push_back(as_floats(x, first, n));
+                continue;
+            }
+            const ImageScale scale = scale_of_image(range, plan_->word);
+            std::uint32_t* const to = words.data() + n * size;
+            make_words(*plan_, isa, image, scale, to, threads_);
+            images.push_back({to, 1.0F / scale.scale, scale.zero, (first + n) * output_size_});
+        }
+        run(images, precision_);
+        run(exact, Precision::high);
     }
 
-    /// Where a pixel lies: the number of its phase among those that are stored, and its place.
-    struct Position {
-        std::size_t phase;
-        std::uint64_t place;
-    };
-
-    [[nodiscard]] std::size_t phases() const noexcept { return phases_.size(); }
-    [[nodiscard]] std::uint64_t places() const noexcept { return places_; }
-    /// By tap.
-    [[nodiscard]] std::span<const Position> taps() const noexcept { return taps_; }
-
-    /// Calls `visit(pixel, position)` for each pixel of the image that some tap reads.
-    template <class Visit>
-    void for_each_pixel(const Visit& visit) const {
-        for (std::size_t phase = 0; phase < phases_.size(); ++phase) {
-            // The first place of this phase that is not padding.
-            const std::uint64_t before =
-                padding_ > phases_[phase] ? padding_ - phases_[phase] : std::uint64_t{0};
-            for (std::uint64_t place = (before + stride_ - 1) / stride_; place < places_; ++place) {
-                const std::uint64_t pixel = phases_[phase] + place * stride_ - padding_;
-                if (pixel >= input_) break;
-                visit(static_cast<std::size_t>(pixel), Position{phase, place});
-            }
-        }
+    /// Images to be run together, so that what is made of them is still in cache when it is read.
+    [[nodiscard]] std::size_t images_at_once(bool converted) const noexcept {
+        if (plan_->word == Word::floats && !converted) return images_;
+        const std::size_t bytes = sizeof(float) * std::max<std::size_t>(image_size_, 1);
+        const std::size_t several = std::min(images_, lanes);
+        return std::clamp<std::size_t>(converted_bytes / bytes, several, images_);
     }
 
 private:
-    std::uint64_t input_;
-    std::uint64_t stride_;
-    std::uint64_t padding_;
-    std::uint64_t places_ = 0;
-    std::vector<std::uint64_t> phases_;
-    std::vector<Position> taps_;
-};
-
-/// A pixel of an axis that is stored, and its distance from the start of the plane.
-struct Move {
-    std::size_t from;
-    std::size_t to;
-};
-
-/// The phase planes of one image: [channel][phase h][phase w][height][width].
-class Planes {
-public:
-    Planes(const Geometry& g, Pair output)
-        : h_(g.input.h, g.kernel.h, g.stride.h, g.padding.h, g.dilation.h, output.h),
-          w_(g.input.w, g.kernel.w, g.stride.w, g.padding.w, g.dilation.w, output.w) {
-        channel_size_ = product("the padded image is larger than memory", h_.phases(), w_.phases(),
-                                h_.places(), w_.places());
-        h_.for_each_pixel([&](std::size_t pixel, Axis::Position at) {
-            rows_.push_back({pixel * g.input.w, offset(at, {0, 0})});
-        });
-        w_.for_each_pixel([&](std::size_t pixel, Axis::Position at) {
-            columns_.push_back({pixel, offset({0, 0}, at)});
-        });
+    [[nodiscard]] Image as_floats(const float* x, std::size_t first, std::size_t n) const noexcept {
+        return {reinterpret_cast<const std::uint32_t*>(x + n * image_size_), 1.0F, 0,
+                (first + n) * output_size_};
     }
 
-    [[nodiscard]] std::size_t channel_size() const noexcept { return channel_size_; }
-    [[nodiscard]] std::size_t width() const noexcept {
-        return static_cast<std::size_t>(w_.places());
-    }
-
-    /// For each column (channel, kernel row, kernel column) of the filter matrix: the distance from
-    /// an output's position to the activation that the weight reads.
-    [[nodiscard]] std::vector<std::size_t> column_offsets(std::size_t channels) const {
-        std::vector<std::size_t> offsets;
-        offsets.reserve(channels * h_.taps().size() * w_.taps().size());
-        for (std::size_t c = 0; c < channels; ++c) {
-            for (const Axis::Position h : h_.taps()) {
-                for (const Axis::Position w : w_.taps()) {
-                    offsets.push_back(c * channel_size_ + offset(h, w));
-                }
-            }
+    /// Sets of neighbours in lanes, where that is faster, and each of the others alone.
+    void run(std::span<const Image> images, Precision precision) const {
+        const std::size_t in_lanes = images.size() / lanes * lanes;
+        const bool neighbours = in_lanes > 0 && images.back().output - images.front().output ==
+                                                    (images.size() - 1) * output_size_;
+        if (plan_->depthwise != nullptr) return convolve_depthwise(*plan_, images, out_, threads_);
+        if (neighbours) {
+            const auto plan = plan_for(filters_, geometry_, precision, true);
+            convolve_tiles(*plan, filters_.isa(), images.first(in_lanes), out_, threads_);
+            images = images.subspan(in_lanes);
         }
-        return offsets;
+        if (images.empty()) return;
+        const auto plan = plan_for(filters_, geometry_, precision, false);
+        convolve_tiles(*plan, filters_.isa(), images, out_, threads_);
     }
 
-    /// Writes a channel of an image; what is padding is left as it is.
-    void fill_channel(const float* image, float* channel) const noexcept {
-        for (const Move row : rows_) {
-            const float* from = image + row.from;
-            float* to = channel + row.to;
-            for (const Move column : columns_) to[column.to] = from[column.from];
-        }
-    }
-
-private:
-    [[nodiscard]] std::size_t offset(Axis::Position h, Axis::Position w) const noexcept {
-        const std::size_t phase = h.phase * w_.phases() + w.phase;
-        return static_cast<std::size_t>((phase * h_.places() + h.place) * w_.places() + w.place);
-    }
-
-    Axis h_;
-    Axis w_;
-    std::size_t channel_size_ = 0;  // all phases of a channel
-    std::vector<Move> rows_;
-    std::vector<Move> columns_;
+    const PackedMatrix& filters_;
+    const Geometry& geometry_;
+    Precision precision_;
+    std::size_t images_;
+    std::shared_ptr<const Plan> plan_;
+    const spmm::Outputs& out_;
+    int threads_;
+    std::size_t image_size_;
+    std::size_t output_size_;
 };
-
-std::size_t ceil_div(std::size_t a, std::size_t b) noexcept { return (a + b - 1) / b; }
 
 }  // namespace
 
@@ -175,13 +143,15 @@ Pair output_size(const Geometry& g) {
 }
 
 void convolve(const PackedMatrix& filters, const Geometry& g, FloatView x, std::size_t batch,
-              const Epilogue& epilogue, FloatSpan y, Precision /*every class is met*/,
-              int threads) {
+              const Epilogue& epilogue, FloatSpan y, Precision precision, int threads) {
     const Pair output = output_size(g);
     const std::size_t out_channels = filters.rows();
     const std::size_t image_size =
         product("x is larger than memory", g.in_channels, g.input.h, g.input.w);
     const std::size_t output_pixels = product("y is larger than memory", output.h, output.w);
+    check(std::uint64_t{g.input.h} * g.input.w <= static_cast<std::uint64_t>(INT32_MAX) &&
+              output_pixels <= static_cast<std::uint64_t>(INT32_MAX),
+          "an image or an output has more than 2^31 - 1 pixels");
     check(support::checked_product(g.in_channels / g.groups, g.kernel.h, g.kernel.w) ==
               filters.cols(),
           "the filter matrix does not have in_channels / groups * kernel columns");
@@ -196,54 +166,21 @@ void convolve(const PackedMatrix& filters, const Geometry& g, FloatView x, std::
           "the residual does not have the output's size");
     if (batch == 0 || out_channels == 0) return;
 
-    const PackedMatrix::Layout& layout = filters.layout();
-    const spmm::Csr16& csr16 = layout.csr16();
-    const spmm::csr16::Kernels& kernel = spmm::csr16::kernels(layout.isa);
+    const std::size_t work = product("the work is larger than any machine's", output_pixels, batch,
+                                     std::max<std::size_t>(filters.nonzeros(), 1));
+    if (work < parallel_from) threads = 1;
+    const PackedMatrix& scaled_filters = filters.with_factors_inside();
     std::vector<float> wide_bias(epilogue.bias.type == FloatType::float32 ? 0 : out_channels);
     const spmm::Outputs out =
-        spmm::make_outputs(layout.isa, out_channels * output_pixels, epilogue, wide_bias, y);
-    const Planes planes(g, output);
-    const std::vector<std::size_t> offsets = planes.column_offsets(g.in_channels / g.groups);
-    // Positions from the first output to the last, whole panels of them.
-    const std::size_t positions = (std::size_t{output.h} - 1) * planes.width() + output.w;
-    const std::size_t stride = ceil_div(positions, panel_lanes) * panel_lanes;
-    const std::size_t planes_size =
-        product("the padded image is larger than memory", g.in_channels, planes.channel_size());
-    support::AlignedBuffer<float> image(planes_size + panel_lanes);
-    support::AlignedBuffer<float> wide_image(x.type == FloatType::float32 ? 0 : image_size);
-    support::AlignedBuffer<float> sums(
-        product("the sums are larger than memory", out_channels, stride));
-    const std::size_t group_filters = out_channels / g.groups;
-    const std::size_t group_size = g.in_channels / g.groups * planes.channel_size();
-
-    for (std::size_t n = 0; n < batch; ++n) {
-        const float* source =
-            spmm::as_float(spmm::part_of(x, n * image_size, image_size), wide_image).data();
-        parallel_for(g.in_channels, 1, threads, [&](std::size_t begin, std::size_t end) {
-            for (std::size_t c = begin; c < end; ++c) {
-                planes.fill_channel(source + c * g.input.h * g.input.w,
-                                    image.data() + c * planes.channel_size());
-            }
-        });
-        parallel_for(out_channels, 1, threads, [&](std::size_t begin, std::size_t end) {
-            for (std::size_t o = begin; o < end; ++o) {
-                float* sum = sums.data() + o * stride;
-                std::fill_n(sum, stride, out.bias.empty() ? 0.0F : out.bias[o]);
-                const float* group = image.data() + o / group_filters * group_size;
-                for (std::size_t b = 0; b < csr16.blocks.size(); ++b) {
-                    for (std::size_t p = 0; p < stride; p += panel_lanes) {
-                        const spmm::BlockView block = layout.view(csr16, b);
-                        kernel.multiply_panel(block, group + p, offsets.data() + block.first_column,
-                                              sums.data() + p, stride, o, o + 1);
-                    }
-                }
-                const std::size_t target = (n * out_channels + o) * output_pixels;
-                for (std::size_t h = 0; h < output.h; ++h) {
-                    out.apply_epilogue_at(sum + h * planes.width(), target + h * output.w,
-                                          output.w);
-                }
-            }
-        });
+        spmm::make_outputs(filters.isa(), out_channels * output_pixels, epilogue, wide_bias, y);
+    const Batch images(scaled_filters, g, precision, out, batch, threads);
+    const bool converted = x.type != FloatType::float32;
+    const std::size_t group = images.images_at_once(converted);
+    const support::Scratch<float> wide(converted ? group * image_size : 0);
+    for (std::size_t n = 0; n < batch; n += group) {
+        const std::size_t count = std::min(group, batch - n);
+        const FloatView part = spmm::part_of(x, n * image_size, count * image_size);
+        images.run(spmm::as_float(part, wide).data(), n, count);
     }
 }
 

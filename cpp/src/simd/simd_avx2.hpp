@@ -43,6 +43,12 @@ inline F32 min(F32 a, F32 b) noexcept { return _mm256_min_ps(a, b); }
 inline F32 max(F32 a, F32 b) noexcept { return _mm256_max_ps(a, b); }
 inline F32 magnitude(F32 x) noexcept { return _mm256_andnot_ps(_mm256_set1_ps(-0.0F), x); }
 inline F32 where_negative(F32 x, F32 yes, F32 no) noexcept { return _mm256_blendv_ps(no, yes, x); }
+inline F32 where_less(F32 a, F32 b, F32 yes, F32 no) noexcept {
+    return _mm256_blendv_ps(no, yes, _mm256_cmp_ps(a, b, _CMP_LT_OQ));
+}
+inline F32 with_sign_of(F32 x, F32 magnitude) noexcept {
+    return _mm256_or_ps(magnitude, _mm256_and_ps(x, _mm256_set1_ps(-0.0F)));
+}
 inline F32 round(F32 x) noexcept { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT); }
 inline F32 power_of_two(I32 n) noexcept {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_add_epi32(n, _mm256_set1_epi32(127)), 23));

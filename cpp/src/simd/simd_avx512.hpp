@@ -42,6 +42,12 @@ inline F32 magnitude(F32 x) noexcept { return _mm512_abs_ps(x); }
 inline F32 where_negative(F32 x, F32 yes, F32 no) noexcept {
     return _mm512_mask_blend_ps(_mm512_movepi32_mask(_mm512_castps_si512(x)), no, yes);
 }
+inline F32 where_less(F32 a, F32 b, F32 yes, F32 no) noexcept {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
+}
+inline F32 with_sign_of(F32 x, F32 magnitude) noexcept {
+    return _mm512_or_ps(magnitude, _mm512_and_ps(x, _mm512_set1_ps(-0.0F)));
+}
 inline F32 round(F32 x) noexcept { return _mm512_roundscale_ps(x, 0); }
 inline F32 times_power_of_two(F32 x, F32 n) noexcept { return _mm512_scalef_ps(x, n); }
 

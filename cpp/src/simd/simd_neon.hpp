@@ -41,6 +41,12 @@ inline F32 magnitude(F32 x) noexcept { return vabsq_f32(x); }
 inline F32 where_negative(F32 x, F32 yes, F32 no) noexcept {
     return vbslq_f32(vcltzq_s32(vreinterpretq_s32_f32(x)), yes, no);
 }
+inline F32 where_less(F32 a, F32 b, F32 yes, F32 no) noexcept {
+    return vbslq_f32(vcltq_f32(a, b), yes, no);
+}
+inline F32 with_sign_of(F32 x, F32 magnitude) noexcept {
+    return vbslq_f32(vdupq_n_u32(0x80000000U), x, magnitude);
+}
 inline F32 round(F32 x) noexcept { return vrndnq_f32(x); }
 inline F32 power_of_two(I32 n) noexcept {
     return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(n, vdupq_n_s32(127)), 23));

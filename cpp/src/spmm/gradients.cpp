@@ -51,12 +51,22 @@ spmm::Csr16 transpose(const spmm::Csr16& source, std::uint32_t rows, std::uint32
     return std::move(builder).finish();
 }
 
+support::AlignedBuffer<float> copy_of(const support::AlignedBuffer<float>& factors) {
+    if (factors.size() == 0) return {};
+    support::AlignedBuffer<float> copy(factors.size());
+    std::copy_n(factors.data(), factors.size(), copy.data());
+    return copy;
+}
+
+/// With the factors, and nothing else that products are made of.
 std::unique_ptr<PackedMatrix::Layout> empty_copy(const PackedMatrix::Layout& source) {
     auto layout = std::make_unique<PackedMatrix::Layout>();
     layout->isa = source.isa;
     layout->rows = source.rows;
     layout->cols = source.cols;
     layout->nonzeros = source.nonzeros;
+    layout->row_factors = copy_of(source.row_factors);
+    layout->column_factors = copy_of(source.column_factors);
     return layout;
 }
 
@@ -73,6 +83,7 @@ const PackedMatrix& PackedMatrix::transposed() const& {
     return source.lazy_transposed.get([&] {
         auto result = empty_copy(source);
         std::swap(result->rows, result->cols);
+        std::swap(result->row_factors, result->column_factors);
         const bool shared = source.codebook_size > 0;
         if (shared) set_codebook(*result, std::span(source.codebook.data(), source.codebook_size));
         result->lazy_csr16.put(source.from_csr16([&](const spmm::Csr16& csr16) {
@@ -112,10 +123,13 @@ constexpr std::uint64_t chain = 64;
 /// Rows from which a thread of their own, with sums of its own, is worth it.
 constexpr std::size_t piece_rows = 64;
 
-void to_panel(const float* from, std::size_t size, std::size_t vectors, float* panel) noexcept {
+/// Times factors, unless these are nullptr.
+void to_panel(const float* from, std::size_t size, std::size_t vectors, const float* factors,
+              float* panel) noexcept {
     for (std::size_t k = 0; k < size; ++k) {
+        const float factor = factors != nullptr ? factors[k] : 1.0F;
         for (std::size_t lane = 0; lane < panel_lanes; ++lane) {
-            panel[k * panel_lanes + lane] = lane < vectors ? from[lane * size + k] : 0.0F;
+            panel[k * panel_lanes + lane] = lane < vectors ? from[lane * size + k] * factor : 0.0F;
         }
     }
 }
@@ -156,8 +170,11 @@ void sum_by_code(const PackedMatrix& packed, std::span<const float> x,
 
     for (std::size_t first = 0; first < batch; first += panel_lanes) {
         const std::size_t vectors = std::min(panel_lanes, batch - first);
-        to_panel(x.data() + first * layout.cols, layout.cols, vectors, x_panel.data());
-        to_panel(gradient.data() + first * rows, rows, vectors, panel.data());
+        to_panel(x.data() + first * layout.cols, layout.cols, vectors, layout.column_factors.data(),
+                 x_panel.data());
+        const float* const factors =
+            layout.row_factors.size() != 0 ? layout.row_factors.data() + row_begin : nullptr;
+        to_panel(gradient.data() + first * rows, rows, vectors, factors, panel.data());
         parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) {
             for (std::size_t p = begin; p < end; ++p) {
                 const std::span partial(lanes.data() + p * codes * panel_lanes,

@@ -7,6 +7,7 @@
 
 #include "spmm/activations/kernels.hpp"
 #include "spmm/csr16/multiply.hpp"
+#include "spmm/factors.hpp"
 #include "spmm/packed_matrix.hpp"
 #include "spmm/panels/kernels.hpp"
 #include "spmm/panels/multiply.hpp"
@@ -15,6 +16,7 @@
 #include "spmm/tiles/kernels.hpp"
 #include "spmm/tiles/multiply.hpp"
 #include "support/checked_size.hpp"
+#include "support/scratch.hpp"
 #include "tersor/spmm.hpp"
 
 namespace tersor::spmm {
@@ -107,7 +109,14 @@ void multiply_by(std::string_view kernel, const PackedMatrix& packed, std::span<
           "y does not have batch * rows elements");
     if (y.empty()) return;
     const PackedMatrix::Layout& layout = packed.layout();
-    const Outputs out = make_outputs(layout.isa, layout.rows, {}, {}, FloatSpan(y));
+    const Outputs out =
+        make_outputs(layout.isa, layout.rows, {}, {}, FloatSpan(y), layout.row_factors);
+    const bool scales = layout.column_factors.size() != 0;
+    const support::Scratch<float> scaled(scales ? x.size() : 0);
+    if (scales) {
+        scale_columns(layout, x, scaled, threads);
+        x = std::span<const float>(scaled.data(), scaled.size());
+    }
     if (kernel == "gather") {
         for (std::size_t n = 0; n < batch; ++n) {
             multiply_gathering(layout, x.data() + n * layout.cols, out.past(n), threads);

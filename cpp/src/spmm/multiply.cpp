@@ -10,6 +10,7 @@
 #include "spmm/csr16/multiply.hpp"
 #include "spmm/dispatch.hpp"
 #include "spmm/epilogue/outputs.hpp"
+#include "spmm/factors.hpp"
 #include "spmm/packed_matrix.hpp"
 #include "spmm/panels/multiply.hpp"
 #include "spmm/sell/multiply.hpp"
@@ -25,8 +26,17 @@ namespace {
 /// Work below which a second thread costs more than it brings, in non-zeros times activations.
 constexpr std::size_t parallel_from = 1U << 15;
 
-/// Vectors that pass through fp32 together where x or y is of another type.
+/// Vectors that pass through memory of the call together where x or y is of another type than fp32,
+/// or x has factors.
 constexpr std::size_t converted_vectors = 64;
+
+/// Vectors as they are multiplied: x itself, or `scratch`, which is filled.
+std::span<const float> read_vectors(const PackedMatrix::Layout& layout, FloatView x,
+                                    std::span<float> scratch, int threads) {
+    if (layout.column_factors.size() == 0) return as_float(x, scratch);
+    scale_columns(layout, x, scratch, threads);
+    return scratch.first(x.size);
+}
 
 int worthwhile_threads(const PackedMatrix& packed, std::size_t batch, int threads) noexcept {
     return packed.nonzeros() * batch < parallel_from ? 1 : threads;
@@ -151,17 +161,17 @@ void multiply(const PackedMatrix& packed, FloatView x, std::size_t batch, const 
     if (batch == 0 || rows == 0) return;
     threads = worthwhile_threads(packed, batch, threads);
     const PackedMatrix::Layout& layout = packed.layout();
-    const bool wide_x = x.type == FloatType::float32;
+    const bool readable = x.type == FloatType::float32 && layout.column_factors.size() == 0;
     const bool wide_y = y.type == FloatType::float32;
-    const std::size_t group = wide_x && wide_y ? batch : std::min(batch, converted_vectors);
-    const support::Scratch<float> vectors(wide_x ? 0 : group * cols);
+    const std::size_t group = readable && wide_y ? batch : std::min(batch, converted_vectors);
+    const support::Scratch<float> vectors(readable ? 0 : group * cols);
     const support::Scratch<float> products(wide_y ? 0 : group * rows);
     std::vector<float> bias(epilogue.bias.type == FloatType::float32 ? 0 : rows);
-    Outputs out = make_outputs(layout.isa, rows, epilogue, bias, y);
+    Outputs out = make_outputs(layout.isa, rows, epilogue, bias, y, layout.row_factors);
     for (std::size_t first = 0; first < batch; first += group) {
         const std::size_t count = std::min(group, batch - first);
         const std::span<const float> source =
-            as_float(part_of(x, first * cols, count * cols), vectors);
+            read_vectors(layout, part_of(x, first * cols, count * cols), vectors, threads);
         if (!wide_y) out.products = products.data();
         multiply_vectors(layout, source.data(), count, out, precision, threads);
         out = out.past(count);

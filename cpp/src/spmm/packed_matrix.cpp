@@ -29,8 +29,7 @@ auto from_rows(const PackedMatrix::Layout& layout, const Make& make) {
 }  // namespace
 
 PackedMatrix::PackedMatrix() noexcept = default;
-PackedMatrix::PackedMatrix(std::unique_ptr<const Layout> layout) noexcept
-    : layout_(std::move(layout)) {}
+PackedMatrix::PackedMatrix(std::unique_ptr<Layout> layout) noexcept : layout_(std::move(layout)) {}
 PackedMatrix::PackedMatrix(PackedMatrix&&) noexcept = default;
 PackedMatrix& PackedMatrix::operator=(PackedMatrix&&) noexcept = default;
 PackedMatrix::~PackedMatrix() = default;
@@ -56,7 +55,11 @@ std::size_t PackedMatrix::nbytes() const noexcept {
     if (const spmm::Panels* packed = layout.lazy_limb_panels.peek()) bytes += packed->nbytes();
     if (const spmm::Tiles* packed = layout.lazy_tiles.peek()) bytes += packed->nbytes();
     if (const PackedMatrix* packed = layout.lazy_transposed.peek()) bytes += packed->nbytes();
-    return bytes;
+    if (const PackedMatrix* packed = layout.lazy_with_factors_inside.peek()) {
+        bytes += packed->nbytes();
+    }
+    return bytes + layout.convolutions.nbytes() + layout.row_factors.nbytes() +
+           layout.column_factors.nbytes();
 }
 
 void PackedMatrix::unpack(std::span<float> out) const {
@@ -67,10 +70,10 @@ void PackedMatrix::unpack(std::span<float> out) const {
     }
     std::fill(out.begin(), out.end(), 0.0F);
     if (layout.lazy_csr16.peek() == nullptr && layout.lazy_sell.peek() != nullptr) {
-        spmm::for_each_entry(*layout.lazy_sell.peek(),
-                             [&](std::size_t row, std::size_t column, std::uint8_t code) {
-                                 out[row * cols + column] = layout.codebook[code];
-                             });
+        spmm::for_each_entry(
+            *layout.lazy_sell.peek(), [&](std::size_t row, std::size_t column, std::uint8_t code) {
+                out[row * cols + column] = layout.scaled(layout.codebook[code], row, column);
+            });
         return;
     }
     const spmm::Csr16& csr16 = layout.csr16();
@@ -78,7 +81,8 @@ void PackedMatrix::unpack(std::span<float> out) const {
         const spmm::BlockView block = layout.view(csr16, b);
         for (std::size_t r = 0; r < layout.rows; ++r) {
             for (std::uint64_t i = block.row_starts[r]; i < block.row_starts[r + 1]; ++i) {
-                out[r * cols + block.first_column + block.columns[i]] = block.weight(i);
+                const std::size_t column = block.first_column + block.columns[i];
+                out[r * cols + column] = layout.scaled(block.weight(i), r, column);
             }
         }
     }

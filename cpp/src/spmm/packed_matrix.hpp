@@ -9,6 +9,7 @@
 #include "spmm/sell/layout.hpp"
 #include "spmm/tiles/layout.hpp"
 #include "support/aligned_buffer.hpp"
+#include "support/attachments.hpp"
 #include "support/lazy.hpp"
 #include "tersor/spmm.hpp"
 
@@ -21,6 +22,8 @@ struct PackedMatrix::Layout {
     std::size_t nonzeros = 0;
     support::AlignedBuffer<float> codebook;  // [256], zeros past its end; empty for plain weights
     std::size_t codebook_size = 0;
+    support::AlignedBuffer<float> row_factors;     // [rows], or empty: all 1
+    support::AlignedBuffer<float> column_factors;  // [cols], or empty: all 1
     support::Lazy<spmm::Csr16> lazy_csr16;
     support::Lazy<spmm::Sell> lazy_sell;
     support::Lazy<spmm::HighestRows> lazy_highest;
@@ -28,6 +31,18 @@ struct PackedMatrix::Layout {
     support::Lazy<spmm::Panels> lazy_limb_panels;
     support::Lazy<spmm::Tiles> lazy_tiles;
     support::Lazy<PackedMatrix> lazy_transposed;
+    support::Lazy<PackedMatrix> lazy_with_factors_inside;
+    support::Attachments convolutions;  // plans, by geometry and class
+
+    [[nodiscard]] bool has_factors() const noexcept {
+        return row_factors.size() != 0 || column_factors.size() != 0;
+    }
+    /// A weight with the factors of its row and column.
+    [[nodiscard]] float scaled(float weight, std::size_t row, std::size_t column) const noexcept {
+        if (row_factors.size() != 0) weight *= row_factors[row];
+        if (column_factors.size() != 0) weight *= column_factors[column];
+        return weight;
+    }
 
     /// The layout of the fp32 kernels, made from the other one unless it is there; without entries
     /// where neither is.

@@ -37,6 +37,15 @@ std::uint64_t sell_bytes(std::uint64_t rows, std::uint64_t cols, std::uint64_t n
     return entries * 3;  // the memory for a group's grows by halves, and is then copied
 }
 
+/// Whole slices of rows, and the entries of one for each thread.
+std::uint64_t dense_bytes(std::uint64_t rows, std::uint64_t cols,
+                          std::size_t codebook_size) noexcept {
+    const std::uint64_t padded = (rows + slice_rows - 1) / slice_rows * slice_rows;
+    const int bits = dense_codes::code_bits(codebook_size);
+    const std::uint64_t row = dense_codes::row_bytes(static_cast<std::size_t>(cols), bits);
+    return padded * row + 16 * (cols + 64);
+}
+
 }  // namespace
 
 std::uint64_t packing_bytes(std::uint32_t rows, std::uint32_t cols, std::uint64_t nonzeros,
@@ -50,6 +59,7 @@ std::uint64_t packing_bytes(std::uint32_t rows, std::uint32_t cols, std::uint64_
     const std::uint64_t bytes = 256 * sizeof(float) + rounding + rows * row_bytes;
     if (!slides) return bytes + csr16_bytes(rows, cols, most, codebook_size != 0);
     const SellShape shape = shape_for(sell_shape(isa), codebook_size, most, weights);
+    if (shape.dense) return bytes + dense_bytes(rows, cols, codebook_size);
     return bytes + sell_bytes(rows, cols, most, codebook_size, shape);
 }
 

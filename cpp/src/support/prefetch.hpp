@@ -17,4 +17,18 @@ inline void prefetch([[maybe_unused]] const void* begin,
 #endif
 }
 
+/// Starts to load a line that will be written to.
+inline void prefetch_to_write([[maybe_unused]] const void* at) noexcept {
+#if defined(__GNUC__)
+    __builtin_prefetch(at, 1);
+#endif
+}
+
+/// Starts to load a line into the second cache.
+inline void prefetch_second_cache([[maybe_unused]] const void* at) noexcept {
+#if defined(__GNUC__)
+    __builtin_prefetch(at, 0, 2);
+#endif
+}
+
 }  // namespace tersor::support

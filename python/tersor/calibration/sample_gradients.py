@@ -116,7 +116,7 @@ class SampleGradients:
         by_parameter: dict[int, _Weight] = {}
         for name, module in model.named_modules():
             handler = handler_of(module)
-            if handler is None or why_not(module) is not None:
+            if handler is None or not handler.multiplies or why_not(module) is not None:
                 continue
             ((weight_name, shape),) = handler.shapes(module).items()
             parameter = module._parameters.get(weight_name)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import copy
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -10,11 +12,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from tersor.calibration.inputs import Batch, each_batch, evaluating, input_of, run
+from tersor.calibration import ranks
+from tersor.calibration.inputs import (
+    Batch,
+    ForwardFunction,
+    each_batch,
+    evaluating,
+    input_of,
+    run,
+)
+from tersor.calibration.trace import Trace, numbered, recorded, united
 from tersor.nn.registry import LayerHandler, handler_of, why_not
 
 MAX_INPUTS = 4096
 """Wider layers are processed in blocks of at most this many inputs, taken as uncorrelated."""
+
+MAX_PATCHES = 1 << 14
+"""Of a call of a convolution with more patches, at least so many, evenly spread, are used."""
 
 
 @dataclass
@@ -25,11 +39,15 @@ class InputStatistics:
         count: number of samples: rows of inputs, or patches of a convolution.
         mean: float32 ``[groups, inputs]``.
         second: float32 ``[groups, inputs, inputs]`` for each block of at most ``MAX_INPUTS``.
+        dense_mean: the mean in the dense network, ``[groups, inputs]``.
+        drift: E[(inputs in the dense network - x) x^T], as ``second``; None where both are one.
     """
 
     count: int
     mean: torch.Tensor
     second: list[torch.Tensor]
+    dense_mean: torch.Tensor
+    drift: list[torch.Tensor] | None = None
 
 
 def blocks_of(inputs: int) -> Iterator[slice]:
@@ -47,34 +65,110 @@ def supported(layer: nn.Module, name: str) -> LayerHandler:
     handler, reason = handler_of(layer), why_not(layer)
     if handler is None or reason is not None:
         raise ValueError(f"{name}: {reason}")
+    if not handler.multiplies:
+        raise ValueError(f"{name}: errors in {type(layer).__name__} layers cannot be compensated")
     return handler
 
 
 @dataclass
-class _Accumulator:
+class Accumulator:
     """The sums over all samples of a layer so far."""
 
     layer: nn.Module
     handler: LayerHandler
     sums: InputStatistics | None = None
 
-    def add(self, _: nn.Module, x: torch.Tensor) -> None:
-        """Adds the inputs of a call; a call without any is none."""
-        if x.numel():
-            for part in self.handler.samples(self.layer, x):
-                self._add(part.float())
+    def add(self, x: torch.Tensor, dense: torch.Tensor | None = None) -> None:
+        """Adds the inputs of a call; a call without any is none.
 
-    def _add(self, samples: torch.Tensor) -> None:
+        Args:
+            x: inputs of the layer.
+            dense: of the same call in the dense network, where that is another one.
+        """
+        if not x.numel():
+            return
+        layer = _thinned(self.layer, x)
+        parts = self.handler.samples(layer, x)
+        if dense is None or dense.shape != x.shape:
+            for part in parts:
+                self._add(part.float())
+        else:
+            both = zip(parts, self.handler.samples(layer, dense), strict=True)
+            for part, dense_part in both:
+                self._add(part.float(), dense_part.float())
+
+    def _add(self, samples: torch.Tensor, dense: torch.Tensor | None = None) -> None:
         groups, count, inputs = samples.shape
         if self.sums is None:
             sizes = [block.stop - block.start for block in blocks_of(inputs)]
             second = [samples.new_zeros(groups, n, n) for n in sizes]
-            self.sums = InputStatistics(0, samples.new_zeros(groups, inputs), second)
-        self.sums.count += count
-        self.sums.mean += samples.sum(1)
-        for block, second_of_block in zip(blocks_of(inputs), self.sums.second, strict=True):
+            mean = samples.new_zeros(groups, inputs)
+            self.sums = InputStatistics(0, mean, second, torch.zeros_like(mean))
+        sums = self.sums
+        sums.count += count
+        sums.mean += samples.sum(1)
+        sums.dense_mean += (samples if dense is None else dense).sum(1)
+        if dense is not None and sums.drift is None:
+            sums.drift = [torch.zeros_like(second) for second in sums.second]
+        for i, block in enumerate(blocks_of(inputs)):
             part = samples[:, :, block]
-            second_of_block.baddbmm_(part.transpose(1, 2), part)
+            sums.second[i].baddbmm_(part.transpose(1, 2), part)
+            if dense is not None:
+                assert sums.drift is not None
+                sums.drift[i].baddbmm_((dense[:, :, block] - part).transpose(1, 2), part)
+
+    def result(self, name: str) -> InputStatistics | None:
+        """Means over all samples; None if there were none.
+
+        Raises:
+            ValueError: an input is not finite or its square overflows; the message has the name.
+        """
+        sums = _over_ranks(self.sums)
+        if sums is None:
+            return None
+        sums.mean /= sums.count
+        sums.dense_mean /= sums.count
+        for moments in (*sums.second, *(sums.drift or ())):
+            moments /= sums.count
+        # Sums of squares are finite only where all inputs are.
+        if not all(s.diagonal(dim1=1, dim2=2).isfinite().all() for s in sums.second):
+            raise ValueError(
+                f"{name}: its inputs hold NaN or infinite values, or some whose square overflows"
+            )
+        return sums
+
+
+def _thinned(layer: nn.Module, x: torch.Tensor) -> nn.Module:
+    """A convolution that stands for a layer, with larger strides where it has very many patches."""
+    if not isinstance(layer, nn.Conv2d):
+        return layer
+    patches = x.numel() // x.shape[-3] // (layer.stride[0] * layer.stride[1])
+    every = math.isqrt(patches // MAX_PATCHES)
+    if every <= 1:
+        return layer
+    made = copy.copy(layer)
+    made.stride = (layer.stride[0] * every, layer.stride[1] * every)
+    return made
+
+
+def _over_ranks(sums: InputStatistics | None) -> InputStatistics | None:
+    """The sums over all ranks, some of which may have none."""
+    own = None if sums is None else (sums.mean.shape, sums.drift is not None, sums.count)
+    shapes = [shape for shape in ranks.gathered(own) if shape is not None]
+    if not shapes:
+        return None
+    (groups, inputs), _, _ = shapes[0]
+    if sums is None:
+        second = [
+            torch.zeros(groups, block.stop - block.start, block.stop - block.start)
+            for block in blocks_of(inputs)
+        ]
+        sums = InputStatistics(0, torch.zeros(groups, inputs), second, torch.zeros(groups, inputs))
+    if sums.drift is None and any(drift for _, drift, _ in shapes):
+        sums.drift = [torch.zeros_like(second) for second in sums.second]
+    ranks.sum_(sums.mean, sums.dense_mean, *sums.second, *(sums.drift or ()))
+    sums.count = sum(count for _, _, count in shapes)
+    return sums
 
 
 @torch.no_grad()
@@ -97,22 +191,11 @@ def input_statistics(
         ValueError: an input is not finite or its square overflows; the type of the layer is not
             registered; a batch is not what the model takes.
     """
-    found = _Accumulator(layer, supported(layer, name))
-    with evaluating(model), _watched([layer], found.add):
+    found = Accumulator(layer, supported(layer, name))
+    with evaluating(model), _watched([layer], found):
         for batch in each_batch(batches):
             run(model, batch)
-    sums = found.sums
-    if sums is None:
-        return None
-    sums.mean /= sums.count
-    for second in sums.second:
-        second /= sums.count
-        # Sums of squares are finite only where all inputs are.
-        if not second.diagonal(dim1=1, dim2=2).isfinite().all():
-            raise ValueError(
-                f"{name}: its inputs hold NaN or infinite values, or some whose square overflows"
-            )
-    return sums
+    return found.result(name)
 
 
 def pooled(parts: Sequence[InputStatistics]) -> InputStatistics:
@@ -122,18 +205,22 @@ def pooled(parts: Sequence[InputStatistics]) -> InputStatistics:
     """
     parts = [part for part in parts if part.mean.shape == parts[0].mean.shape]
     count = sum(part.count for part in parts)
+    first = parts[0]
     made = InputStatistics(
-        count, torch.zeros_like(parts[0].mean), [torch.zeros_like(s) for s in parts[0].second]
+        count,
+        torch.zeros_like(first.mean),
+        [torch.zeros_like(s) for s in first.second],
+        torch.zeros_like(first.mean),
     )
     for part in parts:
         share = part.count / count
         made.mean.add_(part.mean, alpha=share)
+        made.dense_mean.add_(part.dense_mean, alpha=share)
         for second, own in zip(made.second, part.second, strict=True):
             second.add_(own, alpha=share)
     return made
 
 
-@torch.no_grad()
 def call_order(
     model: nn.Module, layers: Iterable[nn.Module], batches: Iterable[Batch]
 ) -> list[nn.Module]:
@@ -141,33 +228,36 @@ def call_order(
 
     Where batches disagree, an earlier one decides.
     """
-    order: list[nn.Module] = []
-    called: dict[nn.Module, None] = {}
+    return trace_of(model, layers, (), each_batch(batches))[0].order
 
-    def mark(layer: nn.Module, x: torch.Tensor) -> None:
-        if x.numel():
-            called[layer] = None
 
-    with evaluating(model), _watched(layers, mark):
-        for batch in each_batch(batches):
-            called.clear()
-            run(model, batch)
-            place = 0
-            for layer in called:
-                if layer not in order:
-                    order.insert(place, layer)
-                place = order.index(layer) + 1
-    return order
+@torch.no_grad()
+def trace_of(
+    model: nn.Module,
+    layers: Iterable[nn.Module],
+    blocks: Iterable[nn.Module],
+    batches: Iterable[Batch],
+    forward_fn: ForwardFunction | None = None,
+) -> tuple[Trace, Any]:
+    """Which layers and blocks all batches call, and what the model returns for the first.
+
+    The model runs on each batch once.
+    """
+    first = None
+    with evaluating(model), recorded(layers, blocks) as recorder:
+        for number, batch in enumerate(batches):
+            output = run(model, batch, forward_fn)
+            first = output if number == 0 else first
+            recorder.end_batch()
+    return united(model, ranks.gathered(numbered(model, recorder.trace))), first
 
 
 @contextmanager
-def _watched(
-    layers: Iterable[nn.Module], function: Callable[[nn.Module, torch.Tensor], None]
-) -> Iterator[None]:
-    """Calls a function with the layer and its input at each call of one of them."""
+def _watched(layers: Iterable[nn.Module], found: Accumulator) -> Iterator[None]:
+    """Adds the input of each call of a layer."""
 
     def hook(layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        function(layer, input_of(layer, args, kwargs))
+        found.add(input_of(layer, args, kwargs))
 
     handles = [layer.register_forward_pre_hook(hook, with_kwargs=True) for layer in layers]
     try:

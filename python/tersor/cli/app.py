@@ -9,8 +9,10 @@ from typing import Annotated, cast
 import typer
 
 from tersor import __version__
+from tersor.cli.calibrate import compress_calibrated
 from tersor.cli.compress import CompressOptions, compress
 from tersor.cli.decompress import DecompressOptions, decompress
+from tersor.cli.errors import InputError
 from tersor.cli.inspect import inspect_command, show
 from tersor.cli.select import Selection
 from tersor.config import Config, Method
@@ -62,6 +64,19 @@ Force = Annotated[bool, typer.Option("--force", help="overwrite an existing outp
 Threads = Annotated[
     int | None, typer.Option(min=1, help="tensors at once; default: the CPUs of this process")
 ]
+CalibrationFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="inputs, .safetensors or .npz: errors are compensated; needs --model"
+    ),
+]
+Factory = Annotated[
+    str | None,
+    typer.Option(metavar="MODULE:FUNCTION", help="builds the network of IN, to run it on inputs"),
+]
+CheckpointDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="an interrupted calibration continues from here")
+]
 _MODEL_HELP = ".safetensors, torch checkpoint, or a folder or index of a checkpoint"
 _OUTPUT = typer.Option("-o", "--output", metavar="OUT", help="file, or folder for a folder")
 
@@ -104,6 +119,9 @@ def _compress(
     dry_run: DryRun = False,
     force: Force = False,
     threads: Threads = None,
+    calibration: CalibrationFile = None,
+    model: Factory = None,
+    checkpoint_dir: CheckpointDir = None,
 ) -> None:
     """Compress a dense model; a line for each tensor tells whether it is compressed, and why."""
     options = CompressOptions(
@@ -119,7 +137,12 @@ def _compress(
         force=force,
         threads=threads,
     )
-    report = compress(source, output, options)
+    if calibration is not None:
+        report = compress_calibrated(source, output, options, calibration, model, checkpoint_dir)
+    elif model is not None or checkpoint_dir is not None:
+        raise InputError("--model and --checkpoint-dir are for --calibration")
+    else:
+        report = compress(source, output, options)
     print()
     show(report, str(output or "dry run"))
 

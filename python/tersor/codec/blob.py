@@ -23,12 +23,18 @@ class CompressedTensor:
         kind: ``shared_fp32``, ``shared_fp16`` (a codebook) or ``plain_fp32``, ``plain_fp16``.
         csr: the codes (0 and 1 for the plain kinds).
         values: float32; shared: ``[k]``, code c has ``values[c - 1]``; plain: one per non-zero.
+        row_factors: float32 ``[rows]``, which the weights of each row are multiplied with; None =
+            all 1. Factors of :func:`tersor.codec.factors.round_factors` are stored in a few bits.
+        column_factors: the same for each column, float32 ``[cols]``. Of a filter bank the columns
+            are input channels by taps; factors that are equal for all taps are stored once.
     """
 
     shape: tuple[int, ...]
     kind: str
     csr: RelativeCsr
     values: npt.NDArray[np.float32]
+    row_factors: npt.NDArray[np.float32] | None = None
+    column_factors: npt.NDArray[np.float32] | None = None
 
     @property
     def shared(self) -> bool:
@@ -38,6 +44,14 @@ class CompressedTensor:
     def codebook(self) -> npt.NDArray[np.float32]:
         """The codebook with the zero of code 0 in front: float32 ``[k + 1]``."""
         return np.concatenate([np.zeros(1, np.float32), self.values])
+
+    def scale(self, matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The matrix ``[rows, cols]`` with the factors of its rows and columns, in place."""
+        if self.row_factors is not None:
+            matrix *= self.row_factors[:, None]
+        if self.column_factors is not None:
+            matrix *= self.column_factors
+        return matrix
 
 
 @dataclass(frozen=True)
@@ -62,6 +76,7 @@ class BlobInfo:
     total_bytes: int
     decoded_bytes: int = 0
     packing_bytes: int = 0
+    factor_bytes: int = 0
 
     @property
     def is_vector(self) -> bool:
@@ -85,8 +100,24 @@ def encode_blob(layer: CompressedTensor) -> npt.NDArray[np.uint8]:
     Raises:
         ValueError: the fields of the tensor are inconsistent, or a value is not finite.
     """
-    values = np.ascontiguousarray(layer.values, dtype=np.float32)
-    return _core.layer_encode(list(layer.shape), layer.kind, *layer.csr.parts(), values)
+    return _core.layer_encode(
+        list(layer.shape),
+        layer.kind,
+        *layer.csr.parts(),
+        np.ascontiguousarray(layer.values, dtype=np.float32),
+        *factors_of(layer),
+    )
+
+
+def factors_of(
+    layer: CompressedTensor,
+) -> tuple[npt.NDArray[np.float32] | None, npt.NDArray[np.float32] | None]:
+    """The factors of rows and columns as contiguous float32."""
+    rows, columns = (
+        None if factors is None else np.ascontiguousarray(factors, dtype=np.float32)
+        for factors in (layer.row_factors, layer.column_factors)
+    )
+    return rows, columns
 
 
 def decode_blob(
@@ -97,8 +128,9 @@ def decode_blob(
     Args:
         blob: uint8 ``[n]``.
         max_bytes: reject, before allocating, a blob that needs more memory while it is decoded: one
-            byte per code, per gap and per byte of the row-length stream, four per row length and
-            per codebook entry or value, and five per element of a vector. None = 1 GiB and 256
+            byte per code, per gap and per byte of the row-length stream, four per row length, per
+            factor and per codebook entry or value, five per factor as it is stored, and five per
+            element of a vector. None = 1 GiB and 256
             bytes for each byte of the blob.
         threads: at most this many.
 
@@ -106,8 +138,8 @@ def decode_blob(
         FormatError: the blob is malformed, or needs more than ``max_bytes``; the message names the
             byte.
     """
-    shape, kind, csr, values = _core.layer_decode(as_blob(blob), max_bytes, threads)
-    return CompressedTensor(shape, kind, RelativeCsr(*csr), values)
+    shape, kind, csr, *rest = _core.layer_decode(as_blob(blob), max_bytes, threads)
+    return CompressedTensor(shape, kind, RelativeCsr(*csr), *rest)
 
 
 def decode_rows(
@@ -139,10 +171,10 @@ def decode_rows(
     """
     if first < 0 or count < 0:
         raise ValueError(f"first and count must not be negative, not {first} and {count}")
-    shape, kind, csr, values = _core.layer_decode_rows(
+    shape, kind, csr, *rest = _core.layer_decode_rows(
         as_blob(blob), first, count, verify, max_bytes, threads
     )
-    return CompressedTensor(shape, kind, RelativeCsr(*csr), values)
+    return CompressedTensor(shape, kind, RelativeCsr(*csr), *rest)
 
 
 def inspect_blob(blob: npt.ArrayLike | bytes, *, verify: bool = False) -> BlobInfo:

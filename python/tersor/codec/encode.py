@@ -68,11 +68,23 @@ def compress_weight(
     return encode_smallest(shared, settings)
 
 
+def transposed(layer: CompressedTensor) -> CompressedTensor:
+    """The transposed of a matrix, exactly; gaps are of the same width."""
+    rows, cols = layer.shape
+    codes = np.ascontiguousarray(csr.decode(layer.csr).T)
+    matrix = csr.encode(codes, layer.csr.index_bits, flat=layer.csr.flat)
+    values = layer.values
+    if not layer.shared:
+        values = np.ascontiguousarray(decompress_weight(layer).T)[codes != 0]
+    return CompressedTensor((cols, rows), layer.kind, matrix, values)
+
+
 def decompress_weight(layer: CompressedTensor) -> npt.NDArray[np.float32]:
     """Decodes to the dense weight: float32 of the tensor's shape."""
     codes = csr.decode(layer.csr)
     if layer.shared:
-        return layer.codebook()[codes].reshape(layer.shape)
-    dense = np.zeros(codes.shape, np.float32)
-    dense[codes != 0] = layer.values
-    return dense.reshape(layer.shape)
+        dense = layer.codebook()[codes]
+    else:
+        dense = np.zeros(codes.shape, np.float32)
+        dense[codes != 0] = layer.values
+    return layer.scale(dense).reshape(layer.shape)

@@ -15,10 +15,11 @@ from tersor.config import Config
 from tersor.io import container
 from tersor.io.container import Tensor
 from tersor.io.content import CONFIG
+from tersor.io.folded import write_folded
 from tersor.io.layer_records import LayerRecord, write_records
 from tersor.io.state_dict import DTYPES, file_tensors
-from tersor.nn.base import Compressed
 from tersor.nn.compression import compression_of
+from tersor.nn.matrices import matrices_of
 from tersor.nn.wrappers import plain_name, wrapper_prefix
 
 
@@ -61,13 +62,15 @@ def file_content(
     prefix = wrapper_prefix(model)
     tensors, aliases = file_tensors(_state_of(model))
     records = {
-        joined(plain_name(name, prefix), "weight"): LayerRecord(
-            DTYPES[module.dtype], module.precision, module.activation
+        joined(plain_name(name, prefix), leaf): LayerRecord(
+            DTYPES[weight.dtype], weight.precision, weight.activation
         )
         for name, module in model.named_modules(remove_duplicate=False)
-        if isinstance(module, Compressed)
+        for leaf, weight in matrices_of(module).items()
     }
-    metadata = {**(aliases or {}), **write_records(records)}
+    compression = compression_of(model)
+    folded = {} if compression is None else compression.folded
+    metadata = {**(aliases or {}), **write_records(records), **write_folded(folded)}
     if settings is not None:
         metadata[CONFIG] = json.dumps(settings.to_json(), separators=(",", ":"))
     return tensors, metadata

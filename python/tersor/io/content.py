@@ -15,6 +15,7 @@ from tersor.codec.encode import decompress_weight
 from tersor.config import Config
 from tersor.io import container
 from tersor.io.aliases import read_aliases
+from tersor.io.folded import read_folded
 from tersor.io.layer_records import RecordTable, read_records
 from tersor.io.state_dict import to_torch
 
@@ -31,6 +32,7 @@ class Content:
         tensors: all others; coded vectors are decoded.
         records: what is known of each compressed tensor beside its blob.
         config: the settings that the model was compressed by; None where the file has none.
+        folded: by name of a layer, the norm that was folded into it.
     """
 
     path: str
@@ -38,6 +40,7 @@ class Content:
     tensors: dict[str, torch.Tensor] = field(default_factory=dict)
     records: RecordTable = field(default_factory=lambda: RecordTable({}))
     config: Config | None = None
+    folded: dict[str, str] = field(default_factory=dict)
 
 
 def _config(metadata: Mapping[str, str]) -> Config | None:
@@ -86,6 +89,7 @@ def read_content(path: str | os.PathLike[str], max_bytes: int | None) -> Content
                 content.blobs[plain] = to_torch(view)
         content.records = read_records(file.metadata, file.path)
         content.config = _config(file.metadata)
+        content.folded = read_folded(file.metadata, file.path)
         stored = {name: view.compressed for name, view in file.tensors.items()}
         for alias, target in read_aliases(file.metadata, stored, file.path).items():
             table = content.blobs if target in content.blobs else content.tensors

@@ -12,13 +12,15 @@ from torch import nn
 
 from tersor._names import listed
 from tersor.codec.blob import CompressedTensor, decode_blob
-from tersor.config import PRECISIONS, Config, Precision
+from tersor.config import EXECUTIONS, PRECISIONS, Config, Execution, Precision
 from tersor.io.content import Content, read_content
 from tersor.io.fill import fill_
+from tersor.io.folded import fold_names
 from tersor.io.plan import Plan, plan_loading
 from tersor.nn.base import Compressed
 from tersor.nn.compression import remember
-from tersor.nn.hooks import hand_over, take_over
+from tersor.nn.hooks import hand_over
+from tersor.nn.matrices import CompressedGroup, matrices_of, move_to
 from tersor.nn.recomputed import plain_copy
 from tersor.nn.registry import handler_of, swap_modules
 
@@ -61,6 +63,7 @@ def load_model(
     model: nn.Module,
     *,
     precision: Precision | None = None,
+    execution: Execution | None = None,
     trainable: bool = False,
     strict: bool = True,
     max_bytes: int | None = None,
@@ -76,6 +79,8 @@ def load_model(
         model: a module of the same architecture, dense or compressed; where it is a layer itself, a
             new module is returned.
         precision: class of arithmetic of all layers; None = as they were saved.
+        execution: of all layers: ``auto``, ``compressed`` (least memory) or ``dense``; None = as
+            those of the model are, ``auto`` by default (:class:`tersor.LayerConfig`).
         trainable: let parameters go on asking for gradients. By default all are frozen, so that the
             model takes its fast path also without ``torch.inference_mode``.
         strict: refuse names that are missing or unexpected.
@@ -89,13 +94,14 @@ def load_model(
         ValueError: the file and the model do not fit; the message lists the names, and the model
             is as it was.
     """
-    return _load_model(path, model, precision, trainable, strict, max_bytes)
+    return _load_model(path, model, precision, execution, trainable, strict, max_bytes)
 
 
 def _load_model(
     path: str | os.PathLike[str],
     model: nn.Module,
     precision: Precision | None,
+    execution: Execution | None,
     trainable: bool,
     strict: bool,
     max_bytes: int | None,
@@ -105,14 +111,25 @@ def _load_model(
         raise TypeError(f"model must be a torch.nn.Module, not {type(model).__name__}")
     if precision is not None and precision not in PRECISIONS:
         raise ValueError(f"precision '{precision}' is none of {', '.join(PRECISIONS)}")
+    if execution is not None and execution not in EXECUTIONS:
+        raise ValueError(f"execution '{execution}' is none of {', '.join(EXECUTIONS)}")
     content = read_content(path, max_bytes)
-    plan = plan_loading(content, model, strict)
-    if plan.problems:
-        raise ValueError(f"{path} does not fit the model: {'; '.join(plan.problems)}")
-    made = _swap_layers(model, plan, content, precision)
+    undo = fold_names(model, content.folded, content.tensors)
+    try:
+        plan = plan_loading(content, model, strict)
+        if plan.problems:
+            raise ValueError(f"{path} does not fit the model: {'; '.join(plan.problems)}")
+    except BaseException:
+        undo()
+        raise
+    made = _swap_layers(model, plan, content, precision, execution)
     without_data = fill_(made, content.tensors)
     for name, reason in plan.left.items():
         warnings.warn(f"{name}: stored compressed, runs dense ({reason})", stacklevel=3)
+    if plan.unused:
+        warnings.warn(
+            f"{listed(plan.unused)}: in the file, and the model has no such weight", stacklevel=3
+        )
     if without_data:
         warnings.warn(
             f"{listed(without_data)}: not in the file, and still on the meta device; give them "
@@ -120,36 +137,43 @@ def _load_model(
             stacklevel=3,
         )
     left = {name: f"stored compressed, runs dense ({why})" for name, why in plan.left.items()}
-    remember(made, content.config, left, freeze=not trainable)
+    remember(made, content.config, left, freeze=not trainable, folded=content.folded)
     return made
 
 
 @torch.no_grad()
 def _swap_layers(
-    model: nn.Module, plan: Plan, content: Content, precision: Precision | None
+    model: nn.Module,
+    plan: Plan,
+    content: Content,
+    precision: Precision | None,
+    execution: Execution | None,
 ) -> nn.Module:
     """Puts compressed layers with the blobs of the file into the model."""
-    made: dict[nn.Module, Compressed] = {}
+    made: dict[nn.Module, Compressed | CompressedGroup] = {}
     for module in plan.layers:
-        if isinstance(module, Compressed):
+        if isinstance(module, (Compressed, CompressedGroup)):
             made[module] = module
             continue
         plain = plain_copy(module) or module
         handler = handler_of(plain)
         assert handler is not None
         made[module] = handler.empty_like(plain)
-        take_over(made[module], plain, made[module].attributes)
+        move_to(made[module], plain)
     owners: dict[nn.Parameter, torch.Tensor] = {}
-    for module, name in plan.layers.items():
+    for module, names in plan.layers.items():
         layer = made[module]
         if layer is not module:
             hand_over(layer, module)
-        device = _device_of(module)
-        _give_blob(layer, content.blobs[name].to(device), owners)
-        layer.precision = precision or content.records.of(name).precision
-        layer.relative_error = None
+        for leaf, name in names.items():
+            weight = matrices_of(layer)[leaf]
+            _give_blob(weight, content.blobs[name].to(_device_of(module, leaf)), owners)
+            weight.precision = precision or content.records.of(name).precision
+            if execution is not None:
+                weight.execution = execution
+            weight.relative_error = None
         if module in plan.fused:
-            plan.fused[module].fuse_into(layer)
+            plan.fused[module].fuse_into(layer)  # type: ignore[arg-type]
     return swap_modules(model, lambda module, _: made.get(module))
 
 
@@ -171,9 +195,10 @@ def _give_blob(
         values.copy_(trained)
 
 
-def _device_of(module: nn.Module) -> torch.device:
-    """Where the blob of a layer goes: to its weight, or to the CPU where that has no data."""
-    weight: Any = module.weight_blob if isinstance(module, Compressed) else module.weight
+def _device_of(module: nn.Module, leaf: str) -> torch.device:
+    """Where the blob of a weight goes: to the weight, or to the CPU where that has no data."""
+    own = matrices_of(module)
+    weight: Any = own[leaf].weight_blob if own else getattr(module, leaf)
     return torch.device("cpu") if weight.is_meta else weight.device
 
 
@@ -189,6 +214,7 @@ def load(
     model: nn.Module,
     *,
     precision: Precision | None = None,
+    execution: Execution | None = None,
     trainable: bool = False,
     strict: bool = True,
     max_bytes: int | None = None,
@@ -200,13 +226,16 @@ def load(
     model: nn.Module | None = None,
     *,
     precision: Precision | None = None,
+    execution: Execution | None = None,
     trainable: bool = False,
     strict: bool = True,
     max_bytes: int | None = None,
 ) -> nn.Module | Checkpoint:
     """:func:`load_model` where a model is given, else :func:`load_file`."""
     if model is None:
-        if precision is not None or trainable or not strict:
-            raise TypeError("precision, trainable and strict are those of loading into a model")
+        if precision is not None or execution is not None or trainable or not strict:
+            raise TypeError(
+                "precision, execution, trainable and strict are those of loading into a model"
+            )
         return load_file(path, max_bytes=max_bytes)
-    return _load_model(path, model, precision, trainable, strict, max_bytes)
+    return _load_model(path, model, precision, execution, trainable, strict, max_bytes)

@@ -13,9 +13,10 @@ from tersor._names import joined, listed, without_wrappers
 from tersor.codec.blob import SUFFIX, decode_blob, inspect_blob
 from tersor.codec.encode import decompress_weight
 from tersor.io.content import Content
-from tersor.nn.base import BLOB, Compressed
+from tersor.nn.base import Compressed
 from tersor.nn.fuse import Neighbour, neighbours_to_fuse
-from tersor.nn.recomputed import plain_copy
+from tersor.nn.matrices import matrices_of
+from tersor.nn.recomputed import computed_names, plain_copy
 from tersor.nn.registry import handler_of, why_not
 from tersor.nn.wrappers import plain_name, wrapper_prefix
 
@@ -35,7 +36,7 @@ class Names:
     def dense(self, name: str) -> str:
         """The name that a tensor of the state has where the model is dense."""
         module, leaf = self.owner(name)
-        is_blob = isinstance(module, Compressed) and leaf == BLOB
+        is_blob = leaf.endswith(SUFFIX) and leaf.removesuffix(SUFFIX) in matrices_of(module)
         return name.removesuffix(SUFFIX) if is_blob else name
 
 
@@ -54,15 +55,18 @@ class Plan:
     """How the content of a file goes into a model.
 
     Attributes:
-        layers: the modules that run from a blob of the file, and the dense name of its weight.
+        layers: the modules that run from blobs of the file, and the dense names of their weights by
+            those in the module.
         fused: by layer, the activation that becomes part of it.
         left: by name of a layer whose blob is decoded, why it cannot run compressed.
+        unused: names of blobs whose module has no such weight.
         problems: what stands against loading, in words.
     """
 
-    layers: dict[nn.Module, str] = field(default_factory=dict)
+    layers: dict[nn.Module, dict[str, str]] = field(default_factory=dict)
     fused: dict[nn.Module, Neighbour] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)
+    unused: list[str] = field(default_factory=list)
     problems: list[str] = field(default_factory=list)
 
 
@@ -114,8 +118,8 @@ def _give_ties_all_names(content: Content, names: Names) -> None:
 
 def _refusal(module: nn.Module, leaf: str) -> str | None:
     """Why a weight cannot run compressed; None = it can."""
-    if isinstance(module, Compressed):
-        return None if leaf + SUFFIX == BLOB else f"{leaf} is no weight"
+    if matrices_of(module):
+        return None if leaf in matrices_of(module) else f"{leaf} is no weight"
     handler = handler_of(module)
     reason = why_not(module)
     if reason is None and handler is not None and leaf not in handler.shapes(module):
@@ -123,21 +127,33 @@ def _refusal(module: nn.Module, leaf: str) -> str | None:
     return reason
 
 
+def _has(module: nn.Module, leaf: str) -> bool:
+    """Whether a module has a tensor of a name, which may be computed or compressed."""
+    if isinstance(module, Compressed) and leaf == module.weight_name:
+        return True
+    tables = (module._parameters, module._buffers)
+    return any(table.get(leaf) is not None for table in tables) or leaf in computed_names(module)
+
+
 def _choose_layers(plan: Plan, content: Content, names: Names) -> None:
     """Which blobs stay compressed. One that is shared does only where all its layers can."""
     refused: dict[int, str] = {}
     for name, blob in content.blobs.items():
         module, leaf = names.owner(name)
+        if module is not None and not _has(module, leaf):
+            plan.unused.append(name)
+            continue
         reason = None if module is None else _refusal(module, leaf)
         if reason is not None:
             refused.setdefault(id(blob), f"{name.rpartition('.')[0] or 'the model'}: {reason}")
+    _refuse_with_all_weights(refused, content, names)
     decoded: dict[int, torch.Tensor] = {}
     for name, blob in list(content.blobs.items()):
-        module, _ = names.owner(name)
-        if module is None:
+        module, leaf = names.owner(name)
+        if module is None or name in plan.unused:
             continue
-        if id(blob) not in refused or isinstance(module, Compressed):
-            plan.layers.setdefault(module, name)
+        if id(blob) not in refused or matrices_of(module):
+            plan.layers.setdefault(module, {}).setdefault(leaf, name)
             continue
         plan.left[name.rpartition(".")[0]] = refused[id(blob)]
         if id(blob) not in decoded:
@@ -145,6 +161,22 @@ def _choose_layers(plan: Plan, content: Content, names: Names) -> None:
             decoded[id(blob)] = torch.from_numpy(dense)
         content.tensors[name] = decoded[id(blob)]
         del content.blobs[name]
+
+
+def _refuse_with_all_weights(refused: dict[int, str], content: Content, names: Names) -> None:
+    """A layer of several weights runs compressed with all of them or with none."""
+    before = -1
+    while before != len(refused):
+        before = len(refused)
+        reasons = {
+            names.owner(name)[0]: refused[id(blob)]
+            for name, blob in content.blobs.items()
+            if id(blob) in refused
+        }
+        for name, blob in content.blobs.items():
+            module = names.owner(name)[0]
+            if module is not None and module in reasons:
+                refused.setdefault(id(blob), reasons[module])
 
 
 def _misfits(plan: Plan, content: Content, names: Names, strict: bool) -> Iterator[str]:
@@ -175,23 +207,31 @@ def _misfits(plan: Plan, content: Content, names: Names, strict: bool) -> Iterat
 def _expected_shapes(plan: Plan, names: Names) -> dict[str, tuple[int, ...] | None]:
     """The names that the model's state will have, with dense shapes; None = any shape."""
     shapes: dict[str, tuple[int, ...] | None] = {}
-    inside = tuple(joined(name, "") for name, m in names.modules.items() if m in plan.layers)
+    inside = tuple(
+        joined(name, "parametrizations.") for name, m in names.modules.items() if m in plan.layers
+    )
     for name, value in names.state.items():
-        module, _ = names.owner(name)
-        if isinstance(module, Compressed) and names.dense(name) != name:
-            shapes[name] = module.shape
-        elif isinstance(value, torch.Tensor) and not name.startswith(inside):
+        module, leaf = names.owner(name)
+        if names.dense(name) != name:
+            shapes[name] = matrices_of(module)[leaf.removesuffix(SUFFIX)].shape
+        elif module in plan.layers or name.startswith(inside):
+            continue
+        elif isinstance(value, torch.Tensor):
             shapes[name] = None if is_lazy(value) else tuple(value.shape)
     for name, module in names.modules.items():
         if module not in plan.layers:
             continue
         handler = handler_of(module)
         if handler is not None:
-            (shapes[joined(name, BLOB)],) = handler.shapes(module).values()
+            for leaf, shape in handler.shapes(module).items():
+                shapes[joined(name, leaf + SUFFIX)] = shape
         # All else that the layer has moves to the compressed one.
         plain = plain_copy(module) or module
         for leaf, value in plain.state_dict(keep_vars=True).items():
-            if leaf not in ("weight", BLOB) and isinstance(value, torch.Tensor):
+            if "." in leaf:
+                continue  # of a module inside, which is listed above
+            weight = leaf.removesuffix(SUFFIX)
+            if weight not in plan.layers[module] and isinstance(value, torch.Tensor):
                 shapes[joined(name, leaf)] = tuple(value.shape)
     return shapes
 
@@ -199,7 +239,8 @@ def _expected_shapes(plan: Plan, names: Names) -> dict[str, tuple[int, ...] | No
 def _plan_activations(plan: Plan, content: Content, model: nn.Module) -> None:
     """Where the activations stand that the file says its layers have."""
     wanted: dict[nn.Module, str] = {}
-    for module, name in plan.layers.items():
+    firsts = {module: next(iter(own.values())) for module, own in plan.layers.items()}
+    for module, name in firsts.items():
         activation = content.records.of(name).activation
         own = module.activation if isinstance(module, Compressed) else "none"
         if activation in ("none", own):
@@ -209,7 +250,7 @@ def _plan_activations(plan: Plan, content: Content, model: nn.Module) -> None:
         wanted[module] = activation
     plan.fused, lacking = neighbours_to_fuse(model, wanted)
     plan.problems += [
-        f"{plan.layers[module]}: {wanted[module]} is fused into the layer in the file, and in this "
+        f"{firsts[module]}: {wanted[module]} is fused into the layer in the file, and in this "
         "model no such activation follows it in an nn.Sequential"
         for module in lacking
     ]

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from tersor import _core
 from tersor._core import PackedMatrix
-from tersor.codec.blob import CompressedTensor, as_blob
+from tersor.codec.blob import CompressedTensor, as_blob, factors_of
 from tersor.codec.csr import RelativeCsr
 
 __all__ = ["Kernel", "PackedMatrix", "kernels", "multiply", "pack", "pack_values"]
@@ -204,5 +204,8 @@ def pack_blob(
         return _core.layer_pack(as_blob(layer), max_bytes, threads)
     if layer.shared:
         layout_hint = None if len(layer.shape) == 2 else "batch"  # a convolution's filters
-        return pack(layer.csr, layer.codebook(), layout_hint=layout_hint, threads=threads)
-    return pack_values(layer.csr, layer.values)
+        packed = pack(layer.csr, layer.codebook(), layout_hint=layout_hint, threads=threads)
+    else:
+        packed = pack_values(layer.csr, layer.values)
+    packed.set_factors(*factors_of(layer))
+    return packed

@@ -19,6 +19,7 @@ from tersor.codec.blob import (
     inspect_blob,
 )
 from tersor.codec.encode import decompress_weight
+from tersor.nn.execution import Choice
 from tersor.nn.hooks import lift_call_hooks, take_over
 from tersor.nn.recomputed import dense_type_of, dtype_of
 from tersor.nn.weight import CompressedWeight
@@ -38,8 +39,11 @@ _OWN = (
     "dtype",
     "precision",
     "activation",
+    "execution",
+    "choices",
     "relative_error",
     "_dense_type",
+    "_dense_requires_grad",
     BLOB,
     "values",
 )
@@ -111,6 +115,9 @@ class Compressed(nn.Module):
         shape: of the dense weight.
         dtype: of the dense weight; follows ``.to()``.
         precision: class of arithmetic: ``highest``, ``high``, ``medium`` or ``low``.
+        execution: ``auto`` (what is faster), ``compressed`` or ``dense`` (from the weight decoded
+            once, which then stays in memory): :mod:`tersor.nn.execution`.
+        choices: what was decided so far, for batches of which size.
         activation: what is done with the outputs, fused into the kernel: ``none``, ``relu``,
             ``relu6``, ``gelu`` or ``silu``.
         values: the codebook as a parameter ``[k]`` where :meth:`train_values` made one. State
@@ -122,6 +129,14 @@ class Compressed(nn.Module):
 
     # The attributes that the dense layer has, and this one too.
     attributes: ClassVar[tuple[str, ...]] = ()
+
+    # What the dense layer calls its weight. The state has the blob under this name and ``_blob``.
+    weight_name: ClassVar[str] = "weight"
+    # Whether the dense layer knows a bias at all.
+    has_bias: ClassVar[bool] = True
+
+    execution: str = "auto"
+    choices: dict[Any, Choice]
 
     weight_blob: torch.Tensor
     bias: nn.Parameter | None
@@ -143,7 +158,7 @@ class Compressed(nn.Module):
         super().__init__()
         # Also where a model is swapped in inference mode, its tensors are to outlive that mode.
         with torch.inference_mode(False):
-            self.register_buffer(BLOB, torch.empty(0, dtype=torch.uint8, device="cpu"))
+            self.register_buffer(self.blob_name, torch.empty(0, dtype=torch.uint8, device="cpu"))
         # Registered even where it is None, as dense layers do: forward looks it up there.
         self.register_parameter("bias", bias)
         self.register_parameter("values", None)
@@ -151,17 +166,26 @@ class Compressed(nn.Module):
         self.dtype = dtype
         self.precision = "high"
         self.activation = "none"
+        self.choices = {}
         self.relative_error: float | None = None
         self._dense_type = dense_type
+        self._dense_requires_grad = True
 
     @classmethod
     def _empty(cls, module: nn.Module, shape: tuple[int, ...]) -> Self:
         """A layer with a dense one's geometry, bias and mode, and no weight."""
         bias = module._parameters.get("bias")
         made = cls(dense_type_of(module), shape, bias, dtype_of(module))
+        weight = module._parameters.get(cls.weight_name)
+        made._dense_requires_grad = weight is None or weight.requires_grad
         for name in cls.attributes:
             made.__dict__[name] = getattr(module, name)
         return made.train(module.training)
+
+    @property
+    def blob_name(self) -> str:
+        """The name of the blob in the state."""
+        return self.weight_name + SUFFIX
 
     @property
     def weight(self) -> torch.Tensor:
@@ -172,11 +196,15 @@ class Compressed(nn.Module):
         graph drops the operator where only the shape or the dtype was asked for.
         """
         if self.values is not None or torch.compiler.is_compiling():
-            decoded: torch.Tensor = torch.ops.tersor.decode(
-                self.weight_blob, self.values, list(self.shape), self.dtype
-            )
-            return decoded
+            return self._decoded()
         return CompressedWeight(self)
+
+    def _decoded(self) -> torch.Tensor:
+        """The dense weight as the result of an operator, which gradients of the codebook pass."""
+        decoded: torch.Tensor = torch.ops.tersor.decode(
+            self.weight_blob, self.values, list(self.shape), self.dtype
+        )
+        return decoded
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight":
@@ -184,6 +212,7 @@ class Compressed(nn.Module):
         elif name == "values" and (value is None or isinstance(value, nn.Parameter)):
             for layer in self.tied():
                 layer.register_parameter(name, value)
+                layer.choices = {}
         else:
             super().__setattr__(name, value)
 
@@ -226,12 +255,13 @@ class Compressed(nn.Module):
     def _share(self, blob: torch.Tensor) -> None:
         """Takes a blob, and the trained codebook of the layers that have it already."""
         others = _layers_of(blob)
-        self._buffers[BLOB] = blob
+        self._buffers[self.blob_name] = blob
         self._parameters["values"] = others[0].values if others else None
+        self.choices = {}
 
     def tied(self) -> list[Compressed]:
         """The layers that share the blob, wherever they are in use; this one among them."""
-        return _layers_of(self._buffers.get(BLOB)) or [self]
+        return _layers_of(self._buffers.get(self.blob_name)) or [self]
 
     @property
     def packed(self) -> _core.PackedMatrix:
@@ -287,9 +317,10 @@ class Compressed(nn.Module):
         nn.Module.__init__(dense)
         with torch.inference_mode(False), torch.no_grad():
             weight = CompressedWeight(self).dense().clone()
-        dense.register_parameter("weight", nn.Parameter(weight))
-        dense.register_parameter("bias", self.bias)
-        take_over(dense, self, self.attributes, without=_OWN)
+        dense.register_parameter(self.weight_name, nn.Parameter(weight, self._dense_requires_grad))
+        if self.has_bias:
+            dense.register_parameter("bias", self.bias)
+        take_over(dense, self, self.attributes, without=(*_OWN, self.blob_name))
         torch_internals.own_load_hooks(dense)
         if self.activation == "none":
             return dense
@@ -318,14 +349,15 @@ class Compressed(nn.Module):
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
         """Moves the bias and the codebook; of the blob only the device changes."""
-        blob = self._buffers.pop(BLOB)
+        blob = self._buffers.pop(self.blob_name)
         assert blob is not None
         try:
             super()._apply(fn, recurse)
             self.dtype = fn(torch.empty(0, dtype=self.dtype)).dtype
+            self.choices = {}
             moved = fn(blob)
         except BaseException:
-            self._buffers[BLOB] = blob
+            self._buffers[self.blob_name] = blob
             raise
         if blob.is_meta and not moved.is_meta:  # Module.to_empty()
             moved = moved.new_empty(0, dtype=torch.uint8)
@@ -334,7 +366,7 @@ class Compressed(nn.Module):
         # In place where torch can: tied layers go on sharing the tensor.
         if moved is not blob and not torch_internals.share_data(blob, moved):
             blob = moved
-        self._buffers[BLOB] = blob
+        self._buffers[self.blob_name] = blob
         return self
 
     def _save_to_state_dict(
@@ -343,7 +375,7 @@ class Compressed(nn.Module):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if destination.pop(prefix + "values", None) is not None:
             assert self.values is not None
-            destination[prefix + BLOB] = encoded(self.weight_blob, self.values)
+            destination[prefix + self.blob_name] = encoded(self.weight_blob, self.values)
         kind = self._dense_type
         if kind.get_extra_state is not nn.Module.get_extra_state:
             destination[prefix + _EXTRA_STATE] = kind.get_extra_state(self)
@@ -359,7 +391,7 @@ class Compressed(nn.Module):
         error_msgs: list[str],
     ) -> None:
         torch_internals.own_load_hooks(self)
-        key = prefix + BLOB
+        key = prefix + self.blob_name
         blob = state_dict.get(key)
         values, tied = self.values, self.tied()
         if (problem := self._misfit(blob)) is not None:
@@ -373,7 +405,7 @@ class Compressed(nn.Module):
             with torch.inference_mode(self.weight_blob.is_inference()), torch.no_grad():
                 room = torch.empty_like(blob, device=self.weight_blob.device)
                 if local_metadata.get("assign_to_params_buffers", False):
-                    self._buffers[BLOB] = room
+                    self._buffers[self.blob_name] = room
                 else:
                     self.weight_blob.set_(room)  # type: ignore[call-overload]
         self.values = None
@@ -387,16 +419,18 @@ class Compressed(nn.Module):
             error_msgs,
         )
         for layer in tied:  # a state that is assigned has replaced the tensor
-            layer._buffers[BLOB] = self.weight_blob
+            layer._buffers[layer.blob_name] = self.weight_blob
+            layer.choices = {}
         self._load_extra_state(state_dict, prefix, strict, missing_keys, unexpected_keys)
-        if strict and blob is None and prefix + "weight" in state_dict:
+        if strict and blob is None and prefix + self.weight_name in state_dict:
             # One sentence instead of a name that is missing and one that is unexpected.
             missing_keys.remove(key)
-            if prefix + "weight" in unexpected_keys:
-                unexpected_keys.remove(prefix + "weight")
+            if prefix + self.weight_name in unexpected_keys:
+                unexpected_keys.remove(prefix + self.weight_name)
             error_msgs.append(
-                f"{prefix}weight: a dense weight cannot be loaded into a {type(self).__name__}: "
-                "load it into the dense model (tersor.decompress_ gives it back) and compress that"
+                f"{prefix}{self.weight_name}: a dense weight cannot be loaded into a "
+                f"{type(self).__name__}: load it into the dense model (tersor.decompress_ gives it "
+                "back) and compress that"
             )
         if problem is not None or blob is None:
             self.values = values
@@ -445,7 +479,7 @@ class Compressed(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """For copies and pickles, whose hooks are to get them."""
         torch_internals.own_load_hooks(self)
-        return dict(self.__dict__)
+        return {**self.__dict__, "choices": {}}
 
     def extra_repr(self) -> str:
         """Shape, density and stored bytes."""
@@ -459,7 +493,9 @@ class Compressed(nn.Module):
             return f"{shape}, malformed"
         density = info.nonzeros / max(1, info.weights)
         device = "" if self.weight_blob.is_cpu else f", device={self.weight_blob.device}"
-        return f"{shape}, density={density:.4f}, bytes={info.total_bytes}{device}"
+        text = f"{shape}, density={density:.4f}, bytes={info.total_bytes}{device}"
+        runs = "; ".join(dict.fromkeys(map(str, self.choices.values())))
+        return f"{text}, runs {runs}" if runs else text
 
 
 def _layers_of(blob: torch.Tensor | None) -> list[Compressed]:
@@ -470,7 +506,7 @@ def _layers_of(blob: torch.Tensor | None) -> list[Compressed]:
         for layer in layers
         if layer is not None
         and blob is not None
-        and layer.__dict__.get("_buffers", {}).get(BLOB) is blob
+        and layer.__dict__.get("_buffers", {}).get(layer.blob_name) is blob
     ]
 
 

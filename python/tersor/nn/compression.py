@@ -23,19 +23,26 @@ class Compression:
         config: the settings; None where they are not known.
         left: by name of a layer, why it stayed dense.
         frozen: names of the parameters that no longer ask for gradients.
+        folded: by name of a layer, the norm that was folded into it.
     """
 
     config: Config | None = None
     left: Mapping[str, str] = field(default_factory=dict)
     frozen: frozenset[str] = frozenset()
+    folded: Mapping[str, str] = field(default_factory=dict)
 
 
 def remember(
-    model: nn.Module, config: Config | None, left: Mapping[str, str], *, freeze: bool
+    model: nn.Module,
+    config: Config | None,
+    left: Mapping[str, str],
+    *,
+    freeze: bool,
+    folded: Mapping[str, str] | None = None,
 ) -> None:
     """Notes at a model how it was compressed, and freezes its parameters if asked to.
 
-    Those that an earlier compression froze stay in the list.
+    Those that an earlier compression froze stay in the list, and so do norms that it folded.
     """
     model = unwrapped(model)
     before = compression_of(model) or Compression()
@@ -45,7 +52,9 @@ def remember(
             if parameter.requires_grad and not is_lazy(parameter):
                 parameter.requires_grad_(False)
                 frozen.add(name)
-    model.__dict__[_ATTRIBUTE] = Compression(config, dict(left), frozenset(frozen))
+    model.__dict__[_ATTRIBUTE] = Compression(
+        config, dict(left), frozenset(frozen), {**before.folded, **(folded or {})}
+    )
 
 
 def compression_of(model: nn.Module) -> Compression | None:

@@ -9,9 +9,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from tersor.config import LayerConfig
-from tersor.nn.base import Compressed, autocast, refuse_what_operators_get_wrong
+from tersor.nn.base import BLOB, Compressed, autocast, refuse_what_operators_get_wrong
+from tersor.nn.execution import finished, known_choice, run_fastest
 from tersor.nn.from_dense import compress_layer
 from tersor.ops.forward import run_conv2d
+from tersor.ops.packed import packed_of
+from tersor.ops.torch_internals import fastest_conv2d
 
 
 def pixels_of_padding(module: nn.Conv2d | CompressedConv2d) -> tuple[int, int, int, int]:
@@ -83,48 +86,30 @@ class CompressedConv2d(Compressed):
         ``residual``, of the result's shape, is added before the activation.
         """
         x = autocast(input)
+        # Past nn.Module's attribute look-up, which takes longer than a small layer.
+        bias = self._parameters["bias"]
+        values = self._parameters["values"]
         rows, _, high, wide = self.shape
         if x.dim() not in (3, 4) or x.shape[-3] != self.in_channels:
             raise ValueError(f"x has shape {list(x.shape)}, expected [n, {self.in_channels}, h, w]")
-        images = x.unsqueeze(0) if x.dim() == 3 else x
-        if residual is not None and x.dim() == 3:
-            residual = residual.unsqueeze(0)
-        left, right, above, below = pixels_of_padding(self)
-        # The kernel pads with zeros, alike on both sides; all else is padded before it.
-        if self.padding_mode != "zeros" or left != right or above != below:
-            mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
-            images = F.pad(images, (left, right, above, below), mode)
-            left = above = 0
-        geometry = (
-            [high, wide],
-            list(self.stride),
-            [above, left],
-            list(self.dilation),
-            self.groups,
-        )
-        if self._runs_eagerly(images, self.bias, self.values, residual):
-            y = run_conv2d(
-                self.packed,
-                images,
-                self.bias,
-                *geometry,
-                self.precision,
-                self.activation,
-                residual,
-            )
+        images = x
+        if x.dim() == 3:
+            images = x.unsqueeze(0)
+            residual = residual.unsqueeze(0) if residual is not None else None
+        images, padding = self._padded(images)
+        geometry = ((high, wide), self.stride, padding, self.dilation, self.groups)
+        if self._runs_eagerly(images, bias, values, residual):
+            y = self._run(images, bias, residual, geometry)
         else:
+            blob = self._buffers[BLOB]
             refuse_what_operators_get_wrong(
-                images,
-                weight=self.weight_blob,
-                codebook=self.values,
-                bias=self.bias,
-                residual=residual,
+                images, weight=blob, codebook=values, bias=bias, residual=residual
             )
             y = torch.ops.tersor.conv2d(
                 images,
-                self.weight_blob,
-                self.values,
-                self.bias,
+                blob,
+                values,
+                bias,
                 residual,
                 rows,
                 *geometry,
@@ -132,3 +117,48 @@ class CompressedConv2d(Compressed):
                 self.precision,
             )
         return y.squeeze(0) if x.dim() == 3 else y
+
+    def _padded(self, images: torch.Tensor) -> tuple[torch.Tensor, tuple[int, int]]:
+        """Images padded as far as the kernel cannot, and the padding that is left to it.
+
+        The kernel pads with zeros, alike on both sides.
+        """
+        if self.padding_mode == "zeros" and type(self.padding) is tuple:
+            return images, self.padding
+        left, right, above, below = pixels_of_padding(self)
+        if self.padding_mode == "zeros" and left == right and above == below:
+            return images, (above, left)
+        mode = "constant" if self.padding_mode == "zeros" else self.padding_mode
+        return F.pad(images, (left, right, above, below), mode), (0, 0)
+
+    def _run(
+        self,
+        images: torch.Tensor,
+        bias: torch.Tensor | None,
+        residual: torch.Tensor | None,
+        geometry: tuple[Any, Any, Any, Any, int],
+    ) -> torch.Tensor:
+        """The convolution by the way that is faster for images of this size, or asked for."""
+
+        def compressed() -> torch.Tensor:
+            blob = self._buffers[BLOB]
+            assert blob is not None
+            packed = packed_of(blob, self._parameters["values"])
+            return run_conv2d(
+                packed, images, bias, *geometry, self.precision, self.activation, residual
+            )
+
+        def dense(weight: torch.Tensor) -> torch.Tensor:
+            y = fastest_conv2d(images, weight, bias, *geometry[1:])
+            return finished(y, self.activation, residual)
+
+        if self.execution == "compressed":
+            return compressed()
+        situation = (tuple(images.shape[2:]), *geometry)
+        choice = known_choice(self, images, images.numel(), situation)
+        if choice is not None and choice.runs == "compressed":
+            return compressed()
+        others = [t for t in (images, bias, residual) if t is not None]
+        if not all(t.is_cpu for t in others):
+            return compressed()  # which says what is wrong
+        return run_fastest(self, images, images.numel(), compressed, dense, situation)

@@ -37,10 +37,11 @@ def compress_layer(
         raise ValueError(f"activation '{activation}' is none of {', '.join(ACTIVATIONS)}")
     plain = plain_copy(module) or module
     made = kind.empty_like(plain)
-    made.set_blob(
-        blob_tensor(encode_blob(compress_weight(plain.weight, settings, name, importance)))
-    )
+    weight = getattr(plain, made.weight_name)
+    made.set_blob(blob_tensor(encode_blob(compress_weight(weight, settings, name, importance))))
     made.precision, made.activation = settings.precision, activation
+    if settings.execution != "auto":
+        made.execution = settings.execution
     if made.bias is not None:
         with torch.inference_mode(False):
             bias = made.bias.detach().clone()

@@ -25,6 +25,8 @@ def _name_of(module: nn.Module) -> str | None:
 def _followed(model: nn.Module) -> Iterator[tuple[nn.Sequential, int, nn.Module]]:
     """Each pair of neighbours in an ``nn.Sequential``: the sequence, the second's place, the first.
 
+    An ``nn.Identity`` between them does not count.
+
     Without layers that occur twice in the model, which may be followed by something else elsewhere,
     and without what plain attributes hold, which may be called from there.
     """
@@ -37,10 +39,16 @@ def _followed(model: nn.Module) -> Iterator[tuple[nn.Sequential, int, nn.Module]
         in_order = type(sequence).forward is nn.Sequential.forward
         if isinstance(sequence, nn.Sequential) and in_order and "forward" not in vars(sequence):
             for i in range(1, len(sequence)):
-                if places.get(sequence[i - 1]) == 1 and held.isdisjoint(
-                    (sequence[i - 1], sequence[i])
-                ):
-                    yield sequence, i, sequence[i - 1]
+                layer = _before(sequence, i)
+                if places.get(layer) == 1 and held.isdisjoint((layer, sequence[i])):
+                    yield sequence, i, layer
+
+
+def _before(sequence: nn.Sequential, i: int) -> nn.Module:
+    """What the module at a place follows; what folded norms leave does nothing."""
+    while i > 1 and type(sequence[i - 1]) is nn.Identity and not is_observed(sequence[i - 1]):
+        i -= 1
+    return sequence[i - 1]
 
 
 def _put_identity(sequence: nn.Sequential, i: int) -> None:

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 from torch.nn.utils import parametrize
 
-from tersor.nn.base import Compressed
+from tersor.nn.matrices import CompressedMatrix, matrices_of
 from tersor.nn.wrappers import plain_name, wrapper_prefix
 
 
@@ -30,7 +30,9 @@ def layers_of(model: nn.Module) -> dict[nn.Module, list[str]]:
             inside += (f"{name}.parametrizations.".removeprefix("."),)
         if f"{name}.".startswith(inside):
             continue
-        if isinstance(module, Compressed) or own_parameters(module):
+        if isinstance(module, CompressedMatrix):  # seen through the layer that has it
+            continue
+        if matrices_of(module) or own_parameters(module):
             names = layers.setdefault(module, [])
             if (plain := plain_name(name, prefix)) not in names:
                 names.append(plain)

@@ -21,11 +21,13 @@ class CompressedWeight(torch.Tensor):
     """Has the shape, dtype and device of the dense weight, and holds none of it.
 
     Whatever is computed with it is computed with the dense weight, decoded for that one operation.
-    Being a tensor of its own type it also makes torch's fused paths, which read weights past the
-    layer's ``forward``, step aside.
+    Torch's fused paths, which read weights past the layer's ``forward``, step aside for it.
     """
 
     layer: Compressed
+    # Torch asks this of tensors: the weight passes for a parameter, as by the look-up of names by
+    # which ``transformers`` ties weights.
+    _is_param = True
 
     @staticmethod
     def __new__(cls, layer: Compressed) -> CompressedWeight:
@@ -75,6 +77,20 @@ class CompressedWeight(torch.Tensor):
     def tolist(self) -> Any:
         """The dense weight as nested lists."""
         return self.dense().tolist()
+
+    if torch_internals.has_function_scope:
+
+        @classmethod
+        def __torch_function__(
+            cls,
+            func: Any,
+            types: Sequence[type],
+            args: Sequence[Any] = (),
+            kwargs: Mapping[str, Any] | None = None,
+        ) -> Any:
+            """Does nothing; that there is one tells torch's fused layers to step aside."""
+            with torch_internals.without_torch_function():
+                return func(*args, **(kwargs or {}))
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]

@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
-from tersor.ops import autograd, library
+from tersor.ops import autograd, embedding, library, recurrent
 from tersor.ops.forward import run_conv2d, run_linear
 from tersor.ops.packed import packed_of
 
-__all__ = ["autograd", "library", "packed_of", "run_conv2d", "run_linear"]
+__all__ = [
+    "autograd",
+    "embedding",
+    "library",
+    "packed_of",
+    "recurrent",
+    "run_conv2d",
+    "run_linear",
+]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -115,10 +117,10 @@ def run_conv2d(
     packed: _core.PackedMatrix,
     x: torch.Tensor,
     bias: torch.Tensor | None,
-    kernel: list[int],
-    stride: list[int],
-    padding: list[int],
-    dilation: list[int],
+    kernel: Sequence[int],
+    stride: Sequence[int],
+    padding: Sequence[int],
+    dilation: Sequence[int],
     groups: int,
     precision: str,
     activation: str = "none",
@@ -141,11 +143,21 @@ def run_conv2d(
     Raises:
         ValueError: shapes or parameters do not fit, or as :func:`run_linear`.
     """
+    geometry = _geometry(
+        packed.cols, tuple(kernel), tuple(stride), tuple(padding), tuple(dilation), groups
+    )
+    y = _core.conv2d(
+        packed, x, bias, residual, geometry, activation, precision, torch.get_num_threads()
+    )
+    if y is not None:
+        done: torch.Tensor = y
+        return done
+    # Something is to be converted, or to be refused.
     taps = kernel[0] * kernel[1]
     channels = packed.cols // taps * groups if taps else 0
     if x.dim() != 4 or x.shape[1] != channels:
         raise ValueError(f"x has shape {list(x.shape)}, expected [n, {channels}, h, w]")
-    geometry = _core.ConvGeometry(
+    sized = _core.ConvGeometry(
         channels,
         groups,
         (x.shape[2], x.shape[3]),
@@ -155,6 +167,22 @@ def run_conv2d(
         (dilation[0], dilation[1]),
     )
     n = x.shape[0]
-    out = (n, packed.rows, *geometry.output_size())
-    operands = (packed, geometry)
-    return _run(_core.conv_convolve, operands, x, n, out, bias, residual, activation, precision)
+    out = (n, packed.rows, *sized.output_size())
+    return _run(
+        _core.conv_convolve, (packed, sized), x, n, out, bias, residual, activation, precision
+    )
+
+
+@functools.lru_cache(maxsize=1024)
+def _geometry(
+    cols: int,
+    kernel: tuple[int, int],
+    stride: tuple[int, int],
+    padding: tuple[int, int],
+    dilation: tuple[int, int],
+    groups: int,
+) -> _core.ConvGeometry:
+    """A convolution's geometry without the size of its images."""
+    taps = kernel[0] * kernel[1]
+    channels = cols // taps * groups if taps else 0
+    return _core.ConvGeometry(channels, groups, (0, 0), kernel, stride, padding, dilation)

@@ -104,8 +104,12 @@ def _decode_fake(
 
 @torch.library.impl(LIBRARY, "decode_to_values", "CPU")
 def _decode_to_values(gradient: torch.Tensor, blob: torch.Tensor, count: int) -> torch.Tensor:
-    codes = torch.from_numpy(csr.decode(content_of(blob).csr)).flatten().int()
-    sums = torch.zeros(count + 1).index_add_(0, codes, gradient.float().flatten())
+    content = content_of(blob)
+    codes = torch.from_numpy(csr.decode(content.csr))
+    scaled = content.scale(gradient.detach().float().reshape(codes.shape).numpy().copy())
+    sums = torch.zeros(count + 1).index_add_(
+        0, codes.flatten().int(), torch.from_numpy(scaled).flatten()
+    )
     return sums[1:].clone()
 
 

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from tersor._progress import Progress, shown
-from tersor.calibration.inputs import read_batches
+from tersor.calibration.blocks import Inputs
+from tersor.calibration.inputs import ForwardFunction, read_batches
 from tersor.codec.blob import BlobInfo
 from tersor.config import Config
 from tersor.io.checkpoint import stored_bytes
 from tersor.nn.base import Compressed
 from tersor.nn.compression import compression_of, forget, remember
+from tersor.nn.matrices import matrices_of
 from tersor.nn.registry import swap_modules
-from tersor.pipeline.calibrate import calibrate_
+from tersor.pipeline.calibrate import Calibration
 from tersor.pipeline.encode import leave_what_grows, quantize_and_encode
+from tersor.pipeline.fit_size import fit_size_
+from tersor.pipeline.fold import folded_norms
 from tersor.pipeline.prune import spread_density
 from tersor.pipeline.quantize import share_one_codebook_
 from tersor.pipeline.records import Selection
@@ -41,6 +47,9 @@ def compress_(
     importance: Mapping[str, Any] | None = None,
     *,
     data: Iterable[Any] | None = None,
+    forward_fn: ForwardFunction | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    refine_steps: int = 0,
     evaluate: Evaluate | None = None,
     progress: Progress = "auto",
     trainable: bool = False,
@@ -56,10 +65,17 @@ def compress_(
         importance: by the name of a weight, how much errors of its entries count, for example
             :func:`tersor.calibration.sensitivity.hessian_diagonal`; weights without one count
             alike.
-        data: inputs of the model, batch by batch, some 128 in all (1,000 for a target) and without
-            labels: layers are pruned and quantized one after another, and errors compensated
+        data: inputs of the model, batch by batch, some 128 in all and without labels: layers are
+            pruned and quantized one after another, and errors compensated
             (:mod:`tersor.calibration.compensation`). A batch is a tensor, a tuple of arguments or a
-            dict of keyword arguments.
+            dict of keyword arguments. Where ``torch.distributed`` is initialized, each rank gives
+            some of the batches, and all get the same model.
+        forward_fn: ``(model, batch)``: how the model is run on a batch, which may then be anything
+            that a ``DataLoader`` yields; what it returns is what the model's output is.
+        checkpoint_dir: a folder for the weights that are calibrated already: an interrupted call
+            that is repeated with the same model, settings and data continues from them.
+        refine_steps: of distillation for each block after its weights are quantized, in which its
+            norms and biases are tuned to the outputs of the dense one.
         evaluate: of a model: its accuracy, or whatever is better the higher it is; for
             ``max_drop``.
         progress: called with a line for each step; ``"auto"`` shows them where standard output is
@@ -77,20 +93,23 @@ def compress_(
             model is as it was.
     """
     config = config or Config()
-    batches = _checked(config, data, evaluate)
-    selection = select(model, config, filter_fn, importance)
-    compressed_before = any(isinstance(module, Compressed) for module in model.modules())
-    model = swap_plain_(model, selection)
-    with _undone_on_error(model, selection):
-        with shown(progress) as say:
-            target = _run_stages(model, selection, config, batches, evaluate, say)
-        swaps = compressed_modules(model, selection.records, config.biases)
-        if target is not None:
-            with swapped(model, swaps) as compressed:
-                target.check(compressed)
-        model = give_up_plain_(swap_(model, swaps), selection, swaps)
+    inputs = _checked(config, data, evaluate, forward_fn, checkpoint_dir, refine_steps)
+    with folded_norms(model, config, inputs) as folding:
+        selection = select(model, config, filter_fn, importance)
+        compressed_before = any(isinstance(module, Compressed) for module in model.modules())
+        model = swap_plain_(model, selection)
+        with _undone_on_error(model, selection):
+            with shown(progress) as say:
+                target = _run_stages(model, selection, config, inputs, evaluate, say)
+            swaps = compressed_modules(model, selection.records, config.biases)
+            if target is not None:
+                with swapped(model, swaps) as compressed:
+                    target.check(compressed)
+            model = give_up_plain_(swap_(model, swaps), selection, swaps)
+        model = folding.keep(model)
+    left = {n: why for n, why in selection.left.items() if n not in folding.names.values()}
     settings = _settings_of_all(model, config, bool(swaps)) if compressed_before else config
-    remember(model, settings, selection.left, freeze=not trainable)
+    remember(model, settings, left, freeze=not trainable, folded=folding.names)
     return model
 
 
@@ -121,8 +140,13 @@ def _undone_on_error(model: nn.Module, selection: Selection) -> Iterator[None]:
 
 
 def _checked(
-    config: Config, data: Iterable[Any] | None, evaluate: Evaluate | None
-) -> list[Any] | None:
+    config: Config,
+    data: Iterable[Any] | None,
+    evaluate: Evaluate | None,
+    forward_fn: ForwardFunction | None,
+    checkpoint_dir: str | os.PathLike[str] | None,
+    refine_steps: int,
+) -> Inputs | None:
     """The calibration batches, read once: an iterator would be empty the second time.
 
     Raises:
@@ -131,27 +155,41 @@ def _checked(
     if (config.max_drop is None) != (evaluate is None):
         raise ValueError("max_drop and evaluate belong together")
     if data is None:
+        options = {
+            "forward_fn": forward_fn,
+            "checkpoint_dir": checkpoint_dir,
+            "refine_steps": refine_steps or None,
+        }
+        for name, given in options.items():
+            if given is not None:
+                raise ValueError(f"{name} is for calibration: give inputs as data")
         return None
     if config.joint_codebook is not None:
         raise ValueError("joint_codebook cannot be combined with calibration data")
-    return read_batches(data)
+    folder = None if checkpoint_dir is None else Path(checkpoint_dir)
+    batches = read_batches(data, any_kind=forward_fn is not None)
+    return Inputs(batches, forward_fn, folder, refine_steps)
 
 
 def _run_stages(
     model: nn.Module,
     selection: Selection,
     config: Config,
-    data: list[Any] | None,
+    data: Inputs | None,
     evaluate: Evaluate | None,
     say: Callable[[str], None],
 ) -> Target | None:
     """From selected weights to blobs in their records; returns what is to be met."""
     records = selection.records
-    target = _choose_settings(model, selection, config, data, evaluate, say)
-    if data is not None:
-        calibrate_(model, records, data, say)
+    calibration = None if data is None else Calibration(model, records, data)
+    target = _choose_settings(model, selection, config, calibration, evaluate, say)
+    if calibration is not None and target is not None and target.evaluate is None:
+        leave_what_grows(selection)  # encoded already
+        return target
+    if calibration is not None:
+        calibration.apply_(say)
     if config.joint_codebook is not None:
-        share_one_codebook_(records, config.joint_codebook)
+        share_one_codebook_([r for r in records if not r.is_table], config.joint_codebook)
     quantize_and_encode(records, say)
     leave_what_grows(selection)
     return target
@@ -161,7 +199,7 @@ def _choose_settings(
     model: nn.Module,
     selection: Selection,
     config: Config,
-    data: list[Any] | None,
+    calibration: Calibration | None,
     evaluate: Evaluate | None,
     say: Callable[[str], None],
 ) -> Target | None:
@@ -169,8 +207,10 @@ def _choose_settings(
     if config.density is not None:
         spread_density(selection.records, config.density)
     target = target_of(model, config, evaluate)
-    if target is not None:
-        search(model, selection.records, target, data, lambda step: say(str(step)))
+    if target is not None and target.evaluate is None and calibration is not None:
+        fit_size_(model, calibration, target, say)
+    elif target is not None:
+        search(model, selection.records, target, calibration, lambda step: say(str(step)))
     return target
 
 
@@ -184,11 +224,16 @@ def decompress_(model: nn.Module) -> nn.Module:
     weights: dict[int, nn.Parameter] = {}
 
     def dense(module: nn.Module, _: str) -> nn.Module | None:
-        if not isinstance(module, Compressed):
+        matrices = matrices_of(module)
+        if not matrices:
             return None
-        made = module.to_dense()
-        layer: Any = made if module.activation == "none" else made.get_submodule("0")
-        layer.weight = weights.setdefault(id(module.weight_blob), layer.weight)
+        made: nn.Module = module.to_dense()  # type: ignore[operator]
+        fused = getattr(module, "activation", "none") != "none"
+        layer: Any = made.get_submodule("0") if fused else made
+        for name, matrix in matrices.items():
+            weight = weights.setdefault(id(matrix.weight_blob), getattr(layer, name))
+            if weight is not getattr(layer, name):
+                setattr(layer, name, weight)
         return made
 
     return swap_modules(model, dense)
@@ -227,13 +272,19 @@ def estimate(
     importance: Mapping[str, Any] | None = None,
     *,
     data: Iterable[Any] | None = None,
+    forward_fn: ForwardFunction | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    refine_steps: int = 0,
     evaluate: Evaluate | None = None,
     progress: Progress = "auto",
 ) -> Estimate:
     """What :func:`compress_` would make of a model, which stays as it is; arguments as there."""
     config = config or Config()
-    batches = _checked(config, data, evaluate)
-    with _selected(model, config, filter_fn, importance) as (plain, selection):
+    batches = _checked(config, data, evaluate, forward_fn, checkpoint_dir, refine_steps)
+    with (
+        folded_norms(model, config, batches),
+        _selected(model, config, filter_fn, importance) as (plain, selection),
+    ):
         dense_bytes = tensor_bytes(plain)
         with shown(progress) as say:
             _run_stages(plain, selection, config, batches, evaluate, say)
@@ -270,6 +321,9 @@ def fit(
     importance: Mapping[str, Any] | None = None,
     *,
     data: Iterable[Any] | None = None,
+    forward_fn: ForwardFunction | None = None,
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    refine_steps: int = 0,
     evaluate: Evaluate | None = None,
     progress: Progress = "auto",
 ) -> Config:
@@ -281,10 +335,12 @@ def fit(
     Raises:
         ValueError: as :func:`compress_`.
     """
-    batches = _checked(config, data, evaluate)
+    batches = _checked(config, data, evaluate, forward_fn, checkpoint_dir, refine_steps)
     with (
+        folded_norms(model, config, batches),
         _selected(model, config, filter_fn, importance) as (plain, selection),
         shown(progress) as say,
     ):
-        _choose_settings(plain, selection, config, batches, evaluate, say)
+        calibration = None if batches is None else Calibration(plain, selection.records, batches)
+        _choose_settings(plain, selection, config, calibration, evaluate, say)
         return with_settings(config, selection.records)

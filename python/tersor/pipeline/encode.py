@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
+
+from torch import nn
 
 from tersor.codec.blob import encode_blob, inspect_blob
 from tersor.pipeline.quantize import quantize
 from tersor.pipeline.records import Selection, WeightRecord
+from tersor.pipeline.select import leave_places
 
 
 def encode(record: WeightRecord) -> None:
@@ -34,15 +38,23 @@ def quantize_and_encode(
                 f"{number}/{len(records)} {record.label}: "
                 f"{record.dense_bytes:,} -> {len(record.blob):,} bytes"
             )
-        if record.grows:
+        if record.grows and len(record.handler.shapes(record.module)) == 1:
             record.restore()
 
 
 def leave_what_grows(selection: Selection) -> None:
     """Takes the weights out of the selection whose blobs are not smaller, and says why."""
+    # Of a layer with several weights all count together.
+    stored: Counter[nn.Module] = Counter()
+    dense: Counter[nn.Module] = Counter()
     for record in selection.records:
         assert record.blob is not None
-        if record.grows:
-            why = f"would not get smaller ({len(record.blob):,} bytes of {record.dense_bytes:,})"
-            selection.left.update(dict.fromkeys(record.places, why))
-    selection.records[:] = [record for record in selection.records if not record.grows]
+        for module in record.places.values():
+            stored[module] += len(record.blob)
+            dense[module] += record.dense_bytes
+    for record in selection.records:
+        for name, module in record.places.items():
+            if stored[module] >= dense[module]:
+                why = f"would not get smaller ({stored[module]:,} bytes of {dense[module]:,})"
+                selection.left[name] = why
+    leave_places(selection)

@@ -14,8 +14,13 @@ def spread_density(records: Sequence[WeightRecord], density: float) -> None:
     """Sets the density of each layer that has neither one nor a threshold of its own.
 
     So that over all of them the largest weights stay, ``round(density * weights)`` in number.
+    Tables of embeddings are not among them.
     """
-    free = [r for r in records if r.settings.density is None and r.settings.threshold is None]
+    free = [
+        r
+        for r in records
+        if r.settings.density is None and r.settings.threshold is None and not r.is_table
+    ]
     if not free:
         return
     total = sum(record.parameter.numel() for record in free)

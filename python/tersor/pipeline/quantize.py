@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from tersor._validation import as_float32
@@ -22,10 +24,26 @@ def quantize(record: WeightRecord) -> None:
         ValueError: a weight holds NaN or infinity, or its importance does not fit it; the message
             names the layer.
     """
-    record.quantized = compress_weight(
-        record.parameter, record.settings, record.label, record.importance
-    )
+    scaled = record.scaled
+    weight: torch.Tensor
+    if scaled is None:
+        weight, importance = record.parameter, record.importance
+    else:
+        weight, importance = scaled.values.reshape(record.parameter.shape), None
+    record.quantized = compress_weight(weight, record.settings, record.label, importance)
+    if scaled is not None and scaled.rows is not None:
+        record.quantized = dataclasses.replace(
+            record.quantized,
+            row_factors=_factors(scaled.rows),
+            column_factors=None if scaled.columns is None else _factors(scaled.columns),
+        )
     record.relative_error = _relative_error(record)
+
+
+def _factors(factors: torch.Tensor) -> npt.NDArray[np.float32] | None:
+    """Factors as the codec takes them; None where all are 1."""
+    found: npt.NDArray[np.float32] = factors.flatten().cpu().numpy()
+    return None if (found == 1).all() else found
 
 
 def _relative_error(record: WeightRecord) -> float:
@@ -44,6 +62,7 @@ def exact(settings: LayerConfig) -> LayerConfig:
         index_bits=settings.index_bits,
         flat=settings.flat,
         precision=settings.precision,
+        execution=settings.execution,
     )
 
 

@@ -11,10 +11,11 @@ import torch
 from torch import nn
 
 from tersor._names import joined
+from tersor.calibration.rates import Scaled
 from tersor.codec.blob import BlobInfo, CompressedTensor
 from tersor.config import LayerConfig
 from tersor.io.state_dict import storage_key
-from tersor.nn.registry import LayerHandler
+from tersor.nn.registry import LayerHandler, handler_of
 
 
 @dataclass(eq=False)
@@ -26,16 +27,18 @@ class WeightRecord:
         weight_name: of the weight in its layer (``weight``).
         parameter: the dense weight.
         places: all layers that use the parameter, with their names.
-        handler: of these layers.
+        handler: of the first of these layers.
         settings: of the layer; stages before quantization refine them.
         importance: of each entry, as the weight; None = all alike.
         saved: parameters of these layers with the memory that they had before a stage changed them
             in place.
+        scaled: the weight as few values times factors, set by calibration.
         quantized: set by the quantize stage.
         blob: uint8 ``[n]``, set by the encode stage.
         info: where its bytes go.
         relative_error: Frobenius norm of the error over that of the weight, set by the quantize
             stage.
+        is_named: whether the settings are of an override that names the layer.
     """
 
     layer: str
@@ -46,10 +49,12 @@ class WeightRecord:
     settings: LayerConfig
     importance: npt.NDArray[np.float32] | None = None
     saved: list[tuple[nn.Parameter, torch.Tensor]] = field(default_factory=list)
+    scaled: Scaled | None = None
     quantized: CompressedTensor | None = None
     blob: npt.NDArray[np.uint8] | None = None
     info: BlobInfo | None = None
     relative_error: float | None = None
+    is_named: bool = False
 
     @property
     def name(self) -> str:
@@ -65,6 +70,16 @@ class WeightRecord:
     def module(self) -> nn.Module:
         """The first of the layers."""
         return next(iter(self.places.values()))
+
+    @property
+    def is_table(self) -> bool:
+        """Whether rows of the weight are looked up by any layer.
+
+        Its errors are those of single rows: it is not pruned, nor given a codebook, together with
+        weights that are multiplied.
+        """
+        handlers = [handler_of(module) for module in self.places.values()]
+        return any(handler is not None and handler.settings == "embedding" for handler in handlers)
 
     @property
     def original(self) -> torch.Tensor:
@@ -86,6 +101,11 @@ class WeightRecord:
         for parameter, memory in self.saved:
             parameter.data = own.setdefault(storage_key(memory), memory.clone())
 
+    def keep_too(self, parameter: nn.Parameter) -> None:
+        """As :meth:`keep`, for a parameter of another layer, which no record has kept."""
+        self.saved.append((parameter, parameter.data))
+        parameter.data = parameter.data.clone()
+
     def restore(self) -> None:
         """Gives the parameters the memory back that they had, where a stage changed them.
 
@@ -94,6 +114,7 @@ class WeightRecord:
         for parameter, memory in self.saved:
             parameter.data = memory
         self.saved = []
+        self.scaled = None
 
     @property
     def dense_bytes(self) -> int:

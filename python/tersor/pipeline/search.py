@@ -6,16 +6,15 @@ import dataclasses
 import glob
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
 
 from tersor._validation import as_float32
-from tersor.calibration.compensation import whole_errors
+from tersor.calibration.allocation import WeightRate, penalty_scales
 from tersor.config import Config, LayerConfig
 from tersor.io.checkpoint import file_bytes
-from tersor.pipeline.calibrate import calibrate_
+from tersor.pipeline.calibrate import Calibration
 from tersor.pipeline.encode import quantize_and_encode
 from tersor.pipeline.records import WeightRecord
 from tersor.pipeline.select import tensor_bytes
@@ -87,7 +86,7 @@ def search(
     model: nn.Module,
     records: Sequence[WeightRecord],
     target: Target,
-    data: Iterable[Any] | None = None,
+    calibration: Calibration | None = None,
     progress: Callable[[rate_distortion.Step], None] | None = None,
 ) -> None:
     """Gives each record the settings that meet a target.
@@ -106,8 +105,8 @@ def search(
         try:
             for record in records:
                 record.settings = chosen[record.name]
-            if data is not None:
-                calibrate_(model, records, data)
+            if calibration is not None:
+                calibration.apply_()
             quantize_and_encode(records)
             with swapped(
                 model, compressed_modules(model, records, target.config.biases)
@@ -118,7 +117,7 @@ def search(
                 record.restore()
                 record.settings = given[record]
 
-    layers = _weighted(records) if data is None else _compensated(model, records, data)
+    layers = _weighted(records) if calibration is None else _compensated(calibration)
     size = target.evaluate is None
     found = rate_distortion.search(
         layers, measure, target.limit, size=size, progress=progress, goal=target.goal
@@ -140,24 +139,38 @@ def _weighted(records: Sequence[WeightRecord]) -> list[rate_distortion.SearchLay
     return layers
 
 
-def _compensated(
-    model: nn.Module, records: Sequence[WeightRecord], data: Iterable[Any]
-) -> list[rate_distortion.SearchLayer]:
+def _compensated(calibration: Calibration) -> list[rate_distortion.SearchLayer]:
     """The layers where errors are compensated, which each step of the search does."""
-    if any(record.importance is not None for record in records):
-        raise ValueError("give either importance or calibration inputs")
-    modules = {record.name: list(record.places.values()) for record in records}
-    for record in records:
-        as_float32(record.parameter, record.label)  # finite
-    errors = whole_errors(model, modules, data)
-    if missed := [record.label for record in records if record.name not in errors]:
-        raise ValueError(f"{missed[0]}: no calibration input reaches it")
+    rates, scales = known_rates(calibration)
     return [
         rate_distortion.Compensated(
-            record.name, record.parameter.numel(), record.settings, errors[record.name]
+            record.name,
+            record.parameter.numel(),
+            record.settings,
+            scales[record.name],
+            rates[record.name].power * rates[record.name].size / scales[record.name],
         )
-        for record in records
+        for record in calibration.records
     ]
+
+
+def known_rates(calibration: Calibration) -> tuple[dict[str, WeightRate], dict[str, float]]:
+    """The rate of each weight by name, and its penalty at a Lagrange multiplier of 1.
+
+    Raises:
+        ValueError: importance is given as well, or no input reaches a layer.
+    """
+    records = calibration.records
+    if any(record.importance is not None for record in records):
+        raise ValueError("give either importance or calibration inputs")
+    for record in records:
+        as_float32(record.parameter, record.label)  # finite
+    rates = calibration.rates()
+    if missed := [record.label for record in records if record.name not in rates]:
+        raise ValueError(f"{missed[0]}: no calibration input reaches it")
+    tables = {record.name: len(record.parameter) for record in calibration.tables}
+    share = calibration.slope_share
+    return rates, penalty_scales(rates, calibration.slopes(), share, tables)
 
 
 def with_settings(config: Config, records: Iterable[WeightRecord]) -> Config:

@@ -17,8 +17,9 @@ from tersor.io.state_dict import storage_key
 from tersor.nn.base import Compressed
 from tersor.nn.hooks import hand_over
 from tersor.nn.layers import layers_of, nbytes, own_parameters
+from tersor.nn.matrices import matrices_of
 from tersor.nn.recomputed import plain_copy
-from tersor.nn.registry import handler_of, swap_modules, why_not
+from tersor.nn.registry import LayerHandler, handler_of, swap_modules, why_not
 from tersor.nn.wrappers import plain_name
 from tersor.pipeline.records import Selection, WeightRecord
 
@@ -49,14 +50,14 @@ def select(
     selection = Selection([], {})
     records: dict[Hashable, WeightRecord] = {}
     for module, names in layers.items():
-        if isinstance(module, Compressed):
+        if matrices_of(module) or isinstance(module, Compressed):
             continue
         reason, settings = _decide(names, module, config, filter_fn)
         if settings is not None:
             plain = plain_copy(module)
             if plain is not None:
                 selection.plain[module] = plain
-            reason = _add(names[0], plain or module, settings, records)
+            reason = _add(names, plain or module, settings, config, records)
         if reason is not None:
             selection.left[names[0]] = reason
     selection.records += records.values()
@@ -118,42 +119,73 @@ def _decide(
         return FILTERED, None
     handler = handler_of(module)
     assert handler is not None
-    (shape,) = handler.shapes(module).values()
-    settings = config.for_layer(names, len(shape))
+    shape = next(iter(handler.shapes(module).values()))
+    settings = config.for_layer(names, len(shape), handler.settings)
     return (NOT_CONFIGURED, None) if settings is None else (None, settings)
 
 
 def _add(
-    name: str, module: nn.Module, settings: LayerConfig, records: dict[Hashable, WeightRecord]
+    names: Sequence[str],
+    module: nn.Module,
+    settings: LayerConfig,
+    config: Config,
+    records: dict[Hashable, WeightRecord],
 ) -> str | None:
-    """Adds a layer's weight to the records, or the layer to the record of the same weight.
+    """Adds a layer's weights to the records, or the layer to the records of the same weights.
 
     Returns:
         Why it is left; None where it is added.
     """
+    name = names[0]
     handler = handler_of(module)
     assert handler is not None
-    (weight_name,) = handler.shapes(module)
-    parameter = getattr(module, weight_name)
-    if not isinstance(parameter, nn.Parameter):
-        return f"{weight_name} is computed before each forward in a way that is not known"
-    if parameter.is_meta:
-        raise ValueError(f"{name}: {weight_name} is on the meta device and has no data")
-    record = records.get(identity(parameter))
-    if record is None:
-        records[identity(parameter)] = WeightRecord(
-            name, weight_name, parameter, {name: module}, handler, settings
-        )
-    elif record.handler is not handler:
-        return f"shares its weight with {record.label}, a layer of another kind"
-    elif record.settings != settings:
+    parameters: dict[str, nn.Parameter] = {}
+    for weight_name in handler.shapes(module):
+        parameter = getattr(module, weight_name)
+        if not isinstance(parameter, nn.Parameter):
+            return f"{weight_name} is computed before each forward in a way that is not known"
+        if parameter.is_meta:
+            raise ValueError(f"{name}: {weight_name} is on the meta device and has no data")
+        record = records.get(identity(parameter))
+        if record is not None and (record.handler.transposed, record.weight_name) != (
+            handler.transposed,
+            weight_name,
+        ):
+            return f"shares its weight with {record.label}, a layer of another kind"
+        parameters[weight_name] = parameter
+    if len({identity(parameter) for parameter in parameters.values()}) < len(parameters):
+        return "some of its weights are the same tensor"
+    is_named = config.names_layer(names)
+    for weight_name, parameter in parameters.items():
+        found = records.get(identity(parameter))
+        if found is None:
+            made = WeightRecord(name, weight_name, parameter, {name: module}, handler, settings)
+            made.is_named = is_named
+            records[identity(parameter)] = made
+            continue
+        if found.settings != settings:
+            _settle(found, name, handler, settings, is_named=is_named)
+        found.places[name] = module
+    return None
+
+
+def _settle(
+    record: WeightRecord, name: str, handler: LayerHandler, settings: LayerConfig, *, is_named: bool
+) -> None:
+    """Gives the record of a tied weight the settings that count for all its layers.
+
+    Of layers of two kinds, those of the one that is named by an override; else the embedding's.
+
+    Raises:
+        ValueError: two layers of one kind, or two named ones, have different settings.
+    """
+    if record.handler.settings == handler.settings or (record.is_named and is_named):
         raise ValueError(
             f"{record.label} and {name} share a weight but have different settings: "
             "give both the same"
         )
-    else:
-        record.places[name] = module
-    return None
+    if is_named or (not record.is_named and handler.settings == "embedding"):
+        record.settings, record.is_named = settings, is_named
 
 
 def identity(tensor: torch.Tensor) -> Hashable:
@@ -166,16 +198,35 @@ def identity(tensor: torch.Tensor) -> Hashable:
 def _leave_partly_tied(selection: Selection, layers: Mapping[nn.Module, Sequence[str]]) -> None:
     """Leaves weights that other layers share which stay dense: the tie is worth more."""
     users = users_of(layers)
-    kept = []
     for record in selection.records:
         others = [n for n in users.get(identity(record.parameter), ()) if n not in record.places]
-        if not others:
-            kept.append(record)
-            continue
-        why = selection.left.get(others[0], "it stays dense")
-        for name in record.places:
-            selection.left[name] = tied_to(others[0], why)
-    selection.records[:] = kept
+        if others:
+            why = selection.left.get(others[0], "it stays dense")
+            for name in record.places:
+                selection.left[name] = tied_to(others[0], why)
+    leave_places(selection)
+
+
+def leave_places(selection: Selection) -> None:
+    """Takes the layers out of the records that are left, and with them all their weights.
+
+    Those that share a weight with such a layer are left as well.
+    """
+    left = {m for r in selection.records for n, m in r.places.items() if n in selection.left}
+    growing = True
+    while growing:
+        growing = False
+        for record in selection.records:
+            places = record.places
+            hit = next((n for n, m in places.items() if m in left), None)
+            rest = {n: m for n, m in places.items() if m not in left}
+            if hit is not None and rest:
+                growing = True
+                left.update(rest.values())
+                for name in rest:
+                    why = selection.left.get(hit, "it stays dense")
+                    selection.left.setdefault(name, tied_to(hit, why))
+    selection.records[:] = [r for r in selection.records if left.isdisjoint(r.places.values())]
 
 
 def users_of(layers: Mapping[nn.Module, Sequence[str]]) -> dict[Hashable, dict[str, nn.Module]]:
@@ -208,18 +259,17 @@ def _give_importance(
         for name in names
         for leaf in (*module._parameters, "weight")
     }
-    given: dict[nn.Module, Any] = {}
+    given: dict[tuple[nn.Module, str], Any] = {}
     for name, value in importance.items():
         forms = (name, plain_name(name, ""), plain_name(name, "module."))
         plain = next((form for form in forms if form in weights), None)
         if plain is None:
             raise ValueError(f"importance: no weight is named '{name}'{near(name, weights)}")
-        if plain.rpartition(".")[2] == "weight":
-            given[weights[plain]] = value
+        given[weights[plain], plain.rpartition(".")[2]] = value
     originals = {plain: module for module, plain in selection.plain.items()}
     for record in selection.records:
         for module in record.places.values():
-            own = given.get(originals.get(module, module))
+            own = given.get((originals.get(module, module), record.weight_name))
             if own is not None:
                 record.importance = as_float32(own, f"{record.label}: importance")
                 break

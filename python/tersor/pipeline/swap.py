@@ -13,8 +13,8 @@ from tersor._validation import as_float32
 from tersor.codec.encode import compress_weight, decompress_weight
 from tersor.config import LayerConfig
 from tersor.nn.base import Compressed, blob_tensor
-from tersor.nn.hooks import take_over
-from tersor.nn.registry import swap_modules
+from tersor.nn.matrices import CompressedGroup, matrices_of, move_to
+from tersor.nn.registry import handler_of, swap_modules
 from tersor.pipeline.records import WeightRecord
 
 Swaps = dict[nn.Module, nn.Module]
@@ -32,19 +32,24 @@ def compressed_modules(
         records: with their blobs.
         biases: how biases are quantized; None = they stay the same parameters.
     """
-    swaps: dict[nn.Module, Compressed] = {}
+    swaps: dict[nn.Module, Compressed | CompressedGroup] = {}
     for record in records:
         assert record.blob is not None
-        if record.grows:
+        if record.grows and len(record.handler.shapes(record.module)) == 1:
             continue
         blob = blob_tensor(record.blob).to(record.parameter.device)
         for module in record.places.values():
-            made: Compressed = record.handler.empty_like(module)
-            made.set_blob(blob)
-            made.precision = record.settings.precision
-            made.relative_error = record.relative_error
-            take_over(made, module, made.attributes)
-            swaps[module] = made
+            if module not in swaps:
+                handler = handler_of(module)
+                assert handler is not None
+                swaps[module] = made = handler.empty_like(module)
+                move_to(made, module)
+            weight = matrices_of(swaps[module])[record.weight_name]
+            weight.set_blob(blob)
+            weight.precision = record.settings.precision
+            if record.settings.execution != "auto":
+                weight.execution = record.settings.execution
+            weight.relative_error = record.relative_error
     if biases is not None:
         names = {module: name for record in records for name, module in record.places.items()}
         _quantize_biases(model, swaps, biases, names)
@@ -53,7 +58,7 @@ def compressed_modules(
 
 def _quantize_biases(
     model: nn.Module,
-    swaps: Mapping[nn.Module, Compressed],
+    swaps: Mapping[nn.Module, Compressed | CompressedGroup],
     settings: LayerConfig,
     names: Mapping[nn.Module, str],
 ) -> None:
@@ -66,12 +71,12 @@ def _quantize_biases(
     }
     quantized: dict[int, nn.Parameter] = {}
     for module, made in swaps.items():
-        bias = made.bias
-        if bias is None or id(bias) in elsewhere:
-            continue
-        if id(bias) not in quantized:
-            quantized[id(bias)] = quantized_bias(bias, settings, joined(names[module], "bias"))
-        made.bias = quantized[id(bias)]
+        for leaf, bias in list(made._parameters.items()):
+            if bias is None or leaf == "values" or id(bias) in elsewhere:
+                continue
+            if id(bias) not in quantized:
+                quantized[id(bias)] = quantized_bias(bias, settings, joined(names[module], leaf))
+            made._parameters[leaf] = quantized[id(bias)]
 
 
 @torch.no_grad()

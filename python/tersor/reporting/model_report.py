@@ -12,9 +12,10 @@ from torch import nn
 from torch.nn.parameter import is_lazy
 
 from tersor.io.checkpoint import stored_bytes
-from tersor.nn.base import BLOB, Compressed
+from tersor.nn.base import Compressed
 from tersor.nn.compression import reasons_of
 from tersor.nn.layers import layers_of, nbytes, own_parameters
+from tersor.nn.matrices import matrices_of
 from tersor.nn.recomputed import dense_type_of
 from tersor.nn.registry import handler_of, why_not
 from tersor.pipeline.select import identity, tied_to, users_of
@@ -39,9 +40,10 @@ class LayerReport:
         bits: stored bits for each weight, pruned ones counted.
         code_bits: bits for each stored code, after Huffman coding.
         codebook_size: non-zero codebook entries.
-        relative_error: Frobenius norm of the weight's error over that of the weight; None where it
-            is not known, as after loading.
+        relative_error: Frobenius norm of the weight's error over that of the weight, the largest of
+            several weights; None where it is not known, as after loading.
         precision: class of arithmetic.
+        runs: compressed or dense, and why, where that was decided for the batches met so far.
     """
 
     name: str
@@ -57,6 +59,7 @@ class LayerReport:
     codebook_size: int | None = None
     relative_error: float | None = None
     precision: str | None = None
+    runs: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +103,9 @@ class ModelReport:
             if layer.reason is not None:
                 reasons.setdefault(layer.reason, []).append(layer.name or layer.kind)
         lines.append("")
+        for layer in self.layers:
+            if layer.runs not in (None, "auto", "compressed"):
+                lines.append(f"{layer.name or layer.kind} runs {layer.runs}")
         for reason, names in reasons.items():
             lines.append(f"dense: {', '.join(names)}: {reason}")
         lines.append(
@@ -136,7 +142,7 @@ def report(model: nn.Module) -> ModelReport:
     seen: set[Hashable] = set()
     layers = tuple(
         _compressed(names[0], module, seen)
-        if isinstance(module, Compressed)
+        if matrices_of(module)
         else _dense(names[0], module, reasons, seen)
         for module, names in found.items()
     )
@@ -146,7 +152,7 @@ def report(model: nn.Module) -> ModelReport:
 def _reasons(model: nn.Module, layers: Mapping[nn.Module, Sequence[str]]) -> dict[str, str]:
     """Why layers are dense, by name: as the model remembers, or as their types and ties tell."""
     reasons = reasons_of(model)
-    dense = {m: names for m, names in layers.items() if not isinstance(m, Compressed)}
+    dense = {m: names for m, names in layers.items() if not matrices_of(m)}
     for module, names in dense.items():
         if (reason := why_not(module)) is not None:
             reasons.setdefault(names[0], reason)
@@ -168,10 +174,10 @@ def _dense_bytes(model: nn.Module) -> int:
     for module in model.modules():
         tensors = {**module._parameters, **module._buffers}
         if isinstance(module, Compressed):
-            del tensors["values"]
+            tensors.pop("values")
             dense = math.prod(module.shape) * module.dtype.itemsize
             sizes[identity(module.weight_blob)] = dense
-            del tensors[BLOB]
+            del tensors[module.blob_name]
         sizes.update({identity(t): nbytes(t) for t in tensors.values() if t is not None})
     return sum(sizes.values())
 
@@ -193,21 +199,39 @@ def _dense(
     )
 
 
-def _compressed(name: str, module: Compressed, seen: set[Hashable]) -> LayerReport:
-    info = module.info
-    first = identity(module.weight_blob) not in seen
-    seen.add(identity(module.weight_blob))
+def _compressed(name: str, module: nn.Module, seen: set[Hashable]) -> LayerReport:
+    """The row of a compressed layer; the sums over its weights where it has several."""
+    weights = list(matrices_of(module).values())
+    infos = [weight.info for weight in weights]
+    count = sum(info.weights for info in infos)
+    stored = dense = 0
+    for weight, info in zip(weights, infos, strict=True):
+        if identity(weight.weight_blob) not in seen:
+            seen.add(identity(weight.weight_blob))
+            stored += info.total_bytes
+            dense += info.weights * weight.dtype.itemsize
+    errors = [weight.relative_error for weight in weights]
+    kind: Any = module._dense_type
     return LayerReport(
         name=name,
-        kind=module._dense_type.__name__,
-        weights=info.weights,
-        dense_bytes=info.weights * module.dtype.itemsize if first else 0,
-        stored_bytes=info.total_bytes if first else 0,
+        kind=str(kind.__name__),
+        weights=count,
+        dense_bytes=dense,
+        stored_bytes=stored,
         compressed=True,
-        density=info.nonzeros / max(1, info.weights),
-        bits=8 * info.total_bytes / max(1, info.weights),
-        code_bits=info.code_bits / max(1, info.entries),
-        codebook_size=info.clusters,
-        relative_error=module.relative_error,
-        precision=module.precision,
+        density=sum(info.nonzeros for info in infos) / max(1, count),
+        bits=8 * sum(info.total_bytes for info in infos) / max(1, count),
+        code_bits=sum(i.code_bits for i in infos) / max(1, sum(i.entries for i in infos)),
+        codebook_size=max(info.clusters for info in infos),
+        relative_error=max((e for e in errors if e is not None), default=None),
+        precision=weights[0].precision,
+        runs=_ways(module),
     )
+
+
+def _ways(module: nn.Module) -> str:
+    """How a layer runs, for the batches that it met or as it is set."""
+    if not isinstance(module, Compressed) or module.execution == "compressed":
+        return "compressed"
+    made = dict.fromkeys(str(choice) for choice in module.choices.values())
+    return "; ".join(made) if made else module.execution

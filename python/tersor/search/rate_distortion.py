@@ -9,8 +9,7 @@ With importance, the distortion of a layer is the sum of importance times square
 expected increase of the loss). Without it, it is the squared error relative to the sum of squares
 of the layer's weights, since relative errors of layers add up through a network.
 
-With error compensation (:mod:`tersor.calibration.compensation`) the distortion is also relative: to
-the compensated error of pruning every weight of the layer.
+With error compensation the layers are weighed as :mod:`tersor.calibration.allocation` has it.
 
 Sources: Shoham and Gersho 1988, "Efficient bit allocation for an arbitrary set of quantizers" (one
 slope for all); Choi et al. (arXiv 1612.01543), section 3.6 (importance across layers).
@@ -85,15 +84,15 @@ class Compensated:
         name: layer name.
         size: number of weights.
         given: constraints, as the settings of an :class:`Item`.
-        error: compensated error of pruning every weight.
-        whole: distortion when every weight is pruned, relative to ``error``.
+        scale: its penalty at lambda = 1.
+        whole: distortion when every weight is pruned.
     """
 
     name: str
     size: int
     given: LayerConfig
-    error: float
-    whole: float = 1.0
+    scale: float
+    whole: float
 
     def settings(self, price: float, values: int | None = None) -> LayerConfig:
         """The settings of least cost at lambda = ``price``."""
@@ -102,7 +101,7 @@ class Compensated:
             method="ecsq",
             codebook_size=self.given.codebook_size or 255,
             bits=None,
-            penalty=price * self.error,
+            penalty=price * self.scale,
             prune=True,
         )
 

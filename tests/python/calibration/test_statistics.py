@@ -85,6 +85,19 @@ def test_a_batch_is_not_unfolded_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert largest.size < 0.1 * patches
 
 
+def test_of_very_many_patches_some_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    layer, x = nn.Conv2d(4, 4, 3), torch.randn(50, 4, 20, 20).cumsum(2)
+    whole = input_statistics(layer, layer, [x])
+    monkeypatch.setattr(statistics, "MAX_PATCHES", 1200)
+    some = input_statistics(layer, layer, [x])
+    assert whole is not None
+    assert some is not None
+    assert 1200 <= some.count <= whole.count // 16 + 50 * 20
+    assert layer.stride == (1, 1)
+    assert float((some.second[0] - whole.second[0]).norm() / whole.second[0].norm()) < 0.2
+
+
 class Odd(nn.Module):
     """Layers called by keyword, twice, on no rows, and never."""
 
@@ -147,7 +160,7 @@ def test_a_layer_comes_after_those_that_run_before_it(
 
 def test_layers_of_other_types_are_refused_by_name() -> None:
     model = nn.Sequential(nn.Embedding(3, 4))
-    with pytest.raises(ValueError, match="table: Embedding layers are not supported"):
+    with pytest.raises(ValueError, match="table: errors in Embedding layers cannot be compensated"):
         input_statistics(model, model[0], [torch.zeros(1, dtype=torch.long)], "table")
 
 

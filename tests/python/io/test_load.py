@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from networks import WIDTH, LanguageModel, Net, bytes_of, net, two_linears, vectors, words
 from torch import nn
 from torch.nn.utils import parametrizations, prune
@@ -211,13 +212,8 @@ class Doubled(nn.Linear):
 
 
 UNSUPPORTED: dict[str, tuple[Build, str, torch.Tensor]] = {
-    "Conv1d": (lambda: nn.Conv1d(16, 32, 5), "Conv1d", torch.randn(2, 16, 9)),
-    "ConvTranspose2d": (
-        lambda: nn.ConvTranspose2d(16, 32, 3),
-        "ConvTranspose2d",
-        torch.randn(2, 16, 4, 4),
-    ),
-    "Embedding": (lambda: nn.Embedding(100, 32), "Embedding", torch.arange(7)),
+    "LayerNorm": (lambda: nn.LayerNorm((16, 32)), "LayerNorm", torch.randn(2, 16, 32)),
+    "Embedding": (lambda: nn.Embedding(100, 32, max_norm=1e9), "max_norm", torch.arange(7)),
     "subclass": (lambda: Doubled(WIDTH, WIDTH), "Doubled overrides the forward", vectors()),
 }
 
@@ -264,7 +260,8 @@ def test_a_blob_that_an_embedding_shares_is_decoded_once_for_all(tmp_path: Path)
     for metadata in (aliases, {}):  # a file may have one of the names alone
         container.write_file(tmp_path / "f", tensors, metadata)
         for target in (LanguageModel(), on_meta(LanguageModel)):
-            with pytest.warns(UserWarning, match=r"stored compressed, runs dense \(embedding: Emb"):
+            target.embedding.max_norm = 1e9
+            with pytest.warns(UserWarning, match=r"stored compressed, runs dense \(embedding: max"):
                 loaded: Any = tersor.load_model(tmp_path / "f", target)
             assert loaded.head.weight is loaded.embedding.weight
             assert loaded.head.weight.unique().numel() <= 16
@@ -282,7 +279,7 @@ def test_a_tied_language_model_keeps_its_tie_through_a_file(tmp_path: Path) -> N
     assert path.stat().st_size < (tmp_path / "dense.safetensors").stat().st_size
     for target in (LanguageModel(), on_meta(LanguageModel)):
         loaded: Any = tersor.load_model(path, target)
-        assert loaded.head.weight is loaded.embedding.weight
+        assert loaded.head.weight_blob is loaded.embedding.weight_blob
         assert torch.equal(loaded(words()), model(words()))
 
 
@@ -474,3 +471,52 @@ def test_loading_warns_of_nothing_else(tmp_path: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         tersor.load_model(path, on_meta(Net))
+
+
+def test_a_blob_whose_module_has_no_weight_is_named(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH))
+    path = saved(tersor.compress_(model), tmp_path)
+    other = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU())
+    with pytest.raises(ValueError, match=r"unexpected 1\.bias, 1\.weight_blob"):
+        tersor.load_model(path, other)
+    with pytest.warns(UserWarning, match=r"^1\.weight: in the file, and the model has no such"):
+        tersor.load_model(path, other, strict=False)
+    assert type(other[1]) is nn.ReLU
+
+
+class Listed(nn.Module):
+    """Reads its weights from a list."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc, self.other = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.weights = [self.fc.weight, {"other": self.other.weight}]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        first: Any = self.weights[0]
+        second: Any = self.weights[1]["other"]  # type: ignore[call-overload, index]
+        return F.linear(F.linear(x, first), second)
+
+
+@pytest.mark.parametrize("meta", [False, True])
+def test_weights_that_a_list_holds_are_those_of_the_file(meta: bool, tmp_path: Path) -> None:
+    model = tersor.compress_(Listed().requires_grad_(False))
+    expected = model(vectors())
+    path = saved(model, tmp_path)
+    loaded = tersor.load_model(path, on_meta(Listed) if meta else Listed())
+    assert torch.allclose(loaded(vectors()), expected, atol=1e-5)
+    dense: Any = tersor.decompress_(loaded)
+    assert dense.weights[0] is dense.fc.weight
+    assert torch.allclose(dense(vectors()), expected, atol=1e-5)
+
+
+def test_how_layers_run_is_chosen_when_a_model_is_loaded(tmp_path: Path) -> None:
+    path = saved(tersor.compress_(two_linears()), tmp_path)
+    loaded: Any = tersor.load_model(path, two_linears(), execution="dense")
+    assert [loaded[0].execution, loaded[2].execution] == ["dense", "dense"]
+    again: Any = tersor.load(path, two_linears())
+    assert "execution" not in again[0].__dict__
+    with pytest.raises(ValueError, match="execution 'fast' is none of auto, compressed, dense"):
+        tersor.load_model(path, two_linears(), execution="fast")  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="are those of loading into a model"):
+        tersor.load(path, execution="dense")  # type: ignore[call-overload]

@@ -24,7 +24,7 @@ def test_planning_changes_nothing(tmp_path: Path) -> None:
         before, modules = bytes_of(model), dict(model.named_modules())
         plan = plan_loading(content, model, strict=True)
         assert plan.problems == []
-        assert plan.layers == {model[0]: "0.weight", model[2]: "2.weight"}
+        assert plan.layers == {model[0]: {"weight": "0.weight"}, model[2]: {"weight": "2.weight"}}
         assert plan.fused[model[0]].position == 1
         assert bytes_of(model) == before
         assert dict(model.named_modules()) == modules

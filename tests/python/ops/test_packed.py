@@ -54,12 +54,12 @@ def test_nothing_is_kept_of_blobs_that_are_gone() -> None:
     layer.train_values()
     layer(rows())
     blob, values = id(layer.weight_blob), id(layer.values)
-    assert blob in packed._PACKED
-    assert values in packed._REVALUED
+    assert blob in packed.MATRICES.by_blob
+    assert values in packed.MATRICES.by_values
     del layer
     gc.collect()
-    assert blob not in packed._PACKED
-    assert values not in packed._REVALUED
+    assert blob not in packed.MATRICES.by_blob
+    assert values not in packed.MATRICES.by_values
 
 
 def test_trained_values_are_packed_again_when_they_change() -> None:

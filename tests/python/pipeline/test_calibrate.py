@@ -64,16 +64,18 @@ def test_an_iterator_is_read_once() -> None:
     assert bytes_of(models[0]) == bytes_of(models[1])
 
 
-def test_a_tied_embedding_is_bit_identical_and_the_file_is_not_larger(tmp_path: Any) -> None:
+def test_a_tied_embedding_is_compressed_where_inputs_are_multiplied(tmp_path: Any) -> None:
     torch.manual_seed(0)
     model: Any = LanguageModel()
-    before = model.embedding.weight.detach().clone()
+    expected = model(words()).detach()
     tersor.save(model, tmp_path / "dense")
     tersor.compress_(model, Config(density=0.3), data=[words()])
     tersor.save(model, tmp_path / "small")
-    assert torch.equal(model.embedding.weight, before)
-    assert model.head.weight is model.embedding.weight
-    assert (tmp_path / "small").stat().st_size < (tmp_path / "dense").stat().st_size
+    assert model.head.weight_blob is model.embedding.weight_blob
+    info = model.head.info
+    assert info.nonzeros > 0.99 * info.weights  # not pruned
+    assert float((model(words()) - expected).norm() / expected.norm()) < 0.5
+    assert (tmp_path / "small").stat().st_size < 0.3 * (tmp_path / "dense").stat().st_size
 
 
 def test_the_error_is_that_against_the_weight_from_before() -> None:
@@ -155,7 +157,15 @@ def test_a_weight_of_two_places_has_the_statistics_of_both() -> None:
     model = tersor.compress_(places("first", "second", bias=False), PRUNED, data=[both_inputs()])
     one = nn.Sequential(places(bias=False).first)
     tersor.compress_(one, PRUNED, data=[torch.cat(list(both_inputs().values()))])
-    assert torch.equal(one[0].weight_blob, model.first.weight_blob)
+    # Sums in another order move a few decisions.
+    assert part_that_differs(one[0], model.first) < 0.02
+    first = nn.Sequential(places(bias=False).first)
+    tersor.compress_(first, PRUNED, data=[both_inputs()["first"]])
+    assert part_that_differs(first[0], model.first) > 0.1
+
+
+def part_that_differs(one: Any, other: Any) -> float:
+    return float(((one.weight - other.weight).abs() > 1e-3).float().mean())
 
 
 def test_each_place_of_a_weight_absorbs_the_mean_error_in_its_own_bias() -> None:

@@ -145,7 +145,7 @@ def test_a_part_that_is_compiled_runs_what_was_swapped_in() -> None:
 
 def test_every_layer_that_is_left_has_a_reason() -> None:
     model = nn.Sequential(
-        nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH), nn.LSTM(WIDTH, 8)
+        nn.Linear(WIDTH, WIDTH), nn.LayerNorm(WIDTH), nn.Linear(WIDTH, WIDTH), nn.PReLU(WIDTH)
     )
     selection = select(model, Config(overrides={"0": None}), lambda module, name: name != "2")
     assert not selection.records
@@ -153,7 +153,7 @@ def test_every_layer_that_is_left_has_a_reason() -> None:
         "0": NOT_CONFIGURED,
         "1": "LayerNorm layers are not supported",
         "2": FILTERED,
-        "3": "LSTM layers are not supported",
+        "3": "PReLU layers are not supported",
     }
 
 
@@ -198,6 +198,7 @@ def test_a_meta_model_cannot_be_compressed() -> None:
 
 def test_an_embedding_that_is_tied_keeps_the_layer_dense() -> None:
     model: Any = LanguageModel()
+    model.embedding.max_norm = 1e9
     before = bytes_of(model)
     assert tersor.compress_(model, data=[words()]) is model
     assert isinstance(model.fc, CompressedLinear)
@@ -205,17 +206,29 @@ def test_an_embedding_that_is_tied_keeps_the_layer_dense() -> None:
     for name in ("embedding.weight", "head.weight"):
         assert bytes_of(model)[name] == before[name]
     reasons = {layer.name: layer.reason for layer in tersor.report(model).layers}
-    assert reasons["head"] == (
-        "shares its weight with embedding (Embedding layers are not supported)"
-    )
+    assert str(reasons["head"]).startswith("shares its weight with embedding (max_norm rescales")
 
 
 @pytest.mark.parametrize("config", [Config(density=0.3), Config(joint_codebook=LayerConfig())])
 def test_no_stage_changes_a_tied_embedding(config: Config) -> None:
-    model = LanguageModel()
+    model: Any = LanguageModel()
+    model.embedding.max_norm = 1e9
     before = bytes_of(model)["embedding.weight"]
     tersor.compress_(model, config)
     assert bytes_of(model)["embedding.weight"] == before
+
+
+@pytest.mark.parametrize(
+    "config", [Config(density=0.3), Config(joint_codebook=LayerConfig(codebook_size=3))]
+)
+def test_what_is_pruned_or_quantized_together_leaves_embeddings_out(config: Config) -> None:
+    model: Any = LanguageModel()
+    tersor.compress_(model, config)
+    assert model.embedding.info.nonzeros > 0.9 * model.embedding.info.weights
+    assert model.embedding.info.clusters > 100
+    assert model.head.weight_blob is model.embedding.weight_blob
+    info = model.fc.info
+    assert info.clusters == 3 or info.nonzeros == round(0.3 * info.weights)
 
 
 @pytest.mark.parametrize("how", ["settings", "filter"])

@@ -78,7 +78,9 @@ def test_a_trained_codebook_comes_back_as_one_dense_weight() -> None:
 
 
 def test_assigning_a_dense_weight_gives_one_clear_error() -> None:
-    model: Any = tersor.compress_(nn.Sequential(nn.Embedding(64, 64), nn.Linear(64, 64)))
+    model: Any = tersor.compress_(
+        nn.Sequential(nn.Embedding(64, 64, max_norm=9.0), nn.Linear(64, 64))
+    )
     before = bytes_of(model)
     with pytest.raises(RuntimeError, match=r"decompress_\(model\) before weights are .* tied"):
         model[1].weight = model[0].weight

@@ -25,7 +25,7 @@ void split_with_differences(const float* x, std::size_t size, float low, float s
 }  // namespace
 
 void install(dispatch::Level<Isa::avx2>, Kernels& kernels) noexcept {
-    kernels = {range_of, split_with_differences, transpose};
+    kernels = {range_of, split_with_differences, transpose, scale};
 }
 
 }  // namespace tersor::spmm::activations

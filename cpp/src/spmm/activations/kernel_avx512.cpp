@@ -37,7 +37,7 @@ void split_any(const float* x, std::size_t size, float low, float scale, int cou
 }  // namespace
 
 void install(dispatch::Level<Isa::avx512>, Kernels& kernels) noexcept {
-    kernels = {range_of, split_any, transpose};
+    kernels = {range_of, split_any, transpose, scale};
 }
 
 }  // namespace tersor::spmm::activations

@@ -10,7 +10,7 @@
 namespace tersor::spmm::activations {
 
 void install(dispatch::Level<Isa::neon>, Kernels& kernels) noexcept {
-    kernels = {range_of, split_activations<sell_neon.limb_bits>, transpose};
+    kernels = {range_of, split_activations<sell_neon.limb_bits>, transpose, scale};
 }
 
 }  // namespace tersor::spmm::activations

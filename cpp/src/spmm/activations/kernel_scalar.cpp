@@ -1,5 +1,6 @@
 // Portable: ranges of activations, and transposition.
 #include <algorithm>
+#include <bit>
 #include <cmath>
 
 #include "spmm/activations/kernels.hpp"
@@ -24,11 +25,25 @@ void transpose(const float* from, std::size_t from_stride, std::size_t rows, std
     }
 }
 
+void scale(const void* x, FloatType type, const float* factors, std::size_t size,
+           float* to) noexcept {
+    if (type == FloatType::float32) {
+        const auto* from = static_cast<const float*>(x);
+        for (std::size_t i = 0; i < size; ++i) to[i] = from[i] * factors[i];
+        return;
+    }
+    const auto* from = static_cast<const BFloat16*>(x);
+    for (std::size_t i = 0; i < size; ++i) {
+        to[i] = std::bit_cast<float>(std::uint32_t{from[i].bits} << 16U) * factors[i];
+    }
+}
+
 }  // namespace
 
 void install(dispatch::Level<Isa::scalar>, Kernels& kernels) noexcept {
     kernels.range = range_of;
     kernels.transpose = transpose;
+    kernels.scale = scale;
 }
 
 }  // namespace tersor::spmm::activations

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "simd/extent.hpp"
 #include "spmm/activations/kernels.hpp"
 #include "spmm/sell/layout.hpp"
 
@@ -102,6 +103,16 @@ inline void transpose(const float* from, std::size_t from_stride, std::size_t ro
             for (std::size_t r = 0; r < rows; r += width) square(r, c);
         }
     }
+}
+
+inline void scale(const void* x, FloatType type, const float* factors, std::size_t size,
+                  float* to) noexcept {
+    simd::for_each_register(size, [&](std::size_t i, auto extent) noexcept {
+        const F32 v = type == FloatType::float32
+                          ? extent.load(static_cast<const float*>(x) + i)
+                          : extent.load(static_cast<const std::uint16_t*>(x) + i);
+        extent.store(to + i, v * extent.load(factors + i));
+    });
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include "dispatch/kernel_table.hpp"
 #include "spmm/fixed_point.hpp"
+#include "tersor/epilogue.hpp"
 #include "tersor/isa.hpp"
 
 namespace tersor::spmm::activations {
@@ -18,6 +19,10 @@ using RangeOf = Range (*)(const float* x, std::size_t size) noexcept;
 /// the one 16 columns on.
 using SplitActivations = void (*)(const float* x, std::size_t size, float low, float scale,
                                   int count, std::uint8_t* limbs, std::size_t stride) noexcept;
+
+/// to = x * factors, for x of either type.
+using Scale = void (*)(const void* x, FloatType type, const float* factors, std::size_t size,
+                       float* to) noexcept;
 
 /// to[c * to_stride + r] = from[r * from_stride + c].
 using Transpose = void (*)(const float* from, std::size_t from_stride, std::size_t rows,

@@ -30,15 +30,18 @@ float activate(float x, Activation activation) noexcept {
     return x;
 }
 
-void apply(const float* products, std::size_t size, Activation activation, const void* residual,
-           FloatType residual_type, void* y, FloatType y_type) noexcept {
+float read(const void* from, FloatType type, std::size_t i) noexcept {
+    return type == FloatType::float32 ? static_cast<const float*>(from)[i]
+                                      : widen(static_cast<const std::uint16_t*>(from)[i]);
+}
+
+void apply(const float* products, std::size_t size, Activation activation, const Operands& with,
+           void* y, FloatType y_type) noexcept {
     for (std::size_t i = 0; i < size; ++i) {
         float value = products[i];
-        if (residual != nullptr) {
-            value += residual_type == FloatType::float32
-                         ? static_cast<const float*>(residual)[i]
-                         : widen(static_cast<const std::uint16_t*>(residual)[i]);
-        }
+        if (with.factors != nullptr) value *= with.factors[i];
+        if (with.bias != nullptr) value += with.bias[i];
+        if (with.residual != nullptr) value += read(with.residual, with.residual_type, i);
         value = activate(value, activation);
         if (y_type == FloatType::float32) {
             static_cast<float*>(y)[i] = value;

@@ -9,10 +9,18 @@
 
 namespace tersor::spmm::epilogue {
 
-/// y = activation(products + residual), of which `residual` may be nullptr, rounded to y's type.
+/// What products are finished with; each may be nullptr. A bias comes with factors alone: without
+/// them it is in the products already.
+struct Operands {
+    const float* factors = nullptr;
+    const float* bias = nullptr;
+    const void* residual = nullptr;
+    FloatType residual_type = FloatType::float32;
+};
+
+/// y = activation(products * factors + bias + residual), rounded to y's type.
 using Apply = void (*)(const float* products, std::size_t size, Activation activation,
-                       const void* residual, FloatType residual_type, void* y,
-                       FloatType y_type) noexcept;
+                       const Operands& operands, void* y, FloatType y_type) noexcept;
 
 struct Kernels {
 #define TERSOR_KERNEL(name, type) type name = nullptr;

@@ -23,19 +23,29 @@ Outputs Outputs::past(std::size_t count) const noexcept {
     return later;
 }
 
-void Outputs::apply_epilogue_at(const float* from, std::size_t at,
-                                std::size_t count) const noexcept {
+void Outputs::apply_to_rows(const float* from, std::size_t at, std::size_t row,
+                            std::size_t count) const noexcept {
     void* to = advance(y, y_type, at);
-    if (from == to && activation == Activation::none && residual == nullptr) return;
-    kernel(from, count, activation, advance(residual, residual_type, at), residual_type, to,
-           y_type);
+    if (from == to && activation == Activation::none && residual == nullptr && factors == nullptr) {
+        return;
+    }
+    const epilogue::Operands operands{factors != nullptr ? factors + row : nullptr,
+                                      scaled_bias != nullptr ? scaled_bias + row : nullptr,
+                                      advance(residual, residual_type, at), residual_type};
+    kernel(from, count, activation, operands, to, y_type);
 }
 
 Outputs make_outputs(Isa isa, std::size_t rows, const Epilogue& epilogue,
-                     std::span<float> wide_bias, FloatSpan y) noexcept {
+                     std::span<float> wide_bias, FloatSpan y,
+                     std::span<const float> factors) noexcept {
     Outputs out;
     if (y.type == FloatType::float32) out.products = static_cast<float*>(y.data);
     out.bias = as_float(epilogue.bias, wide_bias);
+    if (!factors.empty()) {
+        out.factors = factors.data();
+        if (!out.bias.empty()) out.scaled_bias = out.bias.data();
+        out.bias = {};
+    }
     out.rows = rows;
     out.kernel = epilogue::kernels(isa).apply;
     out.activation = epilogue.activation;

@@ -15,14 +15,17 @@ namespace tersor::spmm {
 }
 
 /// Where the products of some vectors go. Kernels write fp32 into `products`, bias included, and
-/// each piece is finished once, while it is in cache: residual, activation, y's type.
+/// each piece is finished once, while it is in cache: factors of rows and the bias that then comes
+/// after them, residual, activation, y's type.
 struct Outputs {
     float* products = nullptr;    // [vectors, rows]; the memory of y where that is fp32
-    std::span<const float> bias;  // empty or [rows]
+    std::span<const float> bias;  // empty or [rows]: what kernels add
     std::size_t rows = 0;
     epilogue::Apply kernel = nullptr;
     Activation activation = Activation::none;
-    const void* residual = nullptr;  // [vectors, rows]
+    const float* factors = nullptr;      // [rows]
+    const float* scaled_bias = nullptr;  // [rows]: what comes after the factors
+    const void* residual = nullptr;      // [vectors, rows]
     FloatType residual_type = FloatType::float32;
     void* y = nullptr;  // [vectors, rows]
     FloatType y_type = FloatType::float32;
@@ -32,24 +35,33 @@ struct Outputs {
 
     /// Whether finishing changes anything, or products are y as they are.
     [[nodiscard]] bool needs_epilogue() const noexcept {
-        return products != y || activation != Activation::none || residual != nullptr;
+        return products != y || activation != Activation::none || residual != nullptr ||
+               factors != nullptr;
     }
 
     /// Finishes the rows [row_begin, row_end) of a vector.
     void apply_epilogue(std::size_t vector, std::size_t row_begin,
                         std::size_t row_end) const noexcept {
         const std::size_t at = vector * rows + row_begin;
-        apply_epilogue_at(products + at, at, row_end - row_begin);
+        apply_to_rows(products + at, at, row_begin, row_end - row_begin);
     }
 
-    /// Finishes `count` products that lie elsewhere, as those from `at` on.
-    void apply_epilogue_at(const float* from, std::size_t at, std::size_t count) const noexcept;
+    /// Finishes `count` products that lie elsewhere, as those from `at` on; there are no factors.
+    void apply_epilogue_at(const float* from, std::size_t at, std::size_t count) const noexcept {
+        apply_to_rows(from, at, 0, count);
+    }
+
+private:
+    void apply_to_rows(const float* from, std::size_t at, std::size_t row,
+                       std::size_t count) const noexcept;
 };
 
 /// Outputs of rows * vectors products into y; `products` is y's memory, or left to the caller where
-/// y is of another type. `wide_bias` [rows] takes a bias of another type.
+/// y is of another type. `wide_bias` [rows] takes a bias of another type; `factors` of the rows
+/// are empty or [rows].
 [[nodiscard]] Outputs make_outputs(Isa isa, std::size_t rows, const Epilogue& epilogue,
-                                   std::span<float> wide_bias, FloatSpan y) noexcept;
+                                   std::span<float> wide_bias, FloatSpan y,
+                                   std::span<const float> factors = {}) noexcept;
 
 /// fp32 elements of a view: its own memory, or `scratch`, which is filled.
 [[nodiscard]] std::span<const float> as_float(FloatView view, std::span<float> scratch) noexcept;

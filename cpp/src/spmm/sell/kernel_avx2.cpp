@@ -191,7 +191,10 @@ void multiply(const Sell& layout, const Limbs& weights, Arithmetic arithmetic,
 
 }  // namespace
 
-void install(dispatch::Level<Isa::avx2>, Kernels& kernels) noexcept { kernels.multiply = multiply; }
+void install(dispatch::Level<Isa::avx2>, Kernels& kernels) noexcept {
+    kernels.multiply = multiply;
+    install_dense_avx2(kernels);
+}
 
 }  // namespace tersor::spmm::sell
 

@@ -21,6 +21,8 @@
 
 #include "dispatch/target_avx512.hpp"
 
+#include "spmm/sell/code_table_avx512.hpp"
+
 namespace tersor::spmm::sell {
 namespace {
 
@@ -64,29 +66,6 @@ __m512i load_once(const void* address) noexcept {
     return value;
 }
 __m512i load_unaligned(const void* address) noexcept { return _mm512_loadu_si512(address); }
-
-/// The limbs of a codebook of up to `size` values (64, 128 or 256) in registers.
-template <int size>
-class CodeTable {
-public:
-    explicit CodeTable(const std::int8_t* table) noexcept {
-        for (int i = 0; i < size / 64; ++i) parts_[i] = load(table + 64 * i);
-    }
-
-    [[nodiscard]] __m512i operator[](__m512i codes) const noexcept {
-        if constexpr (size == 64) return _mm512_permutexvar_epi8(codes, parts_[0]);
-        if constexpr (size >= 128) {
-            const __m512i low = _mm512_permutex2var_epi8(parts_[0], codes, parts_[1]);
-            if constexpr (size == 128) return low;
-            const __m512i high =
-                _mm512_permutex2var_epi8(parts_[size / 64 - 2], codes, parts_[size / 64 - 1]);
-            return _mm512_mask_blend_epi8(_mm512_movepi8_mask(codes), low, high);
-        }
-    }
-
-private:
-    __m512i parts_[size / 64];
-};
 
 /// Vectors that share the look-ups of columns and codes in one pass: as many as have room for their
 /// sums in registers.
@@ -295,6 +274,7 @@ void multiply(const Sell& layout, const Limbs& weights, Arithmetic arithmetic,
 void install(dispatch::Level<Isa::avx512>, Kernels& kernels) noexcept {
     kernels.multiply = multiply;
     install_fill_avx512(kernels);
+    install_dense_avx512(kernels);
 }
 
 }  // namespace tersor::spmm::sell

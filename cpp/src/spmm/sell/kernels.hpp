@@ -44,8 +44,10 @@ void install(dispatch::Level<Isa::scalar>, Kernels& kernels) noexcept;
 void install(dispatch::Level<Isa::avx2>, Kernels& kernels) noexcept;
 void install(dispatch::Level<Isa::avx512>, Kernels& kernels) noexcept;
 void install(dispatch::Level<Isa::neon>, Kernels& kernels) noexcept;
-/// Of kernels that fill the layout, which have a file of their own.
+/// Of kernels that fill the layout, and of those for dense slices, which have files of their own.
 void install_fill_avx512(Kernels& kernels) noexcept;
+void install_dense_avx512(Kernels& kernels) noexcept;
+void install_dense_avx2(Kernels& kernels) noexcept;
 
 /// The kernels of a level.
 [[nodiscard]] inline const Kernels& kernels(Isa isa) noexcept {

@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "spmm/csr16/layout.hpp"
+#include "spmm/dense_codes/layout.hpp"
 #include "spmm/fixed_point.hpp"
 #include "support/aligned_buffer.hpp"
 #include "tersor/isa.hpp"
@@ -37,6 +38,7 @@ struct SellShape {
     int limb_bits;                 // of x and of the weights
     std::size_t max_codes;         // values in a codebook
     int planes_per_limb = 1;       // of x; a second one holds differences
+    bool dense = false;            // no columns are stored: see dense_codes/layout.hpp
 
     friend constexpr bool operator==(const SellShape&, const SellShape&) = default;
 };
@@ -46,6 +48,8 @@ inline constexpr SellShape sell_avx2{64, 16, 7, 16, 2};
 inline constexpr SellShape sell_avx512{128, 32, 8, 256};
 inline constexpr SellShape narrow_sell_avx512{64, 16, 8, 16};
 inline constexpr SellShape sell_neon{64, 16, 7, 64};
+inline constexpr SellShape dense_avx2{64, 16, 7, 16, 2, true};
+inline constexpr SellShape dense_avx512{64, 16, 8, 256, 1, true};
 
 [[nodiscard]] constexpr SellShape sell_shape(Isa isa) noexcept {
     switch (isa) {
@@ -64,9 +68,13 @@ inline constexpr std::size_t cached_nonzeros = 640'000;
 /// The shape for a matrix of `weights` elements, given that of its instruction set. Narrow windows
 /// take one shuffle less for each limb of x, and more slots: 6 % more at 25 % density, 9 % at 20
 /// %, 19 % at 10 %. In the second cache that pays from about 8 %, elsewhere where the slots are
-/// few.
+/// few. From half of the weights on, codes of all columns take less room than columns and codes of
+/// some; and from a third on where four of them share a byte.
 [[nodiscard]] constexpr SellShape shape_for(const SellShape& usual, std::size_t codes,
                                             std::size_t nonzeros, std::uint64_t weights) noexcept {
+    const std::uint64_t least_dense = codes <= 4 ? weights / 3 : weights / 2;
+    if (nonzeros >= least_dense && usual == sell_avx512) return dense_avx512;
+    if (nonzeros >= least_dense && usual == sell_avx2) return dense_avx2;
     if (usual != sell_avx512 || codes > narrow_sell_avx512.max_codes) return usual;
     const std::uint64_t least = nonzeros <= cached_nonzeros ? weights / 11 : weights / 5;
     return nonzeros >= least ? narrow_sell_avx512 : usual;
@@ -83,9 +91,10 @@ inline constexpr std::uint64_t max_sell_columns = (std::uint64_t{1} << 24) - 512
     return nibbles ? 3 * step_slots : 4 * step_slots;
 }
 
-/// Bytes of a limb plane of `cols` activations: a window may reach past the last column.
+/// Bytes of a limb plane of `cols` activations: a window, or a block of codes, may reach past the
+/// last column.
 [[nodiscard]] constexpr std::size_t plane_bytes(std::size_t cols) noexcept {
-    return (cols + 63) / 64 * 64 + 128;
+    return (cols + 63) / 64 * 64 + 192;
 }
 
 struct Sell {
@@ -97,6 +106,7 @@ struct Sell {
     std::vector<std::uint32_t> slice_starts;          // [slices + 1], in pairs
     std::vector<std::uint32_t> row_order;             // [rows]: row r % 16 of slice r / 16
     std::vector<float> sums;                          // [16 * slices] of the weights, in row order
+    std::size_t row_bytes = 0;                        // of the codes of a row, where dense
     std::array<double, arithmetics.size()> errors{};  // the worst row's, per max|x| * sum |w|
     double heaviest_row = 0.0;                        // the largest sum |w| of a row
 
@@ -108,6 +118,24 @@ struct Sell {
     [[nodiscard]] std::size_t nbytes() const noexcept;
 };
 
+/// Calls `visit(column, code)` for the entries, in order, of a row that is dense.
+template <class Visit>
+void for_each_dense_entry_of(const Sell& layout, std::size_t row, const Visit& visit) {
+    const int bits = dense_codes::code_bits(layout.codes);
+    const std::uint8_t* line =
+        dense_codes::first_line(layout.entries.data(), layout.row_bytes, row);
+    std::size_t column = 0;
+    for (std::size_t at = 0; at < layout.row_bytes; at += dense_codes::line_bytes) {
+        for (int shift = 0; shift < 8; shift += bits) {
+            for (std::size_t i = 0; i < dense_codes::line_bytes; ++i, ++column) {
+                const int code = line[i] >> shift & ((1 << bits) - 1);
+                if (code != 0) visit(column, static_cast<std::uint8_t>(code));
+            }
+        }
+        line += dense_codes::group_rows * dense_codes::line_bytes;
+    }
+}
+
 /// The way back.
 [[nodiscard]] Csr16 make_csr16(const Sell& source, std::uint32_t rows, std::uint32_t cols);
 
@@ -115,6 +143,7 @@ struct Sell {
 /// slices.
 template <class Visit>
 void for_each_entry_of(const Sell& layout, std::size_t place, const Visit& visit) {
+    if (layout.shape.dense) return for_each_dense_entry_of(layout, place, visit);
     const bool nibbles = layout.nibbles();
     const std::size_t s = place / slice_rows;
     const std::size_t first_slot = place % slice_rows * row_slots;

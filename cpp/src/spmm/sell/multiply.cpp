@@ -79,10 +79,11 @@ void multiply_fixed(const PackedMatrix::Layout& layout, const Sell& sell, Arithm
                                         starts.begin());
     };
     const float* bias = finest || out.bias.empty() ? nullptr : out.bias.data();
+    const sell::Kernels& kernels = sell::kernels(layout.isa);
+    const sell::Multiply multiply = sell.shape.dense ? kernels.multiply_dense : kernels.multiply;
     parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) {
-        sell::kernels(layout.isa)
-            .multiply(sell, weights, arithmetic, fixed.data(), ranges.size(), bias, out.products,
-                      slice_of_piece(begin), slice_of_piece(end));
+        multiply(sell, weights, arithmetic, fixed.data(), ranges.size(), bias, out.products,
+                 slice_of_piece(begin), slice_of_piece(end));
     });
     if (!finest && !out.needs_epilogue()) return;
     // The slices leave the rows in another order, so these are finished together.

@@ -1,7 +1,7 @@
-// Filling the SELL layout. Each thread takes a group of rows: it surveys them, puts them into an
-// order in which those that advance alike share a slice, and takes them slice by slice into scratch
-// memory. What it looks at twice is in its own caches. When all have finished, the groups' places
-// in the layout are known.
+// Filling the SELL layout. Each thread takes a group of rows: it takes their statistics, puts them
+// into an order in which those that advance alike share a slice, and takes them slice by slice into
+// scratch memory. What it looks at twice is in its own caches. When all have finished, the groups'
+// places in the layout are known.
 #include "spmm/sell/pack.hpp"
 
 #include <algorithm>
@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "spmm/dense_codes/pack.hpp"
 #include "spmm/sell/row_clustering.hpp"
 #include "spmm/sell/row_totals.hpp"
 #include "spmm/sell/slice_writer.hpp"
@@ -18,7 +19,7 @@
 namespace tersor::spmm {
 namespace {
 
-/// Rows that are surveyed before any is weighed.
+/// Rows whose statistics are taken before any is weighed.
 constexpr std::size_t rows_at_once = 16;
 
 /// Entries of a group of rows, at most and at least. Larger groups leave fewer slots empty.
@@ -276,6 +277,11 @@ private:
 template <class Source>
 bool make(Source& source, std::uint32_t rows, std::span<const float> codebook, Isa isa, int threads,
           Sell& layout) {
+    const SellShape shape = shape_for(sell_shape(isa), codebook.size(), source.nonzeros(),
+                                      std::uint64_t{rows} * source.cols());
+    if (shape.dense) {
+        return make_dense_codes(source, rows, codebook, shape, isa, threads, layout);
+    }
     return SellMaker<Source>(source, rows, codebook, isa, threads, layout).make();
 }
 

@@ -1,0 +1,206 @@
+// Dense slices: matrices of which most weights are kept, on every instruction set, against the
+// bounds of docs/kernels/ in double precision.
+#include <algorithm>
+#include <cmath>
+
+#include "isa_test.hpp"
+#include "spmm/packed_matrix.hpp"
+#include "spmm_problem.hpp"
+#include "tersor/spmm.hpp"
+
+namespace tersor {
+namespace {
+
+using test::Problem;
+
+PackedMatrix packed(const Problem& p, int threads = 1) {
+    PackedMatrix matrix;
+    const Result result = spmm::pack(p.csr, p.codebook, matrix, LayoutHint::vector, threads);
+    EXPECT_TRUE(result.ok()) << describe(result.status);
+    return matrix;
+}
+
+bool is_dense(const PackedMatrix& matrix) {
+    const spmm::Sell* sell = matrix.layout().lazy_sell.peek();
+    return sell != nullptr && sell->shape.dense;
+}
+
+double limit_of(Precision precision) {
+    return precision == Precision::low      ? 0x1p-6
+           : precision == Precision::medium ? 0x1p-13
+                                            : 0x1p-18;
+}
+
+/// |y - y_ref| <= c_p * max|x| * sum |w|.
+void expect_bound(const Problem& p, std::span<const float> x, std::size_t batch,
+                  std::span<const float> bias, std::span<const float> y, Precision precision) {
+    if (precision == Precision::highest) return test::expect_contract(p, x, batch, bias, y);
+    for (std::size_t n = 0; n < batch; ++n) {
+        double largest = 0.0;
+        for (std::size_t k = 0; k < p.cols; ++k) {
+            largest = std::max(largest, std::abs(double{x[n * p.cols + k]}));
+        }
+        for (std::size_t r = 0; r < p.rows; ++r) {
+            double sum = bias.empty() ? 0.0 : double{bias[r]};
+            double weights = 0.0;
+            for (std::size_t k = 0; k < p.cols; ++k) {
+                sum += double{p.dense[r * p.cols + k]} * x[n * p.cols + k];
+                weights += std::abs(double{p.dense[r * p.cols + k]});
+            }
+            const double rounding = 4.0 * 0x1p-23 * std::abs(sum);
+            ASSERT_NEAR(y[n * p.rows + r], sum, limit_of(precision) * largest * weights + rounding)
+                << r << ' ' << static_cast<int>(precision);
+        }
+    }
+}
+
+class DenseCodes : public test::IsaTest {
+protected:
+    /// Whether the level has kernels for dense slices, with so many values.
+    [[nodiscard]] static bool serves(int values) {
+        if (GetParam() == Isa::avx2) return values <= 15;
+        return GetParam() == Isa::avx512 || GetParam() == Isa::amx;
+    }
+};
+
+TEST_P(DenseCodes, ProductsOfEveryClassKeepTheirBounds) {
+    struct Shape {
+        std::uint32_t rows, cols;
+        double density;
+        int values;
+    };
+    // Rows that leave groups and slices unfilled; columns that leave lines unfilled.
+    const Shape shapes[] = {{37, 300, 1.0, 3},  {16, 256, 0.5, 3},   {37, 301, 1.0, 15},
+                            {3, 129, 0.6, 15},  {1, 1, 1.0, 15},     {37, 200, 1.0, 60},
+                            {21, 65, 0.8, 100}, {21, 130, 0.7, 255}, {5, 3000, 1.0, 7}};
+    for (const Shape& shape : shapes) {
+        const Problem p =
+            test::make_problem(shape.rows, shape.cols, shape.density, shape.values, 9);
+        const PackedMatrix matrix = packed(p);
+        EXPECT_EQ(is_dense(matrix), serves(shape.values)) << shape.cols;
+        for (const Precision precision :
+             {Precision::highest, Precision::high, Precision::medium, Precision::low}) {
+            for (const std::size_t batch : {1U, 5U, 40U}) {
+                for (const bool positive : {false, true}) {
+                    auto x = test::random_x(batch * p.cols, 4);
+                    if (positive)
+                        std::ranges::transform(x, x.begin(), [](float v) { return std::abs(v); });
+                    const auto bias = test::random_x(p.rows, 5);
+                    std::vector<float> y(batch * p.rows);
+                    spmm::multiply(matrix, x, batch, bias, y, precision, 2);
+                    expect_bound(p, x, batch, bias, y, precision);
+                }
+            }
+        }
+    }
+}
+
+TEST_P(DenseCodes, ActivationsOfEveryKindKeepTheBounds) {
+    const Problem p = test::make_problem(24, 200, 0.9, 15, 2);
+    const PackedMatrix matrix = packed(p);
+    for (const auto& kind : test::kinds_of_activation(p.cols)) {
+        auto x = test::random_x(p.cols, 3);
+        for (std::size_t k = 0; k < x.size(); ++k) x[k] = kind.make(x[k], k);
+        for (const Precision precision : {Precision::high, Precision::medium, Precision::low}) {
+            std::vector<float> y(p.rows);
+            spmm::multiply(matrix, x, 1, {}, y, precision);
+            SCOPED_TRACE(kind.name);
+            double largest = 0.0;
+            for (const float v : x) largest = std::max(largest, std::abs(double{v}));
+            for (std::size_t r = 0; r < p.rows; ++r) {
+                double sum = 0.0, weights = 0.0;
+                for (std::size_t k = 0; k < p.cols; ++k) {
+                    sum += double{p.dense[r * p.cols + k]} * x[k];
+                    weights += std::abs(double{p.dense[r * p.cols + k]});
+                }
+                const double denormal = 0x1p-149 * p.cols + 4.0 * 0x1p-23 * std::abs(sum);
+                ASSERT_NEAR(y[r], sum, limit_of(precision) * largest * weights + denormal) << r;
+            }
+        }
+    }
+}
+
+TEST_P(DenseCodes, LongRowsAreFolded) {
+    // More lines than are added up in 32 bits, all products as large as they can be.
+    for (const int values : {1, 200}) {
+        const std::uint32_t cols = values == 1 ? 600'000 : 90'000;
+        const Problem p = test::make_problem(
+            2, cols, 1.0, std::vector<float>(static_cast<std::size_t>(values) + 1, 0.0F), 1);
+        Problem same = p;
+        for (std::size_t c = 1; c < same.codebook.size(); ++c) same.codebook[c] = 1.0F;
+        std::ranges::fill(same.dense, 1.0F);
+        const PackedMatrix matrix = packed(same);
+        const std::vector<float> x(cols, 1.0F);
+        std::vector<float> y(2);
+        spmm::multiply(matrix, x, 1, {}, y, Precision::low);
+        EXPECT_NEAR(y[0], cols, cols / 64.0);
+        EXPECT_NEAR(y[1], cols, cols / 64.0);
+    }
+}
+
+TEST_P(DenseCodes, TheDenseMatrixAndOtherLayoutsComeBack) {
+    for (const int values : {3, 15, 200}) {
+        const Problem p = test::make_problem(37, 301, 0.7, values, 6);
+        const PackedMatrix matrix = packed(p, 2);
+        std::vector<float> dense(p.dense.size());
+        matrix.unpack(dense);
+        EXPECT_EQ(dense, p.dense);
+        std::vector<float> transposed(p.dense.size());
+        matrix.transposed().unpack(transposed);
+        for (std::size_t i = 0; i < dense.size(); ++i) {
+            ASSERT_EQ(transposed[i % p.cols * p.rows + i / p.cols], dense[i]);
+        }
+        auto twice = p.codebook;
+        for (float& v : twice) v *= 2.0F;
+        const PackedMatrix revalued = matrix.with_codebook(twice);
+        const auto x = test::random_x(p.cols, 3);
+        std::vector<float> y(p.rows), z(p.rows);
+        spmm::multiply(matrix, x, 1, {}, y, Precision::low);
+        spmm::multiply(revalued, x, 1, {}, z, Precision::low);
+        for (std::size_t r = 0; r < p.rows; ++r) EXPECT_NEAR(z[r], 2.0F * y[r], 1e-5F) << r;
+    }
+}
+
+TEST_P(DenseCodes, ThreadsChangeNothing) {
+    const Problem p = test::make_problem(150, 700, 0.8, 15, 6);
+    const PackedMatrix one = packed(p);
+    const PackedMatrix three = packed(p, 3);
+    const auto x = test::random_x(5 * p.cols, 3);
+    std::vector<float> y(5 * p.rows), z(5 * p.rows);
+    for (const Precision precision : {Precision::high, Precision::low}) {
+        spmm::multiply(one, x, 5, {}, y, precision, 1);
+        spmm::multiply(three, x, 5, {}, z, precision, 3);
+        EXPECT_EQ(y, z);
+    }
+}
+
+TEST_P(DenseCodes, MemoryIsThatOfTheCodes) {
+    if (!serves(15)) GTEST_SKIP() << "no kernels for dense slices";
+    const Problem p = test::make_problem(512, 1024, 1.0, 15, 6);
+    EXPECT_LT(static_cast<double>(packed(p).nbytes()), 0.52 * 512 * 1024);
+    const Problem two = test::make_problem(512, 1024, 1.0, 3, 6);
+    EXPECT_LT(static_cast<double>(packed(two).nbytes()), 0.27 * 512 * 1024);
+}
+
+TEST_P(DenseCodes, WhatIsMalformedIsRefused) {
+    Problem p = test::make_problem(20, 100, 0.9, 15, 6);
+    PackedMatrix matrix;
+    auto past = p.csr;
+    past.codes[50] = 200;
+    EXPECT_FALSE(spmm::pack(past, p.codebook, matrix).ok());
+    auto beyond = p.csr;
+    beyond.gaps[50] = 14;
+    EXPECT_FALSE(spmm::pack(beyond, p.codebook, matrix).ok());
+    auto shorter = p.csr;
+    shorter.row_lengths[3] -= 1;
+    EXPECT_FALSE(spmm::pack(shorter, p.codebook, matrix).ok());
+    auto flat = csr::encode(std::vector<std::uint8_t>(2000, 1), 20, 100, 4, true);
+    EXPECT_TRUE(spmm::pack(flat, p.codebook, matrix).ok());
+    flat.gaps[1999] = 1;
+    EXPECT_FALSE(spmm::pack(flat, p.codebook, matrix).ok());
+}
+
+TERSOR_ON_EVERY_ISA(DenseCodes);
+
+}  // namespace
+}  // namespace tersor
