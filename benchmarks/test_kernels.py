@@ -44,7 +44,7 @@ def problem(shape: Shape, batch: int) -> tuple[np.ndarray, Answer]:
 @pytest.mark.parametrize("kernel", KERNELS, ids=lambda kernel: f"{kernel.isa}:{kernel.name}")
 def test_kernel(benchmark: Any, kernel: spmm.Kernel, shape: Shape) -> None:
     packed = packed_for(shape, kernel.isa)
-    x, answer = problem(shape, BATCHES[kernel.regime])
+    x, answer = problem(shape, BATCHES[kernel.layout_hint])
     out = kernel.run(packed, x)
     answer.check_peer(kernel.name, out, LARGEST_ERROR)
     benchmark.extra_info["batch"] = len(x)

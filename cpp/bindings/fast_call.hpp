@@ -22,7 +22,7 @@ public:
     Arguments(PyObject* const* objects, Py_ssize_t count) noexcept
         : objects_(objects), count_(count) {}
 
-    /// Raises TypeError unless there are so many.
+    /// Raises TypeError unless there are `count`.
     void expect(Py_ssize_t count) const {
         if (count_ == count) return;
         throw pybind11::type_error("expected " + std::to_string(count) + " arguments, got " +

@@ -87,8 +87,9 @@ void register_csr(py::module_& module) {
         [](std::uint32_t rows, std::uint32_t cols, int index_bits, bool flat,
            const Array<std::uint8_t>& codes, const Array<std::uint8_t>& gaps,
            const Array<std::uint32_t>& row_lengths) {
-            const Result result =
-                csr::validate(to_csr(rows, cols, index_bits, flat, codes, gaps, row_lengths));
+            const RelativeCsr matrix =
+                to_csr(rows, cols, index_bits, flat, codes, gaps, row_lengths);
+            const Result result = csr::validate(matrix);
             throw_if_error(result, "RelativeCsr", "entry");
             return result.count;
         },

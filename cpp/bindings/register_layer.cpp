@@ -44,11 +44,6 @@ py::dict to_dict(const LayerInfo& info) {
     return dict;
 }
 
-/// The bound that a caller named, or none: 2^63 - 1 stands for none as None does.
-std::optional<std::size_t> bound(std::optional<std::size_t> max_bytes) noexcept {
-    return max_bytes == std::size_t{PTRDIFF_MAX} ? std::nullopt : max_bytes;
-}
-
 /// Factors as Python has them: None where there are none.
 py::object factors(const std::vector<float>& values) {
     return values.empty() ? py::object(py::none()) : py::object(to_numpy(values));
@@ -110,7 +105,7 @@ void register_layer(py::module_& module) {
         [](const Array<std::uint8_t>& blob, std::optional<std::size_t> max_bytes, int threads) {
             return decoded(
                 [&](std::span<const std::uint8_t> bytes, Layer& layer) {
-                    return decode_layer(bytes, layer, bound(max_bytes), threads);
+                    return decode_layer(bytes, layer, max_bytes, threads);
                 },
                 blob);
         },
@@ -121,8 +116,7 @@ void register_layer(py::module_& module) {
            std::optional<std::size_t> max_bytes, int threads) {
             return decoded(
                 [&](std::span<const std::uint8_t> bytes, Layer& layer) {
-                    return decode_rows(bytes, first, count, layer, verify, bound(max_bytes),
-                                       threads);
+                    return decode_rows(bytes, first, count, layer, verify, max_bytes, threads);
                 },
                 blob);
         },
@@ -136,7 +130,7 @@ void register_layer(py::module_& module) {
             Result result;
             {
                 const py::gil_scoped_release release;
-                result = pack_layer(bytes, matrix, bound(max_bytes), threads);
+                result = pack_layer(bytes, matrix, max_bytes, threads);
             }
             throw_if_error(result, "layer blob");
             return matrix;

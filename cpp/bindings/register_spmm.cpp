@@ -13,10 +13,10 @@ namespace tersor::bindings {
 
 namespace {
 
-Regime parse_regime(const std::string& name) {
-    if (name == "vector") return Regime::vector;
-    if (name == "batch") return Regime::batch;
-    throw std::invalid_argument("regime '" + name + "' is none of vector, batch");
+LayoutHint parse_layout_hint(const std::string& name) {
+    if (name == "vector") return LayoutHint::vector;
+    if (name == "batch") return LayoutHint::batch;
+    throw std::invalid_argument("layout hint '" + name + "' is none of vector, batch");
 }
 
 /// `pack(csr, values, matrix)` on the parts of a RelativeCsr.
@@ -129,8 +129,10 @@ void register_spmm(py::module_& module) {
                                [](const PackedMatrix& m) {
                                    return !m.row_factors().empty() || !m.column_factors().empty();
                                })
-        .def_property_readonly("transposed", &PackedMatrix::transposed,
-                               py::return_value_policy::reference_internal)
+        .def_property_readonly(
+            "transposed",
+            [](const PackedMatrix& m) -> const PackedMatrix& { return m.transposed(); },
+            py::return_value_policy::reference_internal)
         .def("with_codebook",
              [](const PackedMatrix& m, const Array<float>& codebook) {
                  return m.with_codebook(view(codebook));
@@ -148,29 +150,30 @@ void register_spmm(py::module_& module) {
             const py::gil_scoped_release release;
             spmm::prepare(matrix, batch, wanted, threads);
         },
-        "Makes what products with so many vectors are computed from.", py::arg("packed"),
+        "Makes what products with `batch` vectors are computed from.", py::arg("packed"),
         py::arg("batch"), py::arg("precision"), py::arg("threads"));
     module.def(
         "spmm_pack",
         [](std::uint32_t rows, std::uint32_t cols, int index_bits, bool flat,
            const Array<std::uint8_t>& codes, const Array<std::uint8_t>& gaps,
            const Array<std::uint32_t>& row_lengths, const Array<float>& values,
-           const std::optional<std::string>& regime, std::size_t batch,
+           const std::optional<std::string>& layout_hint, std::size_t batch,
            const std::string& precision, int threads) {
-            const auto wanted =
-                regime.has_value() ? std::optional(parse_regime(*regime)) : std::nullopt;
+            const auto wanted = layout_hint.has_value()
+                                    ? std::optional(parse_layout_hint(*layout_hint))
+                                    : std::nullopt;
             const spmm::Use use{batch, parse_precision(precision)};
             const auto pack = [=](const RelativeCsr& csr, std::span<const float> codebook,
                                   PackedMatrix& matrix) {
-                const Regime chosen =
-                    wanted.has_value() ? *wanted : spmm::regime_for(csr, codebook.size(), use);
+                const LayoutHint chosen =
+                    wanted.has_value() ? *wanted : spmm::layout_hint_for(csr, codebook.size(), use);
                 return spmm::pack(csr, codebook, matrix, chosen, threads);
             };
             return packed(pack, rows, cols, index_bits, flat, codes, gaps, row_lengths, values);
         },
         py::arg("rows"), py::arg("cols"), py::arg("index_bits"), py::arg("flat"),
         py::arg("codes").noconvert(), py::arg("gaps").noconvert(),
-        py::arg("row_lengths").noconvert(), py::arg("values").noconvert(), py::arg("regime"),
+        py::arg("row_lengths").noconvert(), py::arg("values").noconvert(), py::arg("layout_hint"),
         py::arg("batch"), py::arg("precision"), py::arg("threads"));
     module.def(
         "spmm_pack_values",
@@ -199,7 +202,7 @@ void register_spmm(py::module_& module) {
         std::vector<std::tuple<std::string, std::string, std::string>> list;
         for (const spmm::KernelInfo& kernel : spmm::kernel_list()) {
             list.emplace_back(kernel.name, name(kernel.isa),
-                              kernel.regime == Regime::vector ? "vector" : "batch");
+                              kernel.layout_hint == LayoutHint::vector ? "vector" : "batch");
         }
         return list;
     });

@@ -122,13 +122,14 @@ py::object TensorReader::make(py::handle x, std::span<const std::int64_t> shape,
         size *= static_cast<std::size_t>(n);
     }
     for (const py::object& each : sizes) arguments.push_back(each.ptr());
-    auto made = py::reinterpret_steal<py::object>(
+    auto view_of_memory = py::reinterpret_steal<py::object>(
         PyObject_VectorcallMethod(new_empty, arguments.data(), arguments.size(), nullptr));
     DlTensor view{};
-    if (!made || table_->view_object(made.ptr(), &view) != 0) throw py::error_already_set();
+    if (!view_of_memory || table_->view_object(view_of_memory.ptr(), &view) != 0)
+        throw py::error_already_set();
     memory = {static_cast<char*>(view.data) + view.byte_offset, memory.type,
               std::span(view.shape, static_cast<std::size_t>(view.dimensions)), size};
-    return made;
+    return view_of_memory;
 }
 
 py::object TensorReader::make_like(py::handle x, std::size_t last, TensorMemory& memory) const {

@@ -56,7 +56,7 @@ inline std::vector<float> random_x(std::size_t size, unsigned seed) {
     return x;
 }
 
-/// |y - y_ref| <= c(n) * eps * sum |w||x| with the c(n) of docs/kernels.md, n being the terms that
+/// |y - y_ref| <= c(n) * eps * sum |w||x| with the c(n) of docs/kernels, n being the terms that
 /// are not 0, and 2^-149 for each product that is denormal.
 inline void expect_contract(const Problem& p, std::span<const float> x, std::size_t batch,
                             std::span<const float> bias, std::span<const float> y) {

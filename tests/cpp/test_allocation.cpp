@@ -194,9 +194,9 @@ Layer some_layer(const test::Problem& p, bool shared) {
     return layer;
 }
 
-PackedMatrix packed_matrix(const test::Problem& p, Regime regime = Regime::vector) {
+PackedMatrix packed_matrix(const test::Problem& p, LayoutHint layout_hint = LayoutHint::vector) {
     PackedMatrix packed;
-    EXPECT_TRUE(spmm::pack(p.csr, p.codebook, packed, regime).ok());
+    EXPECT_TRUE(spmm::pack(p.csr, p.codebook, packed, layout_hint).ok());
     return packed;
 }
 
@@ -262,11 +262,11 @@ TEST_P(Allocation, OfLayers) {
 // So large that there are several groups of rows.
 TEST_P(Allocation, OfPacking) {
     const test::Problem p = test::make_problem(700, 600, 0.9, 15, 5);
-    for (const Regime regime : {Regime::vector, Regime::batch}) {
+    for (const LayoutHint layout_hint : {LayoutHint::vector, LayoutHint::batch}) {
         fail_all([&] {
             return [&] {
                 PackedMatrix packed;
-                const Result result = spmm::pack(p.csr, p.codebook, packed, regime, 3);
+                const Result result = spmm::pack(p.csr, p.codebook, packed, layout_hint, 3);
                 return Outcome{
                     {static_cast<float>(result.status), static_cast<float>(packed.nonzeros())}, {}};
             };
@@ -278,12 +278,13 @@ TEST_P(Allocation, OfProducts) {
     const test::Problem p = test::make_problem(70, 300, 0.2, 15, 6);
     std::vector<float> x = test::random_x(std::size_t{70} * p.cols, 7);
     x[5 * std::size_t{p.cols}] = std::numeric_limits<float>::infinity();
-    for (const Regime regime : {Regime::vector, Regime::batch}) {
+    for (const LayoutHint layout_hint : {LayoutHint::vector, LayoutHint::batch}) {
         for (const std::size_t batch : {1, 7, 70}) {
             for (const Precision precision :
                  {Precision::highest, Precision::high, Precision::medium, Precision::low}) {
                 fail_all([&]() -> Operation {
-                    const auto packed = std::make_shared<PackedMatrix>(packed_matrix(p, regime));
+                    const auto packed =
+                        std::make_shared<PackedMatrix>(packed_matrix(p, layout_hint));
                     return [&, packed] {
                         std::vector<float> y(batch * p.rows);
                         spmm::multiply(*packed, std::span(x).first(batch * p.cols), batch, {}, y,

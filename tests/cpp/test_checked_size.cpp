@@ -6,6 +6,7 @@
 #include <stdexcept>
 
 #include "spmm_problem.hpp"
+#include "support/physical_memory.hpp"
 #include "tersor/conv.hpp"
 #include "tersor/spmm.hpp"
 
@@ -63,6 +64,16 @@ TEST(CheckedSize, RowsThatWrapAreRefused) {
                      std::invalid_argument)
             << begin;
     }
+}
+
+TEST(CheckedSize, RowsThatNothingBacksAreRefused) {
+    RelativeCsr flat{UINT32_MAX, 4, 4, true, {1}, {0}, {}};
+    PackedMatrix matrix;
+    if (std::uint64_t{UINT32_MAX} * 64 <= support::physical_memory()) GTEST_SKIP() << "they fit";
+    EXPECT_EQ(spmm::pack(flat, std::vector<float>{0, 1}, matrix).status, Status::too_large);
+    EXPECT_EQ(spmm::pack_values(flat, std::vector<float>{1}, matrix).status, Status::too_large);
+    flat.rows = 5;
+    EXPECT_TRUE(spmm::pack(flat, std::vector<float>{0, 1}, matrix).ok());
 }
 
 TEST(CheckedSize, AMatrixLargerThanAnAddressSpaceIsNotUnpackedIntoNothing) {

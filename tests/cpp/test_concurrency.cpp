@@ -37,7 +37,7 @@ TEST_P(Concurrency, ThreadsPackWhatOneThreadPacks) {
     const std::vector<float> x = test::random_x(p.cols, 11);
     const auto product = [&](int threads) {
         PackedMatrix packed;
-        EXPECT_TRUE(spmm::pack(p.csr, p.codebook, packed, Regime::vector, threads).ok());
+        EXPECT_TRUE(spmm::pack(p.csr, p.codebook, packed, LayoutHint::vector, threads).ok());
         std::vector<float> y(p.rows);
         spmm::multiply(packed, x, 1, {}, y, Precision::high);
         return std::pair(packed.nbytes(), y);
@@ -60,7 +60,7 @@ TEST_P(Concurrency, AnyNumberOfThreadsDoes) {
     const auto everything = [&](int threads) {
         std::vector<float> all;
         PackedMatrix packed;
-        EXPECT_TRUE(spmm::pack(p.csr, p.codebook, packed, Regime::vector, threads).ok());
+        EXPECT_TRUE(spmm::pack(p.csr, p.codebook, packed, LayoutHint::vector, threads).ok());
         for (const Precision precision : {Precision::highest, Precision::high, Precision::low}) {
             for (const std::size_t batch : {1, 9, 70}) {
                 std::vector<float> y(batch * p.rows);

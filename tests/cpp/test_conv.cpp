@@ -73,7 +73,7 @@ TEST_P(Conv, MeetsTheFp32BoundOfTheDefinition) {
         const std::uint32_t cols = g.in_channels / g.groups * g.kernel.h * g.kernel.w;
         const Problem p = test::make_problem(c.filters, cols, c.density, 15, ++seed);
         PackedMatrix filters;
-        ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, Regime::batch).ok());
+        ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, LayoutHint::batch).ok());
         constexpr std::size_t batch = 2;
         const auto x = test::random_x(batch * g.in_channels * g.input.h * g.input.w, seed);
         const auto bias = test::random_x(c.filters, seed + 100);
@@ -104,7 +104,7 @@ TEST_P(Conv, DoesWithoutABiasAndWithoutImages) {
     const Geometry g{.in_channels = 1, .input = {4, 4}, .kernel = {2, 2}};
     const Problem p = test::make_problem(3, 4, 1.0, 15, 1);
     PackedMatrix filters;
-    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, Regime::batch).ok());
+    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, LayoutHint::batch).ok());
     conv::convolve(filters, g, {}, 0, {}, {});
     const std::vector<float> x(16, 0.0F);
     std::vector<float> y(27, 5.0F);
@@ -115,7 +115,7 @@ TEST_P(Conv, DoesWithoutABiasAndWithoutImages) {
 TEST_P(Conv, ThreadsShareFiltersAndTheirPlans) {
     const Problem p = test::make_problem(6, 18, 0.5, 15, 1);
     PackedMatrix filters;
-    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, Regime::batch).ok());
+    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, LayoutHint::batch).ok());
     // More sizes of images than plans are kept.
     constexpr std::uint32_t sizes = 12;
     const auto run = [&](std::uint32_t size) {
@@ -149,7 +149,7 @@ TEST(ConvGeometry, SizesAreThoseOfTheDefinitionAndMistakesThrow) {
     EXPECT_EQ(conv::output_size(g).w, 6U);
     const Problem p = test::make_problem(4, 18, 0.5, 15, 1);
     PackedMatrix filters;
-    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, Regime::batch).ok());
+    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, LayoutHint::batch).ok());
     std::vector<float> x(4 * 11 * 8);
     std::vector<float> y(4 * 5 * 6);
     EXPECT_NO_THROW(conv::convolve(filters, g, x, 1, {}, y));

@@ -86,7 +86,7 @@ TEST_P(ConvPrecision, RandomGeometriesMeetEveryClass) {
         const ConvCase c = test::random_conv_case(generator);
         const Problem p = problem_of(c, usual_codebook, seed);
         PackedMatrix filters;
-        ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, Regime::batch).ok());
+        ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, LayoutHint::batch).ok());
         const std::size_t batch = seed % 8 == 0 ? 17 : 1 + seed % 2;
         const auto x = test::random_x(batch * image_size(c.geometry), seed);
         for (const Precision precision : classes) {
@@ -100,7 +100,7 @@ TEST_P(ConvPrecision, AllKindsOfActivationsMeetEveryClass) {
         {.in_channels = 6, .input = {9, 20}, .kernel = {3, 3}, .padding = {1, 1}}, 5, 0.6};
     const Problem p = problem_of(c, usual_codebook, 3);
     PackedMatrix filters;
-    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, Regime::batch).ok());
+    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, LayoutHint::batch).ok());
     const std::size_t size = image_size(c.geometry);
     for (const test::KindOfActivation& kind : test::kinds_of_activation(size)) {
         SCOPED_TRACE(kind.name);
@@ -126,7 +126,7 @@ TEST_P(ConvPrecision, WeightsThatFewBitsCannotHoldUseMore) {
         SCOPED_TRACE(k);
         const Problem p = problem_of(c, codebooks[k], 11);
         PackedMatrix filters;
-        ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, Regime::batch).ok());
+        ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, LayoutHint::batch).ok());
         const auto x = test::random_x(2 * image_size(c.geometry), 12);
         for (const Precision precision : classes) {
             expect_class(c, p, x, 2, precision, convolve(filters, c, x, 2, precision));
@@ -140,7 +140,7 @@ TEST_P(ConvPrecision, LongRowsOfEqualSignsStayWithinTheirSums) {
         {.in_channels = 600, .input = {4, 5}, .kernel = {3, 3}, .padding = {1, 1}}, 3, 1.0};
     const Problem p = problem_of(c, {0.0F, 1.0F, 0.999F, 0.9F}, 4);
     PackedMatrix filters;
-    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, Regime::batch).ok());
+    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, LayoutHint::batch).ok());
     const std::vector<float> x(image_size(c.geometry), 3.0F);
     for (const Precision precision : classes) {
         expect_class(c, p, x, 1, precision, convolve(filters, c, x, 1, precision));
@@ -152,7 +152,7 @@ TEST_P(ConvPrecision, LargeKernelsAreCutIntoSlices) {
         {.in_channels = 2, .input = {33, 40}, .kernel = {31, 29}, .padding = {15, 9}}, 2, 0.5};
     const Problem p = problem_of(c, usual_codebook, 8);
     PackedMatrix filters;
-    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, Regime::batch).ok());
+    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, LayoutHint::batch).ok());
     const auto x = test::random_x(image_size(c.geometry), 9);
     for (const Precision precision : classes) {
         expect_class(c, p, x, 1, precision, convolve(filters, c, x, 1, precision));
@@ -177,7 +177,7 @@ TEST_P(ConvPrecision, DepthwiseFiltersMeetEveryClass) {
                          seed % 5 == 0 ? 0.1 : 0.9};
         const Problem p = problem_of(c, usual_codebook, seed);
         PackedMatrix filters;
-        ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, Regime::batch).ok());
+        ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, LayoutHint::batch).ok());
         const std::size_t batch = 1 + seed % 3;
         const auto x = test::random_x(batch * image_size(c.geometry), seed);
         for (const Precision precision : classes) {
@@ -197,7 +197,7 @@ TEST_P(ConvPrecision, SeventeenImagesAreSixteenInLanesAndOne) {
                          0.4};
         const Problem p = problem_of(c, usual_codebook, 5);
         PackedMatrix filters;
-        ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, Regime::batch).ok());
+        ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, LayoutHint::batch).ok());
         auto x = test::random_x(17 * image_size(c.geometry), 6);
         // Images of very different ranges each keep their own.
         for (std::size_t i = 0; i < x.size(); ++i) {
@@ -219,7 +219,7 @@ TEST_P(ConvPrecision, EpiloguesAreThoseOfTheSumsInEveryLayout) {
     for (const ConvCase& c : all) {
         const Problem p = problem_of(c, usual_codebook, 5);
         PackedMatrix filters;
-        ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, Regime::batch).ok());
+        ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, LayoutHint::batch).ok());
         const auto x = test::random_x(batch * image_size(c.geometry), 6);
         for (const Precision precision : {Precision::high, Precision::low}) {
             const std::vector<float> sums = convolve(filters, c, x, batch, precision);
@@ -257,7 +257,7 @@ TEST_P(ConvPrecision, WhatIsNotFiniteReachesTheOutputsThatReadIt) {
         {.in_channels = 4, .input = {8, 21}, .kernel = {3, 3}, .padding = {1, 1}}, 3, 0.5};
     const Problem p = problem_of(c, usual_codebook, 6);
     PackedMatrix filters;
-    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, Regime::batch).ok());
+    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, LayoutHint::batch).ok());
     constexpr float infinity = std::numeric_limits<float>::infinity();
     auto x = test::random_x(3 * image_size(c.geometry), 9);
     x[100] = std::numeric_limits<float>::quiet_NaN();

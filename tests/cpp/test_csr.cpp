@@ -68,7 +68,8 @@ TERSOR_ON_EVERY_ISA(CsrTest);
 RelativeCsr small() { return {2, 8, 2, false, {1, 0, 2, 3}, {0, 3, 1, 2}, {3, 1}}; }
 
 TEST(CsrValidate, AcceptsTheGoodAndNamesTheFault) {
-    EXPECT_EQ(csr::validate(small()).count, 3U);
+    const RelativeCsr good = small();
+    EXPECT_EQ(csr::validate(good).count, 3U);
     const auto fault = [](auto change) {
         RelativeCsr matrix = small();
         change(matrix);
@@ -92,9 +93,8 @@ TEST(CsrDenseSize, BelievesOnlyWhatTheEntriesCanBack) {
     EXPECT_EQ(size({1U << 14, 1U << 14, 4, true, {}, {}, {}}).count, std::size_t{1} << 28);
     EXPECT_EQ(size({(1U << 14) + 1, 1U << 14, 4, true, {1}, {0}, {}}).status, Status::too_large);
     EXPECT_EQ(size({UINT32_MAX, UINT32_MAX, 4, true, {1}, {0}, {}}).status, Status::too_large);
-    EXPECT_EQ(
-        csr::dense_size(RelativeCsr{UINT32_MAX, UINT32_MAX, 4, true, {}, {}, {}}, SIZE_MAX).status,
-        Status::too_large);
+    const RelativeCsr all{UINT32_MAX, UINT32_MAX, 4, true, {}, {}, {}};
+    EXPECT_EQ(csr::dense_size(all, SIZE_MAX).status, Status::too_large);
     const std::vector<std::uint8_t> many((1U << 20) + 64, 1);
     EXPECT_TRUE(size({(1U << 14) + 1, 1U << 14, 4, true, many, many, {}}).ok());
 }

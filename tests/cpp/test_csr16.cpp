@@ -46,7 +46,7 @@ TEST_P(Csr16, BlocksWithoutEntriesAreNotThere) {
         code = 1;
     }
     PackedMatrix shared, values;
-    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, shared, Regime::batch).ok());
+    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, shared, LayoutHint::batch).ok());
     ASSERT_TRUE(spmm::pack_values(mask, plain, values).ok());
     for (const PackedMatrix* packed : {&shared, &values}) {
         std::vector<float> dense(p.dense.size());
@@ -69,7 +69,7 @@ TEST_P(Csr16, BlocksWithoutEntriesAreNotThere) {
 TEST_P(Csr16, WhatIsNotFiniteIsSeenInEveryBlock) {
     const Problem p = gaps_problem(3);
     PackedMatrix packed;
-    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, packed, Regime::batch).ok());
+    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, packed, LayoutHint::batch).ok());
     for (const std::size_t column : {std::size_t{70000}, std::size_t{3 * 65536 + 1}}) {
         auto x = test::random_x(p.cols, 2);
         x[column] = std::numeric_limits<float>::infinity();
@@ -84,7 +84,7 @@ TEST_P(Csr16, WhatIsNotFiniteIsSeenInEveryBlock) {
 TEST_P(Csr16, GradientsReadEveryBlock) {
     const Problem p = gaps_problem(3);
     PackedMatrix packed;
-    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, packed, Regime::batch).ok());
+    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, packed, LayoutHint::batch).ok());
     const auto x = test::random_x(p.cols, 3);
     const std::vector<float> gradient = {1.0F, -2.0F, 0.5F};
     std::vector<float> sums(packed.codebook_size());
@@ -102,10 +102,10 @@ TEST_P(Csr16, GradientsReadEveryBlock) {
 TEST_P(Csr16, AMatrixWithoutEntriesTakesNothingForItsColumns) {
     RelativeCsr csr{20000, UINT32_MAX, 8, false, {}, {}, std::vector<std::uint32_t>(20000)};
     PackedMatrix packed;
-    ASSERT_TRUE(spmm::pack(csr, std::vector<float>{0, 1}, packed, Regime::batch).ok());
+    ASSERT_TRUE(spmm::pack(csr, std::vector<float>{0, 1}, packed, LayoutHint::batch).ok());
     EXPECT_LT(packed.nbytes(), std::size_t{1} << 20);
     csr.cols = 1000;
-    ASSERT_TRUE(spmm::pack(csr, std::vector<float>{0, 1}, packed, Regime::batch).ok());
+    ASSERT_TRUE(spmm::pack(csr, std::vector<float>{0, 1}, packed, LayoutHint::batch).ok());
     EXPECT_LT(packed.nbytes(), std::size_t{1} << 14);
     const auto x = test::random_x(2000, 1);
     std::vector<float> y(2 * csr.rows, 7.0F);

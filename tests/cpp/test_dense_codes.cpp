@@ -1,5 +1,5 @@
 // Dense slices: matrices of which most weights are kept, on every instruction set, against the
-// bounds of docs/kernels.md in double precision.
+// bounds of docs/kernels/ in double precision.
 #include <algorithm>
 #include <cmath>
 
@@ -15,13 +15,13 @@ using test::Problem;
 
 PackedMatrix packed(const Problem& p, int threads = 1) {
     PackedMatrix matrix;
-    const Result result = spmm::pack(p.csr, p.codebook, matrix, Regime::vector, threads);
+    const Result result = spmm::pack(p.csr, p.codebook, matrix, LayoutHint::vector, threads);
     EXPECT_TRUE(result.ok()) << describe(result.status);
     return matrix;
 }
 
 bool is_dense(const PackedMatrix& matrix) {
-    const spmm::Sell* sell = matrix.layout().sell_made.peek();
+    const spmm::Sell* sell = matrix.layout().lazy_sell.peek();
     return sell != nullptr && sell->shape.dense;
 }
 

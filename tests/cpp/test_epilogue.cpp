@@ -195,7 +195,7 @@ TEST_P(EpilogueTest, EveryRouteIsFinishedOnce) {
 TEST_P(EpilogueTest, ConvolutionsAreFinishedAlike) {
     const Problem p = make_problem(6, 2 * 9, 0.5, 15, 9);
     PackedMatrix filters;
-    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, Regime::batch).ok());
+    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, filters, LayoutHint::batch).ok());
     conv::Geometry g;
     g.in_channels = 2;
     g.input = {7, 9};

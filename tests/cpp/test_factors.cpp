@@ -44,9 +44,9 @@ Scaled make_scaled(std::uint32_t rows, std::uint32_t cols, double density, bool 
             factors(cols, 5, of_columns)};
 }
 
-PackedMatrix packed(const Scaled& scaled, Regime regime) {
+PackedMatrix packed(const Scaled& scaled, LayoutHint layout_hint) {
     PackedMatrix matrix;
-    EXPECT_TRUE(spmm::pack(scaled.problem.csr, scaled.problem.codebook, matrix, regime).ok());
+    EXPECT_TRUE(spmm::pack(scaled.problem.csr, scaled.problem.codebook, matrix, layout_hint).ok());
     matrix.set_factors(scaled.rows, scaled.columns);
     return matrix;
 }
@@ -64,8 +64,8 @@ TEST_P(Factors, ProductsOfEveryClassAndBatchKeepTheirBounds) {
          {std::pair{true, false}, {false, true}, {true, true}}) {
         const Scaled scaled = make_scaled(70, 300, 0.2, of_rows, of_columns);
         const std::size_t rows = 70, cols = 300;
-        for (const Regime regime : {Regime::vector, Regime::batch}) {
-            const PackedMatrix matrix = packed(scaled, regime);
+        for (const LayoutHint layout_hint : {LayoutHint::vector, LayoutHint::batch}) {
+            const PackedMatrix matrix = packed(scaled, layout_hint);
             for (const Precision precision :
                  {Precision::highest, Precision::high, Precision::medium, Precision::low}) {
                 for (const std::size_t batch : {1U, 3U, 14U, 70U}) {
@@ -113,7 +113,7 @@ TEST_P(Factors, ProductsOfEveryClassAndBatchKeepTheirBounds) {
 
 TEST_P(Factors, Bfloat16IsReadAndWritten) {
     const Scaled scaled = make_scaled(33, 90, 0.3, true, true);
-    const PackedMatrix matrix = packed(scaled, Regime::vector);
+    const PackedMatrix matrix = packed(scaled, LayoutHint::vector);
     const auto wide = test::random_x(2 * 90, 6);
     std::vector<BFloat16> x;
     std::vector<float> rounded;
@@ -139,7 +139,7 @@ TEST_P(Factors, Bfloat16IsReadAndWritten) {
 
 TEST_P(Factors, TheTransposedAndRevaluedMatricesHaveThem) {
     const Scaled scaled = make_scaled(20, 50, 0.3, true, true);
-    const PackedMatrix matrix = packed(scaled, Regime::vector);
+    const PackedMatrix matrix = packed(scaled, LayoutHint::vector);
     std::vector<float> dense(20 * 50), transposed(50 * 20), revalued(20 * 50);
     matrix.unpack(dense);
     matrix.transposed().unpack(transposed);
@@ -161,7 +161,7 @@ TEST_P(Factors, TheTransposedAndRevaluedMatricesHaveThem) {
 
 TEST_P(Factors, TheGradientOfTheCodebookHasThem) {
     const Scaled scaled = make_scaled(20, 50, 0.3, true, true);
-    const PackedMatrix matrix = packed(scaled, Regime::vector);
+    const PackedMatrix matrix = packed(scaled, LayoutHint::vector);
     const auto x = test::random_x(3 * 50, 6);
     const auto gradient = test::random_x(3 * 20, 7);
     std::vector<float> sums(13);
@@ -186,7 +186,7 @@ TEST_P(Factors, TheGradientOfTheCodebookHasThem) {
 TEST_P(Factors, AConvolutionHasThem) {
     // A factor for each tap as well as for each filter.
     const Scaled scaled = make_scaled(6, 4 * 9, 0.4, true, true);
-    const PackedMatrix filters = packed(scaled, Regime::batch);
+    const PackedMatrix filters = packed(scaled, LayoutHint::batch);
     conv::Geometry geometry;
     geometry.in_channels = 4;
     geometry.input = {7, 6};
@@ -213,7 +213,7 @@ TEST_P(Factors, AConvolutionHasThem) {
 
 TEST_P(Factors, WhatIsNotFiniteSpreads) {
     const Scaled scaled = make_scaled(20, 50, 0.3, true, true);
-    const PackedMatrix matrix = packed(scaled, Regime::vector);
+    const PackedMatrix matrix = packed(scaled, LayoutHint::vector);
     auto x = test::random_x(50, 6);
     x[7] = std::numeric_limits<float>::infinity();
     std::vector<float> y(20);
@@ -223,7 +223,7 @@ TEST_P(Factors, WhatIsNotFiniteSpreads) {
 
 TEST_P(Factors, WrongOnesAreRefused) {
     const Scaled scaled = make_scaled(20, 50, 0.3, true, true);
-    PackedMatrix matrix = packed(scaled, Regime::vector);
+    PackedMatrix matrix = packed(scaled, LayoutHint::vector);
     const std::vector<float> nan(20, std::numeric_limits<float>::quiet_NaN());
     EXPECT_THROW(matrix.set_factors(std::vector<float>(19, 1.0F), {}), std::invalid_argument);
     EXPECT_THROW(matrix.set_factors({}, std::vector<float>(20, 1.0F)), std::invalid_argument);

@@ -112,7 +112,7 @@ TEST(Fork, AChildPacksAndMultiplies) {
     };
     const auto fresh = [&] {
         auto packed = std::make_shared<PackedMatrix>();
-        EXPECT_TRUE(spmm::pack(p.csr, p.codebook, *packed, Regime::vector, 2).ok());
+        EXPECT_TRUE(spmm::pack(p.csr, p.codebook, *packed, LayoutHint::vector, 2).ok());
         return std::shared_ptr<const PackedMatrix>(std::move(packed));
     };
     const std::vector<float> high = product(*fresh(), Precision::high);

@@ -31,10 +31,10 @@ Problem transpose(const Problem& p) {
 
 TEST_P(GradientsTest, TheTransposedMatrixMultiplies) {
     for (const auto& [rows, cols] : {std::pair{60U, 90U}, {1U, 300U}, {70000U, 3U}}) {
-        for (const Regime regime : {Regime::vector, Regime::batch}) {
+        for (const LayoutHint layout_hint : {LayoutHint::vector, LayoutHint::batch}) {
             const Problem p = make_problem(rows, cols, 0.2, 15, 3);
             PackedMatrix packed;
-            ASSERT_TRUE(spmm::pack(p.csr, p.codebook, packed, regime).ok());
+            ASSERT_TRUE(spmm::pack(p.csr, p.codebook, packed, layout_hint).ok());
             const std::size_t before = packed.nbytes();
             const PackedMatrix& transposed = packed.transposed();
             EXPECT_EQ(packed.nbytes(), before + transposed.nbytes());

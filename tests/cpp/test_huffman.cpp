@@ -10,10 +10,10 @@
 #include <random>
 #include <utility>
 
+#include "huffman/bit_sliced_code.hpp"
 #include "huffman/bits.hpp"
 #include "huffman/kernels.hpp"
 #include "huffman/plane_block.hpp"
-#include "huffman/plane_code.hpp"
 #include "isa_test.hpp"
 #include "support/varint.hpp"
 
@@ -214,15 +214,15 @@ TEST_P(HuffmanStreams, DamagedBlocksAreRefused) {
 
 /// A code of one stage of a shape, and where it has a tail of one more for two symbols; no stages
 /// where a byte has not so many symbols.
-huffman::PlaneCode code_of_shape(int planes, bool tail,
-                                 std::span<const std::uint16_t> level_roots) {
+huffman::BitSlicedCode code_of_shape(int planes, bool tail,
+                                     std::span<const std::uint16_t> suffix_roots) {
     huffman::Stage stage{
-        {.planes = planes, .levels = static_cast<int>(level_roots.size()), .tail = tail}};
-    std::copy(level_roots.begin(), level_roots.end(), stage.level_roots.begin());
+        {.planes = planes, .suffixes = static_cast<int>(suffix_roots.size()), .tail = tail}};
+    std::copy(suffix_roots.begin(), suffix_roots.end(), stage.suffix_roots.begin());
     const unsigned words = stage.capacity();
     Bytes symbols(words + (tail ? 2 : 0));
     std::iota(symbols.begin(), symbols.end(), std::uint8_t{0});
-    huffman::PlaneCode code;
+    huffman::BitSlicedCode code;
     if (symbols.size() > 256) return code;
     code.last_symbol = symbols.back();
     const std::span<const std::uint8_t> all(symbols);
@@ -236,8 +236,8 @@ huffman::PlaneCode code_of_shape(int planes, bool tail,
     return code;
 }
 
-/// No level; one from each root of a few on; and more levels from there, or from later roots on.
-std::vector<std::vector<std::uint16_t>> choices_of_level_roots(unsigned ending_roots, int most) {
+/// No suffix; one from each root of a few on; and more suffixes from there, or from later roots on.
+std::vector<std::vector<std::uint16_t>> choices_of_suffix_roots(unsigned ending_roots, int most) {
     std::vector<std::vector<std::uint16_t>> choices{{}};
     for (std::size_t done = 0; done < choices.size(); ++done) {
         if (choices[done].size() == static_cast<std::size_t>(most)) continue;
@@ -263,8 +263,8 @@ TEST_P(HuffmanStreams, EveryShapeOfStagesIsCodedAsThePortableKernelsDo) {
     for (int planes = 1; planes <= huffman::max_stage_bits; ++planes) {
         for (const bool tail : {false, true}) {
             const unsigned ending_roots = (1U << planes) - (tail ? 1U : 0U);
-            const int most = std::min(huffman::max_levels, huffman::max_stage_bits - planes);
-            for (const auto& roots : choices_of_level_roots(ending_roots, most)) {
+            const int most = std::min(huffman::max_suffixes, huffman::max_stage_bits - planes);
+            for (const auto& roots : choices_of_suffix_roots(ending_roots, most)) {
                 const huffman::BlockCode code{.planes = code_of_shape(planes, tail, roots)};
                 if (code.planes.stages.empty()) continue;
                 ++shapes;
@@ -275,17 +275,17 @@ TEST_P(HuffmanStreams, EveryShapeOfStagesIsCodedAsThePortableKernelsDo) {
                 const auto block = huffman::encode_block(encoder, code, symbols, scratch);
                 ASSERT_TRUE(
                     std::equal(block.begin(), block.end(), expected.begin(), expected.end()))
-                    << planes << " planes, levels from " << testing::PrintToString(roots);
+                    << planes << " planes, suffixes from " << testing::PrintToString(roots);
                 Bytes back(symbols.size());
                 ASSERT_TRUE(
                     huffman::decode_block(decoder, code, expected, 0, back, {}, scratch.parts)
                         .ok());
                 ASSERT_EQ(back, symbols)
-                    << planes << " planes, levels from " << testing::PrintToString(roots);
+                    << planes << " planes, suffixes from " << testing::PrintToString(roots);
                 Bytes header;
-                huffman::append_plane_code(code.planes, header);
-                huffman::PlaneCode read;
-                ASSERT_TRUE(huffman::read_plane_code(header, read).ok());
+                huffman::append_bit_sliced_code(code.planes, header);
+                huffman::BitSlicedCode read;
+                ASSERT_TRUE(huffman::read_bit_sliced_code(header, read).ok());
                 ASSERT_EQ(read.stages[0].symbols, code.planes.stages[0].symbols);
             }
         }
@@ -306,7 +306,7 @@ TEST_P(HuffmanStreams, PairsAreSplitWhereverTheyEnd) {
             pairs[i / 2] |= static_cast<std::uint8_t>(symbols[i] << (i % 2 * 4));
         }
         const huffman::BlockCode code{
-            .planes = huffman::build_plane_code(huffman::histogram(pairs)), .pairs = true};
+            .planes = huffman::build_bit_sliced_code(huffman::histogram(pairs)), .pairs = true};
         const auto block = huffman::encode_block(encoder, code, symbols, scratch);
         Bytes back(size + 1, 99);  // nothing may be written past the symbols
         huffman::Scratch memory;
@@ -321,7 +321,7 @@ TEST_P(HuffmanStreams, PairsAreSplitWhereverTheyEnd) {
 TEST(HuffmanPlanes, AreNearlyAsSmallAsHuffmanCodes) {
     for (unsigned seed = 0; seed < 30; ++seed) {
         const auto counts = huffman::histogram(random_symbols(50000, 0.01 + 0.025 * seed, seed));
-        const huffman::PlaneCode code = huffman::build_plane_code(counts);
+        const huffman::BitSlicedCode code = huffman::build_bit_sliced_code(counts);
         const auto optimal = static_cast<double>(huffman_bits(counts));
         const auto bits = static_cast<double>(huffman::coded_bits(code, counts));
         EXPECT_GE(bits, optimal);
@@ -330,7 +330,7 @@ TEST(HuffmanPlanes, AreNearlyAsSmallAsHuffmanCodes) {
         EXPECT_LE(bits, (distinct <= 64 ? 1.01 : 1.015) * optimal) << distinct;
     }
     const auto flat = huffman::histogram(flat_symbols(1 << 18, 256, 1));
-    EXPECT_LE(static_cast<double>(huffman::coded_bits(huffman::build_plane_code(flat), flat)),
+    EXPECT_LE(static_cast<double>(huffman::coded_bits(huffman::build_bit_sliced_code(flat), flat)),
               1.005 * static_cast<double>(huffman_bits(flat)));
 }
 
@@ -340,8 +340,8 @@ TEST(HuffmanPlanes, StayNearHuffmanCodesOverAllSymbols) {
         for (std::size_t s = 0; s < counts.size(); ++s) {
             counts[s] = static_cast<std::uint64_t>(1e7 * weight(static_cast<double>(s)));
         }
-        const auto bits =
-            static_cast<double>(huffman::coded_bits(huffman::build_plane_code(counts), counts));
+        const auto bits = static_cast<double>(
+            huffman::coded_bits(huffman::build_bit_sliced_code(counts), counts));
         return bits / static_cast<double>(huffman_bits(counts)) - 1.0;
     };
     for (const double deviation : {10.0, 20.0, 30.0, 40.0, 70.0}) {
@@ -360,19 +360,19 @@ TEST(HuffmanPlanes, StayNearHuffmanCodesOverAllSymbols) {
 TEST(HuffmanPlanes, CodesAreReadBackAsTheyWereWritten) {
     for (unsigned seed = 0; seed < 30; ++seed) {
         const auto counts = huffman::histogram(random_symbols(3000, 0.01 + 0.03 * seed, seed));
-        const huffman::PlaneCode code = huffman::build_plane_code(counts);
+        const huffman::BitSlicedCode code = huffman::build_bit_sliced_code(counts);
         Bytes bytes;
-        huffman::append_plane_code(code, bytes);
-        huffman::PlaneCode back;
-        const Result result = huffman::read_plane_code(bytes, back);
+        huffman::append_bit_sliced_code(code, bytes);
+        huffman::BitSlicedCode back;
+        const Result result = huffman::read_bit_sliced_code(bytes, back);
         ASSERT_TRUE(result.ok());
         EXPECT_EQ(result.count, bytes.size());
         EXPECT_EQ(huffman::coded_bits(back, counts), huffman::coded_bits(code, counts));
         Bytes again;
-        huffman::append_plane_code(back, again);
+        huffman::append_bit_sliced_code(back, again);
         EXPECT_EQ(again, bytes);
         for (std::size_t size = 0; size < bytes.size(); ++size) {
-            EXPECT_FALSE(huffman::read_plane_code(std::span(bytes).first(size), back).ok());
+            EXPECT_FALSE(huffman::read_bit_sliced_code(std::span(bytes).first(size), back).ok());
         }
     }
 }

@@ -33,8 +33,8 @@ class PlanTest : public test::IsaTest {};
 
 // ---- The order of the classes
 
-/// Cycles for a non-zero and a vector by one vector at a time: docs/kernels.md, Zen 4. Of other
-/// levels than AVX-512 their order alone is known.
+/// Cycles for a non-zero and a vector by one vector at a time: docs/kernels/sell.md, Zen 4. Of
+/// other levels than AVX-512 their order alone is known.
 double cycles_alone(std::optional<Arithmetic> arithmetic) {
     if (!arithmetic.has_value()) return 1.5;
     constexpr double by_limbs[] = {.062, .11, .19, .29};
@@ -327,6 +327,29 @@ TEST_P(PlanThreads, PreparedProductsMakeNothing) {
             EXPECT_EQ(one.nbytes(), prepared.nbytes()) << batch;
         }
     }
+}
+
+TEST_P(PlanThreads, MoreVectorsNeedNoMoreMeetings) {
+    const test::Problem p = test::make_problem(400, 300, 0.3, 15, 48);
+    const PackedMatrix packed = packed_of(p);
+    const std::vector<float> x = test::random_x(std::size_t{20} * p.cols, 49);
+    static int meetings;
+    set_parallel_runner([](std::size_t count, std::size_t, int, RangeFunction f, void* context) {
+        ++meetings;
+        f(context, 0, count);
+    });
+    for (const Precision precision : {Precision::low, Precision::medium}) {
+        const auto meetings_of = [&](std::size_t batch) {
+            std::vector<float> y(batch * p.rows);
+            spmm::prepare(packed, batch, precision);
+            meetings = 0;
+            spmm::multiply(packed, std::span(x).first(batch * p.cols), batch, {}, y, precision, 2);
+            return meetings;
+        };
+        EXPECT_LE(meetings_of(20), meetings_of(8)) << static_cast<int>(precision);
+        EXPECT_GT(meetings, 0);
+    }
+    set_parallel_runner(nullptr);
 }
 
 TERSOR_ON_EVERY_ISA(PlanTest);

@@ -52,7 +52,7 @@ TEST_P(SpmmTest, BatchesOfEveryWidth) {
     for (const double density : {0.02, 0.1, 0.7}) {
         const Problem p = make_problem(1030, 300, density, 15, ++seed);
         PackedMatrix packed;
-        ASSERT_TRUE(spmm::pack(p.csr, p.codebook, packed, Regime::batch).ok());
+        ASSERT_TRUE(spmm::pack(p.csr, p.codebook, packed, LayoutHint::batch).ok());
         const std::size_t before = packed.nbytes();
         for (const std::size_t batch : {4, 30, 85}) {
             SCOPED_TRACE("batch " + std::to_string(batch));
@@ -102,31 +102,32 @@ TEST_P(SpmmTest, MeetsTheContractForEveryKindOfActivation) {
 }
 
 // The documented rule: what the first layout is for, by batch, class, density and codebook.
-TEST_P(SpmmTest, TheRegimeFollowsTheUse) {
+TEST_P(SpmmTest, TheLayoutHintFollowsTheUse) {
     const bool fixed = GetParam() != Isa::scalar;
     const auto of = [](const Problem& p, std::size_t batch, Precision precision) {
-        return spmm::regime_for(p.csr, p.codebook.size(), {batch, precision});
+        return spmm::layout_hint_for(p.csr, p.codebook.size(), {batch, precision});
     };
     const Problem p = make_problem(64, 256, 0.1, 15, 1);
     for (const Precision precision : {Precision::high, Precision::medium, Precision::low}) {
-        EXPECT_EQ(of(p, 1, precision), fixed ? Regime::vector : Regime::batch);
+        EXPECT_EQ(of(p, 1, precision), fixed ? LayoutHint::vector : LayoutHint::batch);
     }
-    EXPECT_EQ(of(p, 64, Precision::high), Regime::batch);
-    EXPECT_EQ(of(p, 64, Precision::highest), Regime::batch);
-    EXPECT_EQ(of(p, 64, Precision::low), fixed ? Regime::vector : Regime::batch);
-    EXPECT_EQ(of(make_problem(64, 256, 0.001, 15, 1), 1, Precision::high), Regime::batch);
+    EXPECT_EQ(of(p, 64, Precision::high), LayoutHint::batch);
+    EXPECT_EQ(of(p, 64, Precision::highest), LayoutHint::batch);
+    EXPECT_EQ(of(p, 64, Precision::low), fixed ? LayoutHint::vector : LayoutHint::batch);
+    EXPECT_EQ(of(make_problem(64, 256, 0.001, 15, 1), 1, Precision::high), LayoutHint::batch);
     EXPECT_EQ(of(make_problem(64, 256, 0.1, 200, 1), 1, Precision::high),
-              GetParam() == Isa::avx512 || GetParam() == Isa::amx ? Regime::vector : Regime::batch);
+              GetParam() == Isa::avx512 || GetParam() == Isa::amx ? LayoutHint::vector
+                                                                  : LayoutHint::batch);
     // Tiles stand beside the layout for vectors.
     EXPECT_EQ(of(make_problem(64, 256, 0.3, 15, 1), 64, Precision::high),
-              GetParam() == Isa::amx ? Regime::vector : Regime::batch);
+              GetParam() == Isa::amx ? LayoutHint::vector : LayoutHint::batch);
 }
 
 // A batch that panels take whole needs no other layout beside csr16.
 TEST_P(SpmmTest, BatchesMakeNoLayoutForVectors) {
     const Problem p = make_problem(64, 256, 0.1, 15, 1);
     PackedMatrix packed;
-    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, packed, Regime::batch).ok());
+    ASSERT_TRUE(spmm::pack(p.csr, p.codebook, packed, LayoutHint::batch).ok());
     const auto x = random_x(64 * p.cols, 2);
     std::vector<float> y(64 * p.rows);
     spmm::multiply(packed, x, 64, {}, y, Precision::high);

@@ -44,9 +44,9 @@ void expect_class(const Problem& p, std::span<const float> x, std::span<const fl
     }
 }
 
-PackedMatrix packed_of(const Problem& p, Regime regime = Regime::vector) {
+PackedMatrix packed_of(const Problem& p, LayoutHint layout_hint = LayoutHint::vector) {
     PackedMatrix packed;
-    EXPECT_TRUE(spmm::pack(p.csr, p.codebook, packed, regime).ok());
+    EXPECT_TRUE(spmm::pack(p.csr, p.codebook, packed, layout_hint).ok());
     return packed;
 }
 
@@ -181,9 +181,9 @@ TEST_P(SpmmPrecisionTest, FlatGapsAndThreadsPackTheSame) {
         const auto x = random_x(77, 62);
         for (const bool flat : {false, true}) {
             const RelativeCsr matrix = csr::encode(codes, 301, 77, index_bits, flat);
-            for (const Regime regime : {Regime::vector, Regime::batch}) {
+            for (const LayoutHint layout_hint : {LayoutHint::vector, LayoutHint::batch}) {
                 PackedMatrix packed;
-                ASSERT_TRUE(spmm::pack(matrix, p.codebook, packed, regime, 3).ok());
+                ASSERT_TRUE(spmm::pack(matrix, p.codebook, packed, layout_hint, 3).ok());
                 std::vector<float> unpacked(p.dense.size());
                 packed.unpack(unpacked);
                 ASSERT_EQ(unpacked, p.dense) << index_bits << flat;
@@ -295,7 +295,7 @@ TEST_P(SpmmPrecisionTest, NotFiniteActivationsActAsInADenseLayer) {
 TEST_P(SpmmPrecisionTest, ASecondLayoutIsMadeWhenNeededAndCounted) {
     const Problem p = make_problem(300, 1000, 0.09, 15, 31);
     const PackedMatrix packed = packed_of(p);
-    const PackedMatrix for_batches = packed_of(p, Regime::batch);
+    const PackedMatrix for_batches = packed_of(p, LayoutHint::batch);
     const std::vector<float> x = random_x(1000, 32);
     std::vector<float> y(300), expected(300);
 
@@ -323,8 +323,8 @@ TEST_P(SpmmPrecisionTest, ASecondLayoutIsMadeWhenNeededAndCounted) {
 TEST_P(SpmmPrecisionTest, ThreadsMayShareTheFirstUse) {
     const Problem p = make_problem(300, 1000, 0.09, 15, 41);
     const std::vector<float> x = random_x(1000, 42);
-    for (const Regime regime : {Regime::vector, Regime::batch}) {
-        const PackedMatrix packed = packed_of(p, regime);
+    for (const LayoutHint layout_hint : {LayoutHint::vector, LayoutHint::batch}) {
+        const PackedMatrix packed = packed_of(p, layout_hint);
         std::vector<std::vector<float>> results(4, std::vector<float>(300));
         std::vector<std::thread> threads;
         threads.reserve(4);
@@ -347,20 +347,20 @@ TEST(SpmmLayout, BytesPerNonzero) {
     if (!available(Isa::avx512)) GTEST_SKIP() << "the SELL layout needs AVX-512";
     const Isa previous = isa_in_use();
     use_isa(Isa::avx512);
-    const auto bytes_per_nonzero = [](double density, int values, Regime regime) {
+    const auto bytes_per_nonzero = [](double density, int values, LayoutHint layout_hint) {
         const Problem p = make_problem(1024, 4096, density, values, 51);
-        const PackedMatrix packed = packed_of(p, regime);
+        const PackedMatrix packed = packed_of(p, layout_hint);
         return static_cast<double>(packed.nbytes()) / static_cast<double>(packed.nonzeros());
     };
-    EXPECT_LT(bytes_per_nonzero(0.04, 15, Regime::vector), 2.38);
-    EXPECT_LT(bytes_per_nonzero(0.09, 15, Regime::vector), 1.83);
+    EXPECT_LT(bytes_per_nonzero(0.04, 15, LayoutHint::vector), 2.38);
+    EXPECT_LT(bytes_per_nonzero(0.09, 15, LayoutHint::vector), 1.83);
     // Small enough for the second cache, dense enough for it: narrow windows.
-    EXPECT_LT(bytes_per_nonzero(0.11, 15, Regime::vector), 2.08);
-    EXPECT_LT(bytes_per_nonzero(0.18, 15, Regime::vector), 1.68);
-    EXPECT_LT(bytes_per_nonzero(0.25, 15, Regime::vector), 1.69);
-    EXPECT_LT(bytes_per_nonzero(0.5, 15, Regime::vector), 1.57);
-    EXPECT_LT(bytes_per_nonzero(0.09, 255, Regime::vector), 2.41);
-    EXPECT_LT(bytes_per_nonzero(0.09, 15, Regime::batch), 3.05);
+    EXPECT_LT(bytes_per_nonzero(0.11, 15, LayoutHint::vector), 2.08);
+    EXPECT_LT(bytes_per_nonzero(0.18, 15, LayoutHint::vector), 1.68);
+    EXPECT_LT(bytes_per_nonzero(0.25, 15, LayoutHint::vector), 1.69);
+    EXPECT_LT(bytes_per_nonzero(0.5, 15, LayoutHint::vector), 1.57);
+    EXPECT_LT(bytes_per_nonzero(0.09, 255, LayoutHint::vector), 2.41);
+    EXPECT_LT(bytes_per_nonzero(0.09, 15, LayoutHint::batch), 3.05);
     use_isa(previous);
 }
 

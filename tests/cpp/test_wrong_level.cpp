@@ -107,7 +107,7 @@ std::vector<Entry> entries() {
              PackedMatrix packed;
              good(spmm::pack_values(csr, std::span(codebook).subspan(1), packed));
          }},
-        {"spmm::regime_for", [] { static_cast<void>(spmm::regime_for(csr, 2, {})); }},
+        {"spmm::layout_hint_for", [] { static_cast<void>(spmm::layout_hint_for(csr, 2, {})); }},
         {"encode_layer",
          [] { static_cast<void>(encode_layer({{1, 4}, ValueKind::shared_fp32, csr, {1.0F}})); }},
         {"decode_layer",

@@ -47,9 +47,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     for (const tersor::Isa isa : tersor::compiled_isas()) {
         if (!tersor::available(isa)) continue;
         tersor::use_isa(isa);
-        for (const tersor::Regime regime : {tersor::Regime::vector, tersor::Regime::batch}) {
+        for (const tersor::LayoutHint layout_hint :
+             {tersor::LayoutHint::vector, tersor::LayoutHint::batch}) {
             tersor::PackedMatrix packed;
-            const tersor::Result result = tersor::spmm::pack(csr, codebook, packed, regime);
+            const tersor::Result result = tersor::spmm::pack(csr, codebook, packed, layout_hint);
             require(result.ok() == valid.ok());
             if (!valid.ok() || weights > max_weights) continue;
             require(packed.nonzeros() == valid.count);

@@ -30,7 +30,7 @@ enum tersor_status {
     TERSOR_NOT_FOUND = 6 /* the file has no such tensor */
 };
 
-/* The error classes of docs/kernels.md, from the tightest bound to the loosest. */
+/* The error classes of docs/kernels, from the tightest bound to the loosest. */
 enum tersor_precision { TERSOR_HIGHEST = 0, TERSOR_HIGH = 1, TERSOR_MEDIUM = 2, TERSOR_LOW = 3 };
 
 typedef struct tersor_file tersor_file;
@@ -77,7 +77,7 @@ TERSOR_API int tersor_get_tensor(const tersor_file* file, size_t index, tersor_t
 TERSOR_API int tersor_find_tensor(const tersor_file* file, const char* name, tersor_tensor* tensor,
                                   size_t struct_size);
 
-/* Decodes a compressed tensor and lays it out for this processor, with at most so many threads: a
+/* Decodes a compressed tensor and lays it out for this processor, with at most `threads` threads: a
  * matrix of its first dimension by the product of the others. max_bytes bounds what decoding and
  * laying out may hold together: a tensor that may take more is refused before it is laid out, as
  * TERSOR_BAD_DATA. 0 stands for a bound that follows from the tensor's size in the file, 1 GB and

@@ -58,11 +58,14 @@ public:
                                       std::size_t max_bytes = SIZE_MAX);
 
     /// In the order of their names.
-    [[nodiscard]] const std::vector<TensorView>& tensors() const noexcept;
+    [[nodiscard]] const std::vector<TensorView>& tensors() const& noexcept;
+    const std::vector<TensorView>& tensors() const&& = delete;
     /// The tensor of that name, or nullptr; takes the same time in a file of any length.
-    [[nodiscard]] const TensorView* find(std::string_view name) const noexcept;
+    [[nodiscard]] const TensorView* find(std::string_view name) const& noexcept;
+    const TensorView* find(std::string_view name) const&& = delete;
     /// The `__metadata__` of the file.
-    [[nodiscard]] const Metadata& metadata() const noexcept;
+    [[nodiscard]] const Metadata& metadata() const& noexcept;
+    const Metadata& metadata() const&& = delete;
     [[nodiscard]] std::size_t file_bytes() const noexcept;
     /// Whether tersor wrote it (any other safetensors file opens too, with nothing compressed).
     [[nodiscard]] bool is_tersor() const noexcept;

@@ -43,7 +43,8 @@ struct CsrView {
     std::span<const std::uint32_t> row_lengths;
 
     CsrView() = default;
-    CsrView(const RelativeCsr& csr) noexcept  // whoever reads one may be handed the other
+    CsrView(const RelativeCsr&& csr) = delete;  // what is viewed would be gone
+    CsrView(const RelativeCsr& csr) noexcept    // whoever reads one may be handed the other
         : rows(csr.rows),
           cols(csr.cols),
           index_bits(csr.index_bits),

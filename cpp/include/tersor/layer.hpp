@@ -69,7 +69,7 @@ struct LayerInfo {
 /// Whether the bytes start like a blob; says nothing about the rest.
 [[nodiscard]] bool is_layer(std::span<const std::uint8_t> blob) noexcept;
 
-/// What the content of so many stored bytes may take in memory where the caller gives no bound of
+/// What the content of `stored` bytes may take in memory where the caller gives no bound of
 /// their own: a few bytes can announce any number of rows, or of equal symbols. Coded symbols that
 /// differ are 16 for each byte at most and take up to 16 bytes each, decoded and packed.
 [[nodiscard]] constexpr std::size_t default_max_bytes(std::size_t stored) noexcept {
@@ -90,7 +90,7 @@ struct LayerInfo {
                                   std::optional<std::size_t> max_bytes = std::nullopt,
                                   int threads = 1);
 
-/// Decodes `count` rows from `first` on, as a layer with so many rows. Of a blob that is stored by
+/// Decodes `count` rows from `first` on, as a layer with `count` rows. Of a blob that is stored by
 /// rows only the blocks of its streams that hold them are decoded; of one that is flat, or not
 /// shared, what stands before them as well. Without `verify` the hash over the whole blob is not
 /// checked: then the checksums of the blocks alone tell damage. Throws std::invalid_argument when

@@ -21,7 +21,7 @@ namespace tersor {
                                 std::optional<std::size_t> max_bytes = std::nullopt,
                                 int threads = 1);
 
-/// Packs many blobs on so many threads: side by side, but for those that are so large that all
+/// Packs many blobs on `threads` threads: side by side, but for those that are so large that all
 /// threads work on one. Each has the bound and the result that it would have alone, and so has its
 /// layout. Throws std::invalid_argument unless `packed` has as many matrices as there are blobs.
 [[nodiscard]] std::vector<Result> pack_layers(std::span<const std::span<const std::uint8_t>> blobs,

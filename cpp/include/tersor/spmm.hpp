@@ -16,7 +16,7 @@
 namespace tersor {
 
 /// Error classes, named after torch.set_float32_matmul_precision, from the tightest bound to the
-/// loosest: docs/kernels.md has the constants and the kernels that meet them.
+/// loosest: docs/kernels has the constants and the kernels that meet them.
 enum class Precision : std::uint8_t {
     highest,  // |y - y_ref| <= c * eps * sum |w||x|, the bound of fp32 arithmetic
     high,     // this and the others: |y - y_ref| <= c_p * max|x| * sum |w|
@@ -25,7 +25,7 @@ enum class Precision : std::uint8_t {
 };
 
 /// What a matrix is laid out for first; it serves both.
-enum class Regime : std::uint8_t {
+enum class LayoutHint : std::uint8_t {
     vector,  // products with one to a few vectors
     batch,   // products with many vectors, and convolutions
 };
@@ -35,7 +35,7 @@ enum class Regime : std::uint8_t {
 /// threads may multiply with one matrix at once.
 class PackedMatrix {
 public:
-    struct Layout;  // defined in cpp/src/spmm/layout.hpp
+    struct Layout;  // defined in cpp/src/spmm/packed_matrix.hpp
 
     /// Without rows or columns, as a matrix is that was moved from.
     PackedMatrix() noexcept;
@@ -67,7 +67,8 @@ public:
     [[nodiscard]] const PackedMatrix& with_factors_inside() const;
 
     /// The matrix [cols, rows] for gradients: made when first asked for, kept, and counted.
-    [[nodiscard]] const PackedMatrix& transposed() const;
+    [[nodiscard]] const PackedMatrix& transposed() const&;
+    const PackedMatrix& transposed() const&& = delete;
 
     /// The same codes with other values, for training these. What depends on codes alone is shared
     /// with this matrix and not copied. Throws std::invalid_argument where the codebook is not of
@@ -92,15 +93,17 @@ struct Use {
     Precision precision = Precision::high;
 };
 
-/// The regime that serves a use best on the instruction set in use: docs/kernels.md has the rule,
-/// which goes by batch, class, density and the size of the codebook, and how it was measured.
-[[nodiscard]] Regime regime_for(const RelativeCsr& csr, std::size_t codebook_size, Use use);
+/// The layout hint that serves a use best on the instruction set in use: docs/kernels has the
+/// rule, which goes by batch, class, density and the size of the codebook, and how it was measured.
+[[nodiscard]] LayoutHint layout_hint_for(const RelativeCsr& csr, std::size_t codebook_size,
+                                         Use use);
 
 /// The only door from untrusted codes to a kernel: validates everything, drops fillers, and lays
 /// the matrix out for the instruction set in use. `codebook[code]` is the value of a code;
 /// `codebook[0]` must be 0. Errors: those of csr::validate, code_past_codebook, not_finite.
 [[nodiscard]] Result pack(const RelativeCsr& csr, std::span<const float> codebook,
-                          PackedMatrix& packed, Regime regime = Regime::vector, int threads = 1);
+                          PackedMatrix& packed, LayoutHint layout_hint = LayoutHint::vector,
+                          int threads = 1);
 
 /// The same for a matrix that is pruned but not shared: `values` holds one value for each non-zero
 /// code in the order of the entries (the codes are then only 0 or 1).
@@ -123,8 +126,8 @@ void multiply(const PackedMatrix& packed, std::span<const float> x, std::size_t 
               std::span<const float> bias, std::span<float> y,
               Precision precision = Precision::high, int threads = 1);
 
-/// Makes what products with so many vectors in this class are computed from, on so many threads, so
-/// that the first of them does not wait for it. Products with other numbers of vectors, or of
+/// Makes what products with `batch` vectors in this class are computed from, on `threads` threads,
+/// so that the first of them does not wait for it. Products with other numbers of vectors, or of
 /// vectors that are not finite, may still make another layout when they come.
 void prepare(const PackedMatrix& packed, std::size_t batch, Precision precision = Precision::high,
              int threads = 1);
@@ -133,7 +136,7 @@ void prepare(const PackedMatrix& packed, std::size_t batch, Precision precision 
 struct KernelInfo {
     std::string_view name;
     Isa isa;
-    Regime regime;  // what it is for
+    LayoutHint layout_hint;  // what it is for
 };
 
 /// All of them, on the levels that this machine has.

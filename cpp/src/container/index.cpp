@@ -17,11 +17,11 @@ using support::Cursor;
 /// Reads one member's entry. `name` is the name before and then this one, both without suffix.
 void read_entry(Cursor& cursor, std::string& name, TensorView& tensor, std::uint64_t& bytes) {
     const std::uint64_t shared = cursor.varint();
-    const auto rest = cursor.take(cursor.varint());
+    const auto suffix = cursor.take(cursor.varint());
     if (shared > name.size()) cursor.fail(Status::bad_header);
     if (!cursor.ok()) return;
     name.resize(static_cast<std::size_t>(shared));
-    name.append(rest.begin(), rest.end());
+    name.append(suffix.begin(), suffix.end());
     if (!is_utf8(name)) cursor.fail(Status::bad_header);
     tensor.name = name;
     const std::uint8_t type = cursor.byte();
@@ -62,7 +62,7 @@ void read_contents(Cursor& cursor, std::span<const std::uint64_t> sizes, Index& 
     }
     if (!cursor.ok()) return;
     if (cursor.remaining() > max_padding) cursor.fail(Status::trailing_bytes);
-    if (!all_zero(cursor.rest())) cursor.fail(Status::bad_header);
+    if (!all_zero(cursor.remaining_bytes())) cursor.fail(Status::bad_header);
 }
 
 }  // namespace

@@ -15,7 +15,7 @@ inline constexpr std::uint64_t known_features = 0;
 inline constexpr std::size_t max_padding = 7;
 /// A name's two lengths, a type and a size take a byte each at least.
 inline constexpr std::size_t min_entry_bytes = 4;
-/// Names repeat the one before from its start on: all names together take no more than so many
+/// Names repeat the one before from its start on: all names together take no more than this many
 /// times the bytes of the index, and these.
 inline constexpr std::size_t max_name_expansion = 64;
 inline constexpr std::size_t names_believed = std::size_t{1} << 20;

@@ -112,8 +112,8 @@ bool pack_decoding(std::span<const std::uint8_t> blob, PackedMatrix& packed,
                                    row_lengths,
                                    entries,
                                    entries - static_cast<std::size_t>(parsed.fillers)};
-    if (!spmm::pack_entries(outline, source, codebook_of(values), packed, regime_of(parsed.shape),
-                            threads)) {
+    if (!spmm::pack_entries(outline, source, codebook_of(values), packed,
+                            layout_hint_of(parsed.shape), threads)) {
         return false;
     }
     packed.set_factors(rows, columns);
@@ -125,7 +125,7 @@ bool pack_decoding(std::span<const std::uint8_t> blob, PackedMatrix& packed,
 Result pack_layer(const Layer& layer, PackedMatrix& packed, int threads) {
     const Result result = is_shared(layer.kind)
                               ? spmm::pack(layer.csr, codebook_of(layer.values), packed,
-                                           regime_of(layer.shape), threads)
+                                           layout_hint_of(layer.shape), threads)
                               : spmm::pack_values(layer.csr, layer.values, packed);
     if (result.ok()) packed.set_factors(layer.row_factors, layer.column_factors);
     return result;

@@ -59,6 +59,37 @@ Result check_hash(std::span<const std::uint8_t> blob) noexcept {
     return {Status::ok, blob.size()};
 }
 
+namespace {
+
+/// Whether the sizes that a blob and its streams announce agree, and are backed by the matrix.
+Result check_sizes(std::span<const std::uint8_t> blob, const ParsedLayer& parsed) noexcept {
+    // Every entry advances by a weight at least, and a row's length takes at most five bytes.
+    const std::uint64_t weights = std::uint64_t{parsed.matrix.rows} * parsed.matrix.cols;
+    if (parsed.code_info.symbols > std::min(weights, max_symbols)) {
+        return {Status::too_large, offset_of(parsed.codes, blob)};
+    }
+    if (parsed.row_length_info.symbols >
+        std::min(std::uint64_t{parsed.matrix.rows} * 5, max_symbols)) {
+        return {Status::too_large, offset_of(parsed.row_lengths, blob)};
+    }
+    if (parsed.gap_info.symbols != parsed.code_info.symbols) {
+        return {Status::size_mismatch, offset_of(parsed.gaps, blob)};
+    }
+    if (!parsed.flat && parsed.row_length_info.symbols < parsed.matrix.rows) {
+        return {Status::size_mismatch, offset_of(parsed.row_lengths, blob)};
+    }
+    if (parsed.fillers > parsed.code_info.symbols) {
+        return {Status::size_mismatch, parsed.fillers_offset};
+    }
+    const std::uint64_t nonzeros = parsed.code_info.symbols - parsed.fillers;
+    if (!is_shared(parsed.kind) && nonzeros != parsed.value_count) {
+        return {Status::size_mismatch, offset_of(parsed.values, blob)};
+    }
+    return {Status::ok, blob.size()};
+}
+
+}  // namespace
+
 Result parse_layer(std::span<const std::uint8_t> blob, ParsedLayer& parsed) {
     Cursor cursor(blob.first(blob.size() - hash_bytes));
     (void)cursor.take(magic.size() + 1);
@@ -93,7 +124,7 @@ Result parse_layer(std::span<const std::uint8_t> blob, ParsedLayer& parsed) {
     parsed.values = cursor.take(parsed.value_count * value_width(parsed.kind));
     parsed.codes = cursor.take(code_bytes);
     parsed.gaps = cursor.take(gap_bytes);
-    parsed.row_lengths = cursor.rest();
+    parsed.row_lengths = cursor.remaining_bytes();
     if (!cursor.ok()) return cursor.result();
     if (parsed.flat && !parsed.row_lengths.empty()) {
         return {Status::trailing_bytes, cursor.position()};
@@ -108,29 +139,7 @@ Result parse_layer(std::span<const std::uint8_t> blob, ParsedLayer& parsed) {
     if (!parsed.flat) {
         if (const Result r = inspect(parsed.row_lengths, parsed.row_length_info); !r.ok()) return r;
     }
-    // Every entry advances by a weight at least, and a row's length takes at most five bytes.
-    const std::uint64_t weights = std::uint64_t{parsed.matrix.rows} * parsed.matrix.cols;
-    if (parsed.code_info.symbols > std::min(weights, max_symbols)) {
-        return {Status::too_large, offset_of(parsed.codes, blob)};
-    }
-    if (parsed.row_length_info.symbols >
-        std::min(std::uint64_t{parsed.matrix.rows} * 5, max_symbols)) {
-        return {Status::too_large, offset_of(parsed.row_lengths, blob)};
-    }
-    if (parsed.gap_info.symbols != parsed.code_info.symbols) {
-        return {Status::size_mismatch, offset_of(parsed.gaps, blob)};
-    }
-    if (!parsed.flat && parsed.row_length_info.symbols < parsed.matrix.rows) {
-        return {Status::size_mismatch, offset_of(parsed.row_lengths, blob)};
-    }
-    if (parsed.fillers > parsed.code_info.symbols) {
-        return {Status::size_mismatch, parsed.fillers_offset};
-    }
-    const std::uint64_t nonzeros = parsed.code_info.symbols - parsed.fillers;
-    if (!is_shared(parsed.kind) && nonzeros != parsed.value_count) {
-        return {Status::size_mismatch, offset_of(parsed.values, blob)};
-    }
-    return {Status::ok, blob.size()};
+    return check_sizes(blob, parsed);
 }
 
 std::uint64_t decoded_bytes(const ParsedLayer& parsed) noexcept {
@@ -143,8 +152,8 @@ std::uint64_t decoded_bytes(const ParsedLayer& parsed) noexcept {
            decoded_bytes(parsed.column_factors, parsed.matrix.cols);
 }
 
-Regime regime_of(std::span<const std::uint64_t> shape) noexcept {
-    return shape.size() == 2 ? Regime::vector : Regime::batch;
+LayoutHint layout_hint_of(std::span<const std::uint64_t> shape) noexcept {
+    return shape.size() == 2 ? LayoutHint::vector : LayoutHint::batch;
 }
 
 std::uint64_t packing_bytes(const ParsedLayer& parsed) {
@@ -154,7 +163,7 @@ std::uint64_t packing_bytes(const ParsedLayer& parsed) {
                                   (parsed.column_factors.count != 0 ? parsed.matrix.cols : 0);
     const std::uint64_t bytes = spmm::packing_bytes(parsed.matrix.rows, parsed.matrix.cols,
                                                     parsed.code_info.symbols - parsed.fillers,
-                                                    codebook, regime_of(parsed.shape));
+                                                    codebook, layout_hint_of(parsed.shape));
     // Rounded up to whole lines.
     const std::uint64_t more = factors != 0 ? sizeof(float) * factors + 256 : 0;
     return bytes > UINT64_MAX - more ? UINT64_MAX : bytes + more;

@@ -46,7 +46,7 @@ struct ParsedLayer {
 [[nodiscard]] std::uint64_t decoded_bytes(const ParsedLayer& parsed) noexcept;
 
 /// How a tensor of that shape is packed: filters for batches.
-[[nodiscard]] Regime regime_of(std::span<const std::uint64_t> shape) noexcept;
+[[nodiscard]] LayoutHint layout_hint_of(std::span<const std::uint64_t> shape) noexcept;
 
 /// The most that packing holds besides, on the level in use.
 [[nodiscard]] std::uint64_t packing_bytes(const ParsedLayer& parsed);

@@ -250,14 +250,14 @@ const File::Content& File::content() const noexcept {
     return content_ != nullptr ? *content_ : none;
 }
 
-const std::vector<TensorView>& File::tensors() const noexcept { return content().tensors; }
+const std::vector<TensorView>& File::tensors() const& noexcept { return content().tensors; }
 
-const TensorView* File::find(std::string_view name) const noexcept {
+const TensorView* File::find(std::string_view name) const& noexcept {
     const std::size_t place = content().find(name);
     return place < content().tensors.size() ? &content().tensors[place] : nullptr;
 }
 
-const Metadata& File::metadata() const noexcept { return content().metadata; }
+const Metadata& File::metadata() const& noexcept { return content().metadata; }
 
 std::size_t File::file_bytes() const noexcept { return content().bytes.size(); }
 

@@ -32,8 +32,8 @@ struct Limits {
 
 Limits limits_of(Word word, Precision precision) noexcept {
     const bool quads = word == Word::quads;
-    // An activation is off by half a unit, of which its range has so many: quads from the smallest
-    // to the largest, which may be twice the largest magnitude; and sums are rounded in fp32.
+    // An activation is off by half a unit. The range of quads goes from the smallest to the largest
+    // activation and may be twice the largest magnitude. Sums are rounded in fp32.
     const double rounding = quads ? 1.0 / quad_scale : 0.5 / pair_scale;
     const double in_fp32 = 0x1p-17;
     return {quads ? 127.0 : 32767.0, spmm::error_limit(precision) - rounding - in_fp32};

@@ -14,11 +14,11 @@
 
 namespace tersor::conv {
 
-/// fp32 sums of at most so many terms are added up in one chain: see docs/kernels.
+/// The most terms of a chain of additions in fp32: see docs/kernels/conv.md.
 inline constexpr std::size_t longest_chain = 256;
 
-/// Filters of a group are read in sets of so many, each set in the order of its lists' lengths: the
-/// processor then foresees where most lists end.
+/// The filters of a set. A group's filters are read set after set, each in the order of its lists'
+/// lengths, so that the processor predicts where most lists end.
 inline constexpr std::size_t set_filters = 64;
 
 /// Sets of a group of filters.

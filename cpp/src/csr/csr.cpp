@@ -35,8 +35,8 @@ void for_each_nonzero(std::span<const std::uint8_t> codes, Bitmap bitmap, const 
         const std::size_t size = std::min(block, codes.size() - start);
         bitmap(codes.data() + start, size, bits);
         for (std::size_t word = 0; word * 64 < size; ++word) {
-            for (std::uint64_t rest = bits[word]; rest != 0; rest &= rest - 1) {
-                visit(start + word * 64 + static_cast<std::size_t>(std::countr_zero(rest)));
+            for (std::uint64_t pending = bits[word]; pending != 0; pending &= pending - 1) {
+                visit(start + word * 64 + static_cast<std::size_t>(std::countr_zero(pending)));
             }
         }
     }
@@ -119,14 +119,14 @@ Result validate(const CsrView& csr) {
     const std::uint64_t sequence_length =
         csr.flat ? std::uint64_t{csr.rows} * csr.cols : std::uint64_t{csr.cols};
     const std::size_t sequences = csr.flat ? 1 : csr.rows;
-    const GlanceAt glance = kernels().glance;
+    const ValidateFast validate_fast = kernels().validate_fast;
     std::size_t nonzeros = 0;
     std::size_t at = 0;
     for (std::size_t s = 0; s < sequences; ++s) {
         const std::size_t length = csr.flat ? entries : csr.row_lengths[s];
         if (length > entries - at) return {Status::size_mismatch, s};
-        const Glance all = glance(csr.codes.data() + at, csr.gaps.data() + at, length,
-                                  csr.index_bits, sequence_length);
+        const FastVerdict all = validate_fast(csr.codes.data() + at, csr.gaps.data() + at, length,
+                                              csr.index_bits, sequence_length);
         if (all.good) {
             nonzeros += all.nonzeros;
             at += length;

@@ -30,8 +30,8 @@ void nonzero_bitmap(const std::uint8_t* codes, std::size_t size, std::uint64_t* 
     }
 }
 
-Glance glance(const std::uint8_t* codes, const std::uint8_t* gaps, std::size_t size, int index_bits,
-              std::uint64_t sequence_length) noexcept {
+FastVerdict validate_fast(const std::uint8_t* codes, const std::uint8_t* gaps, std::size_t size,
+                          int index_bits, std::uint64_t sequence_length) noexcept {
     if (size == 0) return {true, 0};
     const __m256i filler_gap = _mm256_set1_epi8(static_cast<char>((1 << index_bits) - 1));
     const __m256i zero = _mm256_setzero_si256();
@@ -71,7 +71,7 @@ Glance glance(const std::uint8_t* codes, const std::uint8_t* gaps, std::size_t s
 
 void install(dispatch::Level<Isa::avx2>, Kernels& kernels) noexcept {
     kernels.nonzero_bitmap = nonzero_bitmap;
-    kernels.glance = glance;
+    kernels.validate_fast = validate_fast;
 }
 
 }  // namespace tersor::csr

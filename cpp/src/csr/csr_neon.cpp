@@ -35,8 +35,8 @@ void nonzero_bitmap(const std::uint8_t* codes, std::size_t size, std::uint64_t* 
     }
 }
 
-Glance glance(const std::uint8_t* codes, const std::uint8_t* gaps, std::size_t size, int index_bits,
-              std::uint64_t sequence_length) noexcept {
+FastVerdict validate_fast(const std::uint8_t* codes, const std::uint8_t* gaps, std::size_t size,
+                          int index_bits, std::uint64_t sequence_length) noexcept {
     if (size == 0) return {true, 0};
     const uint8x16_t filler_gap = vdupq_n_u8(static_cast<std::uint8_t>((1 << index_bits) - 1));
     uint8x16_t faults = vdupq_n_u8(0);
@@ -68,7 +68,7 @@ Glance glance(const std::uint8_t* codes, const std::uint8_t* gaps, std::size_t s
 
 void install(dispatch::Level<Isa::neon>, Kernels& kernels) noexcept {
     kernels.nonzero_bitmap = nonzero_bitmap;
-    kernels.glance = glance;
+    kernels.validate_fast = validate_fast;
 }
 
 }  // namespace tersor::csr

@@ -16,11 +16,11 @@ void nonzero_bitmap(const std::uint8_t* codes, std::size_t size, std::uint64_t* 
     }
 }
 
-Glance glance(const std::uint8_t* codes, const std::uint8_t* gaps, std::size_t size, int index_bits,
-              std::uint64_t sequence_length) noexcept {
+FastVerdict validate_fast(const std::uint8_t* codes, const std::uint8_t* gaps, std::size_t size,
+                          int index_bits, std::uint64_t sequence_length) noexcept {
     if (size == 0) return {true, 0};
     const auto filler_gap = static_cast<std::uint8_t>((1 << index_bits) - 1);
-    Glance result;
+    FastVerdict result;
     std::uint64_t advance = size;
     std::uint8_t faults = 0;
     constexpr std::size_t block = 255;  // as many bytes as a byte can count
@@ -46,7 +46,7 @@ Glance glance(const std::uint8_t* codes, const std::uint8_t* gaps, std::size_t s
 
 void install(dispatch::Level<Isa::scalar>, Kernels& kernels) noexcept {
     kernels.nonzero_bitmap = nonzero_bitmap;
-    kernels.glance = glance;
+    kernels.validate_fast = validate_fast;
 }
 
 }  // namespace tersor::csr

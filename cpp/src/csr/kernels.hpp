@@ -14,12 +14,13 @@ using Bitmap = void (*)(const std::uint8_t* codes, std::size_t size, std::uint64
 
 /// Whether a sequence obeys the rules, and its non-zeros: without the place of a fault, so that
 /// many entries can be looked at together.
-struct Glance {
+struct FastVerdict {
     bool good = false;
     std::size_t nonzeros = 0;
 };
-using GlanceAt = Glance (*)(const std::uint8_t* codes, const std::uint8_t* gaps, std::size_t size,
-                            int index_bits, std::uint64_t sequence_length) noexcept;
+using ValidateFast = FastVerdict (*)(const std::uint8_t* codes, const std::uint8_t* gaps,
+                                     std::size_t size, int index_bits,
+                                     std::uint64_t sequence_length) noexcept;
 
 struct Kernels {
 #define TERSOR_KERNEL(name, type) type name = nullptr;
@@ -33,6 +34,9 @@ void install(dispatch::Level<Isa::avx512>, Kernels& kernels) noexcept;
 void install(dispatch::Level<Isa::neon>, Kernels& kernels) noexcept;
 
 /// The kernels of the level in use.
-[[nodiscard]] const Kernels& kernels();
+[[nodiscard]] inline const Kernels& kernels() {
+    return dispatch::KernelTable<Kernels, Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon>::at(
+        isa_in_use());
+}
 
 }  // namespace tersor::csr

@@ -18,11 +18,11 @@ std::size_t filler_count(const CsrView& csr) noexcept {
     std::size_t fillers = 0;
     constexpr std::size_t block = 255;  // as many as a byte can count
     for (std::size_t at = 0; at < csr.codes.size(); at += block) {
-        std::uint8_t some = 0;
+        std::uint8_t count = 0;
         for (const std::uint8_t code :
              csr.codes.subspan(at, std::min(block, csr.codes.size() - at)))
-            some = static_cast<std::uint8_t>(some + (code == 0 ? 1 : 0));
-        fillers += some;
+            count = static_cast<std::uint8_t>(count + (code == 0 ? 1 : 0));
+        fillers += count;
     }
     return fillers;
 }

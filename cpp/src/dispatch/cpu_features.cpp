@@ -117,6 +117,12 @@ bool machine_has(Isa isa) noexcept {
     return isa == Isa::scalar;
 }
 
+namespace {
+// When the library is loaded: what another thread is detecting at a fork would never be known in
+// the child.
+[[maybe_unused]] const bool detected_at_load = machine_has(Isa::scalar);
+}  // namespace
+
 bool enter([[maybe_unused]] Isa isa) noexcept {
 #if TERSOR_X86
     if (isa == Isa::amx) return ask_for_tiles();

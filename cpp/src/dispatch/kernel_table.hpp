@@ -35,6 +35,16 @@ using Level = std::integral_constant<Isa, isa>;
 template <class Kernels, Isa... levels>
 class KernelTable {
 public:
+    /// The kernels of a level.
+    [[nodiscard]] static const Kernels& at(Isa isa) noexcept {
+        static const KernelTable table;
+        static_cast<void>(made_at_load);
+        return table.columns_[static_cast<std::size_t>(isa)];
+    }
+
+private:
+    inline static const bool made_at_load = (static_cast<void>(at(Isa::scalar)), true);
+
     KernelTable() noexcept {
         constexpr std::array parents = {
 #define TERSOR_ISA(name, parent, summary) Isa::parent,
@@ -47,11 +57,6 @@ public:
         }
     }
 
-    [[nodiscard]] const Kernels& operator[](Isa isa) const noexcept {
-        return columns_[static_cast<std::size_t>(isa)];
-    }
-
-private:
     template <Isa level>
     void improve(Isa isa) noexcept {
         if constexpr (is_built(level)) {

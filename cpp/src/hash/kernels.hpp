@@ -6,6 +6,7 @@
 #include <cstdint>
 
 #include "dispatch/kernel_table.hpp"
+#include "dispatch/level.hpp"
 #include "tersor/isa.hpp"
 
 namespace tersor::hash {
@@ -13,7 +14,7 @@ namespace tersor::hash {
 using Accumulators = std::array<std::uint64_t, 8>;
 inline constexpr std::size_t stripe = 64;
 inline constexpr std::size_t secret_size = 192;
-/// After so many stripes the sums are scrambled.
+/// Stripes after which the sums are scrambled.
 inline constexpr std::size_t stripes_per_block = (secret_size - stripe) / 8;
 inline constexpr std::uint64_t prime32_1 = 0x9E3779B1;
 
@@ -34,6 +35,9 @@ void install(dispatch::Level<Isa::avx512>, Kernels& kernels) noexcept;
 void install(dispatch::Level<Isa::neon>, Kernels& kernels) noexcept;
 
 /// The kernels of the level in use.
-[[nodiscard]] const Kernels& kernels() noexcept;
+[[nodiscard]] inline const Kernels& kernels() noexcept {
+    return dispatch::KernelTable<Kernels, Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon>::at(
+        dispatch::level());
+}
 
 }  // namespace tersor::hash

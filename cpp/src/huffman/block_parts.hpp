@@ -7,8 +7,8 @@
 #include <span>
 
 #include "hash/xxh3.hpp"
+#include "huffman/bit_sliced_code.hpp"
 #include "huffman/kernels.hpp"
-#include "huffman/plane_code.hpp"
 
 namespace tersor::huffman {
 
@@ -24,13 +24,13 @@ constexpr std::size_t rounded_up(std::size_t size, std::size_t to) noexcept {
 
 /// Bytes of one plane of the last symbols of a stage, fewer than a superblock, which stand in the
 /// order of the symbols.
-constexpr std::size_t rest_bytes(std::size_t symbols) noexcept {
+constexpr std::size_t remainder_bytes(std::size_t symbols) noexcept {
     return (symbols % superblock_symbols + 7) / 8;
 }
 
 constexpr std::size_t planes_size(const Stage& stage, std::size_t symbols) noexcept {
     return static_cast<std::size_t>(stage.planes) *
-           (symbols / superblock_symbols * plane_bytes + rest_bytes(symbols));
+           (symbols / superblock_symbols * plane_bytes + remainder_bytes(symbols));
 }
 
 constexpr std::size_t bytes_of(std::uint64_t bits) noexcept {

@@ -17,9 +17,9 @@ constexpr std::size_t later_stages_ahead = 8192;
 /// Where the parts of a stage of a block are.
 struct StageParts {
     std::size_t symbols = 0;
-    std::array<std::uint64_t, max_levels> level_bits{};
+    std::array<std::uint64_t, max_suffixes> suffix_bits{};
     const std::uint8_t* planes = nullptr;
-    std::array<const std::uint8_t*, max_levels> levels{};
+    std::array<const std::uint8_t*, max_suffixes> suffixes{};
 };
 
 /// Whether the bits after the first `bits` of the last of their bytes are zero.
@@ -29,10 +29,10 @@ bool padding_is_zero(const std::uint8_t* bytes, std::uint64_t bits) noexcept {
 
 /// The last superblock of a stage, as far as it is used: the bytes of its planes stand in the order
 /// of the symbols. False where a bit after them is set.
-bool read_rest(const std::uint8_t* from, std::size_t depth, std::size_t symbols,
-               std::uint8_t* planes) noexcept {
-    for (std::size_t d = 0; d < depth; ++d, from += rest_bytes(symbols)) {
-        for (std::size_t b = 0; b < rest_bytes(symbols); ++b) {
+bool read_remainder(const std::uint8_t* from, std::size_t depth, std::size_t symbols,
+                    std::uint8_t* planes) noexcept {
+    for (std::size_t d = 0; d < depth; ++d, from += remainder_bytes(symbols)) {
+        for (std::size_t b = 0; b < remainder_bytes(symbols); ++b) {
             planes[d * plane_bytes + places[b]] = from[b];
         }
         if (!padding_is_zero(from, symbols)) return false;
@@ -55,38 +55,38 @@ bool decode_stage(const DecodeKernels& kernels, const Stage& stage, const StageP
                   std::span<std::uint8_t> symbols, Output output) noexcept {
     const std::size_t superblock = output.pairs ? 2 * superblock_symbols : superblock_symbols;
     const std::size_t full = symbols.size() / superblock;
-    const std::size_t rest = parts.symbols - full * superblock_symbols;
+    const std::size_t remainder = parts.symbols - full * superblock_symbols;
     const auto depth = static_cast<std::size_t>(stage.planes);
-    const PlaneCursor end{parts.level_bits, tail_symbols};
+    const PlaneCursor end{parts.suffix_bits, tail_symbols};
     PlaneCursor cursor;
-    if (!kernels.decode_planes(stage, parts.planes, full, all_lanes, parts.levels, tail, end,
+    if (!kernels.decode_planes(stage, parts.planes, full, all_lanes, parts.suffixes, tail, end,
                                cursor, symbols.data(), output)) {
         return false;
     }
-    if (rest > 0) {
+    if (remainder > 0) {
         std::array<std::uint8_t, max_stage_bits * plane_bytes> in_places{};
         const std::uint8_t* planes = parts.planes + full * depth * plane_bytes;
         // Whole where all that is missing is the second half of its last pair.
-        if (rest < superblock_symbols) {
-            if (!read_rest(planes, depth, rest, in_places.data())) return false;
+        if (remainder < superblock_symbols) {
+            if (!read_remainder(planes, depth, remainder, in_places.data())) return false;
             planes = in_places.data();
         }
         alignas(64) std::array<std::uint8_t, superblock_symbols> last;
-        if (!kernels.decode_planes(stage, planes, 1, first_lanes(rest), parts.levels, tail, end,
-                                   cursor, last.data(), {})) {
+        if (!kernels.decode_planes(stage, planes, 1, first_lanes(remainder), parts.suffixes, tail,
+                                   end, cursor, last.data(), {})) {
             return false;
         }
         const std::span<std::uint8_t> to = symbols.subspan(full * superblock);
         if (!output.pairs) {
-            std::memcpy(to.data(), last.data(), rest);
+            std::memcpy(to.data(), last.data(), remainder);
         } else if (!split_pairs(last.data(), to)) {
             return false;
         }
     }
-    for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l) {
-        if (!padding_is_zero(parts.levels[l], parts.level_bits[l])) return false;
+    for (std::size_t l = 0; l < static_cast<std::size_t>(stage.suffixes); ++l) {
+        if (!padding_is_zero(parts.suffixes[l], parts.suffix_bits[l])) return false;
     }
-    return cursor.level_bits == end.level_bits && cursor.tail == end.tail;
+    return cursor.suffix_bits == end.suffix_bits && cursor.tail == end.tail;
 }
 
 }  // namespace
@@ -103,6 +103,66 @@ std::uint8_t* Scratch::reserve(std::size_t size) {
     return static_cast<std::uint8_t*>(std::align(support::cache_line, size, start, space));
 }
 
+namespace {
+
+using AllParts = std::array<StageParts, max_stages>;
+
+/// How many symbols each stage has, and bits each suffix.
+bool read_counts(const BitSlicedCode& code, std::size_t words, support::Cursor& cursor,
+                 AllParts& parts) {
+    for (std::size_t s = 0; s < code.stages.size(); ++s) {
+        const std::uint64_t count = s == 0 ? words : cursor.varint();
+        const std::uint64_t most = s == 0 ? count : parts[s - 1].symbols;
+        if (cursor.ok() && count > most) cursor.fail(Status::size_mismatch);
+        const Stage& stage = code.stages[s];
+        for (std::size_t l = 0; cursor.ok() && l < static_cast<std::size_t>(stage.suffixes); ++l) {
+            auto& suffix_bits = parts[s].suffix_bits;
+            suffix_bits[l] = stage.like_the_suffix_before(l) ? suffix_bits[l - 1] : cursor.varint();
+            if (cursor.ok() && suffix_bits[l] > (l == 0 ? count : suffix_bits[l - 1])) {
+                cursor.fail(Status::size_mismatch);
+            }
+        }
+        if (!cursor.ok()) return false;
+        parts[s].symbols = static_cast<std::size_t>(count);
+    }
+    return true;
+}
+
+/// Where the planes and suffixes of each stage are. Suffixes that end too near the end of what may
+/// be read are decoded from a copy: `copied` is its size.
+bool find_parts(const BitSlicedCode& code, std::size_t readable, support::Cursor& cursor,
+                AllParts& parts, std::size_t& copied) {
+    copied = 0;
+    for (std::size_t s = 0; s < code.stages.size(); ++s) {
+        const Stage& stage = code.stages[s];
+        parts[s].planes = cursor.take(planes_size(stage, parts[s].symbols)).data();
+        for (std::size_t l = 0; l < static_cast<std::size_t>(stage.suffixes); ++l) {
+            const std::size_t size = bytes_of(parts[s].suffix_bits[l]);
+            parts[s].suffixes[l] = cursor.take(size).data();
+            if (cursor.remaining() + readable < suffix_slack) copied += size + suffix_slack;
+        }
+        if (!cursor.ok()) return false;
+    }
+    if (cursor.remaining() != 0) cursor.fail(Status::trailing_bytes);
+    return cursor.ok();
+}
+
+/// Copies suffixes that end nearer to `limit` than kernels read past them; returns the memory left.
+std::uint8_t* copy_suffixes(const Stage& stage, const std::uint8_t* limit, std::uint8_t* memory,
+                            StageParts& parts) noexcept {
+    for (std::size_t l = 0; l < static_cast<std::size_t>(stage.suffixes); ++l) {
+        const std::size_t size = bytes_of(parts.suffix_bits[l]);
+        const auto after = static_cast<std::size_t>(limit - (parts.suffixes[l] + size));
+        if (after >= suffix_slack) continue;
+        std::memcpy(memory, parts.suffixes[l], size);
+        parts.suffixes[l] = memory;
+        memory += size + suffix_slack;
+    }
+    return memory;
+}
+
+}  // namespace
+
 Result decode_block(const DecodeKernels& kernels, const BlockCode& code,
                     std::span<const std::uint8_t> block, std::size_t readable,
                     std::span<std::uint8_t> symbols, const BlockOptions& options,
@@ -110,44 +170,22 @@ Result decode_block(const DecodeKernels& kernels, const BlockCode& code,
     support::Cursor cursor(block);
     const std::span<const std::uint8_t> sum = cursor.take(checksum_bytes);
     if (!cursor.ok()) return cursor.result();
-    if (options.verify &&
-        support::load_little_endian<std::uint32_t>(sum.data()) != checksum(cursor.rest())) {
+    if (options.verify && support::load_little_endian<std::uint32_t>(sum.data()) !=
+                              checksum(cursor.remaining_bytes())) {
         return {Status::hash_mismatch, 0};
     }
     const std::size_t words = code.pairs ? (symbols.size() + 1) / 2 : symbols.size();
     const std::size_t stages = code.planes.stages.size();
-    std::array<StageParts, max_stages> parts;
-    std::size_t needed = 0;
-    for (std::size_t s = 0; s < stages; ++s) {
-        const std::uint64_t count = s == 0 ? words : cursor.varint();
-        const std::uint64_t most = s == 0 ? count : parts[s - 1].symbols;
-        if (!cursor.ok()) return cursor.result();
-        if (count > most) return {Status::size_mismatch, cursor.position()};
-        const Stage& stage = code.planes.stages[s];
-        for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l) {
-            auto& level_bits = parts[s].level_bits;
-            level_bits[l] = stage.like_the_level_before(l) ? level_bits[l - 1] : cursor.varint();
-            if (!cursor.ok()) return cursor.result();
-            if (level_bits[l] > (l == 0 ? count : level_bits[l - 1])) {
-                return {Status::size_mismatch, cursor.position()};
-            }
-        }
-        parts[s].symbols = static_cast<std::size_t>(count);
-        if (s > 0) needed += rounded_up(parts[s].symbols + tail_slack, support::cache_line);
-    }
-    // Levels that end too near the end of what may be read are decoded from a copy.
+    AllParts parts;
     std::size_t copied = 0;
-    for (std::size_t s = 0; s < stages; ++s) {
-        const Stage& stage = code.planes.stages[s];
-        parts[s].planes = cursor.take(planes_size(stage, parts[s].symbols)).data();
-        for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l) {
-            const std::size_t size = bytes_of(parts[s].level_bits[l]);
-            parts[s].levels[l] = cursor.take(size).data();
-            if (cursor.remaining() + readable < level_slack) copied += size + level_slack;
-        }
-        if (!cursor.ok()) return cursor.result();
+    if (!read_counts(code.planes, words, cursor, parts) ||
+        !find_parts(code.planes, readable, cursor, parts, copied)) {
+        return cursor.result();
     }
-    if (cursor.remaining() != 0) return {Status::trailing_bytes, cursor.position()};
+    std::size_t needed = 0;
+    for (std::size_t s = 1; s < stages; ++s) {
+        needed += rounded_up(parts[s].symbols + tail_slack, support::cache_line);
+    }
 
     // The later stages are decoded first, each from where the processor does not expect it.
     if (stages > 1) {
@@ -162,14 +200,7 @@ Result decode_block(const DecodeKernels& kernels, const BlockCode& code,
     std::size_t tail_symbols = 0;
     for (std::size_t s = stages; s-- > 0;) {
         const Stage& stage = code.planes.stages[s];
-        for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l) {
-            const std::size_t size = bytes_of(parts[s].level_bits[l]);
-            const auto after = static_cast<std::size_t>(limit - (parts[s].levels[l] + size));
-            if (after >= level_slack) continue;
-            std::memcpy(memory, parts[s].levels[l], size);
-            parts[s].levels[l] = memory;
-            memory += size + level_slack;
-        }
+        memory = copy_suffixes(stage, limit, memory, parts[s]);
         const bool first = s == 0;
         const std::span<std::uint8_t> to = first ? symbols : std::span(memory, parts[s].symbols);
         const Output output = first ? Output{options.streaming, code.pairs} : Output{};

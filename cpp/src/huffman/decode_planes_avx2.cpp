@@ -1,5 +1,9 @@
-// AVX2 and BMI2 kernels of the plane code: the AVX-512 ones with half the width, where two swaps of
-// bits transpose what the GF(2) product does there, and byte shuffles look up 16 symbols at a time.
+// AVX2 and BMI2 kernels of the bit-sliced code: the AVX-512 ones with half the width, where two
+// swaps of bits transpose what the GF(2) product does there, and byte shuffles look up 16 symbols
+// at a time.
+//
+// Bottleneck: vector operations, four times as many for a superblock as with AVX-512; copies of the
+// loop for each shape of stage gain nothing.
 #include "huffman/planes_avx2.hpp"
 
 #if TERSOR_X86
@@ -146,27 +150,27 @@ auto put_symbols_of(int bits) noexcept {
 
 /// Three steps, each behind the one before: see the AVX-512 kernel. What depends on the planes is
 /// called, so that there is no copy of it for every shape: a superblock takes long enough here.
-template <int levels>
+template <int suffixes>
 bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t superblocks,
                   const Lanes& lanes,
-                  const std::array<const std::uint8_t*, max_levels>& level_bytes,
+                  const std::array<const std::uint8_t*, max_suffixes>& suffix_bytes,
                   const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
                   std::uint8_t* symbols, Output output) noexcept {
-    constexpr std::size_t delay = levels > 0 ? lag_of_levels + lag : 0;
-    constexpr std::size_t rings = levels > 0 ? levels : 1;
+    constexpr std::size_t delay = suffixes > 0 ? lag_of_suffixes + lag : 0;
+    constexpr std::size_t rings = suffixes > 0 ? suffixes : 1;
     const auto planes = static_cast<std::size_t>(stage.planes);
     const auto bits = static_cast<std::size_t>(stage.bits());
     alignas(64) std::uint64_t alive_ring[rings][ring_size][8];
-    alignas(64) std::uint64_t level_ring[rings][ring_size][8];
+    alignas(64) std::uint64_t suffix_ring[rings][ring_size][8];
     std::array<ClearDigits, rings> clear_digits;
-    bool alike = true;        // all levels have bits of the same symbols
-    std::uint64_t at[rings];  // the next bit of each level
-    const std::uint8_t* level[rings];
-    for (std::size_t l = 0; l < levels; ++l) {
+    bool alike = true;        // all suffixes have bits of the same symbols
+    std::uint64_t at[rings];  // the next bit of each suffix
+    const std::uint8_t* suffix[rings];
+    for (std::size_t l = 0; l < suffixes; ++l) {
         clear_digits_of(stage, l, clear_digits[l]);
-        alike = alike && (l == 0 || stage.like_the_level_before(l));
-        at[l] = cursor.level_bits[l];
-        level[l] = level_bytes[l];
+        alike = alike && (l == 0 || stage.like_the_suffix_before(l));
+        at[l] = cursor.suffix_bits[l];
+        suffix[l] = suffix_bytes[l];
     }
     const auto gather = bits > 4 ? gather_indices<true> : gather_indices<false>;
     const auto put =
@@ -185,15 +189,15 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
             const std::uint8_t* plane = front + 32 * half;
             const __m256i valid = load(lanes.data() + 4 * half);
             __m256i going_on[rings];
-            if (levels == 1 || alike) {
+            if (suffixes == 1 || alike) {
                 find_going_on<1>(stage.planes, plane, valid, clear_digits.data(), stage.tail,
                                  going_on);
-                for (std::size_t l = 1; l < levels; ++l) going_on[l] = going_on[0];
+                for (std::size_t l = 1; l < suffixes; ++l) going_on[l] = going_on[0];
             } else {
-                find_going_on<levels>(stage.planes, plane, valid, clear_digits.data(), stage.tail,
-                                      going_on);
+                find_going_on<suffixes>(stage.planes, plane, valid, clear_digits.data(), stage.tail,
+                                        going_on);
             }
-            for (std::size_t l = 0; l < levels; ++l)
+            for (std::size_t l = 0; l < suffixes; ++l)
                 store(alive_ring[l][slot] + 4 * half, going_on[l]);
         }
         front += plane_bytes * planes;
@@ -202,14 +206,14 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
 #pragma GCC unroll 2
         for (int g = 0; g < 8; ++g) {
 #pragma GCC unroll 3
-            for (std::size_t l = 0; l < levels; ++l) {
+            for (std::size_t l = 0; l < suffixes; ++l) {
                 const std::uint64_t alive = alive_ring[l][slot][g];
                 const auto shift = static_cast<unsigned>(at[l] % 8);
-                const std::uint8_t* p = level[l] + at[l] / 8;
+                const std::uint8_t* p = suffix[l] + at[l] / 8;
                 std::uint64_t window;
                 std::memcpy(&window, p, 8);
                 window = (window >> shift) | (std::uint64_t{p[8]} << 1) << (63 - shift);
-                level_ring[l][slot][g] = _pdep_u64(window, alive);
+                suffix_ring[l][slot][g] = _pdep_u64(window, alive);
                 at[l] += static_cast<unsigned>(__builtin_popcountll(alive));
             }
         }
@@ -219,8 +223,8 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
     alignas(32) std::uint8_t joined[superblock_symbols];
     const auto finish = [&](std::size_t slot) noexcept {
 #pragma GCC unroll 3
-        for (std::size_t l = 0; l < levels; ++l) {
-            rows[levels - 1 - l] = reinterpret_cast<const std::uint8_t*>(level_ring[l][slot]);
+        for (std::size_t l = 0; l < suffixes; ++l) {
+            rows[suffixes - 1 - l] = reinterpret_cast<const std::uint8_t*>(suffix_ring[l][slot]);
         }
         for (std::size_t d = 0; d < planes; ++d, back += plane_bytes) rows[bits - 1 - d] = back;
         gather(rows, indices);
@@ -232,12 +236,12 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
         symbols += superblock_symbols;
     };
     for (std::size_t s = 0; s < superblocks + delay; ++s) {
-        if constexpr (levels > 0) {
+        if constexpr (suffixes > 0) {
             if (s < superblocks) find(s % ring_size);
-            if (s >= lag_of_levels && s < superblocks + lag_of_levels) {
-                spread((s - lag_of_levels) % ring_size);
+            if (s >= lag_of_suffixes && s < superblocks + lag_of_suffixes) {
+                spread((s - lag_of_suffixes) % ring_size);
                 bool past_end = false;
-                for (std::size_t l = 0; l < levels; ++l) past_end |= at[l] > end.level_bits[l];
+                for (std::size_t l = 0; l < suffixes; ++l) past_end |= at[l] > end.suffix_bits[l];
                 if (past_end) return false;
             }
         }
@@ -247,15 +251,15 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
         }
     }
     if (output.streaming) _mm_sfence();  // streamed stores are not ordered by what joins threads
-    for (std::size_t l = 0; l < levels; ++l) cursor.level_bits[l] = at[l];
+    for (std::size_t l = 0; l < suffixes; ++l) cursor.suffix_bits[l] = at[l];
     cursor.tail = static_cast<std::size_t>(next - tail);
     return true;
 }
 
 using DecodeStage = decltype(&decode_stage<0>);
 
-DecodeStage decoder(int levels) noexcept {
-    switch (levels) {
+DecodeStage decoder(int suffixes) noexcept {
+    switch (suffixes) {
         case 0: return decode_stage<0>;
         case 1: return decode_stage<1>;
         case 2: return decode_stage<2>;
@@ -264,11 +268,12 @@ DecodeStage decoder(int levels) noexcept {
 }
 
 bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t superblocks,
-                   const Lanes& lanes, const std::array<const std::uint8_t*, max_levels>& levels,
+                   const Lanes& lanes,
+                   const std::array<const std::uint8_t*, max_suffixes>& suffixes,
                    const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
                    std::uint8_t* symbols, Output output) noexcept {
-    return decoder(stage.levels)(stage, bytes, superblocks, lanes, levels, tail, end, cursor,
-                                 symbols, output);
+    return decoder(stage.suffixes)(stage, bytes, superblocks, lanes, suffixes, tail, end, cursor,
+                                   symbols, output);
 }
 
 }  // namespace

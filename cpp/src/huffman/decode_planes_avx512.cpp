@@ -1,10 +1,13 @@
-// AVX-512 kernels of the plane code. Why they are fast: a superblock of 512 symbols is decoded by
-// about twelve instructions a group of 64. The planes of eight groups fill a register, so which
+// AVX-512 kernels of the bit-sliced code. Why they are fast: a superblock of 512 symbols is decoded
+// by about twelve instructions a group of 64. The planes of eight groups fill a register, so which
 // words go on, and which belong to later stages, is one ternary logic operation a plane for all
-// eight; only `pdep`, which spreads the level bits, works a group at a time. Unpacking bytes and
+// eight; only `pdep`, which spreads the suffix bits, works a group at a time. Unpacking bytes and
 // words leaves eight rows of bits side by side, one GF(2) product transposes them to eight indices,
-// and a byte permutation is the look-up. The levels pass through memory: `lag` superblocks lie
+// and a byte permutation is the look-up. The suffixes pass through memory: `lag` superblocks lie
 // between their scalar stores and the vector load, so that it finds them in the cache.
+//
+// Bottleneck: vector operations and `pdep` in equal parts, one `pdep` a cycle. Of 24 ns for a
+// superblock of three planes and one suffix the vectors take 13, the suffix bits 11.
 #include "huffman/planes_avx512.hpp"
 
 #if TERSOR_AVX512
@@ -89,10 +92,10 @@ inline __m512i split(__m256i pairs) noexcept {
                                      0xa8);
 }
 
-/// Bytes from which on planes and levels are fetched beforehand: the processor's own fetching stops
-/// at each page, and loses the time of a memory access there.
+/// Bytes from which on planes and suffixes are fetched beforehand: the processor's own fetching
+/// stops at each page, and loses the time of a memory access there.
 constexpr std::size_t planes_ahead = 4096;
-constexpr std::size_t levels_ahead = 1024;
+constexpr std::size_t suffixes_ahead = 1024;
 
 inline void fetch(const std::uint8_t* bytes) noexcept {
     _mm_prefetch(reinterpret_cast<const char*>(bytes), _MM_HINT_T0);
@@ -106,26 +109,26 @@ inline std::uint64_t loaded_once(std::uint64_t value) noexcept {
 
 /// `pairs` is a template's parameter as a branch at each store would cost all others a twentieth of
 /// their speed. Three steps, each behind the one before, so that what one leaves in memory has
-/// reached the cache when the next loads it: which words go on; their level bits, `lag_of_levels`
-/// superblocks later; the symbols, `lag` after those.
-template <int planes, int levels, bool has_tail, bool pairs>
+/// reached the cache when the next loads it: which words go on; their suffix bits,
+/// `lag_of_suffixes` superblocks later; the symbols, `lag` after those.
+template <int planes, int suffixes, bool has_tail, bool pairs>
 bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t superblocks,
-                  const Lanes& lanes, const std::array<const std::uint8_t*, max_levels>& level,
+                  const Lanes& lanes, const std::array<const std::uint8_t*, max_suffixes>& suffix,
                   const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
                   std::uint8_t* symbols, bool streaming) noexcept {
-    constexpr int bits = planes + levels;
-    constexpr std::size_t delay = levels > 0 ? lag_of_levels + lag : 0;
+    constexpr int bits = planes + suffixes;
+    constexpr std::size_t delay = suffixes > 0 ? lag_of_suffixes + lag : 0;
     static_assert(delay < ring_size);
-    constexpr std::size_t rings = levels > 0 ? levels : 1;
+    constexpr std::size_t rings = suffixes > 0 ? suffixes : 1;
     alignas(64) std::uint64_t alive_ring[rings][ring_size][8];
     bool wide_ring[ring_size];  // whether a group has more going on than eight bytes surely hold
-    alignas(64) std::uint64_t level_ring[rings][ring_size][8];
+    alignas(64) std::uint64_t suffix_ring[rings][ring_size][8];
     alignas(64) std::uint64_t tail_ring[ring_size][8];
     __m512i digits[rings][planes];
-    std::array<std::uint64_t, max_levels> at = cursor.level_bits;
-    for (std::size_t l = 0; l < levels; ++l) load_digits(stage, l, digits[l]);
-    // Two levels with bits of the same symbols, which gaps have: `at` is kept of the first alone.
-    const bool alike = planes == 2 && levels == 2 && stage.like_the_level_before(1);
+    std::array<std::uint64_t, max_suffixes> at = cursor.suffix_bits;
+    for (std::size_t l = 0; l < suffixes; ++l) load_digits(stage, l, digits[l]);
+    // Two suffixes with bits of the same symbols, which gaps have: `at` is kept of the first alone.
+    const bool alike = planes == 2 && suffixes == 2 && stage.like_the_suffix_before(1);
     const __m512i valid = _mm512_loadu_si512(lanes.data());
     const __m512i valid_tail = stage.tail ? valid : _mm512_setzero_si512();
     const __m512i order = places_in_order();
@@ -150,8 +153,8 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
             goes_on = _mm512_andnot_si512(later, valid);
         }
 #pragma GCC unroll 3
-        for (std::size_t l = 0; l < levels; ++l) {
-            if (!stage.like_the_level_before(l)) {
+        for (std::size_t l = 0; l < suffixes; ++l) {
+            if (!stage.like_the_suffix_before(l)) {
                 goes_on = _mm512_and_si512(at_least<planes>(plane, digits[l]), goes_on);
             }
             _mm512_store_si512(alive_ring[l][slot], goes_on);
@@ -162,24 +165,24 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
     };
     const auto spread_group = [&]<bool wide, bool same>(std::size_t slot, int g) noexcept {
 #pragma GCC unroll 3
-        for (int l = 0; l < levels; ++l) {
-            std::uint64_t& own = at[same ? 0 : static_cast<std::size_t>(l)];
+        for (int l = 0; l < suffixes; ++l) {
+            std::uint64_t& position = at[same ? 0 : static_cast<std::size_t>(l)];
             const std::uint64_t alive = loaded_once(alive_ring[same ? 0 : l][slot][g]);
-            const auto shift = static_cast<unsigned>(own % 8);
-            const std::uint8_t* p = level[static_cast<std::size_t>(l)] + own / 8;
+            const auto shift = static_cast<unsigned>(position % 8);
+            const std::uint8_t* p = suffix[static_cast<std::size_t>(l)] + position / 8;
             std::uint64_t window;
             std::memcpy(&window, p, 8);
             window >>= shift;
             if constexpr (wide) window |= (std::uint64_t{p[8]} << 1) << (63 - shift);
-            level_ring[l][slot][g] = _pdep_u64(window, alive);
-            if (!same || l + 1 == levels) {
-                own += static_cast<unsigned>(__builtin_popcountll(alive));
+            suffix_ring[l][slot][g] = _pdep_u64(window, alive);
+            if (!same || l + 1 == suffixes) {
+                position += static_cast<unsigned>(__builtin_popcountll(alive));
             }
         }
     };
     const auto spread = [&]<bool same>(std::size_t slot) noexcept {
         for (std::size_t l = 0; l < rings; ++l)
-            fetch(level[l] + at[same ? 0 : l] / 8 + levels_ahead);
+            fetch(suffix[l] + at[same ? 0 : l] / 8 + suffixes_ahead);
         if (wide_ring[slot]) {
 // Unrolled too, this rare branch would make GCC 12 spill the registers of the other.
 #pragma GCC unroll 1
@@ -190,7 +193,7 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
         }
         bool enough = true;
 #pragma GCC unroll 3
-        for (std::size_t l = 0; l < (same ? 1 : rings); ++l) enough &= at[l] <= end.level_bits[l];
+        for (std::size_t l = 0; l < (same ? 1 : rings); ++l) enough &= at[l] <= end.suffix_bits[l];
         return enough;
     };
     const auto put = [&](std::uint8_t* to, __m512i found) noexcept {
@@ -206,8 +209,8 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
         for (int d = 0; d < planes; ++d) rows[bits - 1 - d] = _mm512_loadu_si512(back + 64 * d);
         back += plane_bytes * planes;
 #pragma GCC unroll 3
-        for (int l = 0; l < levels; ++l) {
-            rows[levels - 1 - l] = _mm512_load_si512(level_ring[l][slot]);
+        for (int l = 0; l < suffixes; ++l) {
+            rows[suffixes - 1 - l] = _mm512_load_si512(suffix_ring[l][slot]);
         }
         __m512i indices[8];
         gather_indices<bits>(rows, indices);
@@ -231,10 +234,10 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
     };
     for (std::size_t s = 0; s < superblocks + delay; ++s) {
         if (s < superblocks) find(s % ring_size);
-        if constexpr (levels > 0) {
-            if (s >= lag_of_levels && s < superblocks + lag_of_levels) {
-                const std::size_t slot = (s - lag_of_levels) % ring_size;
-                if constexpr (planes == 2 && levels == 2) {
+        if constexpr (suffixes > 0) {
+            if (s >= lag_of_suffixes && s < superblocks + lag_of_suffixes) {
+                const std::size_t slot = (s - lag_of_suffixes) % ring_size;
+                if constexpr (planes == 2 && suffixes == 2) {
                     if (alike ? !spread.template operator()<true>(slot)
                               : !spread.template operator()<false>(slot)) {
                         return false;
@@ -250,49 +253,50 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
         }
     }
     if (streaming) _mm_sfence();  // streamed stores are not ordered by what joins threads
-    for (std::size_t l = 0; l < levels; ++l) cursor.level_bits[l] = at[alike ? 0 : l];
+    for (std::size_t l = 0; l < suffixes; ++l) cursor.suffix_bits[l] = at[alike ? 0 : l];
     cursor.tail = static_cast<std::size_t>(next - tail);
     return true;
 }
 
 /// Whether a shape has a kernel of its own: those that the codes of real data consist of. A tail
-/// begins after few planes or after levels, and pairs have few words that are frequent. Kernels for
-/// shapes with a tail serve those without as well, where these are rare or short.
-constexpr bool has_kernel(int planes, int levels, bool tail, bool pairs) noexcept {
-    if (pairs) return tail && planes <= 3 && levels <= std::min(planes, 4 - planes);
-    if (!tail) return levels <= 1;
-    return planes <= 3 || (levels >= 1 && planes <= 5) || (levels == 2 && planes == 6);
+/// begins after few planes or after suffixes, and pairs have few words that are frequent. Kernels
+/// for shapes with a tail serve those without as well, where these are rare or short.
+constexpr bool has_kernel(int planes, int suffixes, bool tail, bool pairs) noexcept {
+    if (pairs) return tail && planes <= 3 && suffixes <= std::min(planes, 4 - planes);
+    if (!tail) return suffixes <= 1;
+    return planes <= 3 || (suffixes >= 1 && planes <= 5) || (suffixes == 2 && planes == 6);
 }
 
 using DecodeStage = decltype(&decode_stage<1, 0, false, false>);
 
 /// The kernel of a shape, or nullptr.
-template <int planes, int levels>
+template <int planes, int suffixes>
 DecodeStage kernel_of(bool tail, bool pairs) noexcept {
-    if constexpr (has_kernel(planes, levels, true, true)) {
-        if (pairs) return decode_stage<planes, levels, true, true>;
+    if constexpr (has_kernel(planes, suffixes, true, true)) {
+        if (pairs) return decode_stage<planes, suffixes, true, true>;
     }
     if (pairs) return nullptr;
-    if constexpr (has_kernel(planes, levels, false, false)) {
-        if (!tail) return decode_stage<planes, levels, false, false>;
+    if constexpr (has_kernel(planes, suffixes, false, false)) {
+        if (!tail) return decode_stage<planes, suffixes, false, false>;
     }
-    if constexpr (has_kernel(planes, levels, true, false)) {
-        return decode_stage<planes, levels, true, false>;
+    if constexpr (has_kernel(planes, suffixes, true, false)) {
+        return decode_stage<planes, suffixes, true, false>;
     }
     return nullptr;
 }
 
 bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t superblocks,
-                   const Lanes& lanes, const std::array<const std::uint8_t*, max_levels>& levels,
+                   const Lanes& lanes,
+                   const std::array<const std::uint8_t*, max_suffixes>& suffixes,
                    const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
                    std::uint8_t* symbols, Output output) noexcept {
     const auto decode = with_shape(
         stage, [&]<int p, int l>() noexcept { return kernel_of<p, l>(stage.tail, output.pairs); });
     if (decode == nullptr) {
-        return decode_kernels(Isa::avx2).decode_planes(stage, bytes, superblocks, lanes, levels,
+        return decode_kernels(Isa::avx2).decode_planes(stage, bytes, superblocks, lanes, suffixes,
                                                        tail, end, cursor, symbols, output);
     }
-    return decode(stage, bytes, superblocks, lanes, levels, tail, end, cursor, symbols,
+    return decode(stage, bytes, superblocks, lanes, suffixes, tail, end, cursor, symbols,
                   output.streaming);
 }
 

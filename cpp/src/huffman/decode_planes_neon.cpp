@@ -1,6 +1,6 @@
-// NEON kernel that decodes the plane code. There is no `pdep`: the rank of a lane among those that
-// go on, a sum over the lanes before it, looks its level bit up among the next 16, and likewise its
-// symbol in the tail.
+// NEON kernel that decodes the bit-sliced code. There is no `pdep`: the rank of a lane among those
+// that go on, a sum over the lanes before it, looks its suffix bit up among the next 16, and
+// likewise its symbol in the tail.
 #include "huffman/planes_neon.hpp"
 
 #if TERSOR_ARM64
@@ -24,9 +24,9 @@ inline uint8x16_t item_of_rank(uint8x16_t items, uint8x16_t rank) noexcept {
 }
 
 /// All ones in the first lane where the first of the bits from `at` on is one, and so on.
-inline uint8x16_t next_bits(const std::uint8_t* level, std::uint64_t at) noexcept {
+inline uint8x16_t next_bits(const std::uint8_t* suffix, std::uint64_t at) noexcept {
     std::uint32_t window;
-    std::memcpy(&window, level + at / 8, sizeof window);
+    std::memcpy(&window, suffix + at / 8, sizeof window);
     const auto bits = static_cast<std::uint16_t>(window >> (at % 8));
     return lanes_of(vreinterpretq_u8_u16(vdupq_n_u16(bits)), 0);
 }
@@ -52,14 +52,14 @@ inline void split_superblock(const std::uint8_t* pairs, std::uint8_t* symbols) n
     }
 }
 
-template <int planes, int levels, bool has_tail>
+template <int planes, int suffixes, bool has_tail>
 bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t superblocks,
-                  const Lanes& lanes, const std::array<const std::uint8_t*, max_levels>& level,
+                  const Lanes& lanes, const std::array<const std::uint8_t*, max_suffixes>& suffix,
                   const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
                   std::uint8_t* symbols, Output output) noexcept {
     const bool partial = lanes != all_lanes;
     const uint8x16_t tail_root = vdupq_n_u8(static_cast<std::uint8_t>(stage.roots() - 1));
-    std::array<std::uint64_t, max_levels> at = cursor.level_bits;
+    std::array<std::uint64_t, max_suffixes> at = cursor.suffix_bits;
     const std::uint8_t* next = tail + cursor.tail;
     std::array<std::uint8_t, superblock_symbols> joined;
     std::array<std::uint8_t, superblock_symbols> later;
@@ -81,21 +81,21 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
                 store_halves(later.data(), place, in_tail);
             }
             uint8x16_t rank = vdupq_n_u8(0);
-            for (std::size_t l = 0; l < static_cast<std::size_t>(levels); ++l) {
-                if (!stage.like_the_level_before(l)) {
-                    const auto first_root = static_cast<std::uint8_t>(stage.level_roots[l]);
+            for (std::size_t l = 0; l < static_cast<std::size_t>(suffixes); ++l) {
+                if (!stage.like_the_suffix_before(l)) {
+                    const auto first_root = static_cast<std::uint8_t>(stage.suffix_roots[l]);
                     goes_on = vandq_u8(goes_on, vcgeq_u8(root, vdupq_n_u8(first_root)));
                     rank = ranks(goes_on);
                 }
                 const uint8x16_t bit =
-                    vandq_u8(item_of_rank(next_bits(level[l], at[l]), rank), goes_on);
+                    vandq_u8(item_of_rank(next_bits(suffix[l], at[l]), rank), goes_on);
                 index = vsubq_u8(vaddq_u8(index, index), bit);
                 at[l] += vgetq_lane_u8(rank, 15);
             }
-            store_halves(to, place, look_up<planes + levels>(stage.symbols.data(), index));
+            store_halves(to, place, look_up<planes + suffixes>(stage.symbols.data(), index));
         }
-        for (std::size_t l = 0; l < static_cast<std::size_t>(levels); ++l) {
-            if (at[l] > end.level_bits[l]) return false;
+        for (std::size_t l = 0; l < static_cast<std::size_t>(suffixes); ++l) {
+            if (at[l] > end.suffix_bits[l]) return false;
         }
         if constexpr (has_tail) {
             next = merge_tail(later.data(), next, to);
@@ -112,13 +112,14 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
 }
 
 bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t superblocks,
-                   const Lanes& lanes, const std::array<const std::uint8_t*, max_levels>& levels,
+                   const Lanes& lanes,
+                   const std::array<const std::uint8_t*, max_suffixes>& suffixes,
                    const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
                    std::uint8_t* symbols, Output output) noexcept {
     const auto decode = with_shape(stage, [&]<int p, int l>() noexcept {
         return stage.tail ? decode_stage<p, l, true> : decode_stage<p, l, false>;
     });
-    return decode(stage, bytes, superblocks, lanes, levels, tail, end, cursor, symbols, output);
+    return decode(stage, bytes, superblocks, lanes, suffixes, tail, end, cursor, symbols, output);
 }
 
 }  // namespace

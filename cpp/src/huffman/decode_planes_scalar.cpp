@@ -1,4 +1,4 @@
-// Portable kernel that decodes the plane code, and what the fast ones must agree with: eight
+// Portable kernel that decodes the bit-sliced code, and what the fast ones must agree with: eight
 // symbols at a time, by tables that take a byte of a plane each.
 #include <algorithm>
 #include <bit>
@@ -63,16 +63,16 @@ struct Tables {
 
 /// Made when they are first needed: in the library they would take more than all else here.
 const Tables& tables() noexcept {
-    static const Tables made;
-    return made;
+    static const Tables tables;
+    return tables;
 }
 
-/// The bits of a level, given out to the lanes of `alive`; returns where they end.
-std::uint64_t deposit_level(const Deposits& deposits, const std::uint8_t* level, std::uint64_t at,
-                            const Bytes& alive, Bytes& plane) noexcept {
+/// The bits of a suffix, given out to the lanes of `alive`; returns where they end.
+std::uint64_t deposit_suffix(const Deposits& deposits, const std::uint8_t* suffix, std::uint64_t at,
+                             const Bytes& alive, Bytes& plane) noexcept {
     for (std::size_t p = 0; p < plane_bytes; ++p) {
         const Deposits::Mask mask = deposits.masks[alive[p]];
-        const unsigned window = load_little_endian<std::uint16_t>(level + at / 8) >> (at % 8);
+        const unsigned window = load_little_endian<std::uint16_t>(suffix + at / 8) >> (at % 8);
         plane[p] = deposits.results[mask.first + (window & mask.bits)];
         at += mask.count;
     }
@@ -116,7 +116,8 @@ constexpr std::array<LookUp, max_stage_bits> look_ups = {
     look_up<1>, look_up<2>, look_up<3>, look_up<4>, look_up<5>, look_up<6>, look_up<7>, look_up<8>};
 
 bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t superblocks,
-                   const Lanes& lanes, const std::array<const std::uint8_t*, max_levels>& levels,
+                   const Lanes& lanes,
+                   const std::array<const std::uint8_t*, max_suffixes>& suffixes,
                    const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
                    std::uint8_t* to, Output output) noexcept {
     const auto roots = static_cast<std::size_t>(stage.planes);
@@ -133,9 +134,9 @@ bool decode_planes(const Stage& stage, const std::uint8_t* bytes, std::size_t su
         const Masks masks = masks_of(stage, planes, lanes);
         bool past_end = false;
         for (std::size_t l = 0; roots + l < all; ++l) {
-            std::uint64_t& at = cursor.level_bits[l];
-            at = deposit_level(deposits, levels[l], at, masks.alive[l], planes[roots + l]);
-            past_end |= at > end.level_bits[l];
+            std::uint64_t& at = cursor.suffix_bits[l];
+            at = deposit_suffix(deposits, suffixes[l], at, masks.alive[l], planes[roots + l]);
+            past_end |= at > end.suffix_bits[l];
         }
         look_ups[all - 1](spread, stage, pairs, planes, symbols);
         for (std::size_t block = 0; stage.tail && block < plane_bytes; block += 8) {

@@ -1,10 +1,10 @@
 #include <algorithm>
 
+#include "huffman/bit_sliced_code.hpp"
 #include "huffman/bits.hpp"
 #include "huffman/canonical.hpp"
 #include "huffman/kernels.hpp"
 #include "huffman/plane_block.hpp"
-#include "huffman/plane_code.hpp"
 #include "huffman/stream.hpp"
 #include "huffman/words.hpp"
 #include "support/varint.hpp"
@@ -37,7 +37,7 @@ struct Parsed {
 };
 
 Result parse_blocks(Cursor& cursor, Parsed& parsed) {
-    const Result read = read_plane_code(cursor.rest(), parsed.code.planes);
+    const Result read = read_bit_sliced_code(cursor.remaining_bytes(), parsed.code.planes);
     if (!read.ok()) return {read.status, cursor.position() + read.count};
     (void)cursor.take(read.count);
     const std::uint64_t blocks = (parsed.info.symbols - 1) / parsed.symbols_per_block() + 1;
@@ -85,7 +85,7 @@ Result parse(std::span<const std::uint8_t> stream, Parsed& parsed) {
             least_bits = symbols > UINT64_MAX / 8 ? UINT64_MAX : symbols * parsed.parameter;
             break;
         case StreamKind::words: {
-            const Result read = read_lengths(cursor.rest(), parsed.lengths);
+            const Result read = read_lengths(cursor.remaining_bytes(), parsed.lengths);
             if (!read.ok()) return {read.status, cursor.position() + read.count};
             (void)cursor.take(read.count);
             break;
@@ -102,7 +102,7 @@ Result parse(std::span<const std::uint8_t> stream, Parsed& parsed) {
             break;
     }
     parsed.info.header_bytes = cursor.position();
-    parsed.payload = cursor.rest();
+    parsed.payload = cursor.remaining_bytes();
     if (parsed.payload.size() < least_bits / 8) return {Status::truncated, stream.size()};
     parsed.info.payload_bits = std::uint64_t{parsed.payload.size()} * 8;
     switch (parsed.kind) {

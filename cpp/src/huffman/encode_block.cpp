@@ -16,27 +16,51 @@ constexpr double pair_gain = 0.99;
 constexpr double pair_entropy = 2.0;  // bits; above, one bit lost on a symbol is no longer much
 constexpr std::uint8_t pair_alphabet = 16;
 
-std::span<const std::uint8_t> encode_symbols(const EncodeKernels& kernels, const PlaneCode& code,
+/// Writes the planes of `left` symbols, and their suffixes and tail, from the cursor's start on.
+void encode_stage(const EncodeKernels& kernels, const Stage& stage, const std::uint8_t* from,
+                  std::size_t left, std::uint8_t* planes,
+                  const std::array<std::uint8_t*, max_suffixes>& suffixes, std::uint8_t* tail,
+                  PlaneCursor& cursor) {
+    const auto depth = static_cast<std::size_t>(stage.planes);
+    const std::size_t full = left / superblock_symbols;
+    const std::size_t remainder = left % superblock_symbols;
+    kernels.encode_planes(stage, from, full, all_lanes, planes, suffixes, tail, cursor);
+    if (remainder == 0) return;
+    std::array<std::uint8_t, superblock_symbols> last{};
+    std::memcpy(last.data(), from + full * superblock_symbols, remainder);
+    std::array<std::uint8_t, max_stage_bits * plane_bytes> in_places;
+    kernels.encode_planes(stage, last.data(), 1, first_lanes(remainder), in_places.data(), suffixes,
+                          tail, cursor);
+    planes += full * depth * plane_bytes;
+    for (std::size_t d = 0; d < depth; ++d) {
+        for (std::size_t b = 0; b < remainder_bytes(remainder); ++b) {
+            *planes++ = in_places[d * plane_bytes + places[b]];
+        }
+    }
+}
+
+std::span<const std::uint8_t> encode_symbols(const EncodeKernels& kernels,
+                                             const BitSlicedCode& code,
                                              std::span<const std::uint8_t> symbols,
                                              Scratch& scratch) {
     const std::size_t n = symbols.size();
     // The head, whose size is known last, ends where the body begins.
     constexpr std::size_t head_room =
-        rounded_up(checksum_bytes + (1 + max_levels) * max_stages * support::max_varint_bytes,
+        rounded_up(checksum_bytes + (1 + max_suffixes) * max_stages * support::max_varint_bytes,
                    support::cache_line);
-    std::size_t body_room = level_slack;
+    std::size_t body_room = suffix_slack;
     for (const Stage& stage : code.stages) {
-        body_room += planes_size(stage, n) + static_cast<std::size_t>(stage.levels) * (n / 8 + 1);
+        body_room += planes_size(stage, n) + static_cast<std::size_t>(stage.suffixes) * (n / 8 + 1);
     }
     body_room = rounded_up(body_room, support::cache_line);
-    const std::size_t level_room = rounded_up(n / 8 + level_slack, support::cache_line);
+    const std::size_t suffix_room = rounded_up(n / 8 + suffix_slack, support::cache_line);
     const std::size_t tail_room = rounded_up(n + tail_slack, support::cache_line);
     std::uint8_t* const memory =
-        scratch.reserve(head_room + body_room + (max_levels - 1) * level_room + 2 * tail_room);
+        scratch.reserve(head_room + body_room + (max_suffixes - 1) * suffix_room + 2 * tail_room);
     std::uint8_t* const body = memory + head_room;
-    // The first level stands where it belongs; where the others begin depends on its length.
-    std::uint8_t* const later_levels = body + body_room;
-    std::uint8_t* const tail_memory = later_levels + (max_levels - 1) * level_room;
+    // The first suffix stands where it belongs; where the others begin depends on its length.
+    std::uint8_t* const later_suffixes = body + body_room;
+    std::uint8_t* const tail_memory = later_suffixes + (max_suffixes - 1) * suffix_room;
     const std::array<std::uint8_t*, 2> tails = {tail_memory, tail_memory + tail_room};
     std::vector<std::uint8_t> head(checksum_bytes);
     std::uint8_t* to = body;
@@ -44,34 +68,19 @@ std::span<const std::uint8_t> encode_symbols(const EncodeKernels& kernels, const
     std::size_t left = n;
     for (std::size_t s = 0; s < code.stages.size(); ++s) {
         const Stage& stage = code.stages[s];
-        const auto depth = static_cast<std::size_t>(stage.planes);
-        const std::size_t full = left / superblock_symbols;
-        const std::size_t rest = left % superblock_symbols;
         std::uint8_t* const tail = tails[s % 2];
-        std::uint8_t* planes = to;
+        std::uint8_t* const planes = to;
         to += planes_size(stage, left);
-        const std::array<std::uint8_t*, max_levels> levels = {to, later_levels,
-                                                              later_levels + level_room};
+        const std::array<std::uint8_t*, max_suffixes> suffixes = {to, later_suffixes,
+                                                                  later_suffixes + suffix_room};
         PlaneCursor cursor;
-        kernels.encode_planes(stage, from, full, all_lanes, planes, levels, tail, cursor);
-        if (rest > 0) {
-            std::array<std::uint8_t, superblock_symbols> last{};
-            std::memcpy(last.data(), from + full * superblock_symbols, rest);
-            std::array<std::uint8_t, max_stage_bits * plane_bytes> in_places;
-            kernels.encode_planes(stage, last.data(), 1, first_lanes(rest), in_places.data(),
-                                  levels, tail, cursor);
-            planes += full * depth * plane_bytes;
-            for (std::size_t d = 0; d < depth; ++d) {
-                for (std::size_t b = 0; b < rest_bytes(rest); ++b) {
-                    *planes++ = in_places[d * plane_bytes + places[b]];
-                }
-            }
-        }
+        encode_stage(kernels, stage, from, left, planes, suffixes, tail, cursor);
         if (s > 0) support::append_varint(left, head);
-        for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l) {
-            if (!stage.like_the_level_before(l)) support::append_varint(cursor.level_bits[l], head);
-            const std::size_t size = bytes_of(cursor.level_bits[l]);
-            if (l > 0) std::memcpy(to, levels[l], size);
+        for (std::size_t l = 0; l < static_cast<std::size_t>(stage.suffixes); ++l) {
+            if (!stage.like_the_suffix_before(l))
+                support::append_varint(cursor.suffix_bits[l], head);
+            const std::size_t size = bytes_of(cursor.suffix_bits[l]);
+            if (l > 0) std::memcpy(to, suffixes[l], size);
             to += size;
         }
         from = tail;
@@ -94,7 +103,7 @@ void join_pairs(const EncodeKernels& kernels, std::span<const std::uint8_t> symb
 }  // namespace
 
 BlockCode choose_block_code(std::span<const std::uint8_t> symbols, const Histogram& counts) {
-    BlockCode single{.planes = build_plane_code(counts)};
+    BlockCode single{.planes = build_bit_sliced_code(counts)};
     if (single.planes.last_symbol >= pair_alphabet || entropy(counts) >= pair_entropy) {
         return single;
     }
@@ -102,7 +111,7 @@ BlockCode choose_block_code(std::span<const std::uint8_t> symbols, const Histogr
     join_pairs(encode_kernels(isa_in_use()), symbols, pairs);
     const Histogram pair_counts = histogram(pairs);
     if (std::count(pair_counts.begin(), pair_counts.end(), 0U) == alphabet_size - 1) return single;
-    BlockCode paired{.planes = build_plane_code(pair_counts), .pairs = true};
+    BlockCode paired{.planes = build_bit_sliced_code(pair_counts), .pairs = true};
     const auto bits = static_cast<double>(coded_bits(paired.planes, pair_counts));
     return bits < pair_gain * static_cast<double>(coded_bits(single.planes, counts)) ? paired
                                                                                      : single;

@@ -1,5 +1,5 @@
-// AVX2 and BMI2 kernel that encodes to the plane code: the bits of the indices leave by movemask,
-// `pext` gathers the tail and the bits of the levels.
+// AVX2 and BMI2 kernel that encodes to the bit-sliced code: the bits of the indices leave by
+// movemask, `pext` gathers the tail and the bits of the suffixes.
 #include "huffman/planes_avx2.hpp"
 
 #if TERSOR_X86
@@ -36,8 +36,8 @@ inline __m256i bytes_of_bits(std::uint32_t bits) noexcept {
     const __m256i spread = _mm256_setr_epi8(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 2, 2, 2,
                                             2, 2, 2, 2, 2, 3, 3, 3, 3, 3, 3, 3, 3);
     const __m256i one = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201ULL));
-    const __m256i own = _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(bits)), spread);
-    return _mm256_cmpeq_epi8(_mm256_and_si256(own, one), one);
+    const __m256i present = _mm256_shuffle_epi8(_mm256_set1_epi32(static_cast<int>(bits)), spread);
+    return _mm256_cmpeq_epi8(_mm256_and_si256(present, one), one);
 }
 
 /// Appends the symbols whose bytes of `later` are all ones.
@@ -58,22 +58,22 @@ inline std::uint8_t* append_tail(const std::uint8_t* symbols, __m256i later,
 
 /// `table_bits`: symbols are below 2^table_bits. The bits of the indices leave by movemask, the
 /// highest first.
-template <int table_bits, int levels, bool has_tail>
+template <int table_bits, int suffixes, bool has_tail>
 void encode_stage(const Stage& stage, const std::uint8_t* symbols, std::size_t superblocks,
                   const Lanes& lanes, std::uint8_t* bytes,
-                  const std::array<std::uint8_t*, max_levels>& level, std::uint8_t* tail,
+                  const std::array<std::uint8_t*, max_suffixes>& suffix, std::uint8_t* tail,
                   PlaneCursor& cursor) noexcept {
     const bool partial = lanes != all_lanes;
     const auto* present = reinterpret_cast<const std::uint8_t*>(lanes.data());
     const __m256i tail_index = _mm256_set1_epi8(static_cast<char>(stage.tail_index()));
     const __m128i to_top = _mm_cvtsi32_si128(8 - stage.bits());
     const auto planes = static_cast<std::size_t>(stage.planes);
-    constexpr std::size_t rings = levels > 0 ? levels : 1;
+    constexpr std::size_t rings = suffixes > 0 ? suffixes : 1;
     std::array<ClearDigits, rings> clear_digits;
-    std::array<BitAppender, levels> out;
-    for (std::size_t l = 0; l < levels; ++l) {
+    std::array<BitAppender, suffixes> out;
+    for (std::size_t l = 0; l < suffixes; ++l) {
         clear_digits_of(stage, l, clear_digits[l]);
-        out[l] = {level[l], cursor.level_bits[l]};
+        out[l] = {suffix[l], cursor.suffix_bits[l]};
     }
     std::uint8_t* next = tail + cursor.tail;
     alignas(64) std::uint8_t in_blocks[max_stage_bits][plane_bytes];
@@ -94,7 +94,7 @@ void encode_stage(const Stage& stage, const std::uint8_t* symbols, std::size_t s
                 next = append_tail(symbols + 32 * v, _mm256_cmpeq_epi8(index, tail_index), next);
             }
             index = _mm256_sll_epi16(index, to_top);
-            for (std::size_t d = 0; d < planes + levels; ++d) {
+            for (std::size_t d = 0; d < planes + suffixes; ++d) {
                 const int bits = _mm256_movemask_epi8(index);
                 std::memcpy(in_blocks[d] + 4 * v, &bits, 4);
                 index = _mm256_add_epi8(index, index);
@@ -103,22 +103,23 @@ void encode_stage(const Stage& stage, const std::uint8_t* symbols, std::size_t s
         for (std::size_t d = 0; d < planes; ++d) {
             store_in_places(in_blocks[d], bytes + plane_bytes * d);
         }
-        if constexpr (levels > 0) {
+        if constexpr (suffixes > 0) {
             for (int half = 0; half < 2; ++half) {
-                __m256i lanes_of[levels];
-                find_going_on<levels>(stage.planes, bytes + 32 * half,
-                                      load(lanes.data() + 4 * half), clear_digits.data(), has_tail,
-                                      lanes_of);
-                for (std::size_t l = 0; l < levels; ++l) store(going_on[l] + 4 * half, lanes_of[l]);
+                __m256i lanes_of[suffixes];
+                find_going_on<suffixes>(stage.planes, bytes + 32 * half,
+                                        load(lanes.data() + 4 * half), clear_digits.data(),
+                                        has_tail, lanes_of);
+                for (std::size_t l = 0; l < suffixes; ++l)
+                    store(going_on[l] + 4 * half, lanes_of[l]);
             }
-            for (std::size_t l = 0; l < levels; ++l) {
+            for (std::size_t l = 0; l < suffixes; ++l) {
                 store_in_places(in_blocks[planes + l], reinterpret_cast<std::uint8_t*>(rows[l]));
             }
-            std::array<BitAppender, levels> appenders = out;
+            std::array<BitAppender, suffixes> appenders = out;
 #pragma GCC unroll 8
             for (std::size_t g = 0; g < superblock_groups; ++g) {
 #pragma GCC unroll 3
-                for (std::size_t l = 0; l < levels; ++l) {
+                for (std::size_t l = 0; l < suffixes; ++l) {
                     const std::uint64_t alive = going_on[l][g];
                     appenders[l].append(_pext_u64(rows[l][g], alive),
                                         static_cast<unsigned>(__builtin_popcountll(alive)));
@@ -128,7 +129,7 @@ void encode_stage(const Stage& stage, const std::uint8_t* symbols, std::size_t s
         }
         bytes += plane_bytes * planes;
     }
-    for (std::size_t l = 0; l < levels; ++l) cursor.level_bits[l] = out[l].finish(level[l]);
+    for (std::size_t l = 0; l < suffixes; ++l) cursor.suffix_bits[l] = out[l].finish(suffix[l]);
     cursor.tail = static_cast<std::size_t>(next - tail);
 }
 
@@ -136,7 +137,7 @@ using EncodeStage = decltype(&encode_stage<4, 0, false>);
 
 template <int table_bits>
 EncodeStage encoder(const Stage& stage) noexcept {
-    switch (stage.levels) {
+    switch (stage.suffixes) {
         case 0:
             return stage.tail ? encode_stage<table_bits, 0, true>
                               : encode_stage<table_bits, 0, false>;
@@ -154,12 +155,12 @@ EncodeStage encoder(const Stage& stage) noexcept {
 
 void encode_planes(const Stage& stage, const std::uint8_t* symbols, std::size_t superblocks,
                    const Lanes& lanes, std::uint8_t* planes,
-                   const std::array<std::uint8_t*, max_levels>& levels, std::uint8_t* tail,
+                   const std::array<std::uint8_t*, max_suffixes>& suffixes, std::uint8_t* tail,
                    PlaneCursor& cursor) noexcept {
     const EncodeStage encode = stage.last_symbol < 16   ? encoder<4>(stage)
                                : stage.last_symbol < 64 ? encoder<6>(stage)
                                                         : encoder<8>(stage);
-    encode(stage, symbols, superblocks, lanes, planes, levels, tail, cursor);
+    encode(stage, symbols, superblocks, lanes, planes, suffixes, tail, cursor);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
-// AVX-512 kernels that encode to the plane code: one GF(2) product transposes eight indices to rows
-// of bits, `pext` gathers the bits of the levels. Symbols are counted by the same planes.
+// AVX-512 kernels that encode to the bit-sliced code: one GF(2) product transposes eight indices to
+// rows of bits, `pext` gathers the bits of the suffixes. Symbols are counted by the same planes.
 #include "huffman/planes_avx512.hpp"
 
 #if TERSOR_AVX512
@@ -58,10 +58,10 @@ inline void scatter_indices(const __m512i* indices, __m512i* rows) noexcept {
     }
 }
 
-template <bool wide, int levels, bool has_tail, bool small_alphabet>
+template <bool wide, int suffixes, bool has_tail, bool small_alphabet>
 void encode_stage(const Stage& stage, const std::uint8_t* symbols, std::size_t superblocks,
                   const Lanes& lanes, std::uint8_t* bytes,
-                  const std::array<std::uint8_t*, max_levels>& level, std::uint8_t* tail,
+                  const std::array<std::uint8_t*, max_suffixes>& suffix, std::uint8_t* tail,
                   PlaneCursor& cursor) noexcept {
     constexpr int most = wide ? max_stage_bits : 4;
     const Lookup<small_alphabet ? 6 : 8> index_of(stage.indices.data());
@@ -69,25 +69,25 @@ void encode_stage(const Stage& stage, const std::uint8_t* symbols, std::size_t s
     alignas(64) std::uint64_t present[8];  // in the order of the symbols
     _mm512_store_si512(present, _mm512_permutexvar_epi8(places_in_order(), valid));
     const __m512i tail_index = _mm512_set1_epi8(static_cast<char>(stage.tail_index()));
-    constexpr std::size_t rings = levels > 0 ? levels : 1;
+    constexpr std::size_t rings = suffixes > 0 ? suffixes : 1;
     alignas(64) std::uint64_t alive_ring[rings][2][8];
-    alignas(64) std::uint64_t level_ring[rings][2][8];
+    alignas(64) std::uint64_t suffix_ring[rings][2][8];
     __m512i digits[rings][max_stage_bits];
-    std::array<BitAppender, levels> out;
-    for (std::size_t l = 0; l < levels; ++l) {
+    std::array<BitAppender, suffixes> out;
+    for (std::size_t l = 0; l < suffixes; ++l) {
         load_digits(stage, l, digits[l]);
-        out[l] = {level[l], cursor.level_bits[l]};
+        out[l] = {suffix[l], cursor.suffix_bits[l]};
     }
     std::uint8_t* next = tail + cursor.tail;
 
-    const auto append_levels = [&](std::size_t slot) noexcept {
-        std::array<BitAppender, levels> appenders = out;  // which compilers keep in registers
+    const auto append_suffixes = [&](std::size_t slot) noexcept {
+        std::array<BitAppender, suffixes> appenders = out;  // which compilers keep in registers
 #pragma GCC unroll 8
         for (int g = 0; g < 8; ++g) {
 #pragma GCC unroll 3
-            for (std::size_t l = 0; l < levels; ++l) {
+            for (std::size_t l = 0; l < suffixes; ++l) {
                 const std::uint64_t alive = alive_ring[l][slot][g];
-                appenders[l].append(_pext_u64(level_ring[l][slot][g], alive),
+                appenders[l].append(_pext_u64(suffix_ring[l][slot][g], alive),
                                     static_cast<unsigned>(__builtin_popcountll(alive)));
             }
         }
@@ -109,53 +109,53 @@ void encode_stage(const Stage& stage, const std::uint8_t* symbols, std::size_t s
         __m512i rows[most];
         scatter_indices<wide>(indices, rows);
         __m512i going_on[rings];
-        for (__m512i& lanes_of_level : going_on) lanes_of_level = valid;
+        for (__m512i& lanes_of_suffix : going_on) lanes_of_suffix = valid;
         __m512i ones = _mm512_set1_epi64(-1);
 #pragma GCC unroll 8
-        for (int b = 0; b < most - levels; ++b) {
+        for (int b = 0; b < most - suffixes; ++b) {
             if (b >= stage.planes) break;
             const int d = stage.planes - 1 - b;
-            const __m512i row = rows[levels + b];
+            const __m512i row = rows[suffixes + b];
             _mm512_storeu_si512(bytes + 64 * d, row);
 #pragma GCC unroll 3
-            for (std::size_t l = 0; l < levels; ++l) {
+            for (std::size_t l = 0; l < suffixes; ++l) {
                 going_on[l] = _mm512_ternarylogic_epi64(going_on[l], row, digits[l][d], 0xd4);
             }
             ones = _mm512_and_si512(ones, row);
         }
         bytes += plane_bytes * static_cast<std::size_t>(stage.planes);
-        if constexpr (levels > 0) {
+        if constexpr (suffixes > 0) {
             const std::size_t slot = s % 2;
 #pragma GCC unroll 3
-            for (std::size_t l = 0; l < levels; ++l) {
+            for (std::size_t l = 0; l < suffixes; ++l) {
                 __m512i alive = _mm512_and_si512(going_on[l], valid);
                 if constexpr (has_tail) alive = _mm512_andnot_si512(ones, alive);
                 _mm512_store_si512(alive_ring[l][slot], alive);
-                _mm512_store_si512(level_ring[l][slot], rows[levels - 1 - l]);
+                _mm512_store_si512(suffix_ring[l][slot], rows[suffixes - 1 - l]);
             }
-            if (s > 0) append_levels(1 - slot);
+            if (s > 0) append_suffixes(1 - slot);
         }
     }
-    if (levels > 0 && superblocks > 0) append_levels((superblocks - 1) % 2);
-    for (std::size_t l = 0; l < levels; ++l) cursor.level_bits[l] = out[l].finish(level[l]);
+    if (suffixes > 0 && superblocks > 0) append_suffixes((superblocks - 1) % 2);
+    for (std::size_t l = 0; l < suffixes; ++l) cursor.suffix_bits[l] = out[l].finish(suffix[l]);
     cursor.tail = static_cast<std::size_t>(next - tail);
 }
 
 using EncodeStage = decltype(&encode_stage<false, 0, false, false>);
 
-template <bool wide, int levels>
+template <bool wide, int suffixes>
 EncodeStage encoder(bool tail, bool small_alphabet) noexcept {
     if (tail) {
-        return small_alphabet ? encode_stage<wide, levels, true, true>
-                              : encode_stage<wide, levels, true, false>;
+        return small_alphabet ? encode_stage<wide, suffixes, true, true>
+                              : encode_stage<wide, suffixes, true, false>;
     }
-    return small_alphabet ? encode_stage<wide, levels, false, true>
-                          : encode_stage<wide, levels, false, false>;
+    return small_alphabet ? encode_stage<wide, suffixes, false, true>
+                          : encode_stage<wide, suffixes, false, false>;
 }
 
 template <bool wide>
-EncodeStage encoder(int levels, bool tail, bool small_alphabet) noexcept {
-    switch (levels) {
+EncodeStage encoder(int suffixes, bool tail, bool small_alphabet) noexcept {
+    switch (suffixes) {
         case 0: return encoder<wide, 0>(tail, small_alphabet);
         case 1: return encoder<wide, 1>(tail, small_alphabet);
         case 2: return encoder<wide, 2>(tail, small_alphabet);
@@ -165,12 +165,12 @@ EncodeStage encoder(int levels, bool tail, bool small_alphabet) noexcept {
 
 void encode_planes(const Stage& stage, const std::uint8_t* symbols, std::size_t superblocks,
                    const Lanes& lanes, std::uint8_t* planes,
-                   const std::array<std::uint8_t*, max_levels>& levels, std::uint8_t* tail,
+                   const std::array<std::uint8_t*, max_suffixes>& suffixes, std::uint8_t* tail,
                    PlaneCursor& cursor) noexcept {
     const bool small = stage.last_symbol < 64;
-    const EncodeStage encode = stage.bits() > 4 ? encoder<true>(stage.levels, stage.tail, small)
-                                                : encoder<false>(stage.levels, stage.tail, small);
-    encode(stage, symbols, superblocks, lanes, planes, levels, tail, cursor);
+    const EncodeStage encode = stage.bits() > 4 ? encoder<true>(stage.suffixes, stage.tail, small)
+                                                : encoder<false>(stage.suffixes, stage.tail, small);
+    encode(stage, symbols, superblocks, lanes, planes, suffixes, tail, cursor);
 }
 
 void join_pairs(const std::uint8_t* symbols, std::size_t count, std::uint8_t* pairs) noexcept {

@@ -1,4 +1,4 @@
-// NEON kernels that encode to the plane code, with tables where there is no `pext`.
+// NEON kernels that encode to the bit-sliced code, with tables where there is no `pext`.
 #include "huffman/planes_neon.hpp"
 
 #if TERSOR_ARM64
@@ -38,7 +38,7 @@ inline std::size_t append_tail(const std::uint8_t* symbols, const std::uint8_t* 
 template <int table_bits>
 void encode_stage(const Stage& stage, const std::uint8_t* symbols, std::size_t superblocks,
                   const Lanes& lanes, std::uint8_t* bytes,
-                  const std::array<std::uint8_t*, max_levels>& levels, std::uint8_t* tail,
+                  const std::array<std::uint8_t*, max_suffixes>& suffixes, std::uint8_t* tail,
                   PlaneCursor& cursor) noexcept {
     const auto roots = static_cast<std::size_t>(stage.planes);
     const auto all = static_cast<std::size_t>(stage.bits());
@@ -63,23 +63,23 @@ void encode_stage(const Stage& stage, const std::uint8_t* symbols, std::size_t s
         if (stage.tail) cursor.tail = append_tail(symbols, later.data(), tail, cursor.tail);
         std::memcpy(bytes, planes.data(), roots * plane_bytes);
         bytes += roots * plane_bytes;
-        if (stage.levels == 0) continue;
+        if (stage.suffixes == 0) continue;
         const Masks masks = masks_of(stage, planes, lanes);
         for (std::size_t l = 0; roots + l < all; ++l) {
-            std::uint64_t& at = cursor.level_bits[l];
-            at = extract_level(planes[roots + l], masks.alive[l], levels[l], at);
+            std::uint64_t& at = cursor.suffix_bits[l];
+            at = extract_suffix(planes[roots + l], masks.alive[l], suffixes[l], at);
         }
     }
 }
 
 void encode_planes(const Stage& stage, const std::uint8_t* symbols, std::size_t superblocks,
                    const Lanes& lanes, std::uint8_t* bytes,
-                   const std::array<std::uint8_t*, max_levels>& levels, std::uint8_t* tail,
+                   const std::array<std::uint8_t*, max_suffixes>& suffixes, std::uint8_t* tail,
                    PlaneCursor& cursor) noexcept {
     const auto encode = stage.last_symbol < 16   ? encode_stage<4>
                         : stage.last_symbol < 64 ? encode_stage<6>
                                                  : encode_stage<8>;
-    encode(stage, symbols, superblocks, lanes, bytes, levels, tail, cursor);
+    encode(stage, symbols, superblocks, lanes, bytes, suffixes, tail, cursor);
 }
 
 void join_pairs(const std::uint8_t* symbols, std::size_t count, std::uint8_t* pairs) noexcept {

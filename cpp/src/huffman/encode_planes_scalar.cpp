@@ -1,4 +1,4 @@
-// Portable kernels that encode to the plane code, and what the fast ones must agree with.
+// Portable kernels that encode to the bit-sliced code, and what the fast ones must agree with.
 #include <algorithm>
 #include <bit>
 
@@ -13,7 +13,7 @@ using support::store_little_endian;
 
 void encode_planes(const Stage& stage, const std::uint8_t* symbols, std::size_t superblocks,
                    const Lanes& lanes, std::uint8_t* bytes,
-                   const std::array<std::uint8_t*, max_levels>& levels, std::uint8_t* tail,
+                   const std::array<std::uint8_t*, max_suffixes>& suffixes, std::uint8_t* tail,
                    PlaneCursor& cursor) noexcept {
     const auto roots = static_cast<std::size_t>(stage.planes);
     const auto all = static_cast<std::size_t>(stage.bits());
@@ -43,11 +43,11 @@ void encode_planes(const Stage& stage, const std::uint8_t* symbols, std::size_t 
         for (std::size_t d = 0; d < roots; ++d, bytes += plane_bytes) {
             std::copy_n(planes[d].begin(), plane_bytes, bytes);
         }
-        if (stage.levels == 0) continue;
+        if (stage.suffixes == 0) continue;
         const Masks masks = masks_of(stage, planes, lanes);
         for (std::size_t l = 0; roots + l < all; ++l) {
-            std::uint64_t& at = cursor.level_bits[l];
-            at = extract_level(planes[roots + l], masks.alive[l], levels[l], at);
+            std::uint64_t& at = cursor.suffix_bits[l];
+            at = extract_suffix(planes[roots + l], masks.alive[l], suffixes[l], at);
         }
     }
 }
@@ -76,6 +76,11 @@ void count_symbols(const std::uint8_t* symbols, std::size_t count,
 
 void install(dispatch::Level<Isa::scalar>, EncodeKernels& kernels) noexcept {
     kernels = {encode_planes, join_pairs, count_symbols};
+}
+
+const EncodeKernels& encode_kernels(Isa isa) noexcept {
+    return dispatch::KernelTable<EncodeKernels, Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon>::at(
+        isa);
 }
 
 }  // namespace tersor::huffman

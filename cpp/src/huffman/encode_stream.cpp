@@ -1,11 +1,11 @@
 #include <algorithm>
 #include <bit>
 
+#include "huffman/bit_sliced_code.hpp"
 #include "huffman/bits.hpp"
 #include "huffman/canonical.hpp"
 #include "huffman/kernels.hpp"
 #include "huffman/plane_block.hpp"
-#include "huffman/plane_code.hpp"
 #include "huffman/stream.hpp"
 #include "huffman/words.hpp"
 #include "support/varint.hpp"
@@ -17,7 +17,7 @@ namespace {
 
 using support::append_varint;
 
-/// From here on the plane code, whose speed is worth its headers, is taken.
+/// From here on the bit-sliced code, whose speed is worth its headers, is taken.
 constexpr std::size_t planes_from = 16384;
 /// Symbols of a block, as a power of two: decoded, it stays in a second-level cache.
 constexpr int block_log2 = 17;
@@ -61,7 +61,7 @@ std::vector<std::uint8_t> blocks_body(const BlockCode& code, std::span<const std
     const StreamKind kind = code.pairs ? StreamKind::pairs : StreamKind::planes;
     std::vector<std::uint8_t> body{static_cast<std::uint8_t>(kind),
                                    static_cast<std::uint8_t>(block_log2)};
-    append_plane_code(code.planes, body);
+    append_bit_sliced_code(code.planes, body);
     std::size_t total = body.size();
     for (const auto& block : blocks) total += block.size() + 4;
     body.reserve(total);

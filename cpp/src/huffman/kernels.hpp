@@ -6,7 +6,7 @@
 #include <cstdint>
 
 #include "dispatch/kernel_table.hpp"
-#include "huffman/plane_code.hpp"
+#include "huffman/bit_sliced_code.hpp"
 #include "tersor/isa.hpp"
 
 namespace tersor::huffman {
@@ -18,9 +18,9 @@ inline constexpr std::size_t superblock_groups = 8;
 inline constexpr std::size_t superblock_symbols = group_symbols * superblock_groups;
 inline constexpr std::size_t plane_bytes = superblock_symbols / 8;
 
-/// Bytes that kernels may read past the end of the levels and of the tail, and overwrite there
+/// Bytes that kernels may read past the end of the suffixes and of the tail, and overwrite there
 /// while encoding.
-inline constexpr std::size_t level_slack = 80;
+inline constexpr std::size_t suffix_slack = 80;
 inline constexpr std::size_t tail_slack = superblock_symbols + 64;
 
 /// The place in a plane (a byte of its 64) where the eight symbols from 8 * block on have their
@@ -47,7 +47,7 @@ inline constexpr Lanes all_lanes = {~0ULL, ~0ULL, ~0ULL, ~0ULL, ~0ULL, ~0ULL, ~0
 
 /// How far the streams beside the planes have been read or written.
 struct PlaneCursor {
-    std::array<std::uint64_t, max_levels> level_bits{};
+    std::array<std::uint64_t, max_suffixes> suffix_bits{};
     std::size_t tail = 0;  // symbols
 };
 
@@ -58,19 +58,19 @@ struct Output {
 };
 
 /// Decodes `superblocks` superblocks of one stage from planes (stage.planes * 64 bytes each),
-/// levels, and the symbols of the later stages, to 512 symbols or pairs each. Stops, and returns
+/// suffixes, and the symbols of the later stages, to 512 symbols or pairs each. Stops, and returns
 /// false, as soon as the cursor stands past `end`.
 using DecodePlanes = bool (*)(const Stage& stage, const std::uint8_t* planes,
                               std::size_t superblocks, const Lanes& lanes,
-                              const std::array<const std::uint8_t*, max_levels>& levels,
+                              const std::array<const std::uint8_t*, max_suffixes>& suffixes,
                               const std::uint8_t* tail, const PlaneCursor& end, PlaneCursor& cursor,
                               std::uint8_t* symbols, Output output) noexcept;
 
-/// The inverse: symbols that have no lane are ignored. The bits of a level before the cursor are
+/// The inverse: symbols that have no lane are ignored. The bits of a suffix before the cursor are
 /// kept.
 using EncodePlanes = void (*)(const Stage& stage, const std::uint8_t* symbols,
                               std::size_t superblocks, const Lanes& lanes, std::uint8_t* planes,
-                              const std::array<std::uint8_t*, max_levels>& levels,
+                              const std::array<std::uint8_t*, max_suffixes>& suffixes,
                               std::uint8_t* tail, PlaneCursor& cursor) noexcept;
 
 /// pairs[i] = symbols[2 i] + 16 * symbols[2 i + 1].
@@ -106,7 +106,11 @@ void install(dispatch::Level<Isa::avx512>, EncodeKernels& kernels) noexcept;
 void install(dispatch::Level<Isa::neon>, EncodeKernels& kernels) noexcept;
 
 /// The kernels of a level.
-[[nodiscard]] const DecodeKernels& decode_kernels(Isa isa) noexcept;
+[[nodiscard]] inline const DecodeKernels& decode_kernels(Isa isa) noexcept {
+    return dispatch::KernelTable<DecodeKernels, Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon>::at(
+        isa);
+}
+/// Not inline: whoever only reads must not need what writes.
 [[nodiscard]] const EncodeKernels& encode_kernels(Isa isa) noexcept;
 
 }  // namespace tersor::huffman

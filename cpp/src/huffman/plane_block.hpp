@@ -1,5 +1,5 @@
-// A block: some ten thousand symbols in the plane code, decodable alone. docs/format.md has the
-// bytes.
+// A block: some ten thousand symbols in the bit-sliced code, decodable alone. docs/format.md has
+// the bytes.
 #pragma once
 
 #include <cstddef>
@@ -7,14 +7,14 @@
 #include <memory>
 #include <span>
 
+#include "huffman/bit_sliced_code.hpp"
 #include "huffman/kernels.hpp"
-#include "huffman/plane_code.hpp"
 
 namespace tersor::huffman {
 
 /// How the blocks of a stream are coded.
 struct BlockCode {
-    PlaneCode planes;
+    BitSlicedCode planes;
     bool pairs = false;  // two symbols below 16 are coded as one, the first in the lower half
 };
 

@@ -30,12 +30,12 @@ inline constexpr std::array<std::uint8_t, 256> extract_nibble = make_extract();
 /// A plane of a superblock as it is stored: byte p has the eight symbols of the block of place p.
 using Bytes = std::array<std::uint8_t, plane_bytes>;
 
-/// Bit planes of indices, most significant first: those of the roots, then the levels'.
+/// Bit planes of indices, most significant first: those of the roots, then the suffixes'.
 using Planes = std::array<Bytes, max_stage_bits>;
 
 struct Masks {
-    std::array<Bytes, max_levels> alive;  // lanes whose word has a bit in each level
-    Bytes tail;                           // lanes of later stages
+    std::array<Bytes, max_suffixes> alive;  // lanes whose word has a bit in each suffix
+    Bytes tail;                             // lanes of later stages
 };
 
 inline Masks masks_of(const Stage& stage, const Planes& planes, const Lanes& lanes) noexcept {
@@ -48,11 +48,11 @@ inline Masks masks_of(const Stage& stage, const Planes& planes, const Lanes& lan
         std::uint64_t tail = stage.tail ? lanes[g] : 0;
         for (int bit = 0; bit < stage.planes; ++bit) tail &= plane_of_bit(bit);
         support::store_little_endian(tail, masks.tail.data() + 8 * g);
-        for (std::size_t l = 0; l < static_cast<std::size_t>(stage.levels); ++l) {
-            std::uint64_t at_least = ~std::uint64_t{0};  // root >= level root, from the lowest bit
+        for (std::size_t l = 0; l < static_cast<std::size_t>(stage.suffixes); ++l) {
+            std::uint64_t at_least = ~std::uint64_t{0};  // root >= suffix root, from the lowest bit
             for (int bit = 0; bit < stage.planes; ++bit) {
                 const std::uint64_t plane = plane_of_bit(bit);
-                const bool one = (stage.level_roots[l] >> bit & 1U) != 0;
+                const bool one = (stage.suffix_roots[l] >> bit & 1U) != 0;
                 at_least = one ? at_least & plane : at_least | plane;
             }
             support::store_little_endian(at_least & lanes[g] & ~tail,
@@ -62,10 +62,10 @@ inline Masks masks_of(const Stage& stage, const Planes& planes, const Lanes& lan
     return masks;
 }
 
-/// The bits of a plane where `alive` has ones, to a level; returns where they end.
-inline std::uint64_t extract_level(const Bytes& plane, const Bytes& alive, std::uint8_t* level,
-                                   std::uint64_t at) noexcept {
-    std::uint8_t* to = level + at / 8;
+/// The bits of a plane where `alive` has ones, to a suffix; returns where they end.
+inline std::uint64_t extract_suffix(const Bytes& plane, const Bytes& alive, std::uint8_t* suffix,
+                                    std::uint64_t at) noexcept {
+    std::uint8_t* to = suffix + at / 8;
     auto filled = static_cast<unsigned>(at % 8);
     unsigned pending = filled == 0 ? 0U : *to & ((1U << filled) - 1);
     for (std::size_t p = 0; p < plane_bytes; ++p) {

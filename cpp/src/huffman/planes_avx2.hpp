@@ -1,4 +1,4 @@
-// What the AVX2 kernels of the plane code have in common.
+// What the AVX2 kernels of the bit-sliced code have in common.
 #pragma once
 
 #include "dispatch/architecture.hpp"
@@ -37,32 +37,32 @@ inline __m256i look_up(const std::uint8_t* table, __m256i indices) noexcept {
     }
 }
 
-/// Digits of the first root of a level, a vector for each plane: all ones where it has a zero.
+/// Digits of the first root of a suffix, a vector for each plane: all ones where it has a zero.
 struct ClearDigits {
     __m256i of_plane[max_stage_bits];
 };
 
-inline void clear_digits_of(const Stage& stage, std::size_t level, ClearDigits& digits) noexcept {
+inline void clear_digits_of(const Stage& stage, std::size_t suffix, ClearDigits& digits) noexcept {
     for (int d = 0; d < stage.planes; ++d) {
-        const bool one = (stage.level_roots[level] >> (stage.planes - 1 - d) & 1U) != 0;
+        const bool one = (stage.suffix_roots[suffix] >> (stage.planes - 1 - d) & 1U) != 0;
         digits.of_plane[d] = _mm256_set1_epi64x(one ? 0 : -1);
     }
 }
 
-/// Which lanes of a half of a superblock go on to the first `levels` levels: those whose root is at
-/// least the level's first one, but not the last root where that is the tail's.
-template <std::size_t levels>
+/// Which lanes of a half of a superblock go on to the first `suffixes` suffixes: those whose root
+/// is at least the suffix's first one, but not the last root where that is the tail's.
+template <std::size_t suffixes>
 inline void find_going_on(int planes, const std::uint8_t* plane, __m256i lanes,
                           const ClearDigits* clear_digits, bool has_tail,
                           __m256i* going_on) noexcept {
     __m256i ones = _mm256_set1_epi64x(-1);
 #pragma GCC unroll 3
-    for (std::size_t l = 0; l < levels; ++l) going_on[l] = ones;
+    for (std::size_t l = 0; l < suffixes; ++l) going_on[l] = ones;
     for (auto d = static_cast<std::size_t>(planes); d-- > 0;) {
         const __m256i bits = load(plane + plane_bytes * d);
         ones = _mm256_and_si256(ones, bits);
 #pragma GCC unroll 3
-        for (std::size_t l = 0; l < levels; ++l) {
+        for (std::size_t l = 0; l < suffixes; ++l) {
             // digit ? at_least & bits : at_least | bits
             const __m256i at_least = going_on[l];
             going_on[l] = _mm256_or_si256(
@@ -72,7 +72,7 @@ inline void find_going_on(int planes, const std::uint8_t* plane, __m256i lanes,
     }
     if (has_tail) lanes = _mm256_andnot_si256(ones, lanes);
 #pragma GCC unroll 3
-    for (std::size_t l = 0; l < levels; ++l) going_on[l] = _mm256_and_si256(going_on[l], lanes);
+    for (std::size_t l = 0; l < suffixes; ++l) going_on[l] = _mm256_and_si256(going_on[l], lanes);
 }
 
 }  // namespace tersor::huffman

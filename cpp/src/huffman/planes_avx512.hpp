@@ -1,4 +1,4 @@
-// What the AVX-512 kernels of the plane code have in common.
+// What the AVX-512 kernels of the bit-sliced code have in common.
 #pragma once
 
 #include "dispatch/architecture.hpp"
@@ -23,10 +23,10 @@ inline __m512i transposed(__m512i rows) noexcept {
 /// Byte b of the result is the place of block b: it brings places into the order of symbols.
 inline __m512i places_in_order() noexcept { return _mm512_load_si512(places.data()); }
 
-/// The digits of the first root of a level.
-inline void load_digits(const Stage& stage, std::size_t level, __m512i* digits) noexcept {
+/// The digits of the first root of a suffix.
+inline void load_digits(const Stage& stage, std::size_t suffix, __m512i* digits) noexcept {
     for (int d = 0; d < stage.planes; ++d) {
-        const bool one = (stage.level_roots[level] >> (stage.planes - 1 - d) & 1U) != 0;
+        const bool one = (stage.suffix_roots[suffix] >> (stage.planes - 1 - d) & 1U) != 0;
         digits[d] = _mm512_set1_epi64(one ? -1 : 0);
     }
 }

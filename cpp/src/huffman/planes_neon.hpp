@@ -1,4 +1,4 @@
-// What the NEON kernels of the plane code have in common: 16 symbols at a time in the order of
+// What the NEON kernels of the bit-sliced code have in common: 16 symbols at a time in the order of
 // places, two bytes of each plane.
 #pragma once
 

@@ -10,7 +10,7 @@ enum class StreamKind : std::uint8_t {
     constant,  // one symbol, repeated
     stored,    // a fixed number of bits each
     words,     // canonical words, one after the other
-    planes,    // blocks of the plane code
+    planes,    // blocks of the bit-sliced code
     pairs,     // the same over pairs of symbols below 16
 };
 inline constexpr auto last_stream_kind = StreamKind::pairs;

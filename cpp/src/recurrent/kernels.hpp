@@ -28,9 +28,12 @@ struct Kernels {
 void install(dispatch::Level<Isa::scalar>, Kernels& kernels) noexcept;
 void install(dispatch::Level<Isa::avx2>, Kernels& kernels) noexcept;
 void install(dispatch::Level<Isa::avx512>, Kernels& kernels) noexcept;
+void install(dispatch::Level<Isa::neon>, Kernels& kernels) noexcept;
 
 /// The kernels of a level.
-[[nodiscard]] const Kernels& kernels(Isa isa) noexcept;
+[[nodiscard]] inline const Kernels& kernels(Isa isa) noexcept {
+    return dispatch::KernelTable<Kernels, Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon>::at(isa);
+}
 
 /// Below this magnitude tanh is taken from its series: (1 - e) / (1 + e) would cancel.
 inline constexpr float tanh_series_below = 0.35F;

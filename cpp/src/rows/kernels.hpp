@@ -25,6 +25,9 @@ void install(dispatch::Level<Isa::scalar>, Kernels& kernels) noexcept;
 void install(dispatch::Level<Isa::avx2>, Kernels& kernels) noexcept;
 void install(dispatch::Level<Isa::avx512>, Kernels& kernels) noexcept;
 
-[[nodiscard]] const Kernels& kernels(Isa isa) noexcept;
+/// The kernels of a level.
+[[nodiscard]] inline const Kernels& kernels(Isa isa) noexcept {
+    return dispatch::KernelTable<Kernels, Isa::scalar, Isa::avx2, Isa::avx512>::at(isa);
+}
 
 }  // namespace tersor::rows

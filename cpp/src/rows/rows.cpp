@@ -71,7 +71,7 @@ Codebook codebook_of(std::span<const float> values) {
     return made;
 }
 
-/// Writes codes of a byte each as codes of so many bits.
+/// Writes codes of a byte each as codes of `bits` bits.
 void pack_row(const std::uint8_t* codes, std::size_t size, int bits, std::uint8_t* out) {
     for (std::size_t i = 0; i < size; i += group) {
         std::uint64_t word = 0;

@@ -17,9 +17,9 @@ std::size_t vectors_in_panels(const PackedMatrix::Layout& layout, std::size_t ba
     const std::size_t least = panel_from(layout.isa, arithmetic);
     if (batch < least) return 0;
     if (layout.codebook_size > 0 && layout.panels(threads) == nullptr) return 0;
-    std::size_t rest = batch;
-    while (rest >= least) rest -= std::min(rest, lanes_for(rest));
-    return batch - rest;
+    std::size_t remaining = batch;
+    while (remaining >= least) remaining -= std::min(remaining, lanes_for(remaining));
+    return batch - remaining;
 }
 
 /// Whether matrix units are the fastest for the batch.
@@ -32,8 +32,8 @@ bool takes_tiles(const PackedMatrix::Layout& layout, std::size_t batch, Precisio
 
 /// How many of the vectors, from the first one on, the panels of limbs take.
 std::size_t vectors_in_limb_panels(std::size_t batch) noexcept {
-    const std::size_t rest = batch % limb_lanes;
-    return rest >= limb_panel_from ? batch : batch - rest;
+    const std::size_t remaining = batch % limb_lanes;
+    return remaining >= limb_panel_from ? batch : batch - remaining;
 }
 
 }  // namespace

@@ -1,4 +1,4 @@
-// Which kernels serve a batch: the numbers behind it are in regime.hpp.
+// Which kernels serve a batch: the numbers behind it are in layout hint.hpp.
 #pragma once
 
 #include <cstddef>
@@ -19,7 +19,8 @@ struct Plan {
     friend bool operator==(const Plan&, const Plan&) = default;
 };
 
-/// The plan for `batch` vectors, at least one. Makes the layouts that it needs, on so many threads.
+/// The plan for `batch` vectors, at least one. Makes the layouts that it needs, on `threads`
+/// threads.
 [[nodiscard]] Plan plan_for(const PackedMatrix::Layout& layout, std::size_t batch,
                             Precision precision, int threads);
 

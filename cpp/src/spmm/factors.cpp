@@ -42,10 +42,10 @@ support::AlignedBuffer<T> copy_of(const support::AlignedBuffer<T>& source) {
 
 /// Values of their own for the entries of a matrix, with the factors inside.
 spmm::Csr16 with_values(const PackedMatrix::Layout& layout, const spmm::Csr16& csr16) {
-    spmm::Csr16 made;
+    spmm::Csr16 result;
     for (std::size_t b = 0; b < csr16.blocks.size(); ++b) {
         const spmm::BlockView from = layout.view(csr16, b);
-        spmm::Block& to = made.blocks.emplace_back();
+        spmm::Block& to = result.blocks.emplace_back();
         to.first_column = from.first_column;
         to.columns = copy_of(csr16.blocks[b].columns);
         to.row_starts = copy_of(csr16.blocks[b].row_starts);
@@ -57,7 +57,7 @@ spmm::Csr16 with_values(const PackedMatrix::Layout& layout, const spmm::Csr16& c
             }
         }
     }
-    return made;
+    return result;
 }
 
 }  // namespace
@@ -91,15 +91,15 @@ std::span<const float> PackedMatrix::column_factors() const noexcept {
 const PackedMatrix& PackedMatrix::with_factors_inside() const {
     const Layout& source = layout();
     if (!source.has_factors()) return *this;
-    return source.with_factors_inside_made.get([&] {
-        auto made = std::make_unique<Layout>();
-        made->isa = source.isa;
-        made->rows = source.rows;
-        made->cols = source.cols;
-        made->nonzeros = source.nonzeros;
-        made->csr16_made.put(source.from_csr16(
+    return source.lazy_with_factors_inside.get([&] {
+        auto result = std::make_unique<Layout>();
+        result->isa = source.isa;
+        result->rows = source.rows;
+        result->cols = source.cols;
+        result->nonzeros = source.nonzeros;
+        result->lazy_csr16.put(source.from_csr16(
             [&](const spmm::Csr16& csr16) { return with_values(source, csr16); }));
-        return PackedMatrix(std::move(made));
+        return PackedMatrix(std::move(result));
     });
 }
 

@@ -47,7 +47,7 @@ auto with_arithmetic(Arithmetic arithmetic, const Function& function) noexcept {
     return function.template operator()<4, 3, 2>();
 }
 
-/// c_p of docs/kernels.md: |y - y_ref| <= c_p * max|x| * sum |w|.
+/// c_p of docs/kernels: |y - y_ref| <= c_p * max|x| * sum |w|.
 [[nodiscard]] constexpr double error_limit(Precision precision) noexcept {
     switch (precision) {
         case Precision::low: return 0x1p-6;

@@ -78,18 +78,18 @@ void set_codebook(PackedMatrix::Layout& layout, std::span<const float> values) {
 
 }  // namespace
 
-const PackedMatrix& PackedMatrix::transposed() const {
+const PackedMatrix& PackedMatrix::transposed() const& {
     const Layout& source = layout();
-    return source.transposed_made.get([&] {
-        auto made = empty_copy(source);
-        std::swap(made->rows, made->cols);
-        std::swap(made->row_factors, made->column_factors);
+    return source.lazy_transposed.get([&] {
+        auto result = empty_copy(source);
+        std::swap(result->rows, result->cols);
+        std::swap(result->row_factors, result->column_factors);
         const bool shared = source.codebook_size > 0;
-        if (shared) set_codebook(*made, std::span(source.codebook.data(), source.codebook_size));
-        made->csr16_made.put(source.from_csr16([&](const spmm::Csr16& csr16) {
+        if (shared) set_codebook(*result, std::span(source.codebook.data(), source.codebook_size));
+        result->lazy_csr16.put(source.from_csr16([&](const spmm::Csr16& csr16) {
             return transpose(csr16, source.rows, source.cols, shared);
         }));
-        return PackedMatrix(std::move(made));
+        return PackedMatrix(std::move(result));
     });
 }
 
@@ -101,15 +101,15 @@ PackedMatrix PackedMatrix::with_codebook(std::span<const float> codebook) const 
                                     " finite values, of which the first is 0");
     }
     const Layout& source = layout();
-    auto made = empty_copy(source);
-    set_codebook(*made, codebook);
+    auto result = empty_copy(source);
+    set_codebook(*result, codebook);
     static_cast<void>(source.csr16());  // the other layouts can be made from it
-    made->csr16_made.share(source.csr16_made);
-    made->panels_made.share(source.panels_made);
-    if (const PackedMatrix* transposed = source.transposed_made.peek()) {
-        made->transposed_made.put(transposed->with_codebook(codebook));
+    result->lazy_csr16.share(source.lazy_csr16);
+    result->lazy_panels.share(source.lazy_panels);
+    if (const PackedMatrix* transposed = source.lazy_transposed.peek()) {
+        result->lazy_transposed.put(transposed->with_codebook(codebook));
     }
-    return PackedMatrix(std::move(made));
+    return PackedMatrix(std::move(result));
 }
 
 namespace spmm {
@@ -177,7 +177,8 @@ void sum_by_code(const PackedMatrix& packed, std::span<const float> x,
         to_panel(gradient.data() + first * rows, rows, vectors, factors, panel.data());
         parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) {
             for (std::size_t p = begin; p < end; ++p) {
-                const std::span own(lanes.data() + p * codes * panel_lanes, codes * panel_lanes);
+                const std::span partial(lanes.data() + p * codes * panel_lanes,
+                                        codes * panel_lanes);
                 double* total = totals.data() + p * codes;
                 std::uint64_t added = 0;
                 for (std::size_t b = 0; b < csr16.blocks.size(); ++b) {
@@ -187,15 +188,15 @@ void sum_by_code(const PackedMatrix& packed, std::span<const float> x,
                         const std::uint64_t to = block.row_starts[row_begin + r + 1];
                         kernel.sum_by_code(block, from, to,
                                            x_panel.data() + block.first_column * panel_lanes,
-                                           panel.data() + r * panel_lanes, own.data());
+                                           panel.data() + r * panel_lanes, partial.data());
                         added += to - from;
                         if (added >= chain * codes) {
-                            fold(own, total);
+                            fold(partial, total);
                             added = 0;
                         }
                     }
                 }
-                fold(own, total);
+                fold(partial, total);
             }
         });
     }

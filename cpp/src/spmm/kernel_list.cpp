@@ -81,20 +81,20 @@ std::vector<KernelInfo> kernel_list() {
     std::vector<KernelInfo> list;
     for (const Isa isa : compiled_isas()) {
         if (!available(isa)) continue;
-        list.push_back({"gather", isa, Regime::vector});
+        list.push_back({"gather", isa, LayoutHint::vector});
         for (const FixedKernel& kernel : fixed_kernels) {
             if (has_kernel(isa, kernel.arithmetic)) {
-                list.push_back({kernel.sell, isa, Regime::vector});
+                list.push_back({kernel.sell, isa, LayoutHint::vector});
             }
         }
-        list.push_back({"csr16", isa, Regime::batch});
-        list.push_back({"panels", isa, Regime::batch});
+        list.push_back({"csr16", isa, LayoutHint::batch});
+        list.push_back({"panels", isa, LayoutHint::batch});
         if (panels::kernels(isa).multiply_limb_block != nullptr) {
-            list.push_back({"limb_panels", isa, Regime::batch});
+            list.push_back({"limb_panels", isa, LayoutHint::batch});
         }
         if (tiles::kernels(isa).multiply != nullptr) {
             for (const FixedKernel& kernel : fixed_kernels) {
-                list.push_back({kernel.tiles, isa, Regime::batch});
+                list.push_back({kernel.tiles, isa, LayoutHint::batch});
             }
         }
     }

@@ -58,38 +58,57 @@ void prefetch_start(const Sell& sell, std::span<const float> x,
     support::prefetch(sell.row_order.data(), 1);
 }
 
-/// Products of fp32 vectors, some at a time or one after the other.
+/// The vectors that fixed point takes next, in one arithmetic; none where the first does not fit.
+struct Run {
+    std::size_t items = 0;
+    bool positive = false;  // no element of theirs is negative
+};
+
+Run next_run(const PackedMatrix::Layout& layout, const float* x, std::size_t batch,
+             std::span<Range, items_at_once> ranges) {
+    const activations::RangeOf range_of = activations::kernels(layout.isa).range;
+    Run run;
+    const std::size_t end = std::min(batch, items_at_once);
+    while (run.items < end) {
+        const std::size_t most = std::min(items_alike, end - run.items);
+        std::size_t n = 0;
+        bool positive = true;
+        for (; n < most; ++n) {
+            Range& range = ranges[run.items + n];
+            range = range_of(x + (run.items + n) * layout.cols, layout.cols);
+            if (!fits_fixed_point(*layout.sell(), range)) break;
+            positive &= range.low == 0.0F;
+        }
+        if (n == 0 || (run.items > 0 && positive != run.positive)) break;
+        run = {run.items + n, positive};
+        if (n < most) break;
+    }
+    return run;
+}
+
+/// Products of fp32 vectors, runs of them or one after the other.
 void multiply_few(const PackedMatrix::Layout& layout, const Plan& plan, const float* x,
                   std::size_t batch, const Outputs& out, Precision precision, int threads) {
     const Sell* const sell = layout.sell();
     if (batch == 1 && sell != nullptr) {
         prefetch_start(*sell, {x, layout.cols}, {out.products, layout.rows});
     }
-    const bool fixed = plan.arithmetic.has_value();
     const Arithmetic for_any = plan.arithmetic.value_or(arithmetics.back());
-    const activations::RangeOf range_of = activations::kernels(layout.isa).range;
+    std::array<Range, items_at_once> ranges;
     for (std::size_t first = 0; first < batch;) {
         const float* vectors = x + first * layout.cols;
-        // As many vectors as fixed point can take together, or one that it cannot.
-        std::array<Range, items_at_once> ranges;
-        std::size_t items = 0;
-        while (fixed && items < std::min(items_at_once, batch - first)) {
-            ranges[items] = range_of(vectors + items * layout.cols, layout.cols);
-            if (!fits_fixed_point(*sell, ranges[items])) break;
-            ++items;
-        }
-        if (items > 0) {
-            const bool positive = std::all_of(ranges.begin(), ranges.begin() + items,
-                                              [](const Range& r) { return r.low == 0.0F; });
+        const Run run =
+            plan.arithmetic.has_value() ? next_run(layout, vectors, batch - first, ranges) : Run{};
+        if (run.items > 0) {
             // At least as cheap as the one for any x.
             const Arithmetic chosen =
-                choose_arithmetic(sell, precision, positive).value_or(for_any);
-            multiply_fixed(layout, *sell, chosen, std::span(ranges).first(items), vectors,
+                choose_arithmetic(sell, precision, run.positive).value_or(for_any);
+            multiply_fixed(layout, *sell, chosen, std::span(ranges).first(run.items), vectors,
                            out.past(first), threads);
         } else {
             multiply_gathering(layout, vectors, out.past(first), threads);
         }
-        first += std::max<std::size_t>(items, 1);
+        first += std::max<std::size_t>(run.items, 1);
     }
 }
 

@@ -10,6 +10,7 @@
 #include "spmm/packed_matrix.hpp"
 #include "spmm/rows/csr_rows.hpp"
 #include "spmm/sell/pack.hpp"
+#include "support/physical_memory.hpp"
 #include "tersor/spmm.hpp"
 
 namespace tersor::spmm {
@@ -48,6 +49,13 @@ CsrOutline outline_of(const CsrView& csr) noexcept {
             csr.codes.size() - csr::filler_count(csr)};
 }
 
+/// Whether what is kept of each row could be held: a flat matrix may announce any number of rows,
+/// which nothing else backs.
+bool fits_memory(const CsrOutline& csr) noexcept {
+    constexpr std::uint64_t row_bytes = 64;  // where it begins, its statistics, its place
+    return !csr.flat || csr.rows <= support::physical_memory() / row_bytes;
+}
+
 void check_codebook(std::span<const float> codebook) {
     if (codebook.empty() || codebook.size() > 256 || codebook[0] != 0.0F) {
         throw std::invalid_argument("a codebook has 1 to 256 values, of which the first is 0");
@@ -57,7 +65,7 @@ void check_codebook(std::span<const float> codebook) {
 }  // namespace
 
 bool pack_entries(const CsrOutline& csr, EntrySource& source, std::span<const float> codebook,
-                  PackedMatrix& packed, Regime regime, int threads) {
+                  PackedMatrix& packed, LayoutHint layout_hint, int threads) {
     check_codebook(codebook);
     auto layout = empty_layout(csr);
     layout->codebook = support::AlignedBuffer<float>(256);
@@ -65,21 +73,21 @@ bool pack_entries(const CsrOutline& csr, EntrySource& source, std::span<const fl
     std::copy(codebook.begin(), codebook.end(), layout->codebook.data());
     CsrRows rows(csr, source, codebook.size(), layout->isa);
     if (!rows.good()) return false;
-    const bool sell = regime == Regime::vector && layout->fits_sell();
+    const bool sell = layout_hint == LayoutHint::vector && layout->fits_sell();
     if ((csr.flat || !sell) && !rows.load_all(threads)) return false;
     if (sell) {
-        Sell made;
-        if (!make_sell(rows, csr.rows, codebook, layout->isa, threads, made)) return false;
-        layout->sell_made.put(std::move(made));
+        Sell sell_layout;
+        if (!make_sell(rows, csr.rows, codebook, layout->isa, threads, sell_layout)) return false;
+        layout->lazy_sell.put(std::move(sell_layout));
     } else {
-        layout->csr16_made.put(pack_csr16(rows, csr.rows));
+        layout->lazy_csr16.put(pack_csr16(rows, csr.rows));
     }
     packed = PackedMatrix(std::move(layout));
     return true;
 }
 
 Result pack(const RelativeCsr& csr, std::span<const float> codebook, PackedMatrix& packed,
-            Regime regime, int threads) {
+            LayoutHint layout_hint, int threads) {
     check_codebook(codebook);
     for (std::size_t i = 0; i < codebook.size(); ++i) {
         if (!std::isfinite(codebook[i])) return {Status::not_finite, i};
@@ -87,7 +95,8 @@ Result pack(const RelativeCsr& csr, std::span<const float> codebook, PackedMatri
     if (csr.codes.size() == csr.gaps.size()) {
         EntriesInMemory source(csr);
         const CsrOutline outline = outline_of(csr);
-        if (pack_entries(outline, source, codebook, packed, regime, threads)) {
+        if (!fits_memory(outline)) return {Status::too_large, 0};
+        if (pack_entries(outline, source, codebook, packed, layout_hint, threads)) {
             return {Status::ok, outline.nonzeros};
         }
     }
@@ -106,11 +115,12 @@ Result pack_values(const RelativeCsr& csr, std::span<const float> values, Packed
         if (!std::isfinite(values[i])) return {Status::not_finite, i};
     }
     const CsrOutline outline = outline_of(csr);
+    if (!fits_memory(outline)) return {Status::too_large, 0};
     EntriesInMemory source(csr);
     auto layout = empty_layout(outline);
     CsrRows rows(outline, source, 256, layout->isa);
     if (!rows.good() || !rows.load_all(1)) return csr::validate(csr);
-    layout->csr16_made.put(pack_csr16(rows, csr.rows, values.data()));
+    layout->lazy_csr16.put(pack_csr16(rows, csr.rows, values.data()));
     packed = PackedMatrix(std::move(layout));
     return valid;
 }

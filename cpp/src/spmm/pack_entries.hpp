@@ -13,6 +13,6 @@ namespace tersor::spmm {
 /// where, has to look for it.
 [[nodiscard]] bool pack_entries(const CsrOutline& csr, EntrySource& source,
                                 std::span<const float> codebook, PackedMatrix& packed,
-                                Regime regime, int threads);
+                                LayoutHint layout_hint, int threads);
 
 }  // namespace tersor::spmm

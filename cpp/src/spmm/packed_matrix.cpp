@@ -20,10 +20,10 @@ namespace {
 /// A layout made of the rows of another that is there.
 template <class Make>
 auto from_rows(const PackedMatrix::Layout& layout, const Make& make) {
-    if (const spmm::Csr16* made = layout.csr16_made.peek()) {
-        return make(spmm::Csr16Reader(*made));
+    if (const spmm::Csr16* packed = layout.lazy_csr16.peek()) {
+        return make(spmm::Csr16Reader(*packed));
     }
-    return make(spmm::SellReader(*layout.sell_made.peek()));
+    return make(spmm::SellReader(*layout.lazy_sell.peek()));
 }
 
 }  // namespace
@@ -46,41 +46,43 @@ Isa PackedMatrix::isa() const noexcept { return layout().isa; }
 std::size_t PackedMatrix::codebook_size() const noexcept { return layout().codebook_size; }
 
 std::size_t PackedMatrix::nbytes() const noexcept {
-    const Layout& made_of = layout();
-    std::size_t bytes = made_of.codebook.nbytes();
-    if (const spmm::Csr16* made = made_of.csr16_made.peek()) bytes += made->nbytes();
-    if (const spmm::Sell* made = made_of.sell_made.peek()) bytes += made->nbytes();
-    if (const spmm::HighestRows* made = made_of.highest_made.peek()) bytes += made->nbytes();
-    if (const spmm::Panels* made = made_of.panels_made.peek()) bytes += made->nbytes();
-    if (const spmm::Panels* made = made_of.limb_panels_made.peek()) bytes += made->nbytes();
-    if (const spmm::Tiles* made = made_of.tiles_made.peek()) bytes += made->nbytes();
-    if (const PackedMatrix* made = made_of.transposed_made.peek()) bytes += made->nbytes();
-    if (const PackedMatrix* made = made_of.with_factors_inside_made.peek()) bytes += made->nbytes();
-    return bytes + made_of.convolutions.nbytes() + made_of.row_factors.nbytes() +
-           made_of.column_factors.nbytes();
+    const Layout& layout = this->layout();
+    std::size_t bytes = layout.codebook.nbytes();
+    if (const spmm::Csr16* packed = layout.lazy_csr16.peek()) bytes += packed->nbytes();
+    if (const spmm::Sell* packed = layout.lazy_sell.peek()) bytes += packed->nbytes();
+    if (const spmm::HighestRows* packed = layout.lazy_highest.peek()) bytes += packed->nbytes();
+    if (const spmm::Panels* packed = layout.lazy_panels.peek()) bytes += packed->nbytes();
+    if (const spmm::Panels* packed = layout.lazy_limb_panels.peek()) bytes += packed->nbytes();
+    if (const spmm::Tiles* packed = layout.lazy_tiles.peek()) bytes += packed->nbytes();
+    if (const PackedMatrix* packed = layout.lazy_transposed.peek()) bytes += packed->nbytes();
+    if (const PackedMatrix* packed = layout.lazy_with_factors_inside.peek()) {
+        bytes += packed->nbytes();
+    }
+    return bytes + layout.convolutions.nbytes() + layout.row_factors.nbytes() +
+           layout.column_factors.nbytes();
 }
 
 void PackedMatrix::unpack(std::span<float> out) const {
-    const Layout& made_of = layout();
-    const std::size_t cols = made_of.cols;
-    if (support::checked_product(made_of.rows, made_of.cols) != out.size()) {
+    const Layout& layout = this->layout();
+    const std::size_t cols = layout.cols;
+    if (support::checked_product(layout.rows, layout.cols) != out.size()) {
         throw std::invalid_argument("unpack: the output does not have rows x cols elements");
     }
     std::fill(out.begin(), out.end(), 0.0F);
-    if (made_of.csr16_made.peek() == nullptr && made_of.sell_made.peek() != nullptr) {
+    if (layout.lazy_csr16.peek() == nullptr && layout.lazy_sell.peek() != nullptr) {
         spmm::for_each_entry(
-            *made_of.sell_made.peek(), [&](std::size_t row, std::size_t column, std::uint8_t code) {
-                out[row * cols + column] = made_of.scaled(made_of.codebook[code], row, column);
+            *layout.lazy_sell.peek(), [&](std::size_t row, std::size_t column, std::uint8_t code) {
+                out[row * cols + column] = layout.scaled(layout.codebook[code], row, column);
             });
         return;
     }
-    const spmm::Csr16& csr16 = made_of.csr16();
+    const spmm::Csr16& csr16 = layout.csr16();
     for (std::size_t b = 0; b < csr16.blocks.size(); ++b) {
-        const spmm::BlockView block = made_of.view(csr16, b);
-        for (std::size_t r = 0; r < made_of.rows; ++r) {
+        const spmm::BlockView block = layout.view(csr16, b);
+        for (std::size_t r = 0; r < layout.rows; ++r) {
             for (std::uint64_t i = block.row_starts[r]; i < block.row_starts[r + 1]; ++i) {
                 const std::size_t column = block.first_column + block.columns[i];
-                out[r * cols + column] = made_of.scaled(block.weight(i), r, column);
+                out[r * cols + column] = layout.scaled(block.weight(i), r, column);
             }
         }
     }
@@ -92,24 +94,24 @@ bool PackedMatrix::Layout::fits_sell() const noexcept {
 }
 
 const spmm::Csr16& PackedMatrix::Layout::csr16() const {
-    return csr16_made.get([&] {
-        const spmm::Sell* made = sell_made.peek();
-        return made != nullptr ? spmm::make_csr16(*made, rows, cols) : spmm::Csr16{};
+    return lazy_csr16.get([&] {
+        const spmm::Sell* packed = lazy_sell.peek();
+        return packed != nullptr ? spmm::make_csr16(*packed, rows, cols) : spmm::Csr16{};
     });
 }
 
 const spmm::Sell* PackedMatrix::Layout::sell(int threads) const {
     if (!fits_sell()) return nullptr;
-    return &sell_made.get([&] {
-        spmm::Csr16Rows source(*csr16_made.peek(), cols, isa);
+    return &lazy_sell.get([&] {
+        spmm::Csr16Rows source(*lazy_csr16.peek(), cols, isa);
         return spmm::make_sell(source, rows, std::span(codebook.data(), codebook_size), isa,
                                threads);
     });
 }
 
 const spmm::HighestRows& PackedMatrix::Layout::highest_rows() const {
-    return highest_made.get([&] {
-        return spmm::make_highest_rows(*sell_made.peek(),
+    return lazy_highest.get([&] {
+        return spmm::make_highest_rows(*lazy_sell.peek(),
                                        std::span(codebook.data(), codebook_size));
     });
 }
@@ -118,17 +120,17 @@ const spmm::Panels* PackedMatrix::Layout::panels(int threads) const {
     if (codebook_size == 0 || rows == 0 || cols == 0 || cols > spmm::max_panels_columns) {
         return nullptr;
     }
-    return &panels_made.get([&] { return make_panels_of(spmm::code_entries(), threads); });
+    return &lazy_panels.get([&] { return make_panels_of(spmm::code_entries(), threads); });
 }
 
 const spmm::Panels* PackedMatrix::Layout::limb_panels(int threads) const {
-    const spmm::Sell* made = sell(threads);
-    if (made == nullptr || cols == 0 || cols > spmm::max_limb_columns ||
+    const spmm::Sell* packed = sell(threads);
+    if (packed == nullptr || cols == 0 || cols > spmm::max_limb_columns ||
         spmm::panels::kernels(isa).multiply_limb_block == nullptr) {
         return nullptr;
     }
-    return &limb_panels_made.get(
-        [&] { return make_panels_of(spmm::limb_entries(made->limbs[0]), threads); });
+    return &lazy_limb_panels.get(
+        [&] { return make_panels_of(spmm::limb_entries(packed->limbs[0]), threads); });
 }
 
 spmm::Panels PackedMatrix::Layout::make_panels_of(const spmm::PanelEntries& entries,
@@ -143,7 +145,7 @@ const spmm::Tiles* PackedMatrix::Layout::tiles(int threads) const {
         sell(threads) == nullptr) {
         return nullptr;
     }
-    return &tiles_made.get([&] {
+    return &lazy_tiles.get([&] {
         return from_rows(*this, [&](const spmm::RowReader& source) {
             return make_tiles(source, rows, cols, codebook_size, threads);
         });

@@ -24,15 +24,15 @@ struct PackedMatrix::Layout {
     std::size_t codebook_size = 0;
     support::AlignedBuffer<float> row_factors;     // [rows], or empty: all 1
     support::AlignedBuffer<float> column_factors;  // [cols], or empty: all 1
-    support::Lazy<spmm::Csr16> csr16_made;
-    support::Lazy<spmm::Sell> sell_made;
-    support::Lazy<spmm::HighestRows> highest_made;
-    support::Lazy<spmm::Panels> panels_made;
-    support::Lazy<spmm::Panels> limb_panels_made;
-    support::Lazy<spmm::Tiles> tiles_made;
-    support::Lazy<PackedMatrix> transposed_made;
+    support::Lazy<spmm::Csr16> lazy_csr16;
+    support::Lazy<spmm::Sell> lazy_sell;
+    support::Lazy<spmm::HighestRows> lazy_highest;
+    support::Lazy<spmm::Panels> lazy_panels;
+    support::Lazy<spmm::Panels> lazy_limb_panels;
+    support::Lazy<spmm::Tiles> lazy_tiles;
+    support::Lazy<PackedMatrix> lazy_transposed;
+    support::Lazy<PackedMatrix> lazy_with_factors_inside;
     support::Attachments convolutions;  // plans, by geometry and class
-    support::Lazy<PackedMatrix> with_factors_inside_made;
 
     [[nodiscard]] bool has_factors() const noexcept {
         return row_factors.size() != 0 || column_factors.size() != 0;
@@ -50,14 +50,14 @@ struct PackedMatrix::Layout {
     /// What is made of that layout, which is not kept where it is not there.
     template <class Make>
     [[nodiscard]] auto from_csr16(const Make& make) const {
-        if (const spmm::Csr16* made = csr16_made.peek()) return make(*made);
-        if (const spmm::Sell* made = sell_made.peek()) {
-            return make(spmm::make_csr16(*made, rows, cols));
+        if (const spmm::Csr16* packed = lazy_csr16.peek()) return make(*packed);
+        if (const spmm::Sell* packed = lazy_sell.peek()) {
+            return make(spmm::make_csr16(*packed, rows, cols));
         }
         return make(spmm::Csr16{});
     }
     /// The layout of the fixed-point kernels; nullptr where this matrix or its instruction set has
-    /// none. Like those below it is made by so many threads unless it is there.
+    /// none. Like those below it is made by `threads` threads unless it is there.
     [[nodiscard]] const spmm::Sell* sell(int threads = 1) const;
     [[nodiscard]] bool fits_sell() const noexcept;
     /// What `highest` needs beside the SELL layout, which must be there.

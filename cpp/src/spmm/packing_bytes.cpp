@@ -11,7 +11,7 @@ namespace tersor::spmm {
 namespace {
 
 /// What is kept of a row beside its entries: where it begins, its place in the order, its sums.
-constexpr std::uint64_t row_bytes = sizeof(RowFacts) + 64;
+constexpr std::uint64_t row_bytes = sizeof(RowStatistics) + 64;
 
 /// By how much the parts of a layout, or of a block of it, are rounded up.
 constexpr std::uint64_t rounding = 1024;
@@ -49,12 +49,12 @@ std::uint64_t dense_bytes(std::uint64_t rows, std::uint64_t cols,
 }  // namespace
 
 std::uint64_t packing_bytes(std::uint32_t rows, std::uint32_t cols, std::uint64_t nonzeros,
-                            std::size_t codebook_size, Regime regime) {
+                            std::size_t codebook_size, LayoutHint layout_hint) {
     const std::uint64_t weights = std::uint64_t{rows} * cols;
     const std::uint64_t most = std::min(nonzeros, weights);
     if (most > UINT64_MAX / 1024) return UINT64_MAX;
     const Isa isa = isa_in_use();
-    const bool slides = regime == Regime::vector && cols <= max_sell_columns &&
+    const bool slides = layout_hint == LayoutHint::vector && cols <= max_sell_columns &&
                         fits_sell(isa, codebook_size, most, weights);
     const std::uint64_t bytes = 256 * sizeof(float) + rounding + rows * row_bytes;
     if (!slides) return bytes + csr16_bytes(rows, cols, most, codebook_size != 0);

@@ -12,6 +12,6 @@ namespace tersor::spmm {
 /// of the layout later, and what the matrix itself takes, come on top.
 [[nodiscard]] std::uint64_t packing_bytes(std::uint32_t rows, std::uint32_t cols,
                                           std::uint64_t nonzeros, std::size_t codebook_size,
-                                          Regime regime);
+                                          LayoutHint layout_hint);
 
 }  // namespace tersor::spmm

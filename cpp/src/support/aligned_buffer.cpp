@@ -20,7 +20,7 @@ namespace {
 }
 
 #if defined(__linux__)
-/// Blocks of so many bytes lie beside others in huge pages.
+/// Sizes of blocks that lie beside others in huge pages, in bytes.
 constexpr std::size_t shared_from = every_block_alone ? SIZE_MAX : 4096;
 /// From here on the last huge page, which is the block's own, is small beside the others.
 constexpr std::size_t own_pages_from = every_block_alone ? SIZE_MAX : 8 * huge_page;

@@ -22,7 +22,7 @@ enum class Fill : bool { zeros, none };
 [[nodiscard]] void* allocate_huge_pages(std::size_t bytes);
 void free_huge_pages(void* memory, std::size_t bytes) noexcept;
 
-/// Memory of so many bytes, a multiple of a cache line: in huge pages but for the smallest blocks.
+/// Memory of `bytes` bytes, a multiple of a cache line: in huge pages but for the smallest blocks.
 /// Throws std::bad_alloc.
 [[nodiscard]] void* allocate_aligned(std::size_t bytes);
 void free_aligned(void* memory, std::size_t bytes) noexcept;

@@ -66,8 +66,8 @@ private:
 };
 
 Stack& stack() noexcept {
-    thread_local Stack own;
-    return own;
+    thread_local Stack stack;
+    return stack;
 }
 
 }  // namespace

@@ -42,8 +42,8 @@ void* SharedPages::take_from(Chunk& chunk, std::size_t bytes) noexcept {
     if (gap == nullptr) return nullptr;
     *link = gap->next;
     if (gap->bytes > bytes) {
-        const Gap rest{gap->bytes - bytes, gap->next};
-        *link = new (reinterpret_cast<std::byte*>(gap) + bytes) Gap(rest);
+        const Gap remainder{gap->bytes - bytes, gap->next};
+        *link = new (reinterpret_cast<std::byte*>(gap) + bytes) Gap(remainder);
     }
     return gap;
 }

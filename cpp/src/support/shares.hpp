@@ -32,7 +32,7 @@ namespace tersor::support {
     return shares;
 }
 
-/// Calls `function(task)` for each task, on so many threads.
+/// Calls `function(task)` for each task, on `threads` threads.
 template <class Function>
 void for_each_task(std::span<const std::uint64_t> sizes, int threads, const Function& function) {
     const auto shares = shares_of(sizes, threads);

@@ -48,7 +48,7 @@ public:
         return taken;
     }
 
-    [[nodiscard]] std::span<const std::uint8_t> rest() const noexcept {
+    [[nodiscard]] std::span<const std::uint8_t> remaining_bytes() const noexcept {
         return bytes_.subspan(position_);
     }
 

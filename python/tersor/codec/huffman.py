@@ -57,8 +57,9 @@ def code_lengths(counts: npt.ArrayLike, max_length: int = 15) -> npt.NDArray[np.
 def encode(symbols: npt.ArrayLike, *, threads: int = 1) -> npt.NDArray[np.uint8]:
     """Encodes ``symbols`` uint8 ``[n]`` to a stream uint8 ``[m]`` that :func:`decode` reads.
 
-    Short streams use canonical Huffman words, long ones blocks of the plane code
-    (docs/kernels.md). The bytes do not depend on the instruction set or the number of threads.
+    Short streams use canonical Huffman words, long ones blocks of the bit-sliced prefix code
+    (docs/kernels/prefix_code.md). The bytes do not depend on the instruction set or the number of
+    threads.
     """
     return _core.huffman_encode(_as_bytes(symbols, "symbols"), threads)
 

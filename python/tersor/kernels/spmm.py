@@ -19,7 +19,7 @@ def pack(
     csr: RelativeCsr,
     codebook: npt.ArrayLike,
     *,
-    regime: str | None = None,
+    layout_hint: str | None = None,
     batch: int = 1,
     precision: str = "high",
     threads: int = 1,
@@ -29,9 +29,9 @@ def pack(
     Args:
         csr: the codes.
         codebook: float32 ``[k + 1]``, the value of each code; ``codebook[0]`` is 0.
-        regime: the layout packed first: ``vector`` (products with one to a few vectors) or
+        layout_hint: the layout packed first: ``vector`` (products with one to a few vectors) or
             ``batch`` (many vectors, convolutions); None = the best one for ``batch`` and
-            ``precision`` by the rule of docs/kernels.md. The matrix serves every use: a second
+            ``precision`` by the rule of docs/kernels. The matrix serves every use: a second
             layout is packed when a product needs it.
         batch, precision: batch size and precision of most products.
         threads: at most this many.
@@ -39,11 +39,11 @@ def pack(
     Raises:
         FormatError: the entries are malformed, a code is outside the codebook, or a value is not
             finite.
-        ValueError: the codebook is longer than 256 or does not start with 0, or the regime or the
-            precision is unknown.
+        ValueError: the codebook is longer than 256 or does not start with 0, or the layout hint or
+            the precision is unknown.
     """
     values = np.ascontiguousarray(codebook, dtype=np.float32)
-    return _core.spmm_pack(*csr.parts(), values, regime, batch, precision, threads)
+    return _core.spmm_pack(*csr.parts(), values, layout_hint, batch, precision, threads)
 
 
 def pack_values(csr: RelativeCsr, values: npt.ArrayLike) -> PackedMatrix:
@@ -77,7 +77,7 @@ def multiply(
         x: ``[..., cols]``; dtypes other than float32 are converted to it.
         bias: float32 ``[rows]``.
         out: contiguous float32 ``[..., rows]``, filled in place; None = allocate.
-        precision: ``highest``, ``high``, ``medium`` or ``low``: the error class (docs/kernels.md).
+        precision: ``highest``, ``high``, ``medium`` or ``low``: the error class (docs/kernels).
         threads: at most this many.
         activation: ``none``, ``relu``, ``relu6``, ``gelu`` or ``silu``.
         residual: float32 ``[..., rows]``; must not overlap ``out``.
@@ -115,14 +115,14 @@ class Kernel:
     """One of the kernels that :func:`multiply` chooses among.
 
     Attributes:
-        name: as in docs/kernels.md.
+        name: as in docs/kernels.
         isa: the instruction-set level it is written for.
-        regime: the use it serves, ``vector`` or ``batch``.
+        layout_hint: the use it serves, ``vector`` or ``batch``.
     """
 
     name: str
     isa: str
-    regime: str
+    layout_hint: str
 
     def run(
         self,
@@ -203,8 +203,8 @@ def pack_blob(
     if not isinstance(layer, CompressedTensor):
         return _core.layer_pack(as_blob(layer), max_bytes, threads)
     if layer.shared:
-        regime = None if len(layer.shape) == 2 else "batch"  # a convolution's filters
-        packed = pack(layer.csr, layer.codebook(), regime=regime, threads=threads)
+        layout_hint = None if len(layer.shape) == 2 else "batch"  # a convolution's filters
+        packed = pack(layer.csr, layer.codebook(), layout_hint=layout_hint, threads=threads)
     else:
         packed = pack_values(layer.csr, layer.values)
     packed.set_factors(*factors_of(layer))

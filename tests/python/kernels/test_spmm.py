@@ -37,11 +37,11 @@ def _packed(rows: int, cols: int, isa: str) -> tuple[np.ndarray, spmm.PackedMatr
         return layer.codebook()[codes], pack_blob(layer)
 
 
-def test_every_level_and_regime_has_a_kernel() -> None:
+def test_every_level_and_layout_hint_has_a_kernel() -> None:
     for isa in available():
-        regimes = [k.regime for k in KERNELS if k.isa == isa]
-        assert regimes.count("vector") >= 1
-        assert regimes.count("batch") >= 2
+        hints = [k.layout_hint for k in KERNELS if k.isa == isa]
+        assert hints.count("vector") >= 1
+        assert hints.count("batch") >= 2
     assert len({(k.name, k.isa) for k in KERNELS}) == len(KERNELS)
 
 
@@ -90,13 +90,13 @@ def test_the_caller_can_say_what_to_optimise_for(isa: str) -> None:
         for precision in ("highest", "high", "medium", "low"):
             packed = spmm.pack(matrix, codebook, batch=batch, precision=precision)
             assert np.array_equal(packed.unpack(), codebook[codes])
-    vector = spmm.pack(matrix, codebook, regime="vector")
+    vector = spmm.pack(matrix, codebook, layout_hint="vector")
     assert spmm.pack(matrix, codebook).nbytes == vector.nbytes
     # Tiles, which serve so dense a matrix, stand beside the layout for vectors.
-    batch = vector if isa == "amx" else spmm.pack(matrix, codebook, regime="batch")
+    batch = vector if isa == "amx" else spmm.pack(matrix, codebook, layout_hint="batch")
     assert spmm.pack(matrix, codebook, batch=64).nbytes == batch.nbytes
     with pytest.raises(ValueError, match="none of vector, batch"):
-        spmm.pack(matrix, codebook, regime="best")
+        spmm.pack(matrix, codebook, layout_hint="best")
 
 
 @pytest.mark.parametrize("batch", [(), (0,), (1,), (7,), (2, 20)])
@@ -121,15 +121,15 @@ def test_multiply_meets_its_class(isa: str, batch: tuple[int, ...], precision: s
     assert (np.abs(found - expected) <= bound).all()
 
 
-def test_pack_lays_out_for_either_regime() -> None:
+def test_pack_lays_out_for_either_layout_hint() -> None:
     dense, layer = sparse_tensor(30, 200)
     x = np.random.default_rng(3).normal(size=200).astype(np.float32)
-    for regime in ["vector", "batch"]:
-        packed = spmm.pack(layer.csr, layer.codebook(), regime=regime, threads=2)
+    for layout_hint in ["vector", "batch"]:
+        packed = spmm.pack(layer.csr, layer.codebook(), layout_hint=layout_hint, threads=2)
         assert np.array_equal(packed.unpack(), dense)
         assert np.allclose(spmm.multiply(packed, x), dense @ x, atol=1e-4)
     with pytest.raises(ValueError, match="none of vector, batch"):
-        spmm.pack(layer.csr, layer.codebook(), regime="any")
+        spmm.pack(layer.csr, layer.codebook(), layout_hint="any")
 
 
 def test_multiply_refuses_wrong_shapes() -> None:

@@ -45,6 +45,8 @@ void install(dispatch::Level<Isa::avx512>, Kernels& kernels) noexcept;
 void install(dispatch::Level<Isa::neon>, Kernels& kernels) noexcept;
 
 /// The kernels of a level.
-[[nodiscard]] const Kernels& kernels(Isa isa) noexcept;
+[[nodiscard]] inline const Kernels& kernels(Isa isa) noexcept {
+    return dispatch::KernelTable<Kernels, Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon>::at(isa);
+}
 
 }  // namespace tersor::spmm::csr16

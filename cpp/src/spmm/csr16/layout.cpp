@@ -10,10 +10,10 @@ Csr16Builder::Csr16Builder(std::uint32_t rows, std::uint32_t cols)
       index_(static_cast<std::size_t>((cols + block_columns - 1) / block_columns), absent) {}
 
 std::size_t Csr16Builder::add(std::size_t block) {
-    Block made;
-    made.first_column = block * static_cast<std::size_t>(block_columns);
-    made.row_starts = support::AlignedBuffer<std::uint64_t>(rows_ + 1);
-    blocks().push_back(std::move(made));
+    Block added;
+    added.first_column = block * static_cast<std::size_t>(block_columns);
+    added.row_starts = support::AlignedBuffer<std::uint64_t>(rows_ + 1);
+    blocks().push_back(std::move(added));
     index_[block] = static_cast<std::uint32_t>(blocks().size() - 1);
     return index_[block];
 }

@@ -59,7 +59,7 @@ void multiply_csr16(const PackedMatrix::Layout& layout, const float* x, std::siz
     const auto multiply_group = [&](const VectorGroup& group, std::size_t tile_begin,
                                     std::size_t tile_end) {
         const float* vectors = x + group.first * cols;
-        const Outputs own = out.past(group.first);
+        const Outputs group_out = out.past(group.first);
         const NotFinite not_finite(layout, vectors, group.vectors);
         const support::Scratch<float> panel(cols * panel_lanes);
         // Memory may hold denormals, which take long, in the lanes that no vector fills.
@@ -79,11 +79,11 @@ void multiply_csr16(const PackedMatrix::Layout& layout, const float* x, std::siz
                 kernel.multiply_panel(block, panel.data() + block.first_column * panel_lanes,
                                       offsets.data(), sums.data(), panel_lanes, 0, end - begin);
             }
-            transpose(sums.data(), panel_lanes, end - begin, group.vectors, own.products + begin,
-                      layout.rows);
+            transpose(sums.data(), panel_lanes, end - begin, group.vectors,
+                      group_out.products + begin, layout.rows);
             for (std::size_t n = 0; n < group.vectors; ++n) {
-                not_finite.spread(n, begin, end, own.products + n * layout.rows + begin);
-                own.apply_epilogue(n, begin, end);
+                not_finite.spread(n, begin, end, group_out.products + n * layout.rows + begin);
+                group_out.apply_epilogue(n, begin, end);
             }
         }
     };

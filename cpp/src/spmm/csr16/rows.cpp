@@ -39,8 +39,8 @@ std::size_t Csr16Rows::entries_before(std::size_t row) const noexcept {
     return entries;
 }
 
-bool Csr16Rows::survey(std::size_t row, RowFacts& facts,
-                       std::span<std::uint32_t> counts) const noexcept {
+bool Csr16Rows::statistics(std::size_t row, RowStatistics& statistics,
+                           std::span<std::uint32_t> counts) const noexcept {
     count_codes(row, counts);
     std::size_t passed = 0;
     std::size_t mark = 0;
@@ -48,26 +48,28 @@ bool Csr16Rows::survey(std::size_t row, RowFacts& facts,
         const std::uint16_t* begin = block.columns.data() + block.row_starts[row];
         const std::uint16_t* end = block.columns.data() + block.row_starts[row + 1];
         const std::uint64_t first = block.first_column;
-        for (; mark < RowFacts::marks; ++mark) {
+        for (; mark < RowStatistics::marks; ++mark) {
             const std::uint64_t column = std::max<std::uint64_t>(mark_column(mark, cols_), first);
             if (column - first > block_columns) break;
             const std::uint16_t* at = std::lower_bound(begin, end, column - first);
-            facts.passed[mark] = static_cast<float>(passed + static_cast<std::size_t>(at - begin));
+            statistics.passed[mark] =
+                static_cast<float>(passed + static_cast<std::size_t>(at - begin));
         }
         passed += static_cast<std::size_t>(end - begin);
     }
-    for (; mark < RowFacts::marks; ++mark) facts.passed[mark] = static_cast<float>(passed);
+    for (; mark < RowStatistics::marks; ++mark)
+        statistics.passed[mark] = static_cast<float>(passed);
     return true;
 }
 
 void Csr16Rows::count_codes(std::size_t row, std::span<std::uint32_t> counts) const noexcept {
     std::fill(counts.begin(), counts.end(), 0U);
-    std::array<std::uint32_t, 256> some;
+    std::array<std::uint32_t, 256> in_block;
     for (const Block& block : layout_.blocks) {
         const std::uint64_t begin = block.row_starts[row];
         const auto size = static_cast<std::size_t>(block.row_starts[row + 1] - begin);
-        kernels_.count_codes(block.codes.data() + begin, size, counts.size(), some.data());
-        for (std::size_t c = 0; c < counts.size(); ++c) counts[c] += some[c];
+        kernels_.count_codes(block.codes.data() + begin, size, counts.size(), in_block.data());
+        for (std::size_t c = 0; c < counts.size(); ++c) counts[c] += in_block[c];
     }
 }
 

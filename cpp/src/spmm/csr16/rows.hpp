@@ -31,8 +31,8 @@ public:
     [[nodiscard]] std::size_t nonzeros() const noexcept { return nonzeros_; }
     [[nodiscard]] std::size_t entries_before(std::size_t row) const noexcept;
     [[nodiscard]] bool load(std::size_t, std::size_t, int) const noexcept { return true; }
-    [[nodiscard]] bool survey(std::size_t row, RowFacts& facts,
-                              std::span<std::uint32_t> counts) const noexcept;
+    [[nodiscard]] bool statistics(std::size_t row, RowStatistics& statistics,
+                                  std::span<std::uint32_t> counts) const noexcept;
     std::size_t read(std::size_t row, Entry* entries) const noexcept;
     void prefetch(std::size_t row) const noexcept;
 

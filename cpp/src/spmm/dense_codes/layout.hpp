@@ -19,7 +19,7 @@ namespace tersor::spmm::dense_codes {
 inline constexpr std::size_t line_bytes = 64;
 inline constexpr std::size_t group_rows = 4;
 
-/// Bits of a code, for so many values in the codebook.
+/// Bits of a code, by the number of values in the codebook.
 [[nodiscard]] constexpr int code_bits(std::size_t codes) noexcept {
     return codes <= 4 ? 2 : codes <= 16 ? 4 : 8;
 }

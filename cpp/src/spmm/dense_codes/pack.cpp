@@ -93,13 +93,13 @@ private:
         std::array<std::uint32_t, 256> counts;
         std::vector<Entry> entries;
         for (std::size_t r = first; r < last; ++r) {
-            RowFacts facts;
-            const std::span<std::uint32_t> own(counts.data(), layout_.codes);
-            if (!source_.survey(r, facts, own)) {
+            RowStatistics statistics;
+            const std::span<std::uint32_t> row_counts(counts.data(), layout_.codes);
+            if (!source_.statistics(r, statistics, row_counts)) {
                 found.good = false;
                 return found;
             }
-            layout_.sums[r] = static_cast<float>(totals_->add(own, found.worst));
+            layout_.sums[r] = static_cast<float>(totals_->add(row_counts, found.worst));
             const std::size_t room = source_.entries_before(r + 1) - source_.entries_before(r);
             if (entries.size() < room + read_slack) entries.resize(2 * (room + read_slack));
             const std::size_t size = source_.read(r, entries.data());

@@ -16,11 +16,11 @@ void* advance(void* data, FloatType type, std::size_t count) noexcept {
 }  // namespace
 
 Outputs Outputs::past(std::size_t count) const noexcept {
-    Outputs rest = *this;
-    rest.products += count * rows;
-    rest.residual = advance(residual, residual_type, count * rows);
-    rest.y = advance(y, y_type, count * rows);
-    return rest;
+    Outputs later = *this;
+    later.products += count * rows;
+    later.residual = advance(residual, residual_type, count * rows);
+    later.y = advance(y, y_type, count * rows);
+    return later;
 }
 
 void Outputs::apply_to_rows(const float* from, std::size_t at, std::size_t row,

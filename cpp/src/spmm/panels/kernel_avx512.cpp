@@ -1,18 +1,16 @@
 // AVX-512: one entry of a panel block against 16, 32 or 64 vectors.
+//
+// Bottleneck: the two load ports. 64 vectors take a broadcast and four multiply-adds with memory
+// operands, 3.75 cycles on Granite Rapids and 4.5 on Zen 4: .059 and .07 cycles per non-zero and
+// vector, of which products reach .084 and .107. Entries are loaded four at a time and rows taken
+// two at a time, so that neither scalar loads nor waiting for an addition stand in between.
 #include "dispatch/architecture.hpp"
 #include "spmm/panels/kernels.hpp"
 #include "spmm/panels/layout.hpp"
 
 #if TERSOR_AVX512
 
-#include <immintrin.h>
-
-#include <algorithm>
-#include <cstring>
-
-#include "dispatch/target_avx512.hpp"
-
-#include "spmm/activations/transpose_avx512.hpp"
+#include "simd/simd_avx512.hpp"
 
 namespace tersor::spmm::panels {
 namespace {
@@ -160,7 +158,7 @@ void interleave_limbs(const std::uint8_t* limbs, std::size_t stride, std::size_t
                 groups[g] = _mm512_castsi512_ps(part % 2 == 0 ? _mm512_unpacklo_epi16(ab, de)
                                                               : _mm512_unpackhi_epi16(ab, de));
             }
-            transpose_registers(groups);
+            simd::transpose(groups);
             for (std::size_t i = 0; i < 16; ++i) {
                 const std::size_t column = c + i / 4 * 16 + 4 * part + i % 4;
                 _mm512_store_ps(reinterpret_cast<float*>(panel + column * limb_lanes), groups[i]);

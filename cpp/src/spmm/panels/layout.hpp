@@ -38,7 +38,7 @@ inline constexpr std::size_t bundle_rows = 1024;
 /// Columns of a block: as many as hold about 16 entries of a row, for every row costs a reading and
 /// a writing of its sums, but no more than 8 bits can name and the first cache can hold.
 inline constexpr std::size_t min_block_width = 128;
-/// The same where so many weights are kept that the chains of additions would be too long for
+/// The same where the matrix is so dense that the chains of additions would be too long for
 /// `high`.
 inline constexpr std::size_t least_block_width = 64;
 inline constexpr std::size_t max_block_width = 256;
@@ -57,7 +57,7 @@ inline constexpr std::size_t panel_chains = 2;
 /// Entries of a row in a block up to which a kernel may keep one sum for it instead.
 inline constexpr std::size_t one_chain_entries = 32;
 
-/// The longest chain of additions of a row that has so many entries in a block.
+/// The longest chain of additions of a row with `entries` entries in a block.
 [[nodiscard]] constexpr std::size_t chain_of(std::size_t entries) noexcept {
     return std::max(std::min(entries, one_chain_entries),
                     (entries + panel_chains - 1) / panel_chains + panel_chains - 1);
@@ -103,12 +103,12 @@ struct Panels {
     [[nodiscard]] std::size_t blocks(std::size_t cols) const noexcept {
         return (cols + block_width - 1) / block_width;
     }
-    /// Whether so many folds are added up that only totals of double precision meet `high`.
+    /// Whether only totals of double precision meet `high`, because many folds are added up.
     [[nodiscard]] bool wide_totals(std::size_t cols) const noexcept;
 };
 
-/// The lanes of the next panel when so many vectors are left: 16 take two thirds of the time of 32,
-/// and 32 a little more than half of that of 64.
+/// The lanes of the next panel when `vectors` vectors are left: 16 take two thirds of the time of
+/// 32, and 32 a little more than half of that of 64.
 [[nodiscard]] constexpr std::size_t lanes_for(std::size_t vectors) noexcept {
     return vectors > 48 ? 64 : vectors > 16 ? 32 : 16;
 }

@@ -36,12 +36,12 @@ public:
 
     /// How a row's non-zeros lie; in `counts` [values] how often each code but 0 occurs. False
     /// where the row is malformed.
-    [[nodiscard]] bool survey(std::size_t row, RowFacts& facts,
-                              std::span<std::uint32_t> counts) const noexcept {
+    [[nodiscard]] bool statistics(std::size_t row, RowStatistics& statistics,
+                                  std::span<std::uint32_t> counts) const noexcept {
         const std::size_t size = row_size(row);
         kernels_.count_codes(codes(row), size, counts.size(), counts.data());
-        const bool good =
-            kernels_.survey_row(gaps(row), codes(row), size, column_before(row), rules_, facts);
+        const bool good = kernels_.row_statistics(gaps(row), codes(row), size, column_before(row),
+                                                  rules_, statistics);
         return good || outline_.flat;
     }
 

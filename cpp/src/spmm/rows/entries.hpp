@@ -17,7 +17,7 @@ inline constexpr Entry past_end = UINT32_MAX;
 inline constexpr std::size_t read_slack = 16;
 
 /// How a row's non-zeros lie: what the order of the rows goes by.
-struct RowFacts {
+struct RowStatistics {
     static constexpr std::size_t marks = 8;
 
     /// About how many of them are passed at each eighth of the columns; at the last, exactly all.
@@ -37,7 +37,7 @@ struct RowRules {
 
 /// The column of a mark.
 [[nodiscard]] constexpr std::uint32_t mark_column(std::size_t mark, std::uint32_t cols) noexcept {
-    return static_cast<std::uint32_t>((mark + 1) * std::uint64_t{cols} / RowFacts::marks);
+    return static_cast<std::uint32_t>((mark + 1) * std::uint64_t{cols} / RowStatistics::marks);
 }
 
 }  // namespace tersor::spmm

@@ -1,4 +1,9 @@
 // AVX-512: decoding rows, and looking at them.
+//
+// Bottleneck: vector operations, some 12 for 16 entries that are decoded. Prefix sums of gaps are
+// dot products with triangles of ones; codes are counted by bit planes, which a GF(2) product makes
+// of eight codes at once (Granite Rapids: .09 ns per non-zero for the statistics, .05 for counting,
+// .23 for decoding at 9 %).
 #include "dispatch/architecture.hpp"
 #include "spmm/rows/kernels.hpp"
 
@@ -26,8 +31,9 @@ __m512i running_weights(int part) noexcept {
     const __m512i ones = _mm512_set1_epi32(0x01010101);
     // Three bytes less 8 bits for each of the four places; none before the first.
     const __m512i shift = _mm512_sub_epi32(_mm512_set1_epi32(24), _mm512_slli_epi32(before, 3));
-    const __m512i some = _mm512_srlv_epi32(ones, _mm512_max_epi32(shift, _mm512_setzero_si512()));
-    return _mm512_maskz_mov_epi32(_mm512_cmpge_epi32_mask(before, _mm512_setzero_si512()), some);
+    const __m512i counted =
+        _mm512_srlv_epi32(ones, _mm512_max_epi32(shift, _mm512_setzero_si512()));
+    return _mm512_maskz_mov_epi32(_mm512_cmpge_epi32_mask(before, _mm512_setzero_si512()), counted);
 }
 
 __m512i broadcast_4(const std::uint8_t* bytes) noexcept {
@@ -48,10 +54,10 @@ std::size_t decode_entries(const std::uint8_t* gaps, const std::uint8_t* codes, 
     const __m512i upper = _mm512_slli_epi32(ramp, 24);
     __m512i base = _mm512_set1_epi32(static_cast<int>(column));
     std::size_t at = 0;
-    const auto decode = [&](const std::uint8_t* some_gaps, __m128i code) noexcept {
+    const auto decode = [&](const std::uint8_t* last_gaps, __m128i code) noexcept {
         __m512i place = ramp;
         for (int part = 0; part < 4; ++part) {
-            place = _mm512_dpbusd_epi32(place, broadcast_4(some_gaps + 4 * part), weights[part]);
+            place = _mm512_dpbusd_epi32(place, broadcast_4(last_gaps + 4 * part), weights[part]);
         }
         const __m512i columns = _mm512_add_epi32(place, base);
         base = _mm512_add_epi32(
@@ -69,10 +75,10 @@ std::size_t decode_entries(const std::uint8_t* gaps, const std::uint8_t* codes, 
     }
     if (i < size) {
         const auto valid = static_cast<__mmask16>(first_bits(size - i));
-        alignas(16) std::uint8_t some_gaps[16];
-        _mm_store_si128(reinterpret_cast<__m128i*>(some_gaps),
+        alignas(16) std::uint8_t last_gaps[16];
+        _mm_store_si128(reinterpret_cast<__m128i*>(last_gaps),
                         _mm_maskz_loadu_epi8(valid, gaps + i));
-        decode(some_gaps, _mm_maskz_loadu_epi8(valid, codes + i));
+        decode(last_gaps, _mm_maskz_loadu_epi8(valid, codes + i));
     }
     return at;
 }
@@ -142,12 +148,12 @@ void count_few(const std::uint8_t* codes, std::size_t size, std::uint32_t* count
         BitSets low_codes{}, high_codes{};
         __m512i highs = _mm512_setzero_si512();
         for (std::size_t i = from; i < end; i += 128) {
-            const std::size_t rest = end - i;
+            const std::size_t left = end - i;
             const __m512i first = _mm512_gf2p8affine_epi64_epi8(
-                identity, _mm512_maskz_loadu_epi8(first_bits(rest), codes + i), 0);
+                identity, _mm512_maskz_loadu_epi8(first_bits(left), codes + i), 0);
             const __m512i second = _mm512_gf2p8affine_epi64_epi8(
                 identity,
-                _mm512_maskz_loadu_epi8(first_bits(rest < 64 ? 0 : rest - 64), codes + i + 64), 0);
+                _mm512_maskz_loadu_epi8(first_bits(left < 64 ? 0 : left - 64), codes + i + 64), 0);
             const __m512i planes = _mm512_mask_shuffle_epi32(first, 0xaaaa, second, _MM_PERM_CCAA);
             if constexpr (high) {
                 const __m512i fifth =
@@ -163,9 +169,9 @@ void count_few(const std::uint8_t* codes, std::size_t size, std::uint32_t* count
         }
         below_16 = _mm512_add_epi32(below_16, low_codes.counts());
         if constexpr (high) {
-            const __m512i some = _mm512_maskz_mov_epi32(0xfffe, high_codes.counts());
-            const int all = _mm512_reduce_add_epi32(highs) - _mm512_reduce_add_epi32(some);
-            from_16 = _mm512_add_epi32(from_16, _mm512_mask_set1_epi32(some, 1, all));
+            const __m512i counted = _mm512_maskz_mov_epi32(0xfffe, high_codes.counts());
+            const int all = _mm512_reduce_add_epi32(highs) - _mm512_reduce_add_epi32(counted);
+            from_16 = _mm512_add_epi32(from_16, _mm512_mask_set1_epi32(counted, 1, all));
         }
     }
     _mm512_storeu_si512(counts, below_16);
@@ -179,8 +185,9 @@ void count_codes(const std::uint8_t* codes, std::size_t size, std::size_t values
     count_codes_by_table(codes, size, values, counts);
 }
 
-bool survey_row(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t size,
-                std::uint32_t column, const RowRules& rules, RowFacts& facts) noexcept {
+bool row_statistics(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t size,
+                    std::uint32_t column, const RowRules& rules,
+                    RowStatistics& statistics) noexcept {
     const __m256i eighths = _mm256_setr_epi32(1, 2, 3, 4, 5, 6, 7, 8);
     const __m256i marks = _mm256_srli_epi32(
         _mm256_mullo_epi32(eighths, _mm256_set1_epi32(static_cast<int>(rules.cols))), 3);
@@ -222,8 +229,8 @@ bool survey_row(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t
         total += advance;
     }
     passed = _mm256_min_ps(passed, _mm256_set1_ps(static_cast<float>(nonzeros)));
-    _mm256_storeu_ps(facts.passed.data(), passed);
-    facts.passed[RowFacts::marks - 1] = static_cast<float>(nonzeros);
+    _mm256_storeu_ps(statistics.passed.data(), passed);
+    statistics.passed[RowStatistics::marks - 1] = static_cast<float>(nonzeros);
     const __m512i past = _mm512_set1_epi8(static_cast<char>(rules.values - 1));
     faults = _mm512_or_si512(faults, _mm512_subs_epu8(largest, past));
     return _mm512_test_epi8_mask(faults, faults) == 0 && total <= rules.cols &&
@@ -233,7 +240,7 @@ bool survey_row(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t
 }  // namespace
 
 void install(dispatch::Level<Isa::avx512>, Kernels& kernels) noexcept {
-    kernels = {decode_entries, count_codes, survey_row};
+    kernels = {decode_entries, count_codes, row_statistics};
 }
 
 }  // namespace tersor::spmm::rows

@@ -18,8 +18,9 @@ std::size_t decode_entries(const std::uint8_t* gaps, const std::uint8_t* codes, 
     return at;
 }
 
-bool survey_row(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t size,
-                std::uint32_t column, const RowRules& rules, RowFacts& facts) noexcept {
+bool row_statistics(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t size,
+                    std::uint32_t column, const RowRules& rules,
+                    RowStatistics& statistics) noexcept {
     const std::uint32_t filler_gap = (1U << rules.index_bits) - 1;
     const std::uint32_t cols = rules.cols;
     std::size_t nonzeros = 0;
@@ -30,16 +31,18 @@ bool survey_row(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t
         column += gaps[i];
         advance += gaps[i];
         // A column before the row's first, of a filler, is a large number.
-        for (; mark + 1 < RowFacts::marks && column < cols && column >= mark_column(mark, cols);
+        for (;
+             mark + 1 < RowStatistics::marks && column < cols && column >= mark_column(mark, cols);
              ++mark) {
-            facts.passed[mark] = static_cast<float>(nonzeros);
+            statistics.passed[mark] = static_cast<float>(nonzeros);
         }
         ++column;
         nonzeros += codes[i] != 0 ? 1U : 0U;
         good &= codes[i] != 0 ? gaps[i] <= filler_gap : gaps[i] == filler_gap;
         good &= codes[i] < rules.values;
     }
-    for (; mark < RowFacts::marks; ++mark) facts.passed[mark] = static_cast<float>(nonzeros);
+    for (; mark < RowStatistics::marks; ++mark)
+        statistics.passed[mark] = static_cast<float>(nonzeros);
     return good && advance <= cols;
 }
 
@@ -60,7 +63,7 @@ void count_codes_by_table(const std::uint8_t* codes, std::size_t size, std::size
 }
 
 void install(dispatch::Level<Isa::scalar>, Kernels& kernels) noexcept {
-    kernels = {decode_entries, count_codes_by_table, survey_row};
+    kernels = {decode_entries, count_codes_by_table, row_statistics};
 }
 
 }  // namespace tersor::spmm::rows

@@ -24,8 +24,9 @@ using CountCodes = void (*)(const std::uint8_t* codes, std::size_t size, std::si
 /// How a row's non-zeros lie, from its gaps and codes; `column` as above. Returns whether the row,
 /// where it does not belong to a flat matrix, obeys every rule of csr::validate, and its codes are
 /// below `rules.values`.
-using SurveyRow = bool (*)(const std::uint8_t* gaps, const std::uint8_t* codes, std::size_t size,
-                           std::uint32_t column, const RowRules& rules, RowFacts& facts) noexcept;
+using RowStatisticsOf = bool (*)(const std::uint8_t* gaps, const std::uint8_t* codes,
+                                 std::size_t size, std::uint32_t column, const RowRules& rules,
+                                 RowStatistics& statistics) noexcept;
 
 struct Kernels {
 #define TERSOR_KERNEL(name, type) type name = nullptr;
@@ -41,6 +42,8 @@ void install(dispatch::Level<Isa::scalar>, Kernels& kernels) noexcept;
 void install(dispatch::Level<Isa::avx512>, Kernels& kernels) noexcept;
 
 /// The kernels of a level.
-[[nodiscard]] const Kernels& kernels(Isa isa) noexcept;
+[[nodiscard]] inline const Kernels& kernels(Isa isa) noexcept {
+    return dispatch::KernelTable<Kernels, Isa::scalar, Isa::avx512>::at(isa);
+}
 
 }  // namespace tersor::spmm::rows

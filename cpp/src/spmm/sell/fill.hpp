@@ -12,7 +12,7 @@ namespace tersor::spmm {
 
 /// What some rows have passed at each mark: sums of x - x_first and of its squares, extremes of x.
 struct Moments {
-    std::array<float, RowFacts::marks> sums, squares, least, most;
+    std::array<float, RowStatistics::marks> sums, squares, least, most;
 };
 
 /// What the weights of a code are added up for: see row_totals.hpp.

@@ -15,12 +15,13 @@ void weigh_counts(const std::uint32_t* counts, std::size_t values, const CodeTer
     }
 }
 
-Moments moments_of(const RowFacts* facts, const std::uint32_t* rows, std::size_t size) noexcept {
-    const RowFacts& origin = facts[rows[0]];  // keeps the squares small
+Moments moments_of(const RowStatistics* statistics, const std::uint32_t* rows,
+                   std::size_t size) noexcept {
+    const RowStatistics& origin = statistics[rows[0]];  // keeps the squares small
     Moments moments{{}, {}, origin.passed, origin.passed};
     for (std::size_t i = 0; i < size; ++i) {
-        for (std::size_t m = 0; m < RowFacts::marks; ++m) {
-            const float passed = facts[rows[i]].passed[m];
+        for (std::size_t m = 0; m < RowStatistics::marks; ++m) {
+            const float passed = statistics[rows[i]].passed[m];
             const float more = passed - origin.passed[m];
             moments.sums[m] += more;
             moments.squares[m] += more * more;

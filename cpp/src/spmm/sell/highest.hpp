@@ -12,7 +12,7 @@
 
 namespace tersor::spmm {
 
-/// c(n) of docs/kernels.md for a row of n non-zeros.
+/// c(n) of docs/kernels for a row of n non-zeros.
 [[nodiscard]] constexpr double highest_limit(double n) noexcept {
     return 4.0 + (n < 256.0 ? n : 256.0) / 2.0 + n / 32.0;
 }
@@ -30,8 +30,8 @@ struct HighestRows {
 [[nodiscard]] HighestRows make_highest_rows(const Sell& layout, std::span<const float> codebook);
 
 /// Computes the rows of y [rows] again, in double, whose result does not show that it is within its
-/// bound, and returns true. Returns false, with y as it was, where these are so many that another
-/// kernel should compute them all.
+/// bound, and returns true. Returns false, with y as it was, where another kernel should compute
+/// them all, as they are many.
 [[nodiscard]] bool mend_rows(const Sell& layout, const HighestRows& facts,
                              std::span<const float> codebook, const float* x, double largest,
                              float* y);

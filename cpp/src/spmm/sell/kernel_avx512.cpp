@@ -4,6 +4,12 @@
 // up the limb of the column of each of the 64 slots, `vpermb` the limbs of each slot's code, and
 // `vpdpbusd` adds the products of the four slots of each row to the row's 32-bit sum: integers, so
 // exact.
+//
+// Bottleneck in the caches: on Intel the one port that shuffles bytes, 9 shuffles of a step of
+// `high` in wide windows and 6 in narrow ones; on Zen 4 the three vector ports, 8 cycles for its 6
+// look-ups and 6 products, and loads, 10.5 at one a cycle. Beyond the caches memory. Cycles per
+// non-zero and vector on Zen 4: .19 `high`, .13 `medium`, .09 `low`. The layout is a variant of
+// SELL-C-sigma (Kreutzer et al. 2014); docs/kernels/sell.md has the measurements.
 #include "dispatch/architecture.hpp"
 #include "spmm/sell/kernels.hpp"
 
@@ -44,6 +50,13 @@ void prefetch(const std::uint8_t* line) noexcept {
     }
 }
 
+template <int x_limbs, bool nibbles>
+void prefetch_pair(const std::uint8_t* entries) noexcept {
+    for (std::size_t line = 0; line < pair_bytes(nibbles); line += 64) {
+        prefetch<x_limbs>(entries + line);
+    }
+}
+
 __m512i load(const void* address) noexcept { return _mm512_load_si512(address); }
 /// Loads what is used several times. GCC 12 would otherwise load it again for each use, and loads
 /// are what the kernels here have least of.
@@ -65,7 +78,7 @@ constexpr int items_together(Arithmetic arithmetic, int table_size) noexcept {
 /// The products of limbs that an arithmetic keeps, and a 32-bit sum for each.
 template <int x_limbs, int w_limbs, int lowest, int items>
 struct Products {
-    static constexpr int levels = x_limbs + w_limbs - 1 - lowest;
+    static constexpr int places = x_limbs + w_limbs - 1 - lowest;
     static constexpr int count = [] {
         int n = 0;
         for (int p = 0; p < x_limbs; ++p) {
@@ -98,24 +111,24 @@ struct Products {
 
     /// totals += the sums, weighted.
     void fold(double unit, __m512d (&totals)[2]) const noexcept {
-        __m512i by_level[levels];
-        for (__m512i& level : by_level) level = _mm512_setzero_si512();
+        __m512i by_place[places];
+        for (__m512i& place : by_place) place = _mm512_setzero_si512();
         for (const auto& chain : sums) {
             const __m512i* sum = chain;
             for (int p = x_limbs - 1; p >= 0; --p) {
                 for (int q = w_limbs - 1; q >= 0; --q) {
                     if (p + q < lowest) continue;
-                    by_level[p + q - lowest] = _mm512_add_epi32(by_level[p + q - lowest], *sum);
+                    by_place[p + q - lowest] = _mm512_add_epi32(by_place[p + q - lowest], *sum);
                     ++sum;
                 }
             }
         }
-        for (int level = 0; level < levels; ++level) {
+        for (int place = 0; place < places; ++place) {
             const double weight =
-                unit * static_cast<double>(std::uint64_t{1} << (8 * (level + lowest)));
+                unit * static_cast<double>(std::uint64_t{1} << (8 * (place + lowest)));
             const __m512d factor = _mm512_set1_pd(weight);
-            const __m256i low = _mm512_castsi512_si256(by_level[level]);
-            const __m256i high = _mm512_extracti64x4_epi64(by_level[level], 1);
+            const __m256i low = _mm512_castsi512_si256(by_place[place]);
+            const __m256i high = _mm512_extracti64x4_epi64(by_place[place], 1);
             totals[0] = _mm512_fmadd_pd(_mm512_cvtepi32_pd(low), factor, totals[0]);
             totals[1] = _mm512_fmadd_pd(_mm512_cvtepi32_pd(high), factor, totals[1]);
         }
@@ -182,13 +195,9 @@ void slices(const Sell& layout, const Limbs& limbs, const FixedActivations* x, c
             Products<x_limbs, w_limbs, lowest, items> products[items];
             for (auto& product : products) product.clear();
             for (; pair < stop; ++pair, entries += pair_bytes(nibbles), advance += 2) {
-                for (std::size_t line = 0; line < pair_bytes(nibbles); line += 64) {
-                    prefetch<x_limbs>(entries + line);
-                }
+                prefetch_pair<x_limbs, nibbles>(entries);
                 __m512i codes = load_once(entries + 2 * step_slots);
-#if defined(__GNUC__)
 #pragma GCC unroll 2
-#endif
                 for (int step = 0; step < 2; ++step) {
                     const __m512i columns = load_once(entries + step_slots * step);
                     if (step == 1) {
@@ -200,9 +209,7 @@ void slices(const Sell& layout, const Limbs& limbs, const FixedActivations* x, c
                     for (int q = 0; q < w_limbs; ++q) w_limb[q] = tables[q][codes];
                     window += advance[step] * grain;
                     const std::uint8_t* from = window;
-#if defined(__GNUC__)
 #pragma GCC unroll 8
-#endif
                     for (int item = 0; item < items; ++item) {
                         __m512i x_limb[x_limbs];
                         for (int p = 0; p < x_limbs; ++p, from += stride) {

@@ -4,6 +4,9 @@
 // A window has 64 columns: `tbl` with four registers looks sixteen slots up at once. Limbs have 7
 // bits, as with AVX2: they are signed bytes to the dot product, and without that instruction two
 // products still add up in 16 bits.
+//
+// Bottleneck, by count: look-ups, 16 for the 64 slots of a step of `medium` beside 12 dot products.
+// It was run under qemu alone.
 #pragma once
 
 #include <arm_neon.h>
@@ -69,17 +72,28 @@ uint8x16_t codes_at(const std::uint8_t* entries, int step, std::size_t slot) noe
     return step == 0 ? vandq_u8(both, vdupq_n_u8(15)) : vshrq_n_u8(both, 4);
 }
 
+/// y = totals + low * the sums of the rows + bias, for the rows of a slice.
+inline void put(const Sell& layout, const FixedActivations& x, std::size_t slice,
+                const double* totals, const float* bias, float* y) noexcept {
+    const std::size_t first_row = slice * slice_rows;
+    const std::size_t row_count = std::min(slice_rows, layout.row_order.size() - first_row);
+    const float* row_sums = layout.sums.data() + first_row;
+    const std::uint32_t* row = layout.row_order.data() + first_row;
+    for (std::size_t r = 0; r < row_count; ++r) {
+        const double total = x.low == 0.0 ? totals[r] : totals[r] + x.low * double{row_sums[r]};
+        const auto out = static_cast<float>(total);
+        y[row[r]] = bias == nullptr ? out : out + bias[row[r]];
+    }
+}
+
 template <int x_limbs, int w_limbs, int lowest, bool nibbles, bool dot>
 void slices(const Sell& layout, const Limbs& limbs, const FixedActivations& x, const float* bias,
             float* y, std::size_t slice_begin, std::size_t slice_end) noexcept {
-    constexpr int levels = x_limbs + w_limbs - 1 - lowest;
+    constexpr int places = x_limbs + w_limbs - 1 - lowest;
     const CodeTable<nibbles> tables[] = {CodeTable<nibbles>(limbs.table[0].data()),
                                          CodeTable<nibbles>(limbs.table[1].data()),
                                          CodeTable<nibbles>(limbs.table[2].data())};
-    const std::size_t rows = layout.row_order.size();
     for (std::size_t s = slice_begin; s < slice_end; ++s) {
-        const std::size_t first_row = s * slice_rows;
-        const std::size_t row_count = std::min(slice_rows, rows - first_row);
         double totals[slice_rows] = {};
         const std::uint8_t* window = x.limbs;
         std::size_t pair = layout.slice_starts[s];
@@ -87,7 +101,7 @@ void slices(const Sell& layout, const Limbs& limbs, const FixedActivations& x, c
             const std::uint8_t* entries = layout.entries.data() + pair * pair_bytes(nibbles);
             const std::uint8_t* advance = layout.advances.data() + 2 * pair;
             const std::size_t stop = std::min(end, pair + pairs_per_fold);
-            int32x4_t sums[groups][levels];
+            int32x4_t sums[groups][places];
             for (auto& group : sums) {
                 for (int32x4_t& sum : group) sum = vdupq_n_s32(0);
             }
@@ -117,23 +131,17 @@ void slices(const Sell& layout, const Limbs& limbs, const FixedActivations& x, c
                     }
                 }
             }
-            for (int level = 0; level < levels; ++level) {
+            for (int place = 0; place < places; ++place) {
                 const double weight =
                     x.unit * limbs.unit *
-                    static_cast<double>(std::uint64_t{1} << (limb_bits * (level + lowest)));
+                    static_cast<double>(std::uint64_t{1} << (limb_bits * (place + lowest)));
                 for (std::size_t r = 0; r < slice_rows; ++r) {
-                    const std::int32_t sum = sums[r / group_rows][level][r % group_rows];
+                    const std::int32_t sum = sums[r / group_rows][place][r % group_rows];
                     totals[r] += weight * static_cast<double>(sum);
                 }
             }
         }
-        const float* row_sums = layout.sums.data() + first_row;
-        const std::uint32_t* row = layout.row_order.data() + first_row;
-        for (std::size_t r = 0; r < row_count; ++r) {
-            const double total = x.low == 0.0 ? totals[r] : totals[r] + x.low * double{row_sums[r]};
-            const auto out = static_cast<float>(total);
-            y[row[r]] = bias == nullptr ? out : out + bias[row[r]];
-        }
+        put(layout, x, s, totals, bias, y);
     }
 }
 

@@ -25,7 +25,7 @@ using WeighCounts = void (*)(const std::uint32_t* counts, std::size_t values,
                              const CodeTerms* terms, CodeTerms& totals) noexcept;
 
 /// Of `size` rows, at least one; x_first is that of the first.
-using MomentsOf = Moments (*)(const RowFacts* facts, const std::uint32_t* rows,
+using MomentsOf = Moments (*)(const RowStatistics* statistics, const std::uint32_t* rows,
                               std::size_t size) noexcept;
 
 /// Moves the rows of slices into pairs of steps, until nothing is left or there is no room. A step
@@ -50,6 +50,8 @@ void install_dense_avx512(Kernels& kernels) noexcept;
 void install_dense_avx2(Kernels& kernels) noexcept;
 
 /// The kernels of a level.
-[[nodiscard]] const Kernels& kernels(Isa isa) noexcept;
+[[nodiscard]] inline const Kernels& kernels(Isa isa) noexcept {
+    return dispatch::KernelTable<Kernels, Isa::scalar, Isa::avx2, Isa::avx512, Isa::neon>::at(isa);
+}
 
 }  // namespace tersor::spmm::sell

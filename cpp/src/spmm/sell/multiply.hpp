@@ -9,8 +9,11 @@
 
 namespace tersor::spmm {
 
-/// Vectors whose limbs are made at a time.
-inline constexpr std::size_t items_at_once = 8;
+/// Vectors whose limbs are made at a time: all that are left by panels, so that threads meet once.
+inline constexpr std::size_t items_at_once = 40;
+
+/// Vectors that are looked at together for an arithmetic.
+inline constexpr std::size_t items_alike = 8;
 
 /// Whether fixed point stays within fp32's normal numbers for any vector of usual size: else fp32
 /// kernels are faster than to look at each.

@@ -1,7 +1,7 @@
-// Filling the SELL layout. Each thread takes a group of rows: it surveys them, puts them into an
-// order in which those that advance alike share a slice, and takes them slice by slice into scratch
-// memory. What it looks at twice is in its own caches. When all have finished, the groups' places
-// in the layout are known.
+// Filling the SELL layout. Each thread takes a group of rows: it takes their statistics, puts them
+// into an order in which those that advance alike share a slice, and takes them slice by slice into
+// scratch memory. What it looks at twice is in its own caches. When all have finished, the groups'
+// places in the layout are known.
 #include "spmm/sell/pack.hpp"
 
 #include <algorithm>
@@ -19,8 +19,8 @@
 namespace tersor::spmm {
 namespace {
 
-/// Rows that are surveyed before any is weighed.
-constexpr std::size_t some_rows = 16;
+/// Rows whose statistics are taken before any is weighed.
+constexpr std::size_t rows_at_once = 16;
 
 /// Entries of a group of rows, at most and at least. Larger groups leave fewer slots empty.
 constexpr std::size_t most_entries = std::size_t{5} << 18;
@@ -33,13 +33,13 @@ constexpr std::size_t pairs_at_once = 512;
 /// The entries and advances of a layout, to which pairs of steps come.
 class PairsOfLayout {
 public:
-    /// The layout will hold `nonzeros`, brought by so many threads.
+    /// The layout will hold `nonzeros`, brought by `threads` threads.
     PairsOfLayout(Sell& layout, std::size_t nonzeros, std::size_t threads)
         : layout_(layout), nonzeros_(nonzeros), side_by_side_(threads > 1) {}
 
     [[nodiscard]] std::size_t size() const noexcept { return pairs_; }
 
-    /// Room for some more, which so many non-zeros became; and for the rest as well, if it is like
+    /// Room for `pairs` more, which `nonzeros` became; and for all that follow, if they are like
     /// what is there.
     void grow(std::size_t pairs, std::size_t nonzeros) {
         pairs_ += pairs;
@@ -50,9 +50,9 @@ public:
         resize(room);
         if (side_by_side_) layout_.entries.populate();
     }
-    void put(const PairBuffer& made, std::size_t place) noexcept {
-        made.copy_to(layout_.entries.data() + place * pair_bytes(layout_.nibbles()),
-                     layout_.advances.data() + place * 2);
+    void put(const PairBuffer& pairs, std::size_t place) noexcept {
+        pairs.copy_to(layout_.entries.data() + place * pair_bytes(layout_.nibbles()),
+                      layout_.advances.data() + place * 2);
     }
     /// No room for more.
     void finish() { resize(pairs_); }
@@ -86,19 +86,19 @@ public:
     bool make(std::size_t first, std::size_t last, const RowTotals& totals,
               std::atomic<std::int64_t>& nonzeros, PairsOfLayout* end) {
         first_ = first;
-        if (!survey(last - first, totals)) return false;
+        if (!take_statistics(last - first, totals)) return false;
         std::size_t all = 0;
-        for (const RowFacts& row : facts_) all += row.nonzeros();
+        for (const RowStatistics& row : statistics_) all += row.nonzeros();
         const auto taken = static_cast<std::int64_t>(all);
         if (nonzeros.fetch_sub(taken, std::memory_order_relaxed) < taken) return false;
-        order_ = cluster_rows(facts_, kernels_);
+        order_ = cluster_rows(statistics_, kernels_);
         if (end == nullptr) writer_.reserve(all / step_slots);
         fill(end);
         return true;
     }
 
     /// What is not yet in the layout, and its non-zeros.
-    [[nodiscard]] const PairBuffer& made() const noexcept { return writer_.made(); }
+    [[nodiscard]] const PairBuffer& pairs() const noexcept { return writer_.output(); }
     [[nodiscard]] std::size_t nonzeros() const noexcept { return nonzeros_; }
 
     /// Brings in what there is beside pairs of steps.
@@ -118,21 +118,21 @@ public:
 
 private:
     /// Checks the rows and finds out how they lie and what their weights add up to.
-    bool survey(std::size_t rows, const RowTotals& totals) {
-        facts_.resize(rows);
+    bool take_statistics(std::size_t rows, const RowTotals& totals) {
+        statistics_.resize(rows);
         sums_.resize(rows);
         worst_ = {};
         // The sums of a row wait for each other: those of some rows do not.
-        std::array<std::array<std::uint32_t, 256>, some_rows> counts;
-        for (std::size_t r = 0; r < rows; r += some_rows) {
-            const std::size_t some = std::min(some_rows, rows - r);
+        std::array<std::array<std::uint32_t, 256>, rows_at_once> counts;
+        for (std::size_t r = 0; r < rows; r += rows_at_once) {
+            const std::size_t size = std::min(rows_at_once, rows - r);
             bool all_good = true;
-            for (std::size_t i = 0; i < some; ++i) {
-                all_good &= source_.survey(first_ + r + i, facts_[r + i],
-                                           std::span(counts[i]).first(codes_));
+            for (std::size_t i = 0; i < size; ++i) {
+                all_good &= source_.statistics(first_ + r + i, statistics_[r + i],
+                                               std::span(counts[i]).first(codes_));
             }
             if (!all_good) return false;
-            for (std::size_t i = 0; i < some; ++i) {
+            for (std::size_t i = 0; i < size; ++i) {
                 sums_[r + i] =
                     static_cast<float>(totals.add(std::span(counts[i]).first(codes_), worst_));
             }
@@ -146,25 +146,25 @@ private:
         slice_pairs_.clear();
         std::array<std::array<std::uint32_t, slice_rows>, slices_together> rows;
         for (std::size_t next = 0; next < order_.size();) {
-            std::array<SliceRows, slices_together> some;
+            std::array<SliceRows, slices_together> slices;
             std::size_t count = 0;
             for (; count < slices_together && next < order_.size(); ++count) {
                 const std::size_t size = std::min(slice_rows, order_.size() - next);
-                some[count] = {std::span(rows[count]).first(size), 0};
+                slices[count] = {std::span(rows[count]).first(size), 0};
                 for (std::size_t r = 0; r < size; ++r, ++next) {
                     rows[count][r] = static_cast<std::uint32_t>(first_ + order_[next]);
-                    some[count].nonzeros += facts_[order_[next]].nonzeros();
+                    slices[count].nonzeros += statistics_[order_[next]].nonzeros();
                 }
-                nonzeros_ += some[count].nonzeros;
+                nonzeros_ += slices[count].nonzeros;
             }
-            const auto pairs = writer_.add_slices(std::span(some).first(count));
+            const auto counts = writer_.add_slices(std::span(slices).first(count));
             for (std::size_t i = 0; i < count; ++i) {
-                slice_pairs_.push_back(static_cast<std::uint32_t>(pairs[i]));
+                slice_pairs_.push_back(static_cast<std::uint32_t>(counts[i]));
             }
-            if (end != nullptr && made().pairs() >= pairs_at_once) {
+            if (end != nullptr && pairs().pairs() >= pairs_at_once) {
                 const std::size_t place = end->size();
-                end->grow(made().pairs(), nonzeros_);
-                end->put(made(), place);
+                end->grow(pairs().pairs(), nonzeros_);
+                end->put(pairs(), place);
                 writer_.clear();
                 nonzeros_ = 0;
             }
@@ -177,7 +177,7 @@ private:
     SliceWriter<Source> writer_;
     std::size_t first_ = 0;
     std::size_t nonzeros_ = 0;
-    std::vector<RowFacts> facts_;
+    std::vector<RowStatistics> statistics_;
     std::vector<float> sums_;  // of each row's weights
     RowTotals::Worst worst_{};
     std::vector<std::uint32_t> order_;
@@ -233,9 +233,9 @@ public:
             for (const GroupMaker<Source>& maker : std::span(makers_).first(count)) {
                 maker.append_to(layout_);
                 places.push_back(pairs_.size());
-                pairs_.grow(maker.made().pairs(), maker.nonzeros());
+                pairs_.grow(maker.pairs().pairs(), maker.nonzeros());
             }
-            for_each_of(count, [&](std::size_t i) { pairs_.put(makers_[i].made(), places[i]); });
+            for_each_of(count, [&](std::size_t i) { pairs_.put(makers_[i].pairs(), places[i]); });
         }
         pairs_.finish();
         return left == 0;

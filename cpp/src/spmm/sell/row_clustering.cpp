@@ -22,9 +22,9 @@ Mark widest_mark(const Moments& moments, std::size_t rows) {
     const auto size = static_cast<float>(rows);
     Mark widest;
     float largest = -1.0F;
-    for (std::size_t m = 0; m < RowFacts::marks; ++m) {
+    for (std::size_t m = 0; m < RowStatistics::marks; ++m) {
         float variance = moments.squares[m] - moments.sums[m] * moments.sums[m] / size;
-        if (m + 1 == RowFacts::marks) variance *= weight_of_end * weight_of_end;
+        if (m + 1 == RowStatistics::marks) variance *= weight_of_end * weight_of_end;
         if (variance > largest) {
             largest = variance;
             widest = {m, moments.least[m], moments.most[m]};
@@ -34,14 +34,15 @@ Mark widest_mark(const Moments& moments, std::size_t rows) {
 }
 
 /// Sorts the rows by what they have passed at the mark, most first, to within a part of the range.
-void sort_by(std::span<const RowFacts> facts, const Mark& mark, std::span<std::uint32_t> rows,
-             std::span<std::uint32_t> scratch, std::span<std::uint8_t> bucket_of) {
+void sort_by(std::span<const RowStatistics> statistics, const Mark& mark,
+             std::span<std::uint32_t> rows, std::span<std::uint32_t> scratch,
+             std::span<std::uint8_t> bucket_of) {
     constexpr std::size_t buckets = 128;
     if (mark.least == mark.most) return;
     const float scale = static_cast<float>(buckets - 1) / (mark.most - mark.least);
     std::array<std::uint32_t, buckets> places{};
     for (std::size_t i = 0; i < rows.size(); ++i) {
-        const float behind = mark.most - facts[rows[i]].passed[mark.number];
+        const float behind = mark.most - statistics[rows[i]].passed[mark.number];
         bucket_of[i] = static_cast<std::uint8_t>(static_cast<std::int32_t>(behind * scale));
         ++places[bucket_of[i]];
     }
@@ -62,12 +63,12 @@ struct Part {
 /// An order of rows on its way.
 class Ordering {
 public:
-    Ordering(std::span<const RowFacts> facts, const sell::Kernels& kernels)
-        : facts_(facts),
+    Ordering(std::span<const RowStatistics> statistics, const sell::Kernels& kernels)
+        : statistics_(statistics),
           moments_of_(kernels.moments_of),
-          order_(facts.size()),
-          scratch_(facts.size()),
-          buckets_(facts.size()) {
+          order_(statistics.size()),
+          scratch_(statistics.size()),
+          buckets_(statistics.size()) {
         std::iota(order_.begin(), order_.end(), 0U);
     }
 
@@ -75,8 +76,8 @@ public:
     std::array<Part, 2> halve(const Part& part) noexcept {
         const std::size_t size = part.end - part.begin;
         const auto rows = std::span(order_).subspan(part.begin, size);
-        const Moments moments = moments_of_(facts_.data(), rows.data(), size);
-        sort_by(facts_, widest_mark(moments, size), rows,
+        const Moments moments = moments_of_(statistics_.data(), rows.data(), size);
+        sort_by(statistics_, widest_mark(moments, size), rows,
                 std::span(scratch_).subspan(part.begin, size),
                 std::span(buckets_).subspan(part.begin, size));
         const std::size_t middle = part.begin + part.slices() / 2 * slice_rows;
@@ -101,7 +102,7 @@ public:
     [[nodiscard]] std::vector<std::uint32_t> take() noexcept { return std::move(order_); }
 
 private:
-    std::span<const RowFacts> facts_;
+    std::span<const RowStatistics> statistics_;
     sell::MomentsOf moments_of_;
     std::vector<std::uint32_t> order_;
     std::vector<std::uint32_t> scratch_;
@@ -110,10 +111,10 @@ private:
 
 }  // namespace
 
-std::vector<std::uint32_t> cluster_rows(std::span<const RowFacts> facts,
+std::vector<std::uint32_t> cluster_rows(std::span<const RowStatistics> statistics,
                                         const sell::Kernels& kernels) {
-    Ordering ordering(facts, kernels);
-    ordering.finish({0, facts.size()});
+    Ordering ordering(statistics, kernels);
+    ordering.finish({0, statistics.size()});
     return ordering.take();
 }
 

@@ -12,7 +12,7 @@ namespace tersor::spmm {
 /// Rows that advance alike come together, so that few slots of their slice stay empty: they are
 /// sorted by the mark at which they differ most and cut in two, and each half again, down to
 /// slices.
-[[nodiscard]] std::vector<std::uint32_t> cluster_rows(std::span<const RowFacts> facts,
+[[nodiscard]] std::vector<std::uint32_t> cluster_rows(std::span<const RowStatistics> statistics,
                                                       const sell::Kernels& kernels);
 
 }  // namespace tersor::spmm

@@ -75,21 +75,21 @@ public:
           fill_(kernels.fill_pairs),
           shape_(shape),
           nibbles_(nibbles),
-          made_(nibbles) {
+          output_(nibbles) {
         for (std::size_t i = 1; i < slices_together; ++i) beside_.emplace_back(nibbles);
     }
 
-    void clear() noexcept { made_.clear(); }
-    /// Room for so many pairs, if that is what will be made.
-    void reserve(std::size_t pairs) { made_.reserve(pairs); }
+    void clear() noexcept { output_.clear(); }
+    /// Room for the pairs that are expected.
+    void reserve(std::size_t pairs) { output_.reserve(pairs); }
 
     /// Adds slices, up to `slices_together`, that are filled side by side; tells the pairs of each.
     std::array<std::size_t, slices_together> add_slices(std::span<const SliceRows> slices) {
         std::array<SliceCursor, slices_together> cursors;
         std::array<std::size_t, slices_together> pairs{};
-        const std::size_t before = made_.pairs();
+        const std::size_t before = output_.pairs();
         const auto to = [&](std::size_t i) -> PairBuffer& {
-            return i == 0 ? made_ : beside_[i - 1];
+            return i == 0 ? output_ : beside_[i - 1];
         };
         for (PairBuffer& other : beside_) other.clear();
         for (std::size_t i = 0; i < slices.size(); ++i)
@@ -104,15 +104,15 @@ public:
             fill_(left, shape_, nibbles_);
             for (std::size_t i = 0; i < slices.size(); ++i) to(i).take(cursors[i]);
         } while (std::any_of(left.begin(), left.end(), full));
-        pairs[0] = made_.pairs() - before;
+        pairs[0] = output_.pairs() - before;
         for (std::size_t i = 1; i < slices.size(); ++i) {
             pairs[i] = to(i).pairs();
-            made_.append(to(i));
+            output_.append(to(i));
         }
         return pairs;
     }
 
-    [[nodiscard]] const PairBuffer& made() const noexcept { return made_; }
+    [[nodiscard]] const PairBuffer& output() const noexcept { return output_; }
 
 private:
     SliceCursor read_rows(const SliceRows& slice, support::AlignedBuffer<Entry>& scratch) {
@@ -139,7 +139,7 @@ private:
     SellShape shape_;
     bool nibbles_;
     std::array<support::AlignedBuffer<Entry>, slices_together> scratch_;
-    PairBuffer made_;
+    PairBuffer output_;
     std::vector<PairBuffer> beside_;
 };
 

@@ -4,6 +4,9 @@
 // many products as fp32 arithmetic: so many that leaving out those with pruned weights would not
 // pay. While it does, the next tile of weights is expanded. The sums of some tiles of vectors stay
 // in tile registers while all columns pass.
+//
+// Bottleneck: loads of tiles, one in .7 cycles of the unit's 16 for a product; `high` takes 3,600
+// us for 4096 -> 4096 and 64 vectors, products alone 2,600.
 #include "dispatch/architecture.hpp"
 #include "spmm/tiles/kernels.hpp"
 
@@ -18,11 +21,10 @@
 
 #include "dispatch/target_amx.hpp"
 
+#include "spmm/tiles/expand_amx.hpp"
+
 namespace tersor::spmm::tiles {
 namespace {
-
-/// Tiles whose codes are looked up together.
-constexpr std::size_t look_up_steps = 8;
 
 /// Steps by which expanding is ahead of multiplying: what was stored has then reached the cache.
 constexpr std::size_t steps_ahead = 2;
@@ -35,8 +37,6 @@ static_assert(fold_blocks * tile_columns * 3 * 255 * 128 < (std::size_t{1} << 31
 /// Bytes of activations that stay in the second cache while rows of tiles pass over them.
 constexpr std::size_t resident_bytes = std::size_t{1} << 20;
 
-__m512i load(const void* address) noexcept { return _mm512_loadu_si512(address); }
-
 /// The shapes of tiles, as `ldtilecfg` reads them.
 struct alignas(64) TileShapes {
     std::uint8_t palette = 1;
@@ -45,9 +45,6 @@ struct alignas(64) TileShapes {
     std::array<std::uint16_t, 16> row_bytes{};
     std::array<std::uint8_t, 16> rows{};
 };
-
-/// How far ahead of their use masks and codes are fetched into the second cache, in bytes.
-constexpr std::size_t prefetch_distance = 16384;
 
 constexpr int most_sums = 6;  // tile registers 0 to 5; 6 holds activations, 7 weights
 
@@ -59,24 +56,6 @@ void set_shapes(std::size_t vectors) noexcept {
     }
     _tile_loadconfig(&shapes);
 }
-
-/// Limbs by code: a look-up in registers for 64 codes.
-class LimbTable {
-public:
-    LimbTable(const std::int8_t* table, std::size_t values) noexcept : wide_(values > 64) {
-        for (int i = 0; i < 4; ++i) parts_[i] = load(table + 64 * i);
-    }
-    [[nodiscard]] __m512i operator[](__m512i codes) const noexcept {
-        if (!wide_) return _mm512_permutexvar_epi8(codes, parts_[0]);
-        const __m512i low = _mm512_permutex2var_epi8(parts_[0], codes, parts_[1]);
-        const __m512i high = _mm512_permutex2var_epi8(parts_[2], codes, parts_[3]);
-        return _mm512_mask_mov_epi8(low, _mm512_movepi8_mask(codes), high);
-    }
-
-private:
-    __m512i parts_[4];
-    bool wide_;
-};
 
 template <int sum>
 void clear_sum() noexcept {
@@ -117,106 +96,14 @@ void for_constants(const Body& body) noexcept {
     }(std::make_integer_sequence<int, count>());
 }
 
-/// How far a group of rows has been expanded.
-struct Position {
-    const std::uint64_t* masks;
-    std::uint64_t code;
-};
-
-/// Limbs of `most` tiles at most, as they follow each other in the layout.
-template <int w_limbs>
-struct PackedLimbs {
-    static constexpr std::size_t size = look_up_steps * tile_bytes + 2 * 64;
-    alignas(64) std::uint8_t limbs[w_limbs][size];
-};
-
-/// What is left of these to expand. A copy is in registers, which a member that bytes are stored
-/// beside is not.
-struct Rest {
-    const std::uint64_t* masks;
-    const std::uint8_t* limbs;
-
-    /// Expands some of the 16 parts of the next tile, its limbs one behind the other.
-    template <int w_limbs>
-    void expand(std::uint8_t* tile, std::size_t begin, std::size_t end) noexcept {
-#pragma GCC unroll 1  // it is inlined for each product of tiles, and short there
-        for (std::size_t m = begin; m < end; ++m) {
-            const std::uint64_t mask = *masks++;
-#pragma GCC unroll 3
-            for (std::size_t q = 0; q < w_limbs; ++q) {
-                const __m512i packed = load(limbs + q * PackedLimbs<w_limbs>::size);
-                _mm512_store_si512(tile + q * tile_bytes + 64 * m,
-                                   _mm512_maskz_expand_epi8(mask, packed));
-            }
-            limbs += _mm_popcnt_u64(mask);
-        }
-    }
-};
-
-/// Looks up the codes of a group's tiles one after the other.
-template <int w_limbs>
-class Lookup {
-public:
-    Lookup(const Tiles& layout, const Limbs& weights) noexcept
-        : codes_(layout.codes.data()),
-          nibbles_(layout.nibbles()),
-          tables_{LimbTable(weights.table[0].data(), layout.values),
-                  LimbTable(weights.table[1].data(), layout.values),
-                  LimbTable(weights.table[2].data(), layout.values)} {}
-
-    /// The next tiles of a group.
-    [[nodiscard]] Rest next(Position& position, std::size_t tiles) noexcept {
-        __m512i counts = _mm512_setzero_si512();
-        for (std::size_t i = 0; i < tiles * tile_masks; i += 8) {
-            counts = _mm512_add_epi64(counts, _mm512_popcnt_epi64(load(position.masks + i)));
-        }
-        const auto size = static_cast<std::size_t>(_mm512_reduce_add_epi64(counts));
-        prefetch(position.masks, tiles * tile_masks * sizeof(std::uint64_t));
-        prefetch(codes_ + (nibbles_ ? position.code / 2 : position.code),
-                 nibbles_ ? size / 2 : size);
-        // Nibbles may begin in the middle of a byte.
-        const std::size_t skip = nibbles_ ? position.code % 2 : 0;
-        for (std::size_t i = 0; i < size + skip; i += 64) {
-            const __m512i codes = codes_from(position.code + i);
-#pragma GCC unroll 3
-            for (std::size_t q = 0; q < w_limbs; ++q) {
-                _mm512_store_si512(packed_.limbs[q] + i, tables_[q][codes]);
-            }
-        }
-        const Rest rest{position.masks, packed_.limbs[0] + skip};
-        position.masks += tiles * tile_masks;
-        position.code += size;
-        return rest;
-    }
-
-private:
-    /// The processor fetches ahead too late.
-    static void prefetch(const void* from, std::size_t size) noexcept {
-        const char* next = static_cast<const char*>(from) + prefetch_distance;
-        for (std::size_t i = 0; i < size; i += 64) _mm_prefetch(next + i, _MM_HINT_T1);
-    }
-    [[nodiscard]] __m512i codes_from(std::uint64_t first) const noexcept {
-        if (!nibbles_) return load(codes_ + first);
-        const __m512i pairs = _mm512_cvtepu8_epi16(
-            _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes_ + first / 2)));
-        return _mm512_and_si512(_mm512_or_si512(pairs, _mm512_slli_epi16(pairs, 4)),
-                                _mm512_set1_epi8(15));
-    }
-
-    const std::uint8_t* codes_;
-    bool nibbles_;
-    std::array<LimbTable, max_limbs> tables_;
-    PackedLimbs<w_limbs> packed_;
-};
-
 template <int x_limbs, int w_limbs, int lowest>
 class Product {
     static constexpr std::size_t ring = steps_ahead + 1;
 
 public:
-    static constexpr int levels = x_limbs + w_limbs - 1 - lowest;
+    static constexpr int places = x_limbs + w_limbs - 1 - lowest;
     /// Tiles of vectors whose sums are kept in registers.
-    static constexpr int most_tiles = levels == 1 ? 4 : levels <= most_sums / 2 ? 2 : 1;
+    static constexpr int most_tiles = places == 1 ? 4 : places <= most_sums / 2 ? 2 : 1;
 
     Product(const Tiles& layout, const Limbs& weights, const TileActivations& x) noexcept
         : layout_(layout), x_(x), lookup_(layout, weights) {}
@@ -235,32 +122,32 @@ private:
                 std::int32_t* sums) noexcept {
         const std::size_t stride = layout_.blocks * x_limbs * tile_bytes;
         const std::uint8_t* x = x_.limbs + tile * stride + begin * x_limbs * tile_bytes;
-        for_constants<levels * tiles>([](auto sum) { clear_sum<sum>(); });
+        for_constants<places * tiles>([](auto sum) { clear_sum<sum>(); });
         const std::size_t steps = end - begin;
         const auto ring_at = [&](std::size_t step) {
             return tiles_ + step % ring * w_limbs * tile_bytes;
         };
-        Rest rest{};
+        Pending pending{};
         std::size_t expanded = 0;
         const auto prepare = [&] {
             if (expanded % look_up_steps == 0) {
-                rest = lookup_.next(position, std::min(look_up_steps, steps - expanded));
+                pending = lookup_.next(position, std::min(look_up_steps, steps - expanded));
             }
         };
         for (; expanded < std::min(steps_ahead, steps); ++expanded) {
             prepare();
-            rest.expand<w_limbs>(ring_at(expanded), 0, tile_masks);
+            pending.expand<w_limbs>(ring_at(expanded), 0, tile_masks);
         }
         for (std::size_t s = 0; s < steps; ++s, x += x_limbs * tile_bytes) {
             if (expanded < steps) {
                 prepare();
-                rest = multiply<tiles, true>(x, stride, ring_at(s), ring_at(expanded), rest);
+                pending = multiply<tiles, true>(x, stride, ring_at(s), ring_at(expanded), pending);
                 ++expanded;
             } else {
-                multiply<tiles, false>(x, stride, ring_at(s), nullptr, rest);
+                multiply<tiles, false>(x, stride, ring_at(s), nullptr, pending);
             }
         }
-        for_constants<levels * tiles>([&](auto sum) { store_sum<sum>(sums + sum * 256); });
+        for_constants<places * tiles>([&](auto sum) { store_sum<sum>(sums + sum * 256); });
     }
 
     /// One product of tiles: limb p of x, limb q of the weights. What the product before had is
@@ -313,8 +200,8 @@ private:
     /// All products of limbs that count, of one tile of weights; between them a later one is
     /// expanded, for the processor finds no other work while tile registers are taken.
     template <int tiles, bool expands>
-    static Rest multiply(const std::uint8_t* x, std::size_t stride, const std::uint8_t* w,
-                         std::uint8_t* next, Rest rest) noexcept {
+    static Pending multiply(const std::uint8_t* x, std::size_t stride, const std::uint8_t* w,
+                            std::uint8_t* next, Pending pending) noexcept {
         // GCC takes the loads below for ones that read no memory.
         __asm__ volatile("" ::: "memory");
         constexpr auto terms = terms_of<tiles>();
@@ -327,10 +214,10 @@ private:
             }
             add_product<(term.p + term.q - lowest) * tiles + term.tile>();
             if constexpr (expands) {
-                rest.expand<w_limbs>(next, tile_masks * i / count, tile_masks * (i + 1) / count);
+                pending.expand<w_limbs>(next, tile_masks * i / count, tile_masks * (i + 1) / count);
             }
         });
-        return rest;
+        return pending;
     }
 
     const Tiles& layout_;
@@ -349,11 +236,11 @@ struct Part {
 
 /// Adds the sums up to the totals, or where these are the last ones writes the products:
 /// y = totals * unit + low * row_sums + bias.
-template <int levels>
+template <int places>
 void fold(const TileActivations& x, const TileOutputs& out, double w_unit, TileWork work,
           const Part& part, bool first, bool last) noexcept {
     const __m512d base = _mm512_set1_pd(256.0);
-    const std::size_t sums_size = levels * part.tiles * tile_vectors * group_rows;
+    const std::size_t sums_size = places * part.tiles * tile_vectors * group_rows;
     const std::size_t end = std::min(x.vectors, (part.tile + part.tiles) * tile_vectors);
     for (std::size_t n = part.tile * tile_vectors; n < end; ++n) {
         const std::size_t v = n - part.tile * tile_vectors;
@@ -363,21 +250,21 @@ void fold(const TileActivations& x, const TileOutputs& out, double w_unit, TileW
             const std::size_t row = part.group * group_rows + 8 * i;
             if (row >= out.rows) break;
             const std::int32_t* sums = work.sums + i / 2 * sums_size + v * group_rows + i % 2 * 8;
-            const auto level = [&](int l) {
+            const auto place = [&](int l) {
                 const std::int32_t* at =
                     sums + static_cast<std::size_t>(l) * part.tiles * tile_vectors * group_rows;
                 return _mm512_cvtepi32_pd(_mm256_load_si256(reinterpret_cast<const __m256i*>(at)));
             };
-            __m512d sum = level(levels - 1);
-            for (int l = levels - 2; l >= 0; --l) sum = _mm512_fmadd_pd(sum, base, level(l));
+            __m512d sum = place(places - 1);
+            for (int l = places - 2; l >= 0; --l) sum = _mm512_fmadd_pd(sum, base, place(l));
             double* total = work.totals + (v * groups_at_once * 2 + i) * 8;
             if (!first) sum = _mm512_add_pd(sum, _mm512_load_pd(total));
             if (!last) {
                 _mm512_store_pd(total, sum);
                 continue;
             }
-            const std::size_t rest = out.rows - row;
-            const auto valid = static_cast<__mmask8>(rest < 8 ? (1U << rest) - 1 : 0xff);
+            const std::size_t pending = out.rows - row;
+            const auto valid = static_cast<__mmask8>(pending < 8 ? (1U << pending) - 1 : 0xff);
             const __m512d offset =
                 _mm512_mul_pd(_mm512_maskz_loadu_pd(valid, out.row_sums + row), low);
             __m256 product = _mm512_cvtpd_ps(_mm512_fmadd_pd(sum, unit, offset));
@@ -400,7 +287,7 @@ void multiply_with(const Tiles& layout, const Limbs& weights, const TileActivati
     Part part{0, 0, group_begin, group_end - group_begin};
     for (; part.tile < x.tiles(); part.tile += part.tiles) {
         part.tiles = std::min<std::size_t>(Kernel::most_tiles, x.tiles() - part.tile);
-        const std::size_t sums_size = Kernel::levels * part.tiles * tile_vectors * group_rows;
+        const std::size_t sums_size = Kernel::places * part.tiles * tile_vectors * group_rows;
         const std::size_t step = std::clamp<std::size_t>(
             resident_bytes / (part.tiles * x_limbs * tile_bytes), look_up_steps, fold_blocks);
         Position positions[groups_at_once];
@@ -414,7 +301,7 @@ void multiply_with(const Tiles& layout, const Limbs& weights, const TileActivati
                 product.add_blocks(positions[g], part.tile, part.tiles, b, end,
                                    work.sums + g * sums_size);
             }
-            fold<Kernel::levels>(x, out, weights.unit * lowest_unit, work, part, b == 0,
+            fold<Kernel::places>(x, out, weights.unit * lowest_unit, work, part, b == 0,
                                  end == layout.blocks);
         }
     }

@@ -25,6 +25,8 @@ struct Kernels {
 void install(dispatch::Level<Isa::amx>, Kernels& kernels) noexcept;
 
 /// The kernels of a level.
-[[nodiscard]] const Kernels& kernels(Isa isa) noexcept;
+[[nodiscard]] inline const Kernels& kernels(Isa isa) noexcept {
+    return dispatch::KernelTable<Kernels, Isa::amx>::at(isa);
+}
 
 }  // namespace tersor::spmm::tiles

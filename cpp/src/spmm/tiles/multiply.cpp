@@ -92,8 +92,8 @@ std::vector<double> row_sums_of(const PackedMatrix::Layout& layout, bool exact) 
     const Sell& sell = *layout.sell();
     std::vector<double> row_sums(layout.rows);
     for (std::size_t i = 0; i < row_sums.size(); ++i) {
-        const double rest = exact ? double{layout.highest_rows().sum_rests[i]} : 0.0;
-        row_sums[sell.row_order[i]] = double{sell.sums[i]} + rest;
+        const double correction = exact ? double{layout.highest_rows().sum_rests[i]} : 0.0;
+        row_sums[sell.row_order[i]] = double{sell.sums[i]} + correction;
     }
     return row_sums;
 }
@@ -115,7 +115,7 @@ void multiply_tiles(const PackedMatrix::Layout& layout, const Tiles& tiles, Arit
     for (std::size_t first = 0; first < batch; first += vectors_at_once) {
         const std::size_t count = std::min(vectors_at_once, batch - first);
         const float* vectors = x + first * layout.cols;
-        const Outputs own = out.past(first);
+        const Outputs part_out = out.past(first);
         const LimbTiles limbs(layout, tiles, arithmetic, count);
         parallel_for(count, 1, threads, [&](std::size_t begin, std::size_t end) {
             const support::Scratch<std::uint8_t> planes(limbs.bytes_of_vector());
@@ -123,8 +123,9 @@ void multiply_tiles(const PackedMatrix::Layout& layout, const Tiles& tiles, Arit
                 limbs.set(n, vectors + n * layout.cols, planes);
             }
         });
-        const TileOutputs products{own.products, layout.rows, row_sums.data(),
-                                   finest || own.bias.empty() ? nullptr : own.bias.data()};
+        const TileOutputs products{
+            part_out.products, layout.rows, row_sums.data(),
+            finest || part_out.bias.empty() ? nullptr : part_out.bias.data()};
         parallel_for(workers, 1, threads, [&](std::size_t begin, std::size_t end) {
             const support::Scratch<std::int32_t> sums(groups_at_once * most_tile_sums);
             const support::Scratch<double> totals(groups_at_once * most_tile_totals);
@@ -136,7 +137,7 @@ void multiply_tiles(const PackedMatrix::Layout& layout, const Tiles& tiles, Arit
                 if (finest) continue;
                 const std::size_t row_end = std::min<std::size_t>(layout.rows, last * group_rows);
                 for (std::size_t n = 0; n < count; ++n) {
-                    if (limbs.fits(n)) own.apply_epilogue(n, group * group_rows, row_end);
+                    if (limbs.fits(n)) part_out.apply_epilogue(n, group * group_rows, row_end);
                 }
             }
         });
@@ -144,9 +145,10 @@ void multiply_tiles(const PackedMatrix::Layout& layout, const Tiles& tiles, Arit
             for (std::size_t n = begin; n < end; ++n) {
                 const float* vector = vectors + n * layout.cols;
                 if (!limbs.fits(n)) {
-                    multiply_gathering(layout, vector, own.past(n), 1);
+                    multiply_gathering(layout, vector, part_out.past(n), 1);
                 } else if (finest) {
-                    finish_fixed(layout, sell, arithmetic, limbs.range(n), vector, own.past(n));
+                    finish_fixed(layout, sell, arithmetic, limbs.range(n), vector,
+                                 part_out.past(n));
                 }
             }
         });

@@ -2,7 +2,7 @@
 #include <algorithm>
 #include <limits>
 
-#include "huffman/plane_code.hpp"
+#include "huffman/bit_sliced_code.hpp"
 
 namespace tersor::huffman {
 namespace {
@@ -12,15 +12,15 @@ namespace {
 // bit; the size it gives away is below 0.1 % of the streams of pruned layers.
 constexpr double base_cycles = 2.2;
 constexpr double plane_cycles = 0.3;
-constexpr double level_cycles = 1.6;
+constexpr double suffix_cycles = 1.6;
 constexpr double tail_cycles = 1.6;
 constexpr double wide_cycles = 1.5;  // more than four bits: a byte for each index, not half of one
-constexpr double nested_cycles = 0.4;  // a level of fewer symbols than the one before
+constexpr double nested_cycles = 0.4;  // a suffix of fewer symbols than the one before
 constexpr double bits_per_cycle = 0.005;
 /// A stage's own bytes in each block, as bits per symbol of a block of 64K.
 constexpr double stage_bits = 80.0 / 65536;
 
-/// Where a level begins relative to the one before is tried in steps of a sixteenth of the roots,
+/// Where a suffix begins relative to the one before is tried in steps of a sixteenth of the roots,
 /// and not at all for stages that fewer symbols reach.
 constexpr unsigned nested_steps = 16;
 constexpr double nested_share = 1.0 / 512;
@@ -43,9 +43,9 @@ std::vector<std::uint8_t> by_frequency(const Histogram& histogram) {
     return order;
 }
 
-/// But for levels that are not like the one before.
+/// But for suffixes that are not like the one before.
 double cycles_of(const Shape& shape) noexcept {
-    double cycles = base_cycles + plane_cycles * shape.planes + level_cycles * shape.levels;
+    double cycles = base_cycles + plane_cycles * shape.planes + suffix_cycles * shape.suffixes;
     if (shape.tail) cycles += tail_cycles;
     if (shape.bits() > 4) cycles += wide_cycles;
     return cycles;
@@ -67,12 +67,12 @@ public:
         for (int planes = 1; planes <= max_stage_bits; ++planes) {
             if (planes > 1 && std::size_t{1} << (planes - 1) >= left_) break;  // one less would do
             for (const bool tail : {false, true}) {
-                for (int levels = 0; levels <= std::min(max_levels, max_stage_bits - planes);
-                     ++levels) {
+                for (int suffixes = 0; suffixes <= std::min(max_suffixes, max_stage_bits - planes);
+                     ++suffixes) {
                     shape_.planes = planes;
-                    shape_.levels = levels;
+                    shape_.suffixes = suffixes;
                     shape_.tail = tail;
-                    shape_.level_roots = {};
+                    shape_.suffix_roots = {};
                     const double cycles = cycles_of(shape_);
                     choose_roots(0, 0, 0, share_ * (planes + cycles * bits_per_cycle) + stage_bits);
                 }
@@ -82,30 +82,31 @@ public:
     }
 
 private:
-    /// Tries the roots of all levels from `level` on; the roots before `root` have words already,
-    /// `words` in all. `cost` is what is known of the shape's cost: planes, cycles, and less the
-    /// share of the words before each level.
-    void choose_roots(int level, unsigned root, std::size_t words, double cost) noexcept {
-        if (level == shape_.levels) {
-            finish(words + (std::size_t{shape_.ending_roots() - root} << level), cost);
+    /// Tries the roots of all suffixes from `suffix` on; the roots before `root` have words
+    /// already, `words` in all. `cost` is what is known of the shape's cost: planes, cycles, and
+    /// less the share of the words before each suffix.
+    void choose_roots(int suffix, unsigned root, std::size_t words, double cost) noexcept {
+        if (suffix == shape_.suffixes) {
+            finish(words + (std::size_t{shape_.ending_roots() - root} << suffix), cost);
             return;
         }
-        const bool fixed = level > 0 && !nested_;
+        const bool fixed = suffix > 0 && !nested_;
         const unsigned end = fixed ? root + 1 : shape_.ending_roots();
-        const unsigned step = level > 0 ? std::max(1U, shape_.roots() / nested_steps) : 1;
+        const unsigned step = suffix > 0 ? std::max(1U, shape_.roots() / nested_steps) : 1;
         for (unsigned first = root; first < end; first += step) {
-            const std::size_t before = words + (std::size_t{first - root} << level);
-            shape_.level_roots[static_cast<std::size_t>(level)] = static_cast<std::uint16_t>(first);
+            const std::size_t before = words + (std::size_t{first - root} << suffix);
+            shape_.suffix_roots[static_cast<std::size_t>(suffix)] =
+                static_cast<std::uint16_t>(first);
             const double less = share_before_[std::min(before, left_)];
             // Whatever has no word yet takes a bit at least.
-            if (level == 0 && cost + 1.0 - less >= best_.cost) continue;
-            const double nested = level > 0 && first > root ? nested_price() : 0.0;
-            choose_roots(level + 1, first, before, cost - less + nested);
+            if (suffix == 0 && cost + 1.0 - less >= best_.cost) continue;
+            const double nested = suffix > 0 && first > root ? nested_price() : 0.0;
+            choose_roots(suffix + 1, first, before, cost - less + nested);
         }
     }
     void finish(std::size_t words, double cost) noexcept {
         if (shape_.tail ? words >= left_ : words < left_) return;
-        cost += shape_.levels * share_before_[std::min(words, left_)];
+        cost += shape_.suffixes * share_before_[std::min(words, left_)];
         if (cost >= best_.cost) return;
         const Choice later = shape_.tail ? later_[words] : Choice{.cost = 0.0, .shape = {}};
         if (cost + later.cost >= best_.cost || later.depth == max_stages) return;
@@ -127,7 +128,7 @@ private:
 /// Each length in the order of the symbols: what a header can tell by naming the class of each
 /// symbol alone.
 void sort_lengths(const Shape& shape, std::span<std::uint8_t> ending) {
-    for (int extra = 0; extra <= shape.levels; ++extra) {
+    for (int extra = 0; extra <= shape.suffixes; ++extra) {
         const std::size_t size = std::min<std::size_t>(shape.capacity(extra), ending.size());
         std::sort(ending.begin(), ending.begin() + static_cast<std::ptrdiff_t>(size));
         ending = ending.subspan(size);
@@ -136,7 +137,7 @@ void sort_lengths(const Shape& shape, std::span<std::uint8_t> ending) {
 
 }  // namespace
 
-PlaneCode build_plane_code(const Histogram& histogram) {
+BitSlicedCode build_bit_sliced_code(const Histogram& histogram) {
     std::vector<std::uint8_t> order = by_frequency(histogram);
     const std::size_t n = order.size();
     double total = 0.0;
@@ -152,14 +153,14 @@ PlaneCode build_plane_code(const Histogram& histogram) {
     for (std::size_t k = n; k-- > 0;) {
         best[k] = Search(below.data() + k, n - k, best.data() + k).run();
     }
-    PlaneCode code;
+    BitSlicedCode code;
     code.last_symbol = *std::max_element(order.begin(), order.end());
     for (std::size_t k = 0; k < n;) {
         Stage stage{best[k].shape};
         const std::size_t words = std::min(best[k].words, n - k);
-        const auto rest = std::span(order).subspan(k);
-        sort_lengths(stage, rest.first(words));
-        assign_words(stage, rest.first(words), rest.subspan(words), code.last_symbol);
+        const auto remaining = std::span(order).subspan(k);
+        sort_lengths(stage, remaining.first(words));
+        assign_words(stage, remaining.first(words), remaining.subspan(words), code.last_symbol);
         code.stages.push_back(stage);
         k += words;
     }

@@ -1,4 +1,4 @@
-#include "huffman/plane_code.hpp"
+#include "huffman/bit_sliced_code.hpp"
 
 #include <algorithm>
 
@@ -6,10 +6,10 @@
 #include "support/varint.hpp"
 
 namespace tersor::huffman {
-std::vector<WordClass> classes_of(const PlaneCode& code) {
+std::vector<WordClass> classes_of(const BitSlicedCode& code) {
     std::vector<WordClass> classes;
     for (std::size_t s = 0; s < code.stages.size(); ++s) {
-        for (int extra = 0; extra <= code.stages[s].levels; ++extra) {
+        for (int extra = 0; extra <= code.stages[s].suffixes; ++extra) {
             const unsigned capacity = code.stages[s].capacity(extra);
             if (capacity > 0) classes.push_back({s, extra, capacity});
         }
@@ -23,10 +23,11 @@ void assign_words(Stage& stage, std::span<const std::uint8_t> ending,
     stage.symbols.fill(ending.empty() ? std::uint8_t{0} : ending[0]);
     std::size_t next = 0;
     unsigned root = 0;
-    for (int extra = 0; extra <= stage.levels; ++extra) {
+    for (int extra = 0; extra <= stage.suffixes; ++extra) {
         for (; root < stage.first_root_above(extra); ++root) {
             for (unsigned bits = 0; bits < 1U << extra && next < ending.size(); ++bits, ++next) {
-                const unsigned index = (root << stage.levels) | (bits << (stage.levels - extra));
+                const unsigned index =
+                    (root << stage.suffixes) | (bits << (stage.suffixes - extra));
                 stage.symbols[index] = ending[next];
                 stage.indices[ending[next]] = static_cast<std::uint8_t>(index);
             }
@@ -35,7 +36,7 @@ void assign_words(Stage& stage, std::span<const std::uint8_t> ending,
     for (const std::uint8_t symbol : later) stage.indices[symbol] = stage.tail_index();
 }
 
-Result read_plane_code(std::span<const std::uint8_t> bytes, PlaneCode& code) {
+Result read_bit_sliced_code(std::span<const std::uint8_t> bytes, BitSlicedCode& code) {
     code = {};
     support::Cursor cursor(bytes);
     code.last_symbol = cursor.byte();
@@ -43,15 +44,15 @@ Result read_plane_code(std::span<const std::uint8_t> bytes, PlaneCode& code) {
         Stage stage;
         const std::uint8_t shape = cursor.byte();
         stage.planes = (shape & 7) + 1;
-        stage.levels = (shape >> 3) & 3;
+        stage.suffixes = (shape >> 3) & 3;
         stage.tail = (shape >> 5) != 0;
         bool fits =
             shape >> 6 == 0 && stage.bits() <= max_stage_bits && code.stages.size() < max_stages;
         unsigned least = 0;
-        for (int l = 0; l < stage.levels; ++l) {
+        for (int l = 0; l < stage.suffixes; ++l) {
             const unsigned root = cursor.byte();
             fits = fits && least <= root && root < stage.ending_roots();
-            stage.level_roots[static_cast<std::size_t>(l)] = static_cast<std::uint16_t>(root);
+            stage.suffix_roots[static_cast<std::size_t>(l)] = static_cast<std::uint16_t>(root);
             least = root;
         }
         if (!cursor.ok()) return cursor.result();
