@@ -5,6 +5,7 @@ Source: Choi et al. (arXiv 1612.01543), section 4.1.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 
 import numpy as np
@@ -12,6 +13,7 @@ import numpy as np
 from tersor.quantizers.base import MAX_CODEBOOK_SIZE, Arrays, Bytes, Floats, Masks, Quantized, solve
 
 _CHUNK = 1 << 20  # weights processed at once
+_MOST_BINS = 1 << 22  # on each side, with or without a weight
 
 
 def _parts(n: int) -> Iterator[slice]:
@@ -50,6 +52,38 @@ def _uniform(x: Floats, h: Floats | None, step: float) -> tuple[Bytes, Floats]:
     return codes, _means(codes, x, h, len(distinct))
 
 
+def _smallest_step(x: Floats, values: int) -> float:
+    """The smallest width of bins, within 1 %, that puts weights into at most so many bins.
+
+    Bins in which no weight lies cost no codebook entry: a few weights far from all others would
+    otherwise spread the bins so far that all others share one.
+    """
+    largest = float(np.abs(x).max())
+    high = largest / (values // 2 + 0.499)  # bins 1 to values / 2 on each side
+    low = high / 2
+    while _bins_in_use(x, low) <= values:
+        if low < largest / _MOST_BINS:  # few distinct values, each in a bin of its own
+            return low
+        low, high = low / 2, low
+    while high > 1.01 * low:
+        middle = math.sqrt(low * high)
+        if _bins_in_use(x, middle) <= values:
+            high = middle
+        else:
+            low = middle
+    return high
+
+
+def _bins_in_use(x: Floats, step: float) -> int:
+    """How many bins but that around zero hold a weight."""
+    most = int(np.rint(np.abs(x).max() / np.float32(step)))
+    used = np.zeros(2 * most + 1, np.bool_)
+    for part in _parts(len(x)):
+        used[np.rint(x[part] / np.float32(step)).astype(np.int64) + most] = True
+    used[most] = False
+    return int(used.sum())
+
+
 def quantize_uniform(
     weights: Arrays,
     values: int | None = None,
@@ -66,8 +100,8 @@ def quantize_uniform(
 
     Args:
         weights: float32 by name.
-        values: maximum number of non-zero codebook entries, 1 to 255, from which the step follows;
-            or
+        values: maximum number of non-zero codebook entries, 1 to 255: the step is the smallest that
+            needs no more; or
         step: width of a bin.
         importance: non-negative, names and shapes as the weights; None = all equal.
         kept: as for :func:`tersor.quantizers.kmeans.quantize_kmeans`.
@@ -93,7 +127,6 @@ def quantize_uniform(
         if values is None:
             assert step is not None
             return _uniform(x, h, step)
-        # Bins 1 to values / 2 on each side.
-        return _uniform(x, h, float(np.abs(x).max()) / (values // 2 + 0.499))
+        return _uniform(x, h, _smallest_step(x, values))
 
     return solve(weights, importance, kept, together, solver)

@@ -139,3 +139,27 @@ def test_invalid_arguments_are_rejected(weights):
     with pytest.raises(ValueError, match="a: the weight holds NaN"):
         quantize_kmeans({"a": np.array([np.nan], np.float32)}, 3)
     assert base.MAX_CODEBOOK_SIZE == 255
+
+
+def test_a_few_distant_weights_take_no_bins_from_the_others() -> None:
+    generator = np.random.default_rng(1)
+    plain = generator.normal(size=(200, 200)).astype(np.float32)
+    outlier = plain.copy()
+    outlier[3, 5] = 170.0
+    errors = []
+    for weight in (plain, outlier):
+        made = quantize_uniform({"w": weight}, 127)["w"]
+        assert len(made.values) <= 127
+        others = np.abs(weight) < 100
+        off = (made.dense() - weight)[others]
+        errors.append(float(np.linalg.norm(off) / np.linalg.norm(weight[others])))
+    assert errors[0] < 0.03
+    assert errors[1] < 1.1 * errors[0]
+
+
+@pytest.mark.parametrize("distinct", [1, 2, 5, 7])
+def test_few_distinct_values_are_kept(distinct: int) -> None:
+    values = np.array([-3.0, -0.001, 0.002, 0.5, 1.0, 7.0, 900.0], np.float32)[:distinct]
+    weight = np.random.default_rng(1).choice(values, (20, 20)).astype(np.float32)
+    made = quantize_uniform({"w": weight}, max(2, distinct))["w"]
+    assert np.abs(made.dense() - weight).max() <= 1e-3 * np.abs(weight).max()
