@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -258,6 +259,12 @@ class Compressed(nn.Module):
         self._buffers[self.blob_name] = blob
         self._parameters["values"] = others[0].values if others else None
         self.choices = {}
+
+    @staticmethod
+    def bytes_of_all_dense() -> int:
+        """What the dense weights of all layers that are in use would take."""
+        layers = [layer for reference in _LAYERS.valuerefs() if (layer := reference()) is not None]
+        return sum(math.prod(layer.shape) * layer.dtype.itemsize for layer in layers)
 
     def tied(self) -> list[Compressed]:
         """The layers that share the blob, wherever they are in use; this one among them."""

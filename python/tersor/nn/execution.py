@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 
-from tersor.ops.decoded import dense_of, forget_dense
+from tersor.ops.decoded import dense_of, forget_dense, held_bytes
 
 if TYPE_CHECKING:
     from tersor.nn.base import Compressed
@@ -36,6 +36,9 @@ _CLEAR_BATCH = 4
 _ROUNDS = 3
 _MOST_ROUNDS = 20
 _SECONDS = 2e-3
+# Of the rest of a network so many bytes pass through the caches, at most and at least.
+_MOST_READ = 1 << 26
+_LEAST_READ = 1 << 16
 # Dense must be so much faster: ties are not worth the memory of a decoded weight.
 _MARGIN = 0.95
 
@@ -178,7 +181,14 @@ def _measured(
     dense: Callable[[torch.Tensor], torch.Tensor],
 ) -> Choice:
     weight = dense_weight_of(layer)
-    times = _shortest_times(compressed, lambda: dense(weight))
+    # Between two calls of a layer the network's others pass through the caches.
+    others = layer.bytes_of_all_dense() - weight.nbytes
+    packed = max(0, held_bytes(layer.weight_blob) - weight.nbytes)
+    times = _shortest_times(
+        compressed,
+        lambda: dense(weight),
+        between=(int(others * packed / max(1, weight.nbytes)), others),
+    )
     faster = "dense" if times[1] < _MARGIN * times[0] else "compressed"
     if faster == "compressed":
         forget_dense(layer.weight_blob)
@@ -189,21 +199,37 @@ def _measured(
     )
 
 
-def _shortest_times(*ways: Callable[[], Any]) -> list[float]:
-    """The shortest time of each way in seconds, called in turns after one call that warms it up."""
+def _shortest_times(*ways: Callable[[], Any], between: tuple[int, ...] = ()) -> list[float]:
+    """The shortest time of each way in seconds, called in turns after one call that warms it up.
+
+    Args:
+        ways: to do the same.
+        between: bytes that are read before each call of each, of what it would find in no cache.
+    """
     best = [math.inf] * len(ways)
     for way in ways:
         way()
+    reads = [_reader(nbytes) for nbytes in between or (0,) * len(ways)]
     spent, rounds = 0.0, 0
     while rounds < _ROUNDS or (spent < _SECONDS and rounds < _MOST_ROUNDS):
         for i, way in enumerate(ways):
+            before = time.perf_counter()
+            reads[i]()
             start = time.perf_counter()
             way()
-            took = time.perf_counter() - start
-            best[i] = min(best[i], took)
-            spent += took
+            end = time.perf_counter()
+            best[i] = min(best[i], end - start)
+            spent += end - before
         rounds += 1
     return best
+
+
+def _reader(nbytes: int) -> Callable[[], Any]:
+    """What reads so much memory, within bounds: less stays in the first cache anyway."""
+    if nbytes < _LEAST_READ:
+        return lambda: None
+    buffer = torch.ones(min(nbytes, _MOST_READ) // 4)
+    return lambda: buffer.sum()
 
 
 def forget_choices() -> None:

@@ -43,7 +43,7 @@ def test_the_faster_way_is_kept_and_said(
     monkeypatch: pytest.MonkeyPatch, seconds: list[float], way: str
 ) -> None:
     execution.forget_choices()
-    monkeypatch.setattr(execution, "_shortest_times", lambda *_: seconds)
+    monkeypatch.setattr(execution, "_shortest_times", lambda *_, **__: seconds)
     layer = _layer("auto")
     layer(torch.randn(1, 6, 9, 12))
     assert f"runs {way}" in repr(layer)

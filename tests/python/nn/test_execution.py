@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
 from collections.abc import Iterator
 
@@ -13,7 +14,7 @@ from torch import nn
 
 import tersor
 from tersor import Config, LayerConfig
-from tersor.nn import CompressedLinear, execution
+from tersor.nn import Compressed, CompressedLinear, execution
 from tersor.nn.execution import Choice
 from tersor.ops.decoded import is_decoded
 
@@ -37,7 +38,7 @@ def _time(monkeypatch: pytest.MonkeyPatch, compressed: float, dense: float) -> l
     """Makes the two ways take so long; counts how often they are timed."""
     calls: list[int] = []
 
-    def shortest(*ways: object) -> list[float]:
+    def shortest(*ways: object, between: tuple[int, ...]) -> list[float]:
         calls.append(len(ways))
         return [compressed, dense]
 
@@ -170,3 +171,29 @@ def test_the_ways_are_timed_in_turns() -> None:
 
 def test_a_choice_reads_as_text() -> None:
     assert str(Choice("dense", "as set")) == "dense (as set)"
+
+
+def test_the_rest_of_the_network_passes_through_the_caches(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    gc.collect()  # layers of earlier tests
+    alone = CompressedLinear.from_dense(nn.Linear(640, 320), LayerConfig(codebook_size=15))
+    others = Compressed.bytes_of_all_dense() - 4 * 640 * 320
+    network = [copy.deepcopy(alone) for _ in range(5)]
+    asked: list[tuple[int, ...]] = []
+
+    def shortest(*_: object, between: tuple[int, ...]) -> list[float]:
+        asked.append(between)
+        return [1.0, 2.0]
+
+    monkeypatch.setattr(execution, "_shortest_times", shortest)
+    network[0].execution = "auto"
+    network[0].requires_grad_(False)(torch.randn(8, 640))
+    compressed, dense = asked[0]
+    assert dense == others + 5 * 4 * 640 * 320
+    assert 0 < compressed < dense  # the others would be packed too
+    monkeypatch.undo()
+    read: list[str] = []
+    monkeypatch.setattr(execution, "_reader", lambda nbytes: lambda: read.append(str(nbytes)))
+    execution._shortest_times(lambda: read.append("a"), lambda: read.append("b"), between=(1, 2))
+    assert read[:6] == ["a", "b", "1", "a", "2", "b"]
