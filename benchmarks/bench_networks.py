@@ -34,6 +34,7 @@ from tersor.nn.recurrent import CompressedGRU, CompressedLSTM
 
 OUTPUT = Path("build/bench/networks.json")
 ROUNDS = 15
+REST = 0.02  # seconds: onnxruntime's threads go on spinning for a while, on the others' processors
 # Of the largest output: what the classes' bounds come to in these networks.
 ERRORS = {"high": 1e-4, "medium": 2e-3, "low": 0.1}
 
@@ -185,6 +186,8 @@ def measure(case: Case, threads: int) -> list[Timing]:
         call()
     for _ in range(ROUNDS):
         for name, call in calls.items():
+            if threads > 1:
+                time.sleep(REST)
             start = time.perf_counter()
             call()
             taken[name].append(time.perf_counter() - start)
