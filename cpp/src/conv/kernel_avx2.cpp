@@ -167,13 +167,13 @@ void make_pairs(const float* x, std::size_t plane, std::size_t channels, std::si
     for (std::size_t i = 0; i < size; i += half) {
         const std::uint32_t mask = size - i < half ? (1U << (size - i)) - 1 : 0xff;
         const __m256i valid = lanes_of(mask);
-        const auto digits = [&](std::size_t c) {
+        const auto integers = [&](std::size_t c) {
             const __m256 values = _mm256_maskload_ps(x + c * plane + i, valid);
             return _mm256_cvtps_epi32(_mm256_mul_ps(values, factor));
         };
-        const __m256i first = _mm256_and_si256(digits(0), _mm256_set1_epi32(0xffff));
+        const __m256i first = _mm256_and_si256(integers(0), _mm256_set1_epi32(0xffff));
         const __m256i second =
-            channels > 1 ? _mm256_slli_epi32(digits(1), 16) : _mm256_setzero_si256();
+            channels > 1 ? _mm256_slli_epi32(integers(1), 16) : _mm256_setzero_si256();
         _mm256_maskstore_epi32(reinterpret_cast<int*>(words + i), valid,
                                _mm256_or_si256(first, second));
     }

@@ -161,16 +161,16 @@ void make_words(const float* x, std::size_t plane, std::size_t channels, std::si
         __m512i joined = _mm512_setzero_si512();
         for (std::size_t c = 0; c < channels; ++c) {
             const __m512 values = _mm512_maskz_loadu_ps(valid, x + c * plane + i);
-            __m512i digits =
+            __m512i integers =
                 _mm512_add_epi32(_mm512_cvtps_epi32(_mm512_mul_ps(values, factor)), origin);
             if constexpr (word == Word::pairs) {
-                digits = _mm512_and_si512(digits, _mm512_set1_epi32(0xffff));
+                integers = _mm512_and_si512(integers, _mm512_set1_epi32(0xffff));
             } else {
-                digits = _mm512_min_epi32(_mm512_max_epi32(digits, _mm512_setzero_si512()),
-                                          _mm512_set1_epi32(0xff));
+                integers = _mm512_min_epi32(_mm512_max_epi32(integers, _mm512_setzero_si512()),
+                                            _mm512_set1_epi32(0xff));
             }
             const __m128i shift = _mm_cvtsi32_si128(bits * static_cast<int>(c));
-            joined = _mm512_or_si512(joined, _mm512_sll_epi32(digits, shift));
+            joined = _mm512_or_si512(joined, _mm512_sll_epi32(integers, shift));
         }
         _mm512_mask_storeu_epi32(words + i, valid, joined);
     }

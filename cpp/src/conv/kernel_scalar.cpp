@@ -11,7 +11,7 @@
 namespace tersor::conv {
 namespace {
 
-std::int32_t digit_of(std::uint32_t word, unsigned shift, bool wide) noexcept {
+std::int32_t integer_of(std::uint32_t word, unsigned shift, bool wide) noexcept {
     const std::uint32_t bits = word >> shift;
     if (wide) return static_cast<std::int16_t>(bits & 0xffffU);
     return static_cast<std::int32_t>(bits & 0xffU);
@@ -27,9 +27,9 @@ void add_entry(const std::uint32_t* x, std::uint32_t weight, std::size_t words,
         constexpr bool pairs = word == Word::pairs;
         constexpr unsigned bits = pairs ? 16 : 8;
         for (unsigned shift = 0; shift < 32; shift += bits) {
-            const std::int32_t w = pairs ? digit_of(weight, shift, true)
+            const std::int32_t w = pairs ? integer_of(weight, shift, true)
                                          : static_cast<std::int8_t>(weight >> shift & 0xffU);
-            for (std::size_t i = 0; i < words; ++i) sums[i] += w * digit_of(x[i], shift, pairs);
+            for (std::size_t i = 0; i < words; ++i) sums[i] += w * integer_of(x[i], shift, pairs);
         }
     }
 }
@@ -96,11 +96,11 @@ void make_words(const float* x, std::size_t plane, std::size_t channels, std::si
     for (std::size_t i = 0; i < size; ++i) {
         std::uint32_t joined = 0;
         for (std::size_t c = 0; c < channels; ++c) {
-            const int digit = static_cast<int>(std::lrint(x[c * plane + i] * scale)) + zero;
+            const int integer = static_cast<int>(std::lrint(x[c * plane + i] * scale)) + zero;
             if constexpr (word == Word::pairs) {
-                joined |= (static_cast<std::uint32_t>(digit) & 0xffffU) << (16 * c);
+                joined |= (static_cast<std::uint32_t>(integer) & 0xffffU) << (16 * c);
             } else {
-                joined |= static_cast<std::uint32_t>(std::clamp(digit, 0, 255)) << (8 * c);
+                joined |= static_cast<std::uint32_t>(std::clamp(integer, 0, 255)) << (8 * c);
             }
         }
         words[i] = joined;

@@ -93,11 +93,12 @@ public:
         if (cell_ == Cell::lstm || cell_ == Cell::gru) {
             float* const to = weights_.projection != nullptr ? wide_.data() : h_.data();
             for (std::size_t n = 0; n < batch; ++n) {
-                const float* const own = gates.data() + n * sizes_.gates;
+                const float* const products_of_h = gates.data() + n * sizes_.gates;
                 if (cell_ == Cell::lstm) {
-                    kernels_.lstm(own, hidden, c_.data() + n * hidden, to + n * hidden);
+                    kernels_.lstm(products_of_h, hidden, c_.data() + n * hidden, to + n * hidden);
                 } else {
-                    kernels_.gru(products + n * sizes_.gates, own, hidden, to + n * hidden);
+                    kernels_.gru(products + n * sizes_.gates, products_of_h, hidden,
+                                 to + n * hidden);
                 }
             }
         }

@@ -37,10 +37,10 @@ std::size_t PackedRows::codebook_size() const noexcept { return layout().codeboo
 Isa PackedRows::isa() const noexcept { return layout().isa; }
 
 std::size_t PackedRows::nbytes() const noexcept {
-    const Layout& own = layout();
+    const Layout& layout = this->layout();
     std::size_t bytes = sizeof(Layout);
-    if (own.codes != nullptr) bytes += own.codes->bytes.nbytes();
-    if (own.factors != nullptr) bytes += own.factors->nbytes();
+    if (layout.codes != nullptr) bytes += layout.codes->bytes.nbytes();
+    if (layout.factors != nullptr) bytes += layout.factors->nbytes();
     return bytes;
 }
 
@@ -54,21 +54,21 @@ bool is_codebook(std::span<const float> codebook) {
 bool is_finite(float value) { return std::isfinite(value); }
 
 Codebook codebook_of(std::span<const float> values) {
-    Codebook made;
-    made.bits = std::max(1, static_cast<int>(std::bit_width(values.size() - 1)));
+    Codebook codebook;
+    codebook.bits = std::max(1, static_cast<int>(std::bit_width(values.size() - 1)));
     for (std::size_t i = 0; i < values.size(); ++i) {
-        made.values[i] = values[i];
+        codebook.values[i] = values[i];
         const auto word = std::bit_cast<std::uint32_t>(values[i]);
         for (int p = 0; p < 4; ++p) {
-            made.planes[p][i] = static_cast<std::uint8_t>(word >> (8 * p));
+            codebook.planes[p][i] = static_cast<std::uint8_t>(word >> (8 * p));
         }
     }
     for (std::size_t i = 0; i < Codebook::lanes; ++i) {
-        const auto bits = static_cast<std::size_t>(made.bits);
-        made.spread[i] = static_cast<std::uint8_t>(i / group * bits + i % group);
-        made.shifts[i] = static_cast<std::uint8_t>(i % group * bits);
+        const auto bits = static_cast<std::size_t>(codebook.bits);
+        codebook.spread[i] = static_cast<std::uint8_t>(i / group * bits + i % group);
+        codebook.shifts[i] = static_cast<std::uint8_t>(i % group * bits);
     }
-    return made;
+    return codebook;
 }
 
 /// Writes codes of a byte each as codes of `bits` bits.
@@ -84,21 +84,21 @@ void pack_row(const std::uint8_t* codes, std::size_t size, int bits, std::uint8_
 
 std::shared_ptr<const Codes> pack_codes(std::span<const std::uint8_t> codes, std::size_t rows,
                                         std::size_t cols, int bits, int threads) {
-    Codes made;
-    made.stride = (cols + group - 1) / group * static_cast<std::size_t>(bits);
-    const auto size = support::checked_product(rows, made.stride);
+    Codes packed;
+    packed.stride = (cols + group - 1) / group * static_cast<std::size_t>(bits);
+    const auto size = support::checked_product(rows, packed.stride);
     if (!size.has_value()) support::throw_bad_alloc();
-    made.bytes = support::AlignedBuffer<std::uint8_t>(*size, support::Fill::none);
-    std::uint8_t* const bytes = made.bytes.data();
+    packed.bytes = support::AlignedBuffer<std::uint8_t>(*size, support::Fill::none);
+    std::uint8_t* const bytes = packed.bytes.data();
     // What is read behind the last row is never used, and still not to be anything.
-    std::memset(bytes + *size, 0, made.bytes.nbytes() - *size);
+    std::memset(bytes + *size, 0, packed.bytes.nbytes() - *size);
     parallel_for(rows, std::size_t{1} + (1U << 16) / (cols + 1), threads,
                  [&](std::size_t begin, std::size_t end) {
                      for (std::size_t r = begin; r < end; ++r) {
-                         pack_row(codes.data() + r * cols, cols, bits, bytes + r * made.stride);
+                         pack_row(codes.data() + r * cols, cols, bits, bytes + r * packed.stride);
                      }
                  });
-    return std::make_shared<const Codes>(std::move(made));
+    return std::make_shared<const Codes>(std::move(packed));
 }
 
 /// Rounds to the nearest, ties to even; a NaN cannot come from finite values and factors.
@@ -201,9 +201,9 @@ PackedRows PackedRows::with_codebook(std::span<const float> codebook) const {
                                     std::to_string(source.codebook_size) +
                                     " finite values, of which the first is 0");
     }
-    auto made = std::make_unique<Layout>(source);
-    made->codebook = rows::codebook_of(codebook);
-    return PackedRows(std::move(made));
+    auto packed = std::make_unique<Layout>(source);
+    packed->codebook = rows::codebook_of(codebook);
+    return PackedRows(std::move(packed));
 }
 
 }  // namespace tersor

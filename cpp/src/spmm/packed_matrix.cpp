@@ -104,8 +104,11 @@ const spmm::Sell* PackedMatrix::Layout::sell(int threads) const {
     if (!fits_sell()) return nullptr;
     return &lazy_sell.get([&] {
         spmm::Csr16Rows source(*lazy_csr16.peek(), cols, isa);
-        return spmm::make_sell(source, rows, std::span(codebook.data(), codebook_size), isa,
-                               threads);
+        spmm::Sell packed;
+        // What was packed before is well formed.
+        (void)spmm::make_sell(source, rows, std::span(codebook.data(), codebook_size), isa, threads,
+                              packed);
+        return packed;
     });
 }
 

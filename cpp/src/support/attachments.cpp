@@ -17,15 +17,15 @@ std::shared_ptr<Attachments::Entry> Attachments::find(const Key& key) const {
     auto found = std::ranges::find_if(entries_, has_key);
     std::shared_ptr<Entry> dropped;  // freed without the lock
     if (found == entries_.end()) {
-        std::shared_ptr<Entry> made;
+        std::shared_ptr<Entry> added;
         try {
-            made = std::make_shared<Entry>();
+            added = std::make_shared<Entry>();
         } catch (...) {
             lock_.unlock();
             throw;
         }
-        made->key = key;
-        dropped = std::exchange(entries_.back(), std::move(made));
+        added->key = key;
+        dropped = std::exchange(entries_.back(), std::move(added));
         found = entries_.end() - 1;
     }
     std::rotate(entries_.begin(), found, found + 1);
@@ -41,7 +41,7 @@ std::size_t Attachments::nbytes() const noexcept {
     std::size_t bytes = 0;
     for (const auto& entry : entries) {
         if (entry == nullptr) continue;
-        if (const Pointer* made = entry->made.peek()) bytes += (*made)->nbytes();
+        if (const Pointer* attachment = entry->attachment.peek()) bytes += (*attachment)->nbytes();
     }
     return bytes;
 }

@@ -32,7 +32,7 @@ public:
     template <class Make>
     [[nodiscard]] Pointer get(const Key& key, const Make& make) const {
         const std::shared_ptr<Entry> entry = find(key);
-        return entry->made.get(make);
+        return entry->attachment.get(make);
     }
 
     /// Of all attachments that are kept.
@@ -41,7 +41,7 @@ public:
 private:
     struct Entry {
         Key key{};
-        Lazy<Pointer> made;
+        Lazy<Pointer> attachment;
     };
     using Entries = std::array<std::shared_ptr<Entry>, most_kept>;
 

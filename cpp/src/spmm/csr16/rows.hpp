@@ -8,6 +8,7 @@
 #include "spmm/csr16/layout.hpp"
 #include "spmm/rows/kernels.hpp"
 #include "spmm/rows/row_reader.hpp"
+#include "spmm/rows/row_source.hpp"
 
 namespace tersor::spmm {
 
@@ -23,18 +24,18 @@ private:
 };
 
 /// The rows of a packed matrix, of at most max_sell_columns columns.
-class Csr16Rows {
+class Csr16Rows final : public RowSource {
 public:
     Csr16Rows(const Csr16& layout, std::uint32_t cols, Isa isa) noexcept;
 
-    [[nodiscard]] std::uint32_t cols() const noexcept { return cols_; }
-    [[nodiscard]] std::size_t nonzeros() const noexcept { return nonzeros_; }
-    [[nodiscard]] std::size_t entries_before(std::size_t row) const noexcept;
-    [[nodiscard]] bool load(std::size_t, std::size_t, int) const noexcept { return true; }
+    [[nodiscard]] std::uint32_t cols() const noexcept override { return cols_; }
+    [[nodiscard]] std::size_t nonzeros() const noexcept override { return nonzeros_; }
+    [[nodiscard]] std::size_t entries_before(std::size_t row) const noexcept override;
+    [[nodiscard]] bool load(std::size_t, std::size_t, int) override { return true; }
     [[nodiscard]] bool statistics(std::size_t row, RowStatistics& statistics,
-                                  std::span<std::uint32_t> counts) const noexcept;
-    std::size_t read(std::size_t row, Entry* entries) const noexcept;
-    void prefetch(std::size_t row) const noexcept;
+                                  std::span<std::uint32_t> counts) const noexcept override;
+    std::size_t read(std::size_t row, Entry* entries) const noexcept override;
+    void prefetch(std::size_t row) const noexcept override;
 
 private:
     void count_codes(std::size_t row, std::span<std::uint32_t> counts) const noexcept;

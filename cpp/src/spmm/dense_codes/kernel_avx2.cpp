@@ -53,20 +53,20 @@ double multiply_row(const std::uint8_t* line, std::size_t lines, const FixedActi
     const std::uint8_t* limbs = x.limbs;
     double total = 0.0;
     while (lines > 0) {
-        const std::size_t some = std::min(lines, lines_per_fold);
-        lines -= some;
+        const std::size_t taken = std::min(lines, lines_per_fold);
+        lines -= taken;
         __m256i sums[count];
         for (__m256i& sum : sums) sum = _mm256_setzero_si256();
-        for (const std::uint8_t* end = line + some * group_bytes; line != end;
+        for (const std::uint8_t* end = line + taken * group_bytes; line != end;
              line += group_bytes, limbs += dense_codes::line_columns(bits)) {
             for (std::size_t half = 0; half < line_bytes; half += 32) {
                 __m256i codes = _mm256_load_si256(reinterpret_cast<const __m256i*>(line + half));
                 for (int part = 0; part < 8 / bits; ++part) {
-                    const __m256i own = _mm256_and_si256(codes, low_bits);
+                    const __m256i low = _mm256_and_si256(codes, low_bits);
                     codes = _mm256_srli_epi16(codes, bits);
                     __m256i w_limb[w_limbs];
                     for (int q = 0; q < w_limbs; ++q) {
-                        w_limb[q] = _mm256_shuffle_epi8(tables[q], own);
+                        w_limb[q] = _mm256_shuffle_epi8(tables[q], low);
                     }
                     const std::uint8_t* from =
                         limbs + static_cast<std::size_t>(part) * line_bytes + half;

@@ -92,13 +92,13 @@ void multiply_rows(const std::uint8_t* line, std::size_t lines, const FixedActiv
     constexpr std::size_t group_bytes = group_rows * line_bytes;
     const std::uint8_t* limbs = x.limbs;
     while (lines > 0) {
-        const std::size_t some = std::min(lines, lines_per_fold);
-        lines -= some;
+        const std::size_t taken = std::min(lines, lines_per_fold);
+        lines -= taken;
         __m512i sums[rows][count];
-        for (auto& own : sums) {
-            for (__m512i& sum : own) sum = _mm512_setzero_si512();
+        for (auto& row_sums : sums) {
+            for (__m512i& sum : row_sums) sum = _mm512_setzero_si512();
         }
-        for (const std::uint8_t* end = line + some * group_bytes; line != end;
+        for (const std::uint8_t* end = line + taken * group_bytes; line != end;
              line += group_bytes) {
             for (int r = 0; r < rows; ++r) {
                 const std::size_t at = static_cast<std::size_t>(r) * line_bytes;

@@ -23,10 +23,9 @@ struct Findings {
     bool good = true;
 };
 
-template <class Source>
 class DenseMaker {
 public:
-    DenseMaker(Source& source, std::uint32_t rows, std::span<const float> codebook,
+    DenseMaker(RowSource& source, std::uint32_t rows, std::span<const float> codebook,
                const SellShape& shape, Isa isa, Sell& layout)
         : source_(source), layout_(layout), bits_(dense_codes::code_bits(codebook.size())) {
         const std::size_t slices = (std::size_t{rows} + slice_rows - 1) / slice_rows;
@@ -124,7 +123,7 @@ private:
         }
     }
 
-    Source& source_;
+    RowSource& source_;
     Sell& layout_;
     int bits_;
     std::optional<RowTotals> totals_;  // made when the layout has its limbs
@@ -132,14 +131,9 @@ private:
 
 }  // namespace
 
-bool make_dense_codes(CsrRows& source, std::uint32_t rows, std::span<const float> codebook,
+bool make_dense_codes(RowSource& source, std::uint32_t rows, std::span<const float> codebook,
                       const SellShape& shape, Isa isa, int threads, Sell& layout) {
-    return DenseMaker<CsrRows>(source, rows, codebook, shape, isa, layout).make(threads);
-}
-
-bool make_dense_codes(Csr16Rows& source, std::uint32_t rows, std::span<const float> codebook,
-                      const SellShape& shape, Isa isa, int threads, Sell& layout) {
-    return DenseMaker<Csr16Rows>(source, rows, codebook, shape, isa, layout).make(threads);
+    return DenseMaker(source, rows, codebook, shape, isa, layout).make(threads);
 }
 
 }  // namespace tersor::spmm

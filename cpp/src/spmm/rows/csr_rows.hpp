@@ -8,36 +8,32 @@
 
 #include "spmm/rows/entry_source.hpp"
 #include "spmm/rows/kernels.hpp"
+#include "spmm/rows/row_source.hpp"
 #include "support/prefetch.hpp"
 
 namespace tersor::spmm {
 
 /// The rows of entries that nobody has validated.
-class CsrRows {
+class CsrRows final : public RowSource {
 public:
     /// `values` is the size of the codebook.
     CsrRows(const CsrOutline& outline, EntrySource& source, std::size_t values, Isa isa);
 
     /// Whether the rows' lengths fit the entries; if not, nothing else may be asked for.
     [[nodiscard]] bool good() const noexcept { return good_; }
-    [[nodiscard]] std::uint32_t cols() const noexcept { return outline_.cols; }
-    [[nodiscard]] std::size_t nonzeros() const noexcept { return outline_.nonzeros; }
-    /// About how much there is to read before a row.
-    [[nodiscard]] std::size_t entries_before(std::size_t row) const noexcept {
+    [[nodiscard]] std::uint32_t cols() const noexcept override { return outline_.cols; }
+    [[nodiscard]] std::size_t nonzeros() const noexcept override { return outline_.nonzeros; }
+    [[nodiscard]] std::size_t entries_before(std::size_t row) const noexcept override {
         return starts_[row];
     }
 
-    /// Makes the rows [begin, end) ready, which follow those of the last call. False where the
-    /// matrix is malformed, as far as that can be told without looking at each row.
-    [[nodiscard]] bool load(std::size_t begin, std::size_t end, int threads);
+    [[nodiscard]] bool load(std::size_t begin, std::size_t end, int threads) override;
     /// Makes all rows ready at once, and looks at each. A flat matrix needs that before anything
     /// else: only the entries before it tell where a row begins.
     [[nodiscard]] bool load_all(int threads);
 
-    /// How a row's non-zeros lie; in `counts` [values] how often each code but 0 occurs. False
-    /// where the row is malformed.
     [[nodiscard]] bool statistics(std::size_t row, RowStatistics& statistics,
-                                  std::span<std::uint32_t> counts) const noexcept {
+                                  std::span<std::uint32_t> counts) const noexcept override {
         const std::size_t size = row_size(row);
         kernels_.count_codes(codes(row), size, counts.size(), counts.data());
         const bool good = kernels_.row_statistics(gaps(row), codes(row), size, column_before(row),
@@ -45,14 +41,12 @@ public:
         return good || outline_.flat;
     }
 
-    /// Writes the entries and returns their number; there must be room for `read_slack` more.
-    std::size_t read(std::size_t row, Entry* entries) const noexcept {
+    std::size_t read(std::size_t row, Entry* entries) const noexcept override {
         return kernels_.decode_entries(gaps(row), codes(row), row_size(row), column_before(row),
                                        entries);
     }
 
-    /// Rows are read in an order that the processor cannot foresee.
-    void prefetch(std::size_t row) const noexcept {
+    void prefetch(std::size_t row) const noexcept override {
         support::prefetch(gaps(row), row_size(row));
         support::prefetch(codes(row), row_size(row));
     }

@@ -53,27 +53,27 @@ HighestRows make_highest_rows(const Sell& layout, std::span<const float> codeboo
         rows[row].nonzeros += 1.0;
     });
     const std::vector<float>& sums = layout.sums;
-    HighestRows facts{std::vector<float>(sums.size()), std::vector<float>(sums.size())};
+    HighestRows highest{std::vector<float>(sums.size()), std::vector<float>(sums.size())};
     for (std::size_t i = 0; i < rows.size(); ++i) {
         const Row& row = rows[layout.row_order[i]];
-        facts.sum_rests[i] = static_cast<float>(row.sum - double{sums[i]});
+        highest.sum_rests[i] = static_cast<float>(row.sum - double{sums[i]});
         // The result is rounded to fp32, and |y| is not quite the true one's.
         const double room = highest_limit(row.nonzeros) - errors.relative - 1.0;
         if (row.nonzeros == 0.0) continue;
-        facts.floors[i] = room > 0.0
-                              ? std::max(std::numeric_limits<float>::denorm_min(),
-                                         static_cast<float>(1.000001 * row.error / (room * eps)))
-                              : std::numeric_limits<float>::infinity();
+        highest.floors[i] = room > 0.0
+                                ? std::max(std::numeric_limits<float>::denorm_min(),
+                                           static_cast<float>(1.000001 * row.error / (room * eps)))
+                                : std::numeric_limits<float>::infinity();
     }
-    return facts;
+    return highest;
 }
 
-bool mend_rows(const Sell& layout, const HighestRows& facts, std::span<const float> codebook,
+bool mend_rows(const Sell& layout, const HighestRows& highest, std::span<const float> codebook,
                const float* x, double largest, float* y) {
     const std::size_t rows = layout.row_order.size();
     std::vector<std::uint32_t> places;
     for (std::size_t i = 0; i < rows; ++i) {
-        if (!(double{std::abs(y[layout.row_order[i]])} >= double{facts.floors[i]} * largest)) {
+        if (!(double{std::abs(y[layout.row_order[i]])} >= double{highest.floors[i]} * largest)) {
             places.push_back(static_cast<std::uint32_t>(i));
         }
     }

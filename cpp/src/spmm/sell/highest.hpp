@@ -32,7 +32,7 @@ struct HighestRows {
 /// Computes the rows of y [rows] again, in double, whose result does not show that it is within its
 /// bound, and returns true. Returns false, with y as it was, where another kernel should compute
 /// them all, as they are many.
-[[nodiscard]] bool mend_rows(const Sell& layout, const HighestRows& facts,
+[[nodiscard]] bool mend_rows(const Sell& layout, const HighestRows& highest,
                              std::span<const float> codebook, const float* x, double largest,
                              float* y);
 

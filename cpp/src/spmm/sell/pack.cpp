@@ -71,10 +71,9 @@ private:
 };
 
 /// What a thread makes of a group of rows.
-template <class Source>
 class GroupMaker {
 public:
-    GroupMaker(const Source& source, const sell::Kernels& kernels, const Sell& layout)
+    GroupMaker(const RowSource& source, const sell::Kernels& kernels, const Sell& layout)
         : source_(source),
           kernels_(kernels),
           codes_(layout.codes),
@@ -171,10 +170,10 @@ private:
         }
     }
 
-    const Source& source_;
+    const RowSource& source_;
     const sell::Kernels& kernels_;
     std::size_t codes_;
-    SliceWriter<Source> writer_;
+    SliceWriter writer_;
     std::size_t first_ = 0;
     std::size_t nonzeros_ = 0;
     std::vector<RowStatistics> statistics_;
@@ -185,10 +184,9 @@ private:
 };
 
 /// Makes the layout, as many groups at a time as there are threads.
-template <class Source>
 class SellMaker {
 public:
-    SellMaker(Source& source, std::uint32_t rows, std::span<const float> codebook, Isa isa,
+    SellMaker(RowSource& source, std::uint32_t rows, std::span<const float> codebook, Isa isa,
               int threads, Sell& layout)
         : source_(source),
           kernels_(sell::kernels(isa)),
@@ -230,7 +228,7 @@ public:
             });
             if (!good) return false;
             std::vector<std::size_t> places;
-            for (const GroupMaker<Source>& maker : std::span(makers_).first(count)) {
+            for (const GroupMaker& maker : std::span(makers_).first(count)) {
                 maker.append_to(layout_);
                 places.push_back(pairs_.size());
                 pairs_.grow(maker.pairs().pairs(), maker.nonzeros());
@@ -263,7 +261,7 @@ private:
         });
     }
 
-    Source& source_;
+    RowSource& source_;
     const sell::Kernels& kernels_;
     std::span<const float> codebook_;
     std::size_t rows_;
@@ -271,32 +269,19 @@ private:
     std::size_t threads_;
     Sell& layout_;
     PairsOfLayout pairs_;
-    std::vector<GroupMaker<Source>> makers_;
+    std::vector<GroupMaker> makers_;
 };
 
-template <class Source>
-bool make(Source& source, std::uint32_t rows, std::span<const float> codebook, Isa isa, int threads,
-          Sell& layout) {
+}  // namespace
+
+bool make_sell(RowSource& source, std::uint32_t rows, std::span<const float> codebook, Isa isa,
+               int threads, Sell& layout) {
     const SellShape shape = shape_for(sell_shape(isa), codebook.size(), source.nonzeros(),
                                       std::uint64_t{rows} * source.cols());
     if (shape.dense) {
         return make_dense_codes(source, rows, codebook, shape, isa, threads, layout);
     }
-    return SellMaker<Source>(source, rows, codebook, isa, threads, layout).make();
-}
-
-}  // namespace
-
-bool make_sell(CsrRows& source, std::uint32_t rows, std::span<const float> codebook, Isa isa,
-               int threads, Sell& layout) {
-    return make(source, rows, codebook, isa, threads, layout);
-}
-
-Sell make_sell(Csr16Rows& source, std::uint32_t rows, std::span<const float> codebook, Isa isa,
-               int threads) {
-    Sell layout;
-    (void)make(source, rows, codebook, isa, threads, layout);
-    return layout;
+    return SellMaker(source, rows, codebook, isa, threads, layout).make();
 }
 
 }  // namespace tersor::spmm

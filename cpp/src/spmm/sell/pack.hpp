@@ -4,8 +4,7 @@
 #include <cstdint>
 #include <span>
 
-#include "spmm/csr16/rows.hpp"
-#include "spmm/rows/csr_rows.hpp"
+#include "spmm/rows/row_source.hpp"
 #include "spmm/sell/layout.hpp"
 
 namespace tersor::spmm {
@@ -13,11 +12,7 @@ namespace tersor::spmm {
 /// `codebook` has 2 to 256 values, the matrix at least one row and at most max_sell_columns
 /// columns, and the level `isa` the kernels of the layout, which begins empty. False where the
 /// matrix is malformed or has another number of non-zeros than it says.
-[[nodiscard]] bool make_sell(CsrRows& source, std::uint32_t rows, std::span<const float> codebook,
+[[nodiscard]] bool make_sell(RowSource& source, std::uint32_t rows, std::span<const float> codebook,
                              Isa isa, int threads, Sell& layout);
-
-/// The same for what was packed before, and so is well formed.
-[[nodiscard]] Sell make_sell(Csr16Rows& source, std::uint32_t rows, std::span<const float> codebook,
-                             Isa isa, int threads);
 
 }  // namespace tersor::spmm

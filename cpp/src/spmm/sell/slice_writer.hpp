@@ -8,6 +8,7 @@
 #include <span>
 #include <vector>
 
+#include "spmm/rows/row_source.hpp"
 #include "spmm/sell/kernels.hpp"
 #include "support/aligned_buffer.hpp"
 
@@ -67,10 +68,10 @@ struct SliceRows {
 inline constexpr std::size_t rows_ahead = 2;
 
 /// Some slices on their way into the layout.
-template <class Source>
 class SliceWriter {
 public:
-    SliceWriter(const Source& source, const sell::Kernels& kernels, SellShape shape, bool nibbles)
+    SliceWriter(const RowSource& source, const sell::Kernels& kernels, SellShape shape,
+                bool nibbles)
         : source_(source),
           fill_(kernels.fill_pairs),
           shape_(shape),
@@ -134,7 +135,7 @@ private:
         return cursor;
     }
 
-    const Source& source_;
+    const RowSource& source_;
     sell::FillPairs fill_;
     SellShape shape_;
     bool nibbles_;
