@@ -135,7 +135,7 @@ asan: $(VENV)/.tools build/.gtest
 	ctest --test-dir build/asan --output-on-failure -j2
 
 SECONDS ?= 10
-FUZZ_TARGETS := container index layer huffman csr
+FUZZ_TARGETS := container index layer huffman lossless csr
 
 fuzz: $(VENV)/.tools build/.clang
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/fuzz -G Ninja -DTERSOR_FUZZ=ON \

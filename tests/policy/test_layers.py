@@ -25,6 +25,7 @@ RANKS = {
     "csr": 3,
     "huffman": 3,
     "kmeans": 3,
+    "lossless": 4,
     "spmm": 4,
     "rows": 4,
     "conv": 5,

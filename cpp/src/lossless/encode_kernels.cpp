@@ -1,0 +1,14 @@
+#include "lossless/kernels.hpp"
+
+namespace tersor::lossless {
+
+const EncodeKernels& encode_kernels(Isa isa) noexcept {
+    static const dispatch::KernelTable<EncodeKernels, Isa::scalar, Isa::avx2, Isa::avx512> table;
+    return table[isa];
+}
+
+namespace {
+[[maybe_unused]] const auto& made_at_load = encode_kernels(Isa::scalar);  // see KernelTable
+}
+
+}  // namespace tersor::lossless
