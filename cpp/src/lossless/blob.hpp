@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <iterator>
 #include <span>
 #include <vector>
 
@@ -42,11 +43,24 @@ enum class FieldKind : std::uint8_t {
     return kind >= FieldKind::sliced;
 }
 
+/// The code of the blocks from one on, as far as the next one's.
+struct BlocksCode {
+    std::size_t first = 0;
+    huffman::BlockCode code;
+};
+
 struct FieldCode {
     FieldKind kind = FieldKind::plain;
     std::uint8_t constant = 0;
     huffman::CodeLengths lengths{};  // words
-    huffman::BlockCode code;         // sliced and pairs
+    std::vector<BlocksCode> codes;   // sliced and pairs: the first is that of block 0
+
+    [[nodiscard]] const huffman::BlockCode& code_of(std::size_t block) const noexcept {
+        const auto next =
+            std::upper_bound(codes.begin(), codes.end(), block,
+                             [](std::size_t b, const BlocksCode& code) { return b < code.first; });
+        return std::prev(next)->code;
+    }
 };
 
 /// The bytes of a field in each block: 0 where the field is stored there as it is.

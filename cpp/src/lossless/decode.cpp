@@ -52,7 +52,8 @@ public:
             const std::span<std::uint8_t> plane =
                 single ? elements : std::span(memory + f * plane_bytes(count), count);
             fields.bytes[f] = plane.data();
-            if (const Result r = decode_field(f, parts[f], coded, plane, streaming && single);
+            if (const Result r =
+                    decode_field(block, f, parts[f], coded, plane, streaming && single);
                 !r.ok()) {
                 return r;
             }
@@ -69,8 +70,9 @@ private:
         return parsed_.sizes.empty() ? 0 : parsed_.sizes[block].coded[field];
     }
 
-    [[nodiscard]] Result decode_field(std::size_t f, Bytes part, std::uint32_t coded,
-                                      std::span<std::uint8_t> plane, bool streaming) {
+    [[nodiscard]] Result decode_field(std::size_t block, std::size_t f, Bytes part,
+                                      std::uint32_t coded, std::span<std::uint8_t> plane,
+                                      bool streaming) {
         const FieldCode& field = parsed_.fields[f];
         if (field.kind == FieldKind::constant) {
             std::memset(plane.data(), field.constant, plane.size());
@@ -87,7 +89,7 @@ private:
         } else {
             const huffman::BlockOptions options{.verify = verify_, .streaming = streaming};
             result =
-                huffman::decode_block(prefix_, field.code, part,
+                huffman::decode_block(prefix_, field.code_of(block), part,
                                       blob_.size() - offset - part.size(), plane, options, stages_);
         }
         result.count += offset;

@@ -32,8 +32,18 @@ constexpr double promised_bits = 0.06;
 constexpr double joining_gain = 0.025;
 /// Share of a field that coding it must save.
 constexpr double coded_share = 0.995;
-constexpr double pair_gain = 0.99;
 constexpr double pair_entropy = 2.0;
+constexpr std::ptrdiff_t pair_alphabet = 16;
+/// Elements that may have a code of their own; from how many on, and of how many one, a sample is
+/// counted.
+constexpr std::size_t stretch_elements = std::size_t{1} << 20;
+constexpr std::size_t sampled_from = std::size_t{1} << 20;
+constexpr std::size_t one_in = 16;
+/// Exponents that get words beside those of the sample.
+constexpr int exponents_below = 8;
+constexpr int exponents_above = 2;
+/// What another code than its own may cost a stretch, as a share of its entropy.
+constexpr double reuse_loss = 0.003;
 
 constexpr int leading_bits = 8 + max_joined;
 using Leading = std::array<std::uint32_t, std::size_t{1} << leading_bits>;
@@ -162,7 +172,7 @@ unsigned promising(const Layout& layout, const std::uint8_t* elements, std::size
         sampled += size;
         fits &= count_run(layout, elements + first * layout.width, size, all, histograms);
     });
-    unsigned wanted = 1;
+    unsigned wanted = 0;
     for (std::size_t f = 1; fits && f < layout.width; ++f) {
         const auto values = static_cast<double>(std::size_t{1} << layout.bits(f));
         // The entropy of a sample is below that of what it is drawn from (Miller, 1955).
@@ -179,62 +189,183 @@ std::size_t distinct_symbols(const Histogram& histogram) noexcept {
         std::count_if(histogram.begin(), histogram.end(), [](auto n) { return n != 0; }));
 }
 
-/// Pairs of the symbols of bytes, whose histogram is `counts`, where they save enough.
-bool pairs_pay(const std::uint8_t* symbols, std::size_t count, const Histogram& counts,
-               huffman::BlockCode& code) {
-    if (code.planes.last_symbol >= 16 || huffman::entropy(counts) >= pair_entropy) return false;
-    code = huffman::choose_block_code({symbols, count}, counts);
-    return code.pairs;
+/// Field 0 of a stretch of blocks that may share a code.
+struct Stretch {
+    Histogram counts{};
+    bool fits = true;
+};
+
+/// Counts field 0 of each stretch: of all its elements where `exact`, else of a sample of them.
+std::vector<Stretch> count_stretches(const Layout& layout, const std::uint8_t* elements,
+                                     std::size_t count, bool exact, int threads) {
+    std::vector<Stretch> stretches((count - 1) / stretch_elements + 1);
+    parallel_for(stretches.size(), 1, threads, [&](std::size_t begin, std::size_t end) {
+        for (std::size_t i = begin; i < end; ++i) {
+            const std::size_t first = i * stretch_elements;
+            const std::size_t size = std::min(stretch_elements, count - first);
+            Histograms own{};
+            const std::size_t run = exact ? size : std::min(size, chunk_elements);
+            const std::size_t step = exact ? size : run * one_in;
+            for (std::size_t at = 0; at < size; at += step) {
+                const std::uint8_t* from = elements + (first + at) * layout.width;
+                stretches[i].fits &= count_run(layout, from, std::min(run, size - at), 1, own);
+            }
+            stretches[i].counts = own[0];
+        }
+    });
+    return stretches;
 }
 
-void choose_code(const Layout& layout, std::size_t f, const std::uint8_t* elements,
-                 std::size_t count, const Histogram& histogram, FieldCode& field) {
+/// Gives words to what a sample may lack: the exponents around those that it has, and zero.
+Covered cover(Histogram& counts, int joined) noexcept {
+    std::size_t from = 1;
+    while (from < counts.size() - 1 && counts[from] == 0) ++from;
+    std::size_t to = counts.size() - 1;
+    while (to > from && counts[to] == 0) --to;
+    const auto below = static_cast<std::size_t>(exponents_below << joined);
+    const auto above = static_cast<std::size_t>(exponents_above << joined);
+    from = from > below ? from - below : 1;
+    to = std::min(to + above, counts.size() - 1);
+    counts[0] = std::max<std::uint64_t>(counts[0], 1);
+    for (std::size_t s = from; s <= to; ++s) counts[s] = std::max<std::uint64_t>(counts[s], 1);
+    return {static_cast<std::uint8_t>(from), static_cast<std::uint8_t>(to)};
+}
+
+/// A code and what is needed to tell whether it serves the next stretch too.
+struct Current {
+    Histogram built_for{};
+    double excess = 0.0;  // of its bits over the entropy, as a factor
+};
+
+/// Whether the code serves these counts nearly as well as those that it was built for.
+bool serves(const huffman::PlaneCode& code, const Current& current, const Histogram& counts) {
+    for (std::size_t s = 0; s < counts.size(); ++s) {
+        if (counts[s] != 0 && current.built_for[s] == 0) return false;
+    }
+    const double least =
+        huffman::entropy(counts) *
+        static_cast<double>(std::accumulate(counts.begin(), counts.end(), std::uint64_t{0}));
+    return static_cast<double>(huffman::coded_bits(code, counts)) <=
+           least * (current.excess + reuse_loss);
+}
+
+/// A code for each stretch that the one before would not serve as well.
+void choose_codes(std::vector<Stretch>& stretches, bool exact, Plan& plan) {
+    std::vector<BlocksCode>& codes = plan.fields[0].codes;
+    Current current;
+    for (std::size_t i = 0; i < stretches.size(); ++i) {
+        Histogram& counts = stretches[i].counts;
+        const Covered covered = exact ? Covered{} : cover(counts, plan.layout.joined);
+        if (distinct_symbols(counts) < 2) ++counts[counts[0] != 0 ? 1 : 0];  // a code has two words
+        if (!codes.empty() && serves(codes.back().code.planes, current, counts)) continue;
+        const std::size_t first = i * (stretch_elements >> encoded_block_log2);
+        codes.push_back({first, {.planes = huffman::build_plane_code(counts, true)}});
+        if (!exact) plan.covered.push_back(covered);
+        const double least =
+            huffman::entropy(counts) *
+            static_cast<double>(std::accumulate(counts.begin(), counts.end(), std::uint64_t{0}));
+        const auto bits =
+            static_cast<double>(huffman::coded_bits(codes.back().code.planes, counts));
+        current = {counts, bits / least};
+    }
+}
+
+bool choose_constant(const Histogram& histogram, FieldCode& field) {
+    if (distinct_symbols(histogram) != 1) return false;
+    field.kind = FieldKind::constant;
+    const auto found =
+        std::find_if(histogram.begin(), histogram.end(), [](auto n) { return n != 0; });
+    field.constant = static_cast<std::uint8_t>(found - histogram.begin());
+    return true;
+}
+
+void choose_words(std::uint64_t plain, const Histogram& histogram, FieldCode& field) {
+    field.lengths = huffman::code_lengths(histogram, huffman::max_stream_length);
+    std::uint64_t bits = 0;
+    for (std::size_t s = 0; s < histogram.size(); ++s) bits += histogram[s] * field.lengths[s];
+    std::vector<std::uint8_t> table;
+    huffman::append_lengths(field.lengths, table);
+    if (table.size() + (bits + 7) / 8 < plain) field.kind = FieldKind::words;
+}
+
+/// Whether a code of these counts would save enough: one takes longer to find than to count.
+bool promises(const Layout& layout, std::size_t f, const Histogram& histogram) {
+    return huffman::entropy(histogram) < coded_share * layout.bits(f);
+}
+
+/// A field of all elements but the first.
+void choose_code(const Layout& layout, std::size_t f, std::size_t count, const Histogram& histogram,
+                 FieldCode& field) {
+    if (choose_constant(histogram, field)) return;
     const std::uint64_t plain = layout.plain_bytes(f, count);
-    const std::size_t distinct = distinct_symbols(histogram);
-    if (distinct == 1) {
-        field.kind = FieldKind::constant;
-        const auto found =
-            std::find_if(histogram.begin(), histogram.end(), [](auto n) { return n != 0; });
-        field.constant = static_cast<std::uint8_t>(found - histogram.begin());
-        return;
-    }
     if (count < sliced_from) {
-        field.lengths = huffman::code_lengths(histogram, huffman::max_stream_length);
-        std::uint64_t bits = 0;
-        for (std::size_t s = 0; s < histogram.size(); ++s) bits += histogram[s] * field.lengths[s];
-        std::vector<std::uint8_t> table;
-        huffman::append_lengths(field.lengths, table);
-        if (table.size() + (bits + 7) / 8 < plain) field.kind = FieldKind::words;
+        choose_words(plain, histogram, field);
         return;
     }
-    const double most = coded_share * static_cast<double>(layout.bits(f));
-    if (huffman::entropy(histogram) >= most) return;  // a code takes longer to find than to count
-    field.code = {.planes = huffman::build_plane_code(histogram)};
-    if (layout.width == 1 && pairs_pay(elements, count, histogram, field.code)) {
-        field.kind = FieldKind::pairs;
-        return;
-    }
-    const auto bits = static_cast<double>(huffman::coded_bits(field.code.planes, histogram));
+    if (!promises(layout, f, histogram)) return;
+    field.codes = {{0, {.planes = huffman::build_plane_code(histogram, true)}}};
+    const auto bits =
+        static_cast<double>(huffman::coded_bits(field.codes[0].code.planes, histogram));
     if (bits / 8 < coded_share * static_cast<double>(plain)) field.kind = FieldKind::sliced;
+}
+
+/// Pairs of the symbols of bytes where they save enough.
+bool choose_pairs(const std::uint8_t* symbols, std::size_t count, const Histogram& counts,
+                  FieldCode& field) {
+    const bool few =
+        std::all_of(counts.begin() + pair_alphabet, counts.end(), [](auto n) { return n == 0; });
+    if (!few || huffman::entropy(counts) >= pair_entropy) return false;
+    field.codes = {{0, huffman::choose_block_code({symbols, count}, counts)}};
+    field.kind = field.codes[0].code.pairs ? FieldKind::pairs : FieldKind::sliced;
+    return true;
+}
+
+/// Field 0; false where a sample does not tell.
+bool choose_first(const Layout& layout, const std::uint8_t* elements, std::size_t count,
+                  std::vector<Stretch>& stretches, bool exact, Plan& plan) {
+    FieldCode& field = plan.fields[0];
+    Histogram total{};
+    for (const Stretch& stretch : stretches) {
+        for (std::size_t s = 0; s < total.size(); ++s) total[s] += stretch.counts[s];
+    }
+    if (!exact && distinct_symbols(total) == 1) return false;
+    if (choose_constant(total, field)) return true;
+    if (count < sliced_from) {
+        choose_words(layout.plain_bytes(0, count), total, field);
+        return true;
+    }
+    if (!promises(layout, 0, total)) return true;
+    if (layout.width == 1 && choose_pairs(elements, count, total, field)) return true;
+    field.kind = FieldKind::sliced;
+    choose_codes(stretches, exact, plan);
+    return true;
 }
 
 }  // namespace
 
-Plan plan_fields(const Layout& layout, const std::uint8_t* elements, std::size_t count,
+Plan plan_fields(const Layout& layout, const std::uint8_t* elements, std::size_t count, bool exact,
                  int threads) {
-    Plan plan;
+    exact |= layout.width == 1 || count < sampled_from;
     for (const Layout& tried : layouts_to_try(layout, elements, count)) {
+        std::vector<Stretch> stretches = count_stretches(tried, elements, count, exact, threads);
+        if (!std::all_of(stretches.begin(), stretches.end(),
+                         [](const auto& s) { return s.fits; })) {
+            continue;
+        }
+        Plan plan;
+        plan.layout = tried;
+        if (!choose_first(tried, elements, count, stretches, exact, plan)) break;
         const unsigned wanted = promising(tried, elements, count);
+        if (wanted == 0) return plan;
         Histograms histograms{};
         if (!count_all(tried, elements, count, wanted, threads, histograms)) continue;
-        plan.layout = tried;
-        for (std::size_t f = 0; f < layout.width; ++f) {
+        for (std::size_t f = 1; f < layout.width; ++f) {
             if ((wanted >> f & 1U) == 0) continue;
-            choose_code(tried, f, elements, count, histograms[f], plan.fields[f]);
+            choose_code(tried, f, count, histograms[f], plan.fields[f]);
         }
-        break;
+        return plan;
     }
-    return plan;
+    return plan_fields(layout, elements, count, true, threads);
 }
 
 }  // namespace tersor::lossless

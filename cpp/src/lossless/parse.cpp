@@ -41,8 +41,31 @@ void read_joined(Cursor& cursor, Layout& layout) {
     if (joined > 0) layout.base = cursor.byte();
 }
 
+/// The codes of a field that is sliced, and of how many blocks each is; the last symbol of all.
+unsigned read_codes(Cursor& cursor, std::uint64_t blocks, FieldCode& field) {
+    const bool pairs = field.kind == FieldKind::pairs;
+    unsigned last = 0;
+    std::uint64_t first = 0;
+    for (bool more = true; more && cursor.ok();) {
+        const std::uint64_t served = cursor.varint();
+        more = served != 0;
+        // One content has one form: what serves the last blocks says so.
+        if (served >= blocks - first) cursor.fail(Status::bad_header);
+        BlocksCode& next = field.codes.emplace_back();
+        next.first = static_cast<std::size_t>(first);
+        next.code.pairs = pairs;
+        if (!cursor.ok()) break;
+        const Result read = huffman::read_plane_code(cursor.rest(), next.code.planes);
+        (void)cursor.take(read.count);
+        if (!read.ok()) cursor.fail(read.status);
+        last = std::max<unsigned>(last, next.code.planes.last_symbol);
+        first += served;
+    }
+    return pairs ? 15 : last;
+}
+
 /// A field's kind and table. Its symbols must have no more bits than the field.
-void read_field(Cursor& cursor, int bits, FieldCode& field) {
+void read_field(Cursor& cursor, int bits, std::uint64_t blocks, FieldCode& field) {
     const std::uint8_t kind = cursor.byte();
     if (kind > static_cast<std::uint8_t>(FieldKind::pairs)) cursor.fail(Status::bad_header);
     if (!cursor.ok()) return;
@@ -59,11 +82,7 @@ void read_field(Cursor& cursor, int bits, FieldCode& field) {
             }
             break;
         case FieldKind::sliced:
-        case FieldKind::pairs:
-            field.code.pairs = field.kind == FieldKind::pairs;
-            read = huffman::read_plane_code(cursor.rest(), field.code.planes);
-            last = field.code.pairs ? 15 : field.code.planes.last_symbol;
-            break;
+        case FieldKind::pairs: last = read_codes(cursor, blocks, field); break;
     }
     (void)cursor.take(read.count);
     if (!read.ok()) cursor.fail(read.status);
@@ -199,8 +218,9 @@ Result parse(std::span<const std::uint8_t> blob, ParsedBlob& parsed, bool verify
         return {Status::bad_header, cursor.position() - 1};
     }
     if (parsed.layout.joins) read_joined(cursor, parsed.layout);
+    const std::uint64_t blocks = (parsed.elements - 1) / parsed.block_elements() + 1;
     for (std::size_t f = 0; f < parsed.layout.width; ++f) {
-        read_field(cursor, parsed.layout.bits(f), parsed.fields[f]);
+        read_field(cursor, parsed.layout.bits(f), blocks, parsed.fields[f]);
         if (!cursor.ok()) return cursor.result();
     }
     if (parsed.all_constant()) {
