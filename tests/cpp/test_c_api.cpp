@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <climits>
 #include <cmath>
 #include <cstring>
@@ -12,6 +13,7 @@
 #include <vector>
 
 #include "tersor/container.hpp"
+#include "tersor/lossless.hpp"
 
 namespace tersor {
 namespace {
@@ -62,6 +64,48 @@ TEST_F(CApi, ListsTheTensorsOfAFile) {
     EXPECT_EQ(bias.shape[0], 2U);
     EXPECT_EQ(bias.size, 8U);
     EXPECT_EQ(bias.compressed, 0);
+}
+
+TEST_F(CApi, ReadsTensorsWithoutLoss) {
+    std::vector<std::uint8_t> floats(4 * 3000);
+    for (std::size_t i = 0; i < floats.size(); ++i) {
+        floats[i] = static_cast<std::uint8_t>(i % 4 == 3 ? 0x3d - i % 16 / 8 : 37 * i * i);
+    }
+    const auto blob = lossless::encode("F32", std::vector<std::uint64_t>{30, 100}, floats);
+    const std::vector<TensorToWrite> tensors = {{"w_blob", "U8", {blob.size()}, blob},
+                                                {"plain", "F32", {3000}, floats}};
+    const std::string path = path_ + "_lossless";
+    write_file(path, tensors);
+    tersor_file* file = nullptr;
+    ASSERT_EQ(tersor_open(path.c_str(), &file), TERSOR_OK) << tersor_last_error();
+    tersor_tensor stored;
+    ASSERT_EQ(tersor_find_tensor(file, "w_blob", &stored, sizeof stored), TERSOR_OK);
+    EXPECT_EQ(stored.compressed, 2);
+    for (const char* name : {"w", "w_blob", "plain"}) {
+        tersor_dense dense;
+        ASSERT_EQ(tersor_describe_dense(file, name, &dense, sizeof dense), TERSOR_OK) << name;
+        EXPECT_STREQ(dense.dtype, "F32");
+        EXPECT_EQ(dense.size, floats.size());
+        EXPECT_EQ(dense.dimensions, *name == 'w' ? 2U : 1U);
+        std::vector<std::uint8_t> bytes(floats.size());
+        ASSERT_EQ(tersor_read_tensor(file, name, 0, bytes.data(), bytes.size(), 2), TERSOR_OK);
+        EXPECT_EQ(bytes, floats);
+        bytes.resize(400);
+        ASSERT_EQ(tersor_read_tensor(file, name, 800, bytes.data(), bytes.size(), 1), TERSOR_OK);
+        EXPECT_TRUE(std::equal(bytes.begin(), bytes.end(), floats.begin() + 800));
+        EXPECT_EQ(tersor_read_tensor(file, name, 2, bytes.data(), 4, 1), TERSOR_BAD_ARGUMENT);
+        EXPECT_EQ(tersor_read_tensor(file, name, 12000, bytes.data(), 4, 1), TERSOR_BAD_ARGUMENT);
+        EXPECT_EQ(tersor_read_tensor(file, name, 0, nullptr, 4, 1), TERSOR_BAD_ARGUMENT);
+    }
+    tersor_dense dense;
+    EXPECT_EQ(tersor_describe_dense(file, "x", &dense, sizeof dense), TERSOR_NOT_FOUND);
+    EXPECT_EQ(tersor_describe_dense(file_, "shared_blob", &dense, sizeof dense),
+              TERSOR_BAD_ARGUMENT);
+    EXPECT_EQ(tersor_describe_dense(file, "w", nullptr, sizeof dense), TERSOR_BAD_ARGUMENT);
+    tersor_matrix* matrix = nullptr;
+    EXPECT_EQ(tersor_load_layer(file, "w_blob", 0, 1, &matrix), TERSOR_BAD_ARGUMENT);
+    tersor_close(file);
+    std::filesystem::remove(path);
 }
 
 TEST_F(CApi, MultipliesWithALayerThatOutlivesItsFile) {

@@ -11,6 +11,7 @@
 #include "guarded.hpp"
 #include "support/little_endian.hpp"
 #include "tersor/container.hpp"
+#include "tersor/lossless.hpp"
 
 namespace tersor {
 namespace {
@@ -42,6 +43,14 @@ Bytes file_with(const std::vector<Layer>& layers, std::size_t bias_bytes) {
     for (std::size_t i = 0; i < bias.size(); ++i) bias[i] = static_cast<std::uint8_t>(31 * i);
     std::vector<TensorToWrite> tensors = {{"bias", "F16", {bias.size() / 2}, bias},
                                           {"scale", "F64", {1}, std::span(bias).first(8)}};
+    // A tensor without loss, of words and plain bytes.
+    Bytes halves(2 * bias.size());
+    for (std::size_t i = 0; i < halves.size(); ++i) {
+        halves[i] = static_cast<std::uint8_t>(i % 2 == 0 ? 37 * i : 0x3c - i % 7 / 4);
+    }
+    const Bytes lossless =
+        lossless::encode("BF16", std::vector{std::uint64_t{bias.size()}}, halves);
+    tensors.push_back({"norm_blob", "U8", {lossless.size()}, lossless});
     for (std::size_t i = 0; i < blobs.size(); ++i) {
         std::string name = std::to_string(i);
         name += "_blob";

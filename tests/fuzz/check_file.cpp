@@ -3,6 +3,7 @@
 #include <cstdlib>
 
 #include "check_layer.hpp"
+#include "check_lossless.hpp"
 #include "tersor/container.hpp"
 
 namespace tersor::fuzz {
@@ -20,7 +21,11 @@ void check_file(std::span<const std::uint8_t> bytes) {
         if (file.find(tensor.name) != &tensor) std::abort();
         const Result verified = file.verify(tensor);
         if (!verified.ok() && verified.count > bytes.size()) std::abort();
-        if (tensor.compressed) check_layer(tensor.bytes);
+        if (tensor.lossless) {
+            check_lossless(tensor.bytes);
+        } else if (tensor.compressed) {
+            check_layer(tensor.bytes);
+        }
     }
     if (covered > bytes.size()) std::abort();
 }

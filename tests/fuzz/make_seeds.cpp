@@ -11,6 +11,7 @@
 #include "tersor/container.hpp"
 #include "tersor/huffman.hpp"
 #include "tersor/layer.hpp"
+#include "tersor/lossless.hpp"
 
 namespace {
 
@@ -45,7 +46,27 @@ Bytes index_seed(std::span<const tersor::TensorToWrite> tensors, int outside) {
     return seed;
 }
 
+/// Blobs of every type and kind of field, some with two blocks.
+void write_lossless_seeds(const std::string& folder) {
+    for (const char* dtype : {"BOOL", "F8_E4M3", "I16", "F16", "BF16", "I32", "F32", "I64"}) {
+        for (const std::size_t elements :
+             {std::size_t{40}, std::size_t{2000}, std::size_t{17000}}) {
+            const std::string type = dtype;
+            const std::size_t width = type.back() == '4'   ? 8
+                                      : type.back() == '2' ? 4
+                                      : type.back() == '6' ? 2
+                                                           : 1;
+            Bytes bytes = random_codes(elements * width, 3, 2);
+            for (std::size_t i = width - 1; i < bytes.size(); i += width) bytes[i] |= 0x3cU;
+            const Bytes blob =
+                tersor::lossless::encode(dtype, std::vector{std::uint64_t{elements}}, bytes);
+            write(folder + "/lossless/" + type + "_" + std::to_string(elements), blob);
+        }
+    }
+}
+
 void write_seeds(const std::string& folder) {
+    write_lossless_seeds(folder);
     using tersor::ValueKind;
     for (int kind = 0; kind < 4; ++kind) {
         for (const bool flat : {false, true}) {

@@ -28,6 +28,7 @@ RANKS = {
     "kmeans": 4,
     "spmm": 5,
     "rows": 5,
+    "lossless": 5,
     "conv": 6,
     "recurrent": 6,
     "container": 7,

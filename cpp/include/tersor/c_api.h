@@ -45,7 +45,7 @@ typedef struct tersor_tensor {
     size_t dimensions;
     const uint8_t* bytes; /* [size], little-endian, row-major */
     size_t size;
-    int compressed; /* 1: load it with tersor_load_layer */
+    int compressed; /* 1: load it with tersor_load_layer; 2: read it with tersor_read_tensor */
 } tersor_tensor;
 
 TERSOR_API uint32_t tersor_abi_version(void);
@@ -76,6 +76,23 @@ TERSOR_API int tersor_get_tensor(const tersor_file* file, size_t index, tersor_t
 /* By its whole name; else as tersor_get_tensor. */
 TERSOR_API int tersor_find_tensor(const tersor_file* file, const char* name, tersor_tensor* tensor,
                                   size_t struct_size);
+
+/* What tersor_read_tensor writes of a tensor that is no layer's. */
+typedef struct tersor_dense {
+    const char* dtype; /* as safetensors names it; lives for ever */
+    uint64_t shape[8]; /* [dimensions] */
+    size_t dimensions;
+    size_t size; /* in bytes */
+} tersor_dense;
+
+/* Of a tensor of at most 8 dimensions that is stored as it is or without loss; the latter also by
+ * its name without "_blob". struct_size is sizeof *dense; all of it is zero after a failure. */
+TERSOR_API int tersor_describe_dense(const tersor_file* file, const char* name, tersor_dense* dense,
+                                     size_t struct_size);
+/* Its elements, little-endian and row-major: `size` bytes from byte `first` on, both multiples of
+ * its element. With at most so many threads. */
+TERSOR_API int tersor_read_tensor(const tersor_file* file, const char* name, size_t first,
+                                  void* bytes, size_t size, int threads);
 
 /* Decodes a compressed tensor and lays it out for this processor, with at most `threads` threads: a
  * matrix of its first dimension by the product of the others. max_bytes bounds what decoding and

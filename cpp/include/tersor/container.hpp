@@ -34,7 +34,8 @@ struct TensorView {
     std::vector<std::uint64_t> shape;
     std::span<const std::uint8_t> bytes;
     std::size_t offset = 0;   // of the first byte in the file
-    bool compressed = false;  // a blob by name and start: see decode_layer
+    bool compressed = false;  // a blob by name and start: see decode_layer, or if
+    bool lossless = false;    // this is set as well, lossless::decode
 };
 
 using Metadata = std::vector<std::pair<std::string, std::string>>;

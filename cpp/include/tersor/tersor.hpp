@@ -9,6 +9,7 @@
 #include "tersor/isa.hpp"
 #include "tersor/kmeans.hpp"
 #include "tersor/layer.hpp"
+#include "tersor/lossless.hpp"
 #include "tersor/pack_layer.hpp"
 #include "tersor/parallel.hpp"
 #include "tersor/recurrent.hpp"

@@ -1,8 +1,10 @@
 // The C interface over the C++ one: exceptions and results become status codes and a text.
 #include "tersor/c_api.h"
 
+#include <algorithm>
 #include <cstring>
 #include <exception>
+#include <iterator>
 #include <memory>
 #include <new>
 #include <optional>
@@ -12,9 +14,11 @@
 #include <vector>
 
 #include "support/checked_size.hpp"
+#include "support/element_types.hpp"
 #include "tersor/container.hpp"
 #include "tersor/conv.hpp"
 #include "tersor/isa.hpp"
+#include "tersor/lossless.hpp"
 #include "tersor/pack_layer.hpp"
 #include "tersor/recurrent.hpp"
 #include "tersor/version.hpp"
@@ -99,8 +103,15 @@ int describe(tersor_tensor* tensor, std::size_t struct_size, const Find& find) n
         require(tensor != nullptr, "the tensor is NULL");
         require(fits, "struct_size is less than sizeof(tersor_tensor)");
         const tersor::TensorView& view = find();
-        *tensor = {view.name.c_str(), view.dtype.c_str(), view.shape.data(),      view.shape.size(),
-                   view.bytes.data(), view.bytes.size(),  view.compressed ? 1 : 0};
+        *tensor = {view.name.c_str(),
+                   view.dtype.c_str(),
+                   view.shape.data(),
+                   view.shape.size(),
+                   view.bytes.data(),
+                   view.bytes.size(),
+                   view.lossless     ? 2
+                   : view.compressed ? 1
+                                     : 0};
     });
 }
 
@@ -112,9 +123,34 @@ const tersor::TensorView& find(const tersor_file* file, const char* name) {
     return *view;
 }
 
+/// The same; one that is stored without loss also by its name in the model.
+const tersor::TensorView& find_dense(const tersor_file* file, const char* name) {
+    require(file != nullptr, "the file is NULL");
+    require(name != nullptr, "the name is NULL");
+    const std::string blob = name + std::string(tersor::blob_suffix);
+    const tersor::TensorView* view = file->file.find(blob);
+    if (view == nullptr || !view->lossless) view = &find(file, name);
+    require(!view->compressed || view->lossless, "the tensor is a compressed layer");
+    return *view;
+}
+
+tersor::lossless::BlobInfo dense_info(const tersor::TensorView& view) {
+    tersor::lossless::BlobInfo info;
+    if (!view.lossless) {
+        info.dtype = view.dtype;
+        info.shape = view.shape;
+        info.bytes = view.bytes.size();
+        return info;
+    }
+    Result result = tersor::lossless::inspect(view.bytes, info);
+    if (!result.ok()) result.count += view.offset;
+    tersor::throw_if_error(result, view.name);
+    return info;
+}
+
 tersor::PackedMatrix load(const tersor::TensorView& view, std::optional<std::size_t> max_bytes,
                           int threads) {
-    require(view.compressed, "the tensor is not compressed");
+    require(view.compressed && !view.lossless, "the tensor is no compressed layer");
     tersor::PackedMatrix packed;
     Result result = tersor::pack_layer(view.bytes, packed, max_bytes, threads);
     if (!result.ok()) result.count += view.offset;
@@ -181,6 +217,44 @@ int tersor_find_tensor(const tersor_file* file, const char* name, tersor_tensor*
                        size_t struct_size) {
     return describe(tensor, struct_size,
                     [&]() -> const tersor::TensorView& { return find(file, name); });
+}
+
+int tersor_describe_dense(const tersor_file* file, const char* name, tersor_dense* dense,
+                          size_t struct_size) {
+    const bool fits = dense != nullptr && struct_size >= sizeof *dense;
+    if (fits) std::memset(static_cast<void*>(dense), 0, struct_size);
+    return guarded([&] {
+        require(fits, "dense is NULL, or struct_size less than sizeof(tersor_dense)");
+        const tersor::lossless::BlobInfo info = dense_info(find_dense(file, name));
+        require(info.shape.size() <= std::size(dense->shape), "more than 8 dimensions");
+        const std::uint8_t type = tersor::support::element_code(info.dtype);
+        dense->dtype = tersor::support::element_types[type - 1U].name.data();
+        std::copy(info.shape.begin(), info.shape.end(), dense->shape);
+        dense->dimensions = info.shape.size();
+        dense->size = static_cast<std::size_t>(info.bytes);
+    });
+}
+
+int tersor_read_tensor(const tersor_file* file, const char* name, size_t first, void* bytes,
+                       size_t size, int threads) {
+    return guarded([&] {
+        const tersor::TensorView& view = find_dense(file, name);
+        const tersor::lossless::BlobInfo info = dense_info(view);
+        const std::uint64_t element = tersor::support::element_bytes(info.dtype);
+        require(first <= info.bytes && size <= info.bytes - first && first % element == 0 &&
+                    size % element == 0,
+                "the tensor has no such bytes");
+        require(bytes != nullptr || size == 0, "tersor_read_tensor: bytes is NULL");
+        if (size == 0) return;
+        const std::span to(static_cast<std::uint8_t*>(bytes), size);
+        if (!view.lossless) {
+            std::memcpy(to.data(), view.bytes.data() + first, size);
+            return;
+        }
+        Result result = tersor::lossless::decode_range(view.bytes, first, to, {.threads = threads});
+        if (!result.ok()) result.count += view.offset;
+        tersor::throw_if_error(result, view.name);
+    });
 }
 
 int tersor_load_layer(const tersor_file* file, const char* name, size_t max_bytes, int threads,

@@ -15,6 +15,7 @@
 #include "support/shares.hpp"
 #include "tersor/container.hpp"
 #include "tersor/isa.hpp"
+#include "tersor/lossless.hpp"
 
 namespace tersor {
 namespace {
@@ -200,6 +201,9 @@ Result File::Content::parse(std::size_t max_bytes) {
     }
     result = open_index(data_begin, max_bytes);
     if (!result.ok()) return result;
+    for (TensorView& tensor : tensors) {
+        tensor.lossless = tensor.compressed && lossless::is_blob(tensor.bytes);
+    }
     return sort_by_name();
 }
 
@@ -280,7 +284,8 @@ Result File::verify(const TensorView& tensor) const {
     // A file of another writer has no hashes but those that its blobs end with.
     if (!tensor.compressed) return good;
     LayerInfo info;
-    Result result = inspect_layer(tensor.bytes, info, true);
+    Result result =
+        tensor.lossless ? lossless::verify(tensor.bytes) : inspect_layer(tensor.bytes, info, true);
     if (!result.ok()) result.count += tensor.offset;
     return result;
 }

@@ -25,6 +25,11 @@ constexpr double stage_bits = 80.0 / 65536;
 constexpr unsigned nested_steps = 16;
 constexpr double nested_share = 1.0 / 512;
 
+/// A quick search is a full one where no more symbols are left, and begins stages behind more than
+/// half as many at every so many.
+constexpr std::size_t few_symbols = 64;
+constexpr std::size_t quick_stride = 4;
+
 /// What a chain costs from one symbol on, and the stage that it begins with.
 struct Choice {
     double cost = std::numeric_limits<double>::infinity();
@@ -56,12 +61,13 @@ class Search {
 public:
     /// `share_before[i]` is the share of the symbols before the i-th from here on, of all; it goes
     /// on with ones after the last of `left` symbols. `later[i]` is the choice from the i-th on.
-    Search(const double* share_before, std::size_t left, const Choice* later) noexcept
+    Search(const double* share_before, std::size_t left, const Choice* later, bool quick) noexcept
         : share_before_(share_before),
           left_(left),
           later_(later),
           share_(1.0 - share_before[0]),
-          nested_(share_ >= nested_share) {}
+          nested_(share_ >= nested_share),
+          quick_(quick && left > few_symbols) {}
 
     [[nodiscard]] Choice run() noexcept {
         for (int planes = 1; planes <= max_stage_bits; ++planes) {
@@ -92,7 +98,9 @@ private:
         }
         const bool fixed = suffix > 0 && !nested_;
         const unsigned end = fixed ? root + 1 : shape_.ending_roots();
-        const unsigned step = suffix > 0 ? std::max(1U, shape_.roots() / nested_steps) : 1;
+        unsigned steps = suffix > 0 ? nested_steps : shape_.roots();
+        if (quick_) steps = std::min(steps, suffix > 0 ? nested_steps / 2 : nested_steps);
+        const unsigned step = std::max(1U, shape_.roots() / steps);
         for (unsigned first = root; first < end; first += step) {
             const std::size_t before = words + (std::size_t{first - root} << suffix);
             shape_.suffix_roots[static_cast<std::size_t>(suffix)] =
@@ -121,6 +129,7 @@ private:
     const Choice* later_;
     double share_;
     bool nested_;
+    bool quick_;
     Shape shape_;
     Choice best_;
 };
@@ -137,7 +146,7 @@ void sort_lengths(const Shape& shape, std::span<std::uint8_t> ending) {
 
 }  // namespace
 
-BitSlicedCode build_bit_sliced_code(const Histogram& histogram) {
+BitSlicedCode build_bit_sliced_code(const Histogram& histogram, bool quick) {
     std::vector<std::uint8_t> order = by_frequency(histogram);
     const std::size_t n = order.size();
     double total = 0.0;
@@ -151,7 +160,8 @@ BitSlicedCode build_bit_sliced_code(const Histogram& histogram) {
     // best[k]: the chain for the symbols from k on.
     std::vector<Choice> best(n + 1);
     for (std::size_t k = n; k-- > 0;) {
-        best[k] = Search(below.data() + k, n - k, best.data() + k).run();
+        if (quick && k > few_symbols / 2 && k % quick_stride != 0) continue;
+        best[k] = Search(below.data() + k, n - k, best.data() + k, quick).run();
     }
     BitSlicedCode code;
     code.last_symbol = *std::max_element(order.begin(), order.end());

@@ -17,6 +17,7 @@ from tersor.cli.decompress import DecompressOptions, decompress
 from tersor.cli.diff import diff
 from tersor.cli.errors import InputError
 from tersor.cli.inspect import inspect_command, show
+from tersor.cli.lossless import Part, compress_lossless
 from tersor.cli.report import report_page
 from tersor.cli.select import Selection
 from tersor.cli.verify import verify
@@ -74,6 +75,16 @@ Only = Annotated[list[str] | None, typer.Option(help=f"select only {_PATTERNS}")
 Skip = Annotated[list[str] | None, typer.Option(help=f"leave {_PATTERNS}")]
 MinSize = Annotated[int, typer.Option(min=0, help="skip tensors with fewer than N weights")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="report the size without writing")]
+Plain = Annotated[
+    bool, typer.Option("--plain", help="leave dense tensors readable for other libraries")
+]
+Lossless = Annotated[
+    bool, typer.Option("--lossless", help="keep every bit: code the exponents of all tensors")
+]
+PartText = Annotated[
+    str | None,
+    typer.Option("--part", metavar="K/N", help="with --lossless: take the K-th of N parts"),
+]
 Force = Annotated[bool, typer.Option("--force", help="overwrite an existing output")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
 Threads = Annotated[
@@ -132,13 +143,24 @@ def _compress(
     skip: Skip = None,
     min_size: MinSize = 0,
     dry_run: DryRun = False,
+    plain: Plain = False,
     force: Force = False,
     threads: Threads = None,
     calibration: CalibrationFile = None,
     model: Factory = None,
     checkpoint_dir: CheckpointDir = None,
+    lossless: Lossless = False,
+    part: PartText = None,
 ) -> None:
     """Compress a dense model; a line for each tensor tells whether it is compressed, and why."""
+    if lossless:
+        if output is None:
+            raise InputError("missing -o/--output")
+        part_taken = Part.parse(part)
+        print(compress_lossless(source, output, part=part_taken, force=force, threads=threads))
+        return
+    if part is not None:
+        raise InputError("--part is for --lossless")
     options = CompressOptions(
         bits=bits,
         conv_bits=conv_bits,
@@ -149,6 +171,7 @@ def _compress(
         config=Config.from_file(config) if config else None,
         selection=Selection(only or (), skip or (), min_size),
         dry_run=dry_run,
+        plain=plain,
         force=force,
         threads=threads,
     )

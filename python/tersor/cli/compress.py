@@ -20,6 +20,7 @@ from tersor.cli.output import Output, copy_companions, plan_output
 from tersor.cli.progress import default_threads, progress_bar
 from tersor.cli.read_model import SourceModel, SourceTensor, read_model, users_metadata
 from tersor.cli.select import Choice, Selection, check_pattern, select
+from tersor.codec.blob import SUFFIX
 from tersor.io import aliases, container, layer_records, shards
 from tersor.io.floats import FLOAT_READERS
 
@@ -45,6 +46,7 @@ class CompressOptions:
         config: settings by layer, which take the place of all above.
         selection: which tensors.
         dry_run: report the size without writing.
+        plain: leave what is not compressed as other safetensors readers expect it.
         force: overwrite an existing output.
         threads: how many tensors are compressed at once; None: as many as there are CPUs for this
             process.
@@ -62,6 +64,7 @@ class CompressOptions:
     config: Config | None = None
     selection: Selection = dataclasses.field(default_factory=Selection)
     dry_run: bool = False
+    plain: bool = False
     force: bool = False
     threads: int | None = None
 
@@ -194,11 +197,20 @@ class _Job:
 
     def _stored(self, tensor: SourceTensor, blob: Blob | None) -> dict[str, container.Tensor]:
         """What is written of a tensor: its blob, unless there is none or it would grow."""
-        from tersor.codec.blob import SUFFIX
-
         if blob is None or blob.nbytes >= tensor.nbytes:
-            return {tensor.stored_name: tensor.stored()}
+            stored = tensor.stored()
+            if self.options.plain or tensor.stored_name.endswith(SUFFIX):
+                return {tensor.stored_name: stored}
+            coded = stored.coded()
+            name = tensor.name + SUFFIX
+            taken = coded is stored or name in self.model.tensors
+            return {tensor.stored_name: stored} if taken else {name: coded}
         return {tensor.name + SUFFIX: container.Tensor("U8", blob.shape, blob)}
+
+    def _grown(self, tensors: Mapping[str, container.Tensor]) -> set[str]:
+        """The selected tensors whose blobs would be no smaller, among those to write."""
+        made = {name: tensors.get(name + SUFFIX) for name in self._selected}
+        return {n for n, t in made.items() if t is None or t.is_lossless(n + SUFFIX)}
 
     def _encode(
         self, tensor: SourceTensor, settings: LayerConfig | None
@@ -216,9 +228,9 @@ class _Job:
 
         Args:
             metadata: of the source.
-            grown: names of tensors in the file; the selected ones among them are no blobs.
+            grown: selected tensors that became no blobs of layers.
         """
-        blobs = [n for n, t in self._selected.items() if t.stored_name not in grown]
+        blobs = [name for name in self._selected if name not in grown]
         settings = self._settings()
         records = {
             name: layer_records.LayerRecord(
@@ -232,9 +244,9 @@ class _Job:
             **aliases.write_aliases(self.model.aliases, set(blobs)),
         }
 
-    def _print_grown(self, names: Collection[str]) -> None:
+    def _print_grown(self, grown: Collection[str]) -> None:
         for name, tensor in self._selected.items():
-            if tensor.stored_name in names:
+            if name in grown:
                 reason = "would grow: its blob is no smaller than its dense bytes"
                 print(Choice(name, tensor.shape, False, reason))
 
@@ -250,12 +262,14 @@ class _Job:
                 threads=self._threads(),
                 progress=lambda tensor: advance(tensor.nbytes),
             )
-        self._print_grown(tensors)
-        metadata = self._metadata(self.model.metadata, tensors)
+        grown = self._grown(tensors)
+        self._print_grown(grown)
+        metadata = self._metadata(self.model.metadata, grown)
         if plan is not None:
             plan.file.parent.mkdir(parents=True, exist_ok=True)
-            container.write_file(plan.file, tensors, metadata)
-        return report_tensors(tensors, metadata, container.file_bytes(tensors, metadata))
+            container.write_file(plan.file, tensors, metadata, plain=self.options.plain)
+        size = container.file_bytes(tensors, metadata, plain=self.options.plain)
+        return report_tensors(tensors, metadata, size)
 
     def _search(self) -> dict[str, LayerConfig]:
         """Settings by name, within the size that is asked for, on bytes that are counted."""
@@ -270,7 +284,8 @@ class _Job:
             tensors = {}
             for name, tensor in self.model.tensors.items():
                 tensors.update(self._stored(tensor, blobs.get(name)))
-            return container.file_bytes(tensors, self._metadata(self.model.metadata, tensors))
+            metadata = self._metadata(self.model.metadata, self._grown(tensors))
+            return container.file_bytes(tensors, metadata, plain=self.options.plain)
 
         target_bytes, target_ratio = self.options.targets
         limit = float(target_bytes or 0)
@@ -299,11 +314,12 @@ class _Job:
                 checkpoint,
                 plan.file.parent,
                 encode,
-                f"{__version__} {settings} {extra}",
+                f"{__version__} {settings} {extra} {self.options.plain}",
                 metadata=lambda shard: {**users_metadata(shard.metadata), **extra},
+                plain=self.options.plain,
                 threads=self._threads(),
                 progress=lambda view: advance(view.nbytes),
             )
         with container.open(index) as file:
-            self._print_grown(file.tensors)
+            self._print_grown(set(self._selected) & set(file.tensors))
             return report(file)

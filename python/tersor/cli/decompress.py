@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from tersor.cli.errors import InputError, naming_file
+from tersor.cli.lossless import restore
 from tersor.cli.output import Output, copy_companions, plan_output
 from tersor.cli.progress import default_threads, progress_bar
 from tersor.cli.read_model import users_metadata
-from tersor.codec.blob import SUFFIX, decode_blob
-from tersor.io import aliases, container, layer_records, shards
+from tersor.codec.blob import SUFFIX, decode_blob, inspect_blob
+from tersor.io import aliases, container, layer_records, shards, stream
 from tersor.io.floats import FLOAT_READERS, to_stored
 
 
@@ -55,68 +56,101 @@ def _write(file: container.File, plan: Output, options: DecompressOptions) -> in
     from tersor import __version__
 
     file.verify()
-    encode = _decoder(file, options.dtype)
     threads = options.threads or default_threads()
+    if options.dtype is None and (count := restore(file, plan, threads)) is not None:
+        return count
+    targets = _targets(file, options.dtype)
     total = sum(view.nbytes for view in file.tensors.values())
     with progress_bar("decompress", total) as advance:
-        if isinstance(file, container.Sharded):
-            index = shards.write_shards(
-                file,
-                plan.file.parent,
-                encode,
-                f"decompress {__version__} {options.dtype}",
-                metadata=lambda shard: _plain_metadata(shard.metadata),
-                plain=True,
-                threads=threads,
-                progress=lambda view: advance(view.nbytes),
-            )
-            return len(container.read_index(index))
-        tensors = shards.encode_tensors(
-            file.tensors.values(),
-            encode,
+        if not isinstance(file, container.Sharded):
+            _write_file(plan.file, targets, _plain_metadata(file.metadata), threads, advance)
+            return len(targets)
+        names: dict[str, list[str]] = {}
+        for name, target in targets.items():
+            names.setdefault(target.view.name, []).append(name)
+        index = shards.write_shards(
+            file,
+            plan.file.parent,
+            lambda view: dict.fromkeys(names[view.name], targets[names[view.name][0]].dense()),
+            f"decompress {__version__} {options.dtype}",
+            metadata=lambda shard: _plain_metadata(shard.metadata),
+            plain=True,
             threads=threads,
             progress=lambda view: advance(view.nbytes),
         )
-    plan.file.parent.mkdir(parents=True, exist_ok=True)
-    container.write_file(plan.file, tensors, _plain_metadata(file.metadata), plain=True)
-    return len(tensors)
+        return len(container.read_index(index))
+
+
+def _write_file(
+    path: Path,
+    targets: Mapping[str, _Target],
+    metadata: Mapping[str, str],
+    threads: int,
+    advance: Callable[[int], None],
+) -> None:
+    """Writes one file, of which no more tensors are in memory than there are threads."""
+
+    def read(name: str) -> stream.Raw:
+        raw = targets[name].dense().raw()
+        advance(targets[name].view.nbytes)
+        return raw
+
+    entries = [stream.Entry(n, t.dtype, t.shape) for n, t in targets.items()]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    stream.write_stream(path, stream.plain_header(entries, metadata), read, threads=threads)
 
 
 def _plain_metadata(metadata: Mapping[str, str]) -> dict[str, str]:
     return {"format": "pt", **users_metadata(metadata)}
 
 
-def _decoder(file: container.File, dtype: str | None) -> shards.Encode:
-    """What makes the dense tensors, under all their names, of one in the file."""
+@dataclass(frozen=True)
+class _Target:
+    """A dense tensor to write: one of the file, in a type."""
+
+    view: container.TensorView
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+
+    def dense(self) -> container.Tensor:
+        """The tensor as dense bytes of its type."""
+        from tersor.codec.encode import decompress_weight
+
+        if self.view.compressed:
+            values = decompress_weight(decode_blob(self.view.bytes()))
+            return container.Tensor(
+                self.dtype, self.shape, to_stored(values, self.dtype, self.name)
+            )
+        raw = self.view.bytes()
+        if self.dtype != self.view.dtype:
+            raw = to_stored(FLOAT_READERS[self.view.dtype](raw), self.dtype, self.name)
+        return container.Tensor(self.dtype, self.shape, raw)
+
+
+def _targets(file: container.File, dtype: str | None) -> dict[str, _Target]:
+    """What is written under each name, in the type that is asked for or that it had."""
     records = layer_records.read_records(file.metadata, file.path)
     compressed = {name: view.compressed for name, view in file.tensors.items()}
     names: dict[str, list[str]] = {}
     for alias, target in aliases.read_aliases(file.metadata, compressed, file.path).items():
         names.setdefault(target, []).append(alias)
-
-    def encode(view: container.TensorView) -> dict[str, container.Tensor]:
+    targets: dict[str, _Target] = {}
+    for view in file.tensors.values():
         name = view.name.removesuffix(SUFFIX) if view.compressed else view.name
-        tensor = _dense(view, name, records.of(name).dtype, dtype)
-        return dict.fromkeys([name, *names.get(name, ())], tensor)
+        made = _Target(view, name, *_type_and_shape(view, name, records.of(name).dtype, dtype))
+        targets.update(dict.fromkeys([name, *names.get(name, ())], made))
+    return targets
 
-    return encode
 
-
-def _dense(
+def _type_and_shape(
     view: container.TensorView, name: str, recorded: str, dtype: str | None
-) -> container.Tensor:
-    """A tensor of the file as dense bytes of the type that is asked for, or that it had."""
-    from tersor.codec.encode import decompress_weight
-
+) -> tuple[str, tuple[int, ...]]:
     if not view.compressed:
-        raw = view.bytes()
-        if dtype is None or dtype == view.dtype or view.dtype not in FLOAT_READERS:
-            return container.Tensor(view.dtype, view.shape, raw)
-        raw = to_stored(FLOAT_READERS[view.dtype](raw), dtype, name)
-        return container.Tensor(dtype, view.shape, raw)
-    layer = decode_blob(view.bytes())
+        return (dtype if dtype and view.dtype in FLOAT_READERS else view.dtype), view.shape
+    shape = inspect_blob(view.bytes()).shape
     # A coded vector stands for 32-bit floats, bit by bit, and has no record.
-    wanted = dtype or ("F32" if len(layer.shape) == 1 else recorded)
+    wanted = dtype or ("F32" if len(shape) == 1 else recorded)
     if wanted not in FLOAT_READERS:
         raise InputError(f"{name}: was {wanted}, which is not written: choose a --dtype")
-    return container.Tensor(wanted, layer.shape, to_stored(decompress_weight(layer), wanted, name))
+    return wanted, shape

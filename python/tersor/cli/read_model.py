@@ -127,6 +127,11 @@ def _kind_of(path: Path) -> str:
     return "torch" if tar or pickled or start[:4] == b"PK\3\4" else "unknown"
 
 
+def is_safetensors(path: Path) -> bool:
+    """Whether a file starts like one of safetensors."""
+    return _kind_of(path) == "safetensors"
+
+
 # ---- safetensors
 
 
@@ -150,7 +155,7 @@ def _read_safetensors(path: Path) -> SourceModel:
 
 
 def _from_view(view: container.TensorView, path: Path) -> SourceTensor:
-    name, dtype, shape, nbytes = view.name, view.dtype, view.shape, view.nbytes
+    name, dtype, shape, nbytes = view.name, view.dtype, view.shape, view.dense_bytes
     if view.compressed:
         info = inspect_blob(view.bytes())
         name = name.removesuffix(SUFFIX)

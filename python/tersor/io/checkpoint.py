@@ -29,16 +29,19 @@ def save(
     *,
     metadata: Mapping[str, str] | None = None,
     config: bool = True,
+    plain: bool = False,
 ) -> None:
     """Writes a model's state to one ``.safetensors`` file, in one step.
 
-    A tensor that the state holds under several names is written once. A vector of few distinct
-    values (a bias that is quantized) is coded, without loss, where that is smaller. What
-    ``torch.compile``, ``DataParallel`` and DDP put before names is left out.
+    A tensor that the state holds under several names is written once. What is left dense is coded
+    without loss where that is smaller: loading gives the same bits. What ``torch.compile``,
+    ``DataParallel`` and DDP put before names is left out.
 
     Args:
         metadata: texts for the header of the file, for example ``{"format": "pt"}``.
         config: also store the settings that the model was compressed by, some 50 bytes.
+        plain: leave what is dense as other safetensors readers expect it: larger, and without
+            checksums.
 
     Raises:
         OSError: the system refuses; an old file stays as it was.
@@ -46,20 +49,21 @@ def save(
     """
     compression = compression_of(model)
     settings = compression.config if config and compression is not None else None
-    tensors, own = file_content(model, settings)
-    container.write_file(path, tensors, {**(metadata or {}), **own})
+    tensors, own = file_content(model, settings, plain=plain)
+    container.write_file(path, tensors, {**(metadata or {}), **own}, plain=plain)
 
 
 def file_content(
-    model: nn.Module, settings: Config | None = None
+    model: nn.Module, settings: Config | None = None, *, plain: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The tensors and the metadata of a model's file.
 
     Args:
         model: any module.
         settings: that the model was compressed by.
+        plain: leave what is dense as it is.
     """
-    tensors, aliases = file_tensors(_state_of(model))
+    tensors, aliases = file_tensors(_state_of(model), plain=plain)
     metadata = {**(aliases or {}), **model_metadata(model)}
     if settings is not None:
         metadata[CONFIG] = json.dumps(settings.to_json(), separators=(",", ":"))

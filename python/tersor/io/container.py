@@ -22,6 +22,7 @@ import numpy.typing as npt
 
 from tersor import _core
 from tersor._core import FormatError
+from tersor.codec import lossless
 from tersor.codec.blob import (
     SUFFIX,
     CompressedTensor,
@@ -37,6 +38,7 @@ INDEX = "model.safetensors.index.json"
 
 _MAX_INDEX_BYTES = 100_000_000  # as a file's header
 _LIST_ALLOWED = 1 << 20  # for the list of tensors, whatever the caller's limit
+_MAX_DIMENSIONS = 8  # of a blob
 _SHARD = re.compile(r"\w[\w.-]*\.safetensors", re.ASCII)
 
 
@@ -64,18 +66,34 @@ class Tensor:
             return np.ascontiguousarray(self.data).reshape(-1).view(np.uint8)
         return np.frombuffer(self.data, np.uint8)
 
+    def coded(self, *, threads: int = 1) -> Tensor:
+        """The tensor as a blob that decodes to the same bits; itself where that is not smaller."""
+        if len(self.shape) > _MAX_DIMENSIONS or not self.nbytes:
+            return self
+        blob = lossless.encode(self.raw(), self.dtype, self.shape, threads=threads)
+        return Tensor("U8", blob.shape, blob) if blob.nbytes < self.nbytes else self
+
     def is_blob(self, name: str) -> bool:
         """Whether a reader takes this for a compressed tensor, under such a name."""
         named = name.endswith(SUFFIX) and self.dtype == "U8" and len(self.shape) == 1
         return named and is_blob(self.raw()[:16])
+
+    def is_lossless(self, name: str) -> bool:
+        """Whether a reader takes this for a tensor that is stored without loss."""
+        return self.is_blob(name) and lossless.is_lossless(self.raw()[:16])
 
 
 @dataclass(frozen=True)
 class TensorView:
     """A tensor of an open file; nothing is decoded until it is asked for.
 
+    One that is stored without loss has the name, the type and the shape of the tensor.
+
     Attributes:
         nbytes: its bytes in the file, of which the first is byte ``offset``.
+        compressed: whether it is the blob of a layer or a coded vector.
+        lossless: whether it is stored as a blob that :meth:`bytes` decodes.
+        dense_bytes: what :meth:`bytes` gives.
     """
 
     name: str
@@ -86,10 +104,44 @@ class TensorView:
     compressed: bool
     _file: _core.File = field(repr=False, compare=False)
     _max_bytes: int | None = field(default=None, repr=False, compare=False)
+    lossless: bool = False
+    dense_bytes: int = 0
 
-    def bytes(self) -> npt.NDArray[np.uint8]:
+    @property
+    def stored_name(self) -> str:
+        """The tensor's name in the file."""
+        return self.name + SUFFIX if self.lossless else self.name
+
+    def stored(self) -> npt.NDArray[np.uint8]:
         """The stored bytes, uint8 ``[nbytes]``: a read-only view into the file."""
-        return self._file.bytes(self.name)
+        return self._file.bytes(self.stored_name)
+
+    def bytes(self, *, threads: int = 1) -> npt.NDArray[np.uint8]:
+        """The tensor's bytes, uint8 ``[dense_bytes]``: a read-only view into the file, or decoded.
+
+        Raises:
+            FormatError: it is stored without loss, and malformed or larger than ``max_bytes``.
+        """
+        stored = self.stored()
+        if not self.lossless:
+            return stored
+        return lossless.decode(stored, max_bytes=self._max_bytes, threads=threads)
+
+    def row_bytes(self, first: int, count: int, *, threads: int = 1) -> npt.NDArray[np.uint8]:
+        """The bytes of some rows: of what is stored without loss, their blocks alone are decoded.
+
+        Raises:
+            ValueError: the rows are out of range.
+        """
+        if self.lossless:
+            limit = self._max_bytes
+            stored = self.stored()
+            return lossless.decode_rows(stored, first, count, max_bytes=limit, threads=threads)
+        rows = self.shape[0] if self.shape else 1
+        if first < 0 or count < 0 or first + count > rows:
+            raise ValueError(f"{self.name}: no rows {first} to {first + count}, but {rows}")
+        width = self.nbytes // rows if rows else 0
+        return self.stored()[first * width : (first + count) * width]
 
     def layer(self, *, threads: int = 1) -> CompressedTensor:
         """Decodes a compressed tensor, within the ``max_bytes`` of :func:`open`.
@@ -110,6 +162,8 @@ class TensorView:
     def needed_bytes(self) -> int:
         """What a copy of the stored bytes takes; of a compressed tensor, decoding it besides, and
         of a layer's weight packing it, at most, for the instruction set in use."""
+        if self.lossless:
+            return self.nbytes + self.dense_bytes
         if not self.compressed:
             return self.nbytes
         info = inspect_blob(self.bytes(), verify=False)
@@ -118,7 +172,7 @@ class TensorView:
 
     def release(self) -> None:
         """Lets the system take back the memory of the mapped bytes, until they are read again."""
-        self._file.release(self.name)
+        self._file.release(self.stored_name)
 
 
 class File:
@@ -137,13 +191,27 @@ class File:
         self.paths: tuple[Path, ...] = (self.path,)
         check_readable(self.path)
         self._file = _core.File.open(str(self.path), _list_limit(max_bytes))
-        self.tensors = {
-            entry["name"]: TensorView(**entry, _file=self._file, _max_bytes=max_bytes)
-            for entry in self._file.tensors()
-        }
+        views = [self._view(entry, max_bytes) for entry in self._file.tensors()]
+        self.tensors = {view.name: view for view in sorted(views, key=lambda view: view.name)}
+        if len(self.tensors) < len(views):
+            raise FormatError(f"{self.path}: a tensor is stored twice, as it is and as a blob")
         self.metadata: dict[str, str] = self._file.metadata()
         self.file_bytes: int = self._file.file_bytes
         self.is_tersor: bool = self._file.is_tersor
+
+    def _view(self, entry: dict[str, Any], max_bytes: int | None) -> TensorView:
+        """A tensor as the core lists it; of one that is stored without loss, the tensor."""
+        if entry["lossless"]:
+            name = entry["name"].removesuffix(SUFFIX)
+            try:
+                info = lossless.inspect(self._file.bytes(entry["name"]))
+            except FormatError as error:
+                raise FormatError(f"{self.path}: {entry['name']}: {error}") from None
+            entry |= {"name": name, "dtype": info.dtype, "shape": info.shape, "compressed": False}
+            entry["dense_bytes"] = info.nbytes
+        else:
+            entry["dense_bytes"] = entry["nbytes"]
+        return TensorView(**entry, _file=self._file, _max_bytes=max_bytes)
 
     def verify(self) -> None:
         """Checks all checksums that opening has not checked.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch.nn.parameter import is_lazy
 
@@ -34,7 +35,7 @@ DTYPES = {
 }
 if hasattr(torch, "float8_e8m0fnu"):  # from torch 2.7 on
     DTYPES[torch.float8_e8m0fnu] = "F8_E8M0"
-_TORCH = {name: dtype for dtype, name in DTYPES.items()}
+TORCH_DTYPES = {name: dtype for dtype, name in DTYPES.items()}
 
 
 def check_storable(value: object, name: str) -> None:
@@ -78,17 +79,23 @@ def to_file_tensor(tensor: torch.Tensor, name: str) -> Tensor:
 
 
 def to_torch(view: container.TensorView) -> torch.Tensor:
-    """A tensor of a file, copied.
+    """A tensor of a file, copied; one that is stored without loss is decoded.
 
     Raises:
+        FormatError: it is malformed.
         ValueError: torch has no such type.
     """
-    if view.dtype not in _TORCH:
+    if view.dtype not in TORCH_DTYPES:
         raise ValueError(f"{view.name}: torch has no type for {view.dtype}")
-    if not view.nbytes:  # no bytes can be viewed as another type
-        return torch.empty(view.shape, dtype=_TORCH[view.dtype])
-    raw = torch.from_numpy(np.array(view.bytes()))
-    return raw.view(_TORCH[view.dtype]).reshape(view.shape)
+    raw = view.bytes() if view.lossless else np.array(view.bytes())
+    return from_raw(raw, view.dtype, view.shape)
+
+
+def from_raw(raw: npt.NDArray[np.uint8], dtype: str, shape: Sequence[int]) -> torch.Tensor:
+    """The tensor whose memory these bytes, uint8 ``[n]``, are."""
+    if not raw.size:  # no bytes can be viewed as another type
+        return torch.empty(tuple(shape), dtype=TORCH_DTYPES[dtype])
+    return torch.from_numpy(raw).view(TORCH_DTYPES[dtype]).reshape(tuple(shape))
 
 
 def storage_key(tensor: torch.Tensor) -> tuple[object, ...]:
@@ -122,13 +129,24 @@ def _coded(value: torch.Tensor) -> Tensor | None:
     return Tensor("U8", blob.shape, blob) if lossless and blob.size < dense.nbytes else None
 
 
+def _smallest(value: torch.Tensor, name: str) -> Tensor:
+    """A tensor without loss, in the fewest bytes."""
+    stored = to_file_tensor(value, name)
+    forms = (stored.coded(threads=torch.get_num_threads()), _coded(value))
+    return min((form for form in forms if form is not None), key=lambda form: form.nbytes)
+
+
 def file_tensors(
-    state: Mapping[str, torch.Tensor],
+    state: Mapping[str, torch.Tensor], *, plain: bool = False
 ) -> tuple[dict[str, Tensor], dict[str, str] | None]:
     """The tensors and the metadata that a model's ``state_dict`` makes in a file.
 
-    A tensor that the state holds under several names is written once. A vector of few distinct
-    values (a bias whose values are shared) is coded, without loss, where that is smaller.
+    A tensor that the state holds under several names is written once, and coded, without loss,
+    where that is smaller.
+
+    Args:
+        state: tensors by name.
+        plain: leave all as they are, for readers other than this library.
 
     Raises:
         ValueError: the state holds what is no tensor (extra state), or a tensor of a type that
@@ -139,14 +157,13 @@ def file_tensors(
     first: dict[tuple[object, ...], str] = {}
     for name, value in sorted(state.items()):
         check_storable(value, name)
-        stored = first.setdefault(storage_key(value), name) if value.numel() else name
-        if stored != name:
-            aliased[name] = stored
+        same = first.setdefault(storage_key(value), name) if value.numel() else name
+        if same != name:
+            aliased[name] = same
             continue
         # A blob's name that something else in the state has cannot be given away.
-        coded = None if name + SUFFIX in state else _coded(value)
-        if coded is None:
-            tensors[name] = to_file_tensor(value, name)
-        else:
-            tensors[name + SUFFIX] = coded
+        as_it_is = plain or name + SUFFIX in state or name.endswith(SUFFIX)
+        stored = to_file_tensor(value, name) if as_it_is else _smallest(value, name)
+        coded = not as_it_is and stored.is_blob(name + SUFFIX)
+        tensors[name + SUFFIX if coded else name] = stored
     return tensors, aliases.write_aliases(aliased) or None

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from tersor._core import FormatError
+from tersor.codec import lossless
 from tersor.codec.blob import SUFFIX, BlobInfo, inspect_blob
 from tersor.io import container, layer_records
 from tersor.io.element_types import ELEMENT_BYTES
@@ -156,8 +157,10 @@ def report(file: container.File, *, verify: bool = False) -> Report:
     if verify:
         file.verify()
     tensors = {
-        name: container.Tensor(view.dtype, view.shape, view.bytes())
-        for name, view in file.tensors.items()
+        view.stored_name: container.Tensor("U8", (view.nbytes,), view.stored())
+        if view.lossless
+        else container.Tensor(view.dtype, view.shape, view.stored())
+        for view in file.tensors.values()
     }
     return report_tensors(tensors, file.metadata, file.file_bytes, path=file.path)
 
@@ -184,6 +187,9 @@ def report_tensors(
     rows = []
     others = _Others(0, 0, 0, 0)
     for name, tensor in sorted(tensors.items()):
+        if tensor.is_lossless(name):
+            others += _Others.lossless(tensor)
+            continue
         info = inspect_blob(tensor.raw()) if tensor.is_blob(name) else None
         if info is not None and not info.is_vector:
             dense_name = name.removesuffix(SUFFIX)
@@ -214,6 +220,14 @@ class _Others:
             elements = math.prod(tensor.shape)
             return _Others(stored, stored, 4 * elements, elements)
         return _Others(stored, stored, stored, 0)
+
+    @staticmethod
+    def lossless(tensor: container.Tensor) -> _Others:
+        info = lossless.inspect(tensor.raw())
+        if info.dtype not in _FLOATS:
+            return _Others(tensor.nbytes, info.nbytes, info.nbytes, 0)
+        elements = math.prod(info.shape)
+        return _Others(tensor.nbytes, info.nbytes, 4 * elements, elements)
 
     def __add__(self, other: _Others) -> _Others:
         return _Others(

@@ -127,7 +127,7 @@ def test_shared_biases_are_coded_and_come_back_bit_by_bit(tmp_path: Path) -> Non
     assert (made[0].bias - model[0].bias).abs().max() < 0.03
     coded = tmp_path / "coded.safetensors"
     tersor.save(made, coded)
-    assert coded.stat().st_size < dense.stat().st_size - 700
+    assert coded.stat().st_size < dense.stat().st_size - 600
     loaded = tersor.load(coded, copy.deepcopy(model))
     assert torch.equal(loaded[0].bias, made[0].bias)
     assert tersor.load(coded).tensors.keys() == {"0.bias"}
