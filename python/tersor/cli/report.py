@@ -8,6 +8,7 @@ from tersor.cli.bench import BenchOptions, bench
 from tersor.cli.errors import InputError, naming_file
 from tersor.io import container
 from tersor.reporting.difference import relative_errors
+from tersor.reporting.file_report import stored_tensors
 from tersor.reporting.page import render
 
 
@@ -39,10 +40,7 @@ def report_page(
         if against is not None:
             with naming_file(against), container.open(against) as dense:
                 errors = relative_errors(dense, file)
-        tensors = {
-            name: container.Tensor(view.dtype, view.shape, view.bytes())
-            for name, view in file.tensors.items()
-        }
+        tensors = stored_tensors(file)
         page = render(
             tensors, file.metadata, file.file_bytes, title=source.name, errors=errors, times=times
         )

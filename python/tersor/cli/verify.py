@@ -27,10 +27,10 @@ def verify(files: Sequence[Path], *, decode: bool = False) -> int:
         try:
             with container.open(path) as file:
                 file.verify()
-                blobs = [view for view in file.tensors.values() if view.compressed]
+                blobs = [view for view in file.tensors.values() if view.compressed or view.lossless]
                 if decode:
                     for view in blobs:
-                        decode_blob(view.bytes())
+                        _decode(view)
                 covered = "every byte" if file.is_tersor else f"{len(blobs)} blobs alone"
                 print(f"{path}: OK ({len(file.tensors)} tensors; checksums of {covered})")
         except (FormatError, OSError) as error:
@@ -39,3 +39,9 @@ def verify(files: Sequence[Path], *, decode: bool = False) -> int:
             named = message if str(path) in message else f"{path}: {message}"
             print(f"tersor: {named}", file=sys.stderr)
     return bad
+
+
+def _decode(view: container.TensorView) -> None:
+    content = view.bytes()  # of what is stored without loss, decoded
+    if view.compressed:
+        decode_blob(content)

@@ -86,9 +86,10 @@ def _compare(name: str, a: TensorView | None, b: TensorView | None) -> Differenc
         )
     shape_a, shape_b = _shape(a), _shape(b)
     alike = a.compressed == b.compressed and a.dtype == b.dtype and shape_a == shape_b
-    same = alike and np.array_equal(a.bytes(), b.bytes())
-    error = 0.0 if same else None
-    if not same and shape_a == shape_b:
+    equal = alike and np.array_equal(a.bytes(), b.bytes())
+    same = equal and a.lossless == b.lossless
+    error = 0.0 if equal else None
+    if not equal and shape_a == shape_b:
         error = _error(a, b)
     return Difference(name, a.nbytes, b.nbytes, shape_a, shape_b, same, error)
 

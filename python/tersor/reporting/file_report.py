@@ -156,13 +156,17 @@ def report(file: container.File, *, verify: bool = False) -> Report:
     """
     if verify:
         file.verify()
-    tensors = {
+    return report_tensors(stored_tensors(file), file.metadata, file.file_bytes, path=file.path)
+
+
+def stored_tensors(file: container.File) -> dict[str, container.Tensor]:
+    """The tensors of a file as they are stored, by their names in it."""
+    return {
         view.stored_name: container.Tensor("U8", (view.nbytes,), view.stored())
         if view.lossless
         else container.Tensor(view.dtype, view.shape, view.stored())
         for view in file.tensors.values()
     }
-    return report_tensors(tensors, file.metadata, file.file_bytes, path=file.path)
 
 
 def report_tensors(

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from tersor.codec import lossless
 from tersor.codec.blob import SUFFIX, BlobInfo, CompressedTensor, decode_blob, inspect_blob
 from tersor.codec.huffman import code_lengths, entropy, histogram
 from tersor.io.container import Tensor
@@ -76,11 +77,12 @@ class PageLayer:
 
 @dataclass(frozen=True)
 class OtherTensor:
-    """A tensor that is no compressed layer."""
+    """A tensor that is no compressed layer; it may be stored without loss in fewer bytes."""
 
     name: str
     dtype: str
     shape: tuple[int, ...]
+    dense_bytes: int
     nbytes: int
 
 
@@ -115,7 +117,7 @@ def render(
     ]
     known = {row.name + SUFFIX for row in found.rows}
     others = [
-        OtherTensor(name, tensor.dtype, tensor.shape, tensor.nbytes)
+        _other(name, tensor)
         for name, tensor in sorted(tensors.items(), key=lambda item: -item[1].nbytes)
         if name not in known
     ]
@@ -132,6 +134,14 @@ def render(
         shares=_shares(layers, found.totals),
         chart=_CHART,
     )
+
+
+def _other(name: str, tensor: Tensor) -> OtherTensor:
+    if not tensor.is_lossless(name):
+        return OtherTensor(name, tensor.dtype, tensor.shape, tensor.nbytes, tensor.nbytes)
+    info = lossless.inspect(tensor.raw())
+    dense = name.removesuffix(SUFFIX)
+    return OtherTensor(dense, info.dtype, tuple(info.shape), info.nbytes, tensor.nbytes)
 
 
 def _shares(layers: Sequence[PageLayer], totals: Totals) -> list[tuple[str, int, float]]:

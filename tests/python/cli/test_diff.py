@@ -56,5 +56,17 @@ def test_words_for_what_numbers_cannot_tell(tmp_path: Path, run: Run) -> None:
     assert "6 of 7 tensors differ, 1 the same" in run("diff", a, b).stdout
 
 
+def test_what_is_stored_without_loss_has_the_same_values(
+    dense: Path, tmp_path: Path, run: Run, works: Run
+) -> None:
+    whole = tmp_path / "lossless.safetensors"
+    works("compress", "--lossless", dense, "-o", whole)
+    found = json.loads(run("diff", dense, whole, "--json").stdout)["tensors"]
+    by_name = {each["name"]: each for each in found}
+    assert all(each["relative_error"] == 0 for each in found)
+    assert by_name["fc.weight"]["note"] == "same values"
+    assert by_name["fc.weight"]["bytes_b"] < by_name["fc.weight"]["bytes_a"]
+
+
 def test_a_file_that_is_not_there(small: Path, tmp_path: Path, fails: Fails) -> None:
     assert "none.safetensors" in fails("diff", small, tmp_path / "none.safetensors")

@@ -102,6 +102,15 @@ def test_a_file_without_compressed_layers() -> None:
     assert [row[0] for row in page.rows if row] == ["norm", "total"]
 
 
+def test_what_is_stored_without_loss_has_its_own_name_and_sizes() -> None:
+    values = np.random.default_rng(1).normal(size=(64, 64)).astype(np.float32)
+    stored = Tensor("F32", values.shape, values).coded()
+    assert stored.nbytes < values.nbytes
+    page = _render({"norm_blob": stored})
+    row = next(row for row in page.rows if row[:1] == ["norm"])
+    assert row == ["norm", "F32", "64 × 64", f"{values.nbytes:,}", f"{stored.nbytes:,}"]
+
+
 def test_pruned_without_a_codebook_and_empty_layers() -> None:
     generator = np.random.default_rng(1)
     weight = generator.normal(size=(8, 8)).astype(np.float32)
