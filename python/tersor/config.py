@@ -300,8 +300,7 @@ class Config:
     def balanced(cls) -> Config:
         """Small files at hardly any loss without calibration: nothing pruned, 6 bits a weight."""
         layer = LayerConfig(codebook_size=127, method="uniform")
-        # Some rows have weights far from all others, which no even spacing serves.
-        return cls(linear=layer, conv=layer, embedding=LayerConfig(codebook_size=127))
+        return cls(linear=layer, conv=layer, embedding=layer)
 
     @classmethod
     def small(cls, ratio: float) -> Config:
