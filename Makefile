@@ -18,6 +18,7 @@
 # make bench-loading  tersor.load_model against torch.load, into build/bench/loading.json
 # make bench-memory  peak memory while a sharded checkpoint of 2 GB is compressed
 # make bench-nncodec  bytes at equal accuracy against NNCodec, into docs/nncodec.json
+# make check-page  the page of `tersor report` in a headless browser; pictures in build/pages
 # make wheel   sdist, and a manylinux wheel made of it, in build/dist; the wheel is tried in a fresh
 #              environment without a compiler
 # make results  every method on the two LeNets, three seeds each (hours; resumes); results-check
@@ -37,7 +38,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 CXX_SOURCES = $(shell git ls-files 'benchmarks/*.cpp' 'cpp/*.[ch]pp' 'examples/*.cpp' 'tests/*.[ch]pp')
 NATIVE_SOURCES = $(shell find cpp CMakeLists.txt cmake pyproject.toml -type f)
 
-.PHONY: demo results results-check tables test test-cpp test-python test-fast check format dev bench-spmm checkperf bench-quantise bench-calibration bench-huffman bench-loading bench-memory bench-networks bench-nncodec bench-lossless arm asan fuzz fuzz-seeds mutations tsan arm32 s390x stubs wheel clean
+.PHONY: demo results results-check tables test test-cpp test-python test-fast check format dev bench-spmm checkperf bench-quantise bench-calibration bench-huffman bench-loading bench-memory bench-networks bench-nncodec bench-lossless arm asan fuzz fuzz-seeds mutations tsan arm32 s390x stubs check-page wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m examples.mnist.demo --output build/demo.json
@@ -139,6 +140,10 @@ build/nncodec/.installed: benchmarks/peers/requirements.txt constraints.txt
 
 build/bench/data/f.bin: benchmarks/huffman_data.py | $(VENV)/.installed
 	$(BIN)/python -m benchmarks.huffman_data build/bench/data
+
+check-page: $(VENV)/.installed build/.browser
+	$(BIN)/python tests/browser/check_page.py $$(cat build/.browser) \
+	  examples/cifar10/compressed/resnet-32-kmeans-0.safetensors --pictures build/pages
 
 # libgomp stays outside: a renamed copy would run a second pool of threads beside torch's.
 wheel: $(VENV)/.tools
@@ -257,6 +262,10 @@ build/.arm:
 
 build/.s390x:
 	$(call system_packages,command -v s390x-linux-gnu-g++ && command -v qemu-s390x && ls /usr/src/googletest,g++-s390x-linux-gnu qemu-user googletest cmake)
+
+build/.browser:
+	$(call system_packages,command -v chromium || command -v google-chrome,chromium)
+	@{ command -v chromium || command -v google-chrome; } > $@
 
 # libFuzzer comes with Clang; the file holds the compiler's name.
 build/.clang:

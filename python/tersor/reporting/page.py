@@ -56,7 +56,7 @@ class PageLayer:
         bits: stored, for each weight.
         entropy: of its codes, in bits for each stored one.
         codebook: how often each value occurs, at the values; None without a codebook.
-        gaps: how often each distance to the entry before occurs.
+        gaps: how often each distance to the entry before occurs; None where nothing is left.
         table: the most frequent codes with their lengths.
         error: relative to the norm of the dense weight; None where that is not known.
         dense_ms, compressed_ms: of one call, where that was measured.
@@ -68,7 +68,7 @@ class PageLayer:
     bits: float
     entropy: float
     codebook: Bars | None
-    gaps: Bars
+    gaps: Bars | None
     table: tuple[Symbol, ...]
     error: float | None
     dense_ms: float | None
@@ -179,7 +179,9 @@ def _layer(
         bits=8 * info.total_bytes / max(1, info.weights),
         entropy=entropy(counts),
         codebook=_codebook(content, counts) if content.shared and content.values.size else None,
-        gaps=_bars(np.arange(gaps.size), gaps, "How often each gap occurs", "{:.0f}"),
+        gaps=_bars(np.arange(gaps.size), gaps, "How often each gap occurs", "{:.0f}")
+        if info.entries
+        else None,
         table=_table(content, counts),
         error=errors.get(row.name),
         dense_ms=dense_ms,
