@@ -4,9 +4,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <numeric>
-#include <queue>
 #include <random>
 #include <utility>
 
@@ -14,44 +12,18 @@
 #include "huffman/bits.hpp"
 #include "huffman/kernels.hpp"
 #include "huffman/plane_block.hpp"
+#include "huffman_problem.hpp"
 #include "isa_test.hpp"
 #include "support/varint.hpp"
 
 namespace tersor {
 namespace {
 
-using Bytes = std::vector<std::uint8_t>;
-
-/// Geometric symbols: entropy and alphabet grow as `share` falls.
-Bytes random_symbols(std::size_t size, double share, unsigned seed) {
-    std::mt19937 generator(seed);
-    std::geometric_distribution<int> distribution(share);
-    Bytes symbols(size);
-    for (auto& s : symbols) s = static_cast<std::uint8_t>(std::min(distribution(generator), 255));
-    return symbols;
-}
+using namespace test;
 
 std::uint64_t coded_bits(const huffman::Histogram& counts, const huffman::CodeLengths& lengths) {
     std::uint64_t bits = 0;
     for (std::size_t s = 0; s < counts.size(); ++s) bits += counts[s] * lengths[s];
-    return bits;
-}
-
-/// The cost of Huffman's own algorithm: the sum of all merged weights.
-std::uint64_t huffman_bits(const huffman::Histogram& counts) {
-    std::priority_queue<std::uint64_t, std::vector<std::uint64_t>, std::greater<>> heap;
-    for (const std::uint64_t count : counts) {
-        if (count != 0) heap.push(count);
-    }
-    std::uint64_t bits = 0;
-    while (heap.size() > 1) {
-        const std::uint64_t a = heap.top();
-        heap.pop();
-        const std::uint64_t b = heap.top();
-        heap.pop();
-        heap.push(a + b);
-        bits += a + b;
-    }
     return bits;
 }
 
@@ -99,13 +71,6 @@ Bytes peaked_symbols(std::size_t size, unsigned seed) {
     for (auto& s : symbols) {
         s = static_cast<std::uint8_t>(std::clamp(std::lround(distribution(generator)), 0L, 15L));
     }
-    return symbols;
-}
-
-Bytes flat_symbols(std::size_t size, unsigned alphabet, unsigned seed) {
-    std::mt19937 generator(seed);
-    Bytes symbols(size);
-    for (auto& s : symbols) s = static_cast<std::uint8_t>(generator() % alphabet);
     return symbols;
 }
 
@@ -315,65 +280,6 @@ TEST_P(HuffmanStreams, PairsAreSplitWhereverTheyEnd) {
                 .ok());
         EXPECT_TRUE(std::equal(symbols.begin(), symbols.end(), back.begin())) << size;
         EXPECT_EQ(back[size], 99);
-    }
-}
-
-TEST(HuffmanPlanes, AreNearlyAsSmallAsHuffmanCodes) {
-    for (unsigned seed = 0; seed < 30; ++seed) {
-        const auto counts = huffman::histogram(random_symbols(50000, 0.01 + 0.025 * seed, seed));
-        const huffman::BitSlicedCode code = huffman::build_bit_sliced_code(counts);
-        const auto optimal = static_cast<double>(huffman_bits(counts));
-        const auto bits = static_cast<double>(huffman::coded_bits(code, counts));
-        EXPECT_GE(bits, optimal);
-        const auto distinct =
-            counts.size() - static_cast<std::size_t>(std::count(counts.begin(), counts.end(), 0U));
-        EXPECT_LE(bits, (distinct <= 64 ? 1.01 : 1.015) * optimal) << distinct;
-    }
-    const auto flat = huffman::histogram(flat_symbols(1 << 18, 256, 1));
-    EXPECT_LE(static_cast<double>(huffman::coded_bits(huffman::build_bit_sliced_code(flat), flat)),
-              1.005 * static_cast<double>(huffman_bits(flat)));
-}
-
-TEST(HuffmanPlanes, StayNearHuffmanCodesOverAllSymbols) {
-    const auto excess = [](const auto& weight) {
-        huffman::Histogram counts{};
-        for (std::size_t s = 0; s < counts.size(); ++s) {
-            counts[s] = static_cast<std::uint64_t>(1e7 * weight(static_cast<double>(s)));
-        }
-        const auto bits = static_cast<double>(
-            huffman::coded_bits(huffman::build_bit_sliced_code(counts), counts));
-        return bits / static_cast<double>(huffman_bits(counts)) - 1.0;
-    };
-    for (const double deviation : {10.0, 20.0, 30.0, 40.0, 70.0}) {
-        const auto normal = [&](double s) {
-            return std::exp(-std::pow((s - 127.5) / deviation, 2) / 2);
-        };
-        EXPECT_LE(excess(normal), 0.005) << deviation;
-    }
-    // The worst that is known: no word is longer than the bits of its stages.
-    for (const double exponent : {0.5, 0.7, 1.0, 1.3, 1.6, 2.0}) {
-        const auto power = [&](double s) { return std::pow(s + 1, -exponent); };
-        EXPECT_LE(excess(power), 0.04) << exponent;
-    }
-}
-
-TEST(HuffmanPlanes, CodesAreReadBackAsTheyWereWritten) {
-    for (unsigned seed = 0; seed < 30; ++seed) {
-        const auto counts = huffman::histogram(random_symbols(3000, 0.01 + 0.03 * seed, seed));
-        const huffman::BitSlicedCode code = huffman::build_bit_sliced_code(counts);
-        Bytes bytes;
-        huffman::append_bit_sliced_code(code, bytes);
-        huffman::BitSlicedCode back;
-        const Result result = huffman::read_bit_sliced_code(bytes, back);
-        ASSERT_TRUE(result.ok());
-        EXPECT_EQ(result.count, bytes.size());
-        EXPECT_EQ(huffman::coded_bits(back, counts), huffman::coded_bits(code, counts));
-        Bytes again;
-        huffman::append_bit_sliced_code(back, again);
-        EXPECT_EQ(again, bytes);
-        for (std::size_t size = 0; size < bytes.size(); ++size) {
-            EXPECT_FALSE(huffman::read_bit_sliced_code(std::span(bytes).first(size), back).ok());
-        }
     }
 }
 

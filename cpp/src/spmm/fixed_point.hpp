@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <span>
 
+#include "dispatch/architecture.hpp"
 #include "tersor/spmm.hpp"
 
 namespace tersor::spmm {
@@ -35,6 +36,10 @@ inline constexpr std::array arithmetics = {Arithmetic{1, 1, 0}, Arithmetic{1, 2,
 /// The arithmetic of `highest`, whose bound is in sum |w||x|: a finer x, and every product that
 /// counts beside it. What it meets is known only with the result: see highest.hpp.
 inline constexpr Arithmetic finest_arithmetic{4, 3, 2};
+
+/// Whether any level of this build has limbs of 8 bits, which that arithmetic and panels of limbs
+/// need: one that does not carries nothing for them.
+inline constexpr bool has_byte_limbs = TERSOR_AVX512 != 0;
 
 /// Calls `function` with an arithmetic, one of `arithmetics` or the finest, as template arguments.
 template <class Function>

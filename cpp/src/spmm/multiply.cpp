@@ -129,7 +129,7 @@ void multiply_vectors(const PackedMatrix::Layout& layout, const float* x, std::s
             multiply_csr16(layout, x, plan.in_panels, out, threads);
         }
     }
-    if (plan.in_limb_panels > 0) {
+    if (has_byte_limbs && plan.in_limb_panels > 0) {
         multiply_limb_panels(layout, *layout.limb_panels(), x, plan.in_limb_panels, out, threads);
     }
     const std::size_t done = plan.in_panels + plan.in_limb_panels;
@@ -183,7 +183,7 @@ void prepare(const PackedMatrix& packed, std::size_t batch, Precision precision,
     const PackedMatrix::Layout& layout = packed.layout();
     const Plan plan = plan_for(layout, batch, precision, threads);
     const std::size_t alone = batch - plan.in_tiles - plan.in_panels - plan.in_limb_panels;
-    if (plan.arithmetic == finest_arithmetic && plan.in_panels < batch) {
+    if (has_byte_limbs && plan.arithmetic == finest_arithmetic && plan.in_panels < batch) {
         static_cast<void>(layout.highest_rows());
     }
     // What gathers, or is not shared.

@@ -128,7 +128,7 @@ const spmm::Panels* PackedMatrix::Layout::panels(int threads) const {
 
 const spmm::Panels* PackedMatrix::Layout::limb_panels(int threads) const {
     const spmm::Sell* packed = sell(threads);
-    if (packed == nullptr || cols == 0 || cols > spmm::max_limb_columns ||
+    if (!spmm::has_byte_limbs || packed == nullptr || cols == 0 || cols > spmm::max_limb_columns ||
         spmm::panels::kernels(isa).multiply_limb_block == nullptr) {
         return nullptr;
     }

@@ -50,7 +50,7 @@ void multiply_fixed(const PackedMatrix::Layout& layout, const Sell& sell, Arithm
     const std::size_t stride = plane_bytes(layout.cols);
     const int planes = arithmetic.x_limbs * sell.shape.planes_per_limb;
     const std::size_t item_bytes = static_cast<std::size_t>(planes) * stride;
-    const bool finest = arithmetic == finest_arithmetic;
+    const bool finest = has_byte_limbs && arithmetic == finest_arithmetic;
     const float* sum_rests = finest ? layout.highest_rows().sum_rests.data() : nullptr;
     // What lies past the last column is multiplied with weights that are 0.
     const support::Scratch<std::uint8_t> limbs(ranges.size() * item_bytes);
@@ -96,7 +96,7 @@ void multiply_fixed(const PackedMatrix::Layout& layout, const Sell& sell, Arithm
 
 void finish_fixed(const PackedMatrix::Layout& layout, const Sell& sell, Arithmetic arithmetic,
                   const Range& range, const float* x, const Outputs& out) {
-    if (arithmetic == finest_arithmetic) {
+    if (has_byte_limbs && arithmetic == finest_arithmetic) {
         const double largest = std::max(-double{range.low}, double{range.high});
         if (!mend_rows(sell, layout.highest_rows(), layout.codebook, x, largest, out.products)) {
             gather_rows(layout, x, out, 1);
