@@ -276,7 +276,10 @@ std::size_t write_coded(std::uint8_t type, std::span<const std::uint64_t> shape,
     std::vector<BlockSizes> sizes(blocks);
     std::uint8_t* const payload = out + head.size() + 4 * listed + checksum_bytes;
     // Tables that take more than their share are not worth it.
-    if (head.size() + 4 * listed + checksum_bytes > head_bound(bytes.size())) return SIZE_MAX;
+    const std::size_t beside = blocks * (checksum_bytes + 1);  // checksums, bits that fill bytes
+    if (head.size() + 4 * listed + checksum_bytes + beside > head_bound(bytes.size())) {
+        return SIZE_MAX;
+    }
     const std::uint8_t* const end = write_blocks(plan, bytes, sizes, payload, threads);
     if (end == nullptr) return 0;
     for (const BlockSizes& block : sizes) {

@@ -15,7 +15,7 @@ namespace tersor::lossless {
 using Histograms = std::array<huffman::Histogram, max_fields>;
 
 /// Elements of a block, as a power of two: its fields stay in a second-level cache.
-inline constexpr int encoded_block_log2 = 16;
+inline constexpr int encoded_block_log2 = 17;
 
 /// Elements that are cut and counted together, in the first cache.
 inline constexpr std::size_t chunk_elements = 4096;
