@@ -10,10 +10,13 @@ copy does.
 from __future__ import annotations
 
 import argparse
+import filecmp
 import json
 import os
 import platform
+import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +29,10 @@ import numpy.typing as npt
 import torch
 
 from benchmarks.calibration_networks import package_folder
+from tersor.cli.decompress import DecompressOptions, decompress
+from tersor.cli.lossless import compress_lossless
 from tersor.codec import lossless
+from tersor.io.container import INDEX, write_file
 from tersor.io.container import open as open_file
 from tersor.io.state_dict import to_file_tensor, to_torch
 
@@ -197,6 +203,38 @@ def measure(case: Case, threads: int, rounds: int) -> dict[str, object]:
     }
 
 
+def measure_checkpoint(megabytes: int, threads: int) -> dict[str, object]:
+    """A checkpoint of Gaussian bf16 shards through the command line's functions and through cp."""
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        source, small, back = (Path(folder) / name for name in ("source", "small", "back"))
+        source.mkdir()
+        names = {}
+        for shard in range(max(1, megabytes // 256)):
+            drawn = torch.Generator().manual_seed(shard)
+            name = f"model-{shard + 1:05}.safetensors"
+            layers = {
+                f"{shard}.{i}": (torch.randn(4096, 4096, generator=drawn) * 0.02).bfloat16()
+                for i in range(8)
+            }
+            tensors = {n: to_file_tensor(layer, n) for n, layer in layers.items()}
+            write_file(source / name, tensors, {"format": "pt"}, plain=True)
+            names.update(dict.fromkeys(layers, name))
+        (source / INDEX).write_text(json.dumps({"metadata": {}, "weight_map": names}))
+        spent = {}
+        for what, work in (
+            ("cp", lambda: subprocess.run(["cp", "-r", source, Path(folder) / "copy"], check=True)),
+            ("compress", lambda: compress_lossless(source, small, threads=threads)),
+            ("decompress", lambda: decompress(small, back, DecompressOptions(threads=threads))),
+        ):
+            start = time.perf_counter()
+            work()
+            spent[what] = round(time.perf_counter() - start, 3)
+        for path in source.iterdir():
+            assert filecmp.cmp(path, back / path.name, shallow=False)
+        size = sum(path.stat().st_size for path in source.iterdir())
+    return {"case": f"checkpoint of {megabytes} MB", "bytes": size, "seconds": spent}
+
+
 def table(results: list[dict[str, object]]) -> str:
     """The results as a table of Markdown."""
     lines = [
@@ -223,6 +261,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("build/bench/lossless.json"))
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--megabytes", type=int, default=64, help="of Gaussian layers")
+    parser.add_argument("--checkpoint", type=int, default=2048, help="megabytes; 0: none")
     parser.add_argument("--threads", type=int, nargs="*", help="default: 1 and all")
     options = parser.parse_args()
     cpus = sorted(os.sched_getaffinity(0))
@@ -233,10 +272,12 @@ def main() -> None:
         for case in cases(options.megabytes):
             results.append(measure(case, threads, options.rounds))
             print(json.dumps(results[-1]), file=sys.stderr)
+    checkpoint = measure_checkpoint(options.checkpoint, len(cpus)) if options.checkpoint else None
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    content = {"machine": platform.processor(), "results": results}
+    content = {"machine": platform.processor(), "results": results, "checkpoint": checkpoint}
     options.out.write_text(json.dumps(content, indent=1) + "\n")
     print(table(results))
+    print(checkpoint)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from tersor import calibration, nn, ops, pipeline, pruning, search, training
     from tersor.io.checkpoint import save
     from tersor.io.load import load, load_file, load_model
+    from tersor.io.safe_open import safe_open
     from tersor.nn.fuse import fuse_
     from tersor.nn.registry import register_layer
     from tersor.pipeline.compress import compress_, decompress_, estimate
@@ -56,6 +57,7 @@ __all__ = [
     "register_layer",
     "report",
     "reporting",
+    "safe_open",
     "save",
     "search",
     "show_config",
@@ -76,6 +78,7 @@ __getattr__ = lazy_exports(
         "profile": "tersor.reporting.profile:profile",
         "register_layer": "tersor.nn.registry:register_layer",
         "report": "tersor.reporting.model_report:report",
+        "safe_open": "tersor.io.safe_open:safe_open",
         "save": "tersor.io.checkpoint:save",
         "calibration": "tersor.calibration",
         "codec": "tersor.codec",

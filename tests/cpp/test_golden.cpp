@@ -141,7 +141,7 @@ std::vector<Tensor> tensors() {
     return {{"plain", "F32", {3, 1}, elements(3, 4, 0x3d)},
             {"words", "BF16", {20, 30}, elements(600, 2, 0x3d)},
             {"sliced", "BF16", {20000}, elements(20000, 2, 0x3d)},
-            {"blocks", "F8_E4M3", {70000}, elements(70000, 1, 0x3d)},
+            {"blocks", "F8_E4M3", {140000}, elements(140000, 1, 0x3d)},
             {"constant bytes", "F32", {5000}, elements(5000, 4, 0x3d, 0)},
             {"constant", "I64", {1000, 1000}, Bytes(8000000, 3)},
             {"half", "F16", {4000}, elements(4000, 2, 0x2d)},

@@ -23,7 +23,7 @@ using Bytes = std::vector<std::uint8_t>;
 using Shape = std::vector<std::uint64_t>;
 
 constexpr std::size_t small = 700;
-constexpr std::size_t large = 3 * (std::size_t{1} << 16) + 4321;  // of several blocks
+constexpr std::size_t large = 2 * (std::size_t{1} << 17) + 4321;  // of several blocks
 
 Bytes bytes_of(const auto& values) {
     Bytes bytes(values.size() * sizeof(values[0]));
@@ -94,7 +94,7 @@ std::vector<std::pair<std::string, Bytes>> cases(std::size_t count) {
     all.emplace_back("I64", bytes_of(positions));
     // A block unlike the others, for which their code is no good.
     auto broken = upper_halves(gaussian(count, 0.02F));
-    const Bytes noise = random_bytes(std::min<std::size_t>(count, 70000) * 2);
+    const Bytes noise = random_bytes(std::min<std::size_t>(count, 140000) * 2);
     std::memcpy(broken.data(), noise.data(), noise.size());
     all.emplace_back("BF16", bytes_of(broken));
     return all;
@@ -143,7 +143,7 @@ TEST_P(Lossless, RangesDecodeAlone) {
         const Bytes blob = encode(dtype, bytes);
         const std::size_t width = element_bytes(dtype);
         for (const auto& [first, count] : std::vector<std::pair<std::size_t, std::size_t>>{
-                 {0, 1}, {65535, 2}, {65536, 65536}, {70001, 90003}, {large - 1, 1}, {5, 0}}) {
+                 {0, 1}, {131071, 2}, {131072, 131072}, {70001, 90003}, {large - 1, 1}, {5, 0}}) {
             Bytes part(count * width);
             ASSERT_TRUE(lossless::decode_range(blob, first * width, part).ok());
             EXPECT_TRUE(std::equal(part.begin(), part.end(), bytes.data() + first * width));
@@ -276,8 +276,8 @@ void expect_all_damage_found(const std::string& dtype, const Bytes& bytes) {
 
 TEST(LosslessDamage, IsFoundInEveryByte) {
     expect_all_damage_found("BF16", bytes_of(upper_halves(gaussian(small, 0.02F))));
-    expect_all_damage_found("BF16", bytes_of(upper_halves(gaussian(70000, 0.02F))));
-    expect_all_damage_found("F32", bytes_of(gaussian(70000, 0.02F)));
+    expect_all_damage_found("BF16", bytes_of(upper_halves(gaussian(140000, 0.02F))));
+    expect_all_damage_found("F32", bytes_of(gaussian(140000, 0.02F)));
     expect_all_damage_found("I8", random_bytes(500));
     expect_all_damage_found("BOOL", Bytes(500, 1));
 }

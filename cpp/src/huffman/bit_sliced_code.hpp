@@ -73,10 +73,10 @@ struct BitSlicedCode {
     std::uint8_t last_symbol = 0;
 };
 
-/// The code that costs least, where bits are priced 1 and cycles as build_bit_sliced_code.cpp says. The
-/// histogram needs two symbols that occur. Found by dynamic programming over the symbols in order
-/// of frequency: a stage takes the most frequent ones that are left. `quick` tries fewer chains
-/// where there are many symbols: a hundredth of the time, and some thousandths more bits.
+/// The code that costs least, where bits are priced 1 and cycles as build_bit_sliced_code.cpp says.
+/// The histogram needs two symbols that occur. Found by dynamic programming over the symbols in
+/// order of frequency: a stage takes the most frequent ones that are left. `quick` tries fewer
+/// chains where there are many symbols: a hundredth of the time, and some thousandths more bits.
 [[nodiscard]] BitSlicedCode build_bit_sliced_code(const Histogram& histogram, bool quick = false);
 
 /// Gives the words of a stage, shortest first, to the symbols that end in it; `later` are those of

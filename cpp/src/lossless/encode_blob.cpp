@@ -48,6 +48,7 @@ public:
     std::size_t encode(std::size_t block, std::size_t count, std::uint8_t* out, BlockSizes& sizes) {
         const Layout& layout = plan_.layout;
         const std::uint8_t* from = elements_.data() + (block << block_log2) * layout.width;
+        wanted_ = plan_.wanted[block];
         place(count, out + checksum_bytes, nullptr);
         if (!cut(from, count, true)) return 0;
         if (!plan_.covered.empty() && !covers(block, {places_[0], count})) return 0;
@@ -55,7 +56,7 @@ public:
         std::array<Bytes, max_fields> coded;
         for (std::size_t f = 0; f < layout.width; ++f) {
             const FieldCode& field = plan_.fields[f];
-            if (!is_coded(field.kind)) continue;
+            if (!is_tried(f)) continue;
             coded[f] = code_field(block, f, {layout.width == 1 ? from : places_[f], count});
             if (coded[f].size() >= layout.plain_bytes(f, count)) coded[f] = {};
             sizes.coded[f] = static_cast<std::uint32_t>(coded[f].size());
@@ -69,6 +70,11 @@ public:
     }
 
 private:
+    /// Whether a field of the block that is encoded may gain.
+    [[nodiscard]] bool is_tried(std::size_t f) const noexcept {
+        return is_coded(plan_.fields[f].kind) && (wanted_ >> f & 1U) != 0;
+    }
+
     /// Where fields go that are stored as they are: from `to` on, in order; others to memory.
     void place(std::size_t count, std::uint8_t* to, const std::array<Bytes, max_fields>* coded) {
         const Layout& layout = plan_.layout;
@@ -76,7 +82,7 @@ private:
             const FieldCode& field = plan_.fields[f];
             places_[f] = nullptr;
             if (field.kind == FieldKind::constant) continue;
-            if (is_coded(field.kind) && coded == nullptr) {
+            if (coded == nullptr && is_tried(f)) {
                 if (layout.width > 1) places_[f] = planes_[f].reserve(count);
                 continue;
             }
@@ -112,7 +118,7 @@ private:
             if (places_[0] != nullptr) std::memcpy(places_[0], from, count);
             return true;
         }
-        const bool gapless = !is_coded(plan_.fields[1].kind) || !first_time;
+        const bool gapless = !is_tried(1) || !first_time;
         const FieldsOut fields{places_, layout.joined > 0 && gapless};
         return kernels_.cut_fields(layout, from, count, fields);
     }
@@ -160,6 +166,7 @@ private:
 
     const Plan& plan_;
     Bytes elements_;
+    unsigned wanted_ = 0;
     const huffman::EncodeKernels& prefix_;
     const EncodeKernels& kernels_;
     std::array<std::uint8_t*, max_fields> places_{};
@@ -269,7 +276,10 @@ std::size_t write_coded(std::uint8_t type, std::span<const std::uint64_t> shape,
     std::vector<BlockSizes> sizes(blocks);
     std::uint8_t* const payload = out + head.size() + 4 * listed + checksum_bytes;
     // Tables that take more than their share are not worth it.
-    if (head.size() + 4 * listed + checksum_bytes > head_bound(bytes.size())) return SIZE_MAX;
+    const std::size_t beside = blocks * (checksum_bytes + 1);  // checksums, bits that fill bytes
+    if (head.size() + 4 * listed + checksum_bytes + beside > head_bound(bytes.size())) {
+        return SIZE_MAX;
+    }
     const std::uint8_t* const end = write_blocks(plan, bytes, sizes, payload, threads);
     if (end == nullptr) return 0;
     for (const BlockSizes& block : sizes) {

@@ -110,8 +110,8 @@ bool cut(const Layout& layout, const std::uint8_t* elements, std::size_t count,
             second += second_step;
         }
     }
-    const T room = static_cast<T>(~T{0} << (bits_of<T> - layout.joined));
     if (layout.joined == 0) return true;
+    const T room = static_cast<T>(~T{0} << (bits_of<T> - layout.joined));
     if constexpr (sizeof(T) == 2) {
         return _mm512_test_epi16_mask(seen, _mm512_set1_epi16(static_cast<short>(room))) == 0;
     } else {

@@ -7,12 +7,10 @@
 #include <vector>
 
 #include "lossless/blob.hpp"
+#include "lossless/encode_sample.hpp"
 #include "tersor/huffman.hpp"
 
 namespace tersor::lossless {
-
-/// Elements of a block, as a power of two: its fields stay in a second-level cache.
-inline constexpr int encoded_block_log2 = 16;
 
 /// The symbols that a code has words for: 0, and these.
 struct Covered {
@@ -23,6 +21,8 @@ struct Covered {
 struct Plan {
     Layout layout;
     std::array<FieldCode, max_fields> fields;
+    /// By block, the fields that may gain: promising_fields().
+    std::vector<std::uint8_t> wanted;
     /// Of a plan from a sample: what each code of field 0 covers, which may lack symbols.
     std::vector<Covered> covered;
 };

@@ -55,7 +55,8 @@ unsigned read_codes(Cursor& cursor, std::uint64_t blocks, FieldCode& field) {
         next.first = static_cast<std::size_t>(first);
         next.code.pairs = pairs;
         if (!cursor.ok()) break;
-        const Result read = huffman::read_bit_sliced_code(cursor.remaining_bytes(), next.code.planes);
+        const Result read =
+            huffman::read_bit_sliced_code(cursor.remaining_bytes(), next.code.planes);
         (void)cursor.take(read.count);
         if (!read.ok()) cursor.fail(read.status);
         last = std::max<unsigned>(last, next.code.planes.last_symbol);
