@@ -2,6 +2,7 @@
 //   mnist MODEL IMAGES LABELS
 #include <algorithm>
 #include <chrono>
+#include <cstdint>
 #include <cstdio>
 #include <exception>
 #include <fstream>
@@ -24,11 +25,20 @@ tersor::PackedMatrix load_matrix(const tersor::File& file, const std::string& na
     return packed;
 }
 
-/// A vector, which may be coded as well.
+/// A vector, which may be coded: without loss, or as a matrix is.
 std::vector<float> load_vector(const tersor::File& file, const std::string& name) {
     if (const tersor::TensorView* tensor = file.find(name)) {
         const auto* values = reinterpret_cast<const float*>(tensor->bytes.data());
         return {values, values + tensor->bytes.size() / sizeof(float)};
+    }
+    const tersor::TensorView* blob = file.find(name + "_blob");
+    if (blob != nullptr && blob->lossless) {
+        tersor::lossless::BlobInfo info;
+        throw_if_error(tersor::lossless::inspect(blob->bytes, info), name);
+        std::vector<float> values(info.bytes / sizeof(float));
+        const std::span bytes(reinterpret_cast<std::uint8_t*>(values.data()), info.bytes);
+        throw_if_error(tersor::lossless::decode(blob->bytes, bytes), name);
+        return values;
     }
     const tersor::PackedMatrix packed = load_matrix(file, name);
     std::vector<float> values(packed.rows());
