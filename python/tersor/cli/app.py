@@ -42,6 +42,17 @@ class FloatType(str, Enum):
     F64 = "F64"
 
 
+class Preset(str, Enum):
+    """Settings by name."""
+
+    BALANCED = "balanced"
+    LOSSLESS_CODES = "lossless-codes"
+
+    def config(self) -> Config:
+        """The settings."""
+        return Config.balanced() if self is Preset.BALANCED else Config.lossless_codes()
+
+
 class Precision(str, Enum):
     """The classes of arithmetic."""
 
@@ -70,6 +81,9 @@ ConfigFile = Annotated[
     typer.Option(
         "--config", metavar="FILE", help="settings by layer: a tersor.Config as JSON, instead"
     ),
+]
+PresetName = Annotated[
+    Preset | None, typer.Option(help="instead of settings: balanced is small at hardly any loss")
 ]
 Only = Annotated[list[str] | None, typer.Option(help=f"select only {_PATTERNS}")]
 Skip = Annotated[list[str] | None, typer.Option(help=f"leave {_PATTERNS}")]
@@ -125,11 +139,21 @@ def _common(
     pass
 
 
+_OF_LOSSLESS = {"source", "output", "force", "threads", "lossless", "part"}
+
+
+def _is_given(context: typer.Context, name: str) -> bool:
+    """Whether the user gave an option."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 # typer reads the options of a command from the signature of its function.
 
 
 @app.command("compress")
 def _compress(
+    context: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="IN", help=_MODEL_HELP)],
     output: Annotated[Path | None, _OUTPUT] = None,
     bits: Bits = CompressOptions.bits,
@@ -139,6 +163,7 @@ def _compress(
     target_bytes: TargetBytes = None,
     target_ratio: TargetRatio = None,
     config: ConfigFile = None,
+    preset: PresetName = None,
     only: Only = None,
     skip: Skip = None,
     min_size: MinSize = 0,
@@ -156,11 +181,20 @@ def _compress(
     if lossless:
         if output is None:
             raise InputError("missing -o/--output")
+        given = [n for n in context.params if n not in _OF_LOSSLESS and _is_given(context, n)]
+        if given:
+            option = given[0].replace("_", "-")
+            raise InputError(
+                f"--{option} is not for --lossless, which keeps every value: leave one out"
+            )
         part_taken = Part.parse(part)
         print(compress_lossless(source, output, part=part_taken, force=force, threads=threads))
         return
     if part is not None:
         raise InputError("--part is for --lossless")
+    if preset is not None and config is not None:
+        raise InputError("give either --preset or --config")
+    chosen = preset.config() if preset else Config.from_file(config) if config else None
     options = CompressOptions(
         bits=bits,
         conv_bits=conv_bits,
@@ -168,7 +202,7 @@ def _compress(
         method=cast("Method", method),  # LayerConfig refuses others
         target_bytes=target_bytes,
         target_ratio=target_ratio,
-        config=Config.from_file(config) if config else None,
+        config=chosen,
         selection=Selection(only or (), skip or (), min_size),
         dry_run=dry_run,
         plain=plain,

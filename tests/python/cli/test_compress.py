@@ -323,3 +323,23 @@ def test_tensors_stand_in_memory_one_at_a_time(kind: str, tmp_path: Path) -> Non
     # weight): tensors are written one at a time.
     assert _peak(decompress, small, back, DecompressOptions(threads=1)) < (16 * 2 + 24) * size
     assert container.open(back).file_bytes >= dense_bytes
+
+
+def test_a_preset_stands_for_settings(
+    dense: Path, tmp_path: Path, works: Run, fails: Fails
+) -> None:
+    out = tmp_path / "out.safetensors"
+    works("compress", dense, "-o", out, "--preset", "balanced")
+    with container.open(out) as file:
+        layer = file.tensors["fc.weight_blob"].layer()
+    assert 63 < layer.values.size <= 127
+    assert "--bits cannot be combined" in fails(
+        "compress", dense, "-o", out, "--force", "--preset", "balanced", "--bits", 5
+    )
+
+
+def test_lossless_takes_no_settings(dense: Path, tmp_path: Path, fails: Fails) -> None:
+    out = tmp_path / "out.safetensors"
+    for option in (["--density", 0.5], ["--preset", "balanced"], ["--only", "fc*"], ["--plain"]):
+        message = fails("compress", "--lossless", dense, "-o", out, *option)
+        assert f"{option[0]} is not for --lossless" in message
