@@ -57,6 +57,11 @@ class Schedule:
             raise ValueError(
                 f"prune_begin must be 0 to prune_end, {self.prune_end}, not {self.prune_begin}"
             )
+        if self.density < 1.0 and self.prune_begin == self.prune_end:
+            raise ValueError(
+                f"prune_end must be after prune_begin, {self.prune_begin}: between them weights "
+                f"are pruned to density {self.density}"
+            )
         if self.share_at is not None and self.share_at < self.prune_end:
             raise ValueError(
                 f"share_at is {self.share_at}, before pruning ends at {self.prune_end}"

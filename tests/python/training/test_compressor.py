@@ -172,6 +172,7 @@ def test_what_cannot_work_is_refused() -> None:
     for wrong in (
         {"density": 0.0},
         {"prune_end": -1},
+        {"prune_end": 0},
         {"share_at": 3},
         {"codebook_size": 256},
         {"prune_every": 0},
