@@ -241,6 +241,7 @@ int tersor_read_tensor(const tersor_file* file, const char* name, size_t first, 
         const tersor::TensorView& view = find_dense(file, name);
         const tersor::lossless::BlobInfo info = dense_info(view);
         const std::uint64_t element = tersor::support::element_bytes(info.dtype);
+        require(element > 0, "the tensor has an unknown type");
         require(first <= info.bytes && size <= info.bytes - first && first % element == 0 &&
                     size % element == 0,
                 "the tensor has no such bytes");
