@@ -25,8 +25,8 @@ constexpr std::size_t stretch_blocks = stretch_elements >> encoded_block_log2;
 constexpr std::size_t sampled_from = std::size_t{1} << 17;
 constexpr std::size_t sampled_elements = std::size_t{1} << 16;
 /// Exponents that get words beside those of the sample.
-constexpr int exponents_below = 8;
-constexpr int exponents_above = 2;
+constexpr std::size_t exponents_below = 8;
+constexpr std::size_t exponents_above = 2;
 /// What another code than its own may cost a stretch, as a share of its entropy.
 constexpr double reuse_loss = 0.003;
 
@@ -80,8 +80,8 @@ Covered cover(Histogram& counts, int joined) noexcept {
     while (from < counts.size() - 1 && counts[from] == 0) ++from;
     std::size_t to = counts.size() - 1;
     while (to > from && counts[to] == 0) --to;
-    const auto below = static_cast<std::size_t>(exponents_below << joined);
-    const auto above = static_cast<std::size_t>(exponents_above << joined);
+    const std::size_t below = exponents_below << joined;
+    const std::size_t above = exponents_above << joined;
     from = from > below ? from - below : 1;
     to = std::min(to + above, counts.size() - 1);
     counts[0] = std::max<std::uint64_t>(counts[0], 1);
