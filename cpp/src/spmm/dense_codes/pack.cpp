@@ -2,8 +2,8 @@
 
 #include <algorithm>
 #include <array>
+#include <memory>
 #include <numeric>
-#include <optional>
 #include <vector>
 
 #include "spmm/sell/kernels.hpp"
@@ -46,7 +46,7 @@ public:
         for (std::size_t s = 0; s <= slices; ++s) {
             layout.slice_starts[s] = static_cast<std::uint32_t>(s * pairs);
         }
-        totals_.emplace(codebook, layout, sell::kernels(isa).weigh_counts);
+        totals_ = std::make_unique<RowTotals>(codebook, layout, sell::kernels(isa).weigh_counts);
     }
 
     /// False where the matrix is malformed.
@@ -126,7 +126,7 @@ private:
     RowSource& source_;
     Sell& layout_;
     int bits_;
-    std::optional<RowTotals> totals_;  // made when the layout has its limbs
+    std::unique_ptr<RowTotals> totals_;  // made when the layout has its limbs
 };
 
 }  // namespace
