@@ -1,8 +1,9 @@
-"""CIFAR-10 from one archive of JPEG images, and the usual augmentation.
+"""CIFAR-10 from one archive of image files, and the usual augmentation.
 
-The archive is a ``.npz`` with ``data`` (all JPEG files on end, uint8), ``off`` (where each begins,
-int64, one more than images), ``y`` (labels) and ``train`` (bool: in the training set). Its path
-comes from ``--data`` or the environment's ``TERSOR_DATA`` (the archive, or a folder that has it).
+The archive is a ``.npz`` with ``data`` (all JPEG or PNG files on end, uint8), ``off`` (where each
+begins, int64, one more than images), ``y`` (labels) and ``train`` (bool: in the training set). Its
+path comes from ``--data`` or the environment's ``TERSOR_DATA`` (the archive, or a folder that has
+``cifar10_jpeg.npz``).
 """
 
 from __future__ import annotations
