@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-pytest.importorskip("PIL")
-
 from examples.cifar10.dataset import load
 from examples.cifar10.make_archive import make_archive
 

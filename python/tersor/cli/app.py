@@ -76,6 +76,9 @@ TargetBytes = Annotated[
 TargetRatio = Annotated[
     float | None, typer.Option(help="the same as a ratio: dense bytes / file bytes")
 ]
+TargetBpw = Annotated[
+    float | None, typer.Option(min=0.01, help="the same in bits for each element of all tensors")
+]
 ConfigFile = Annotated[
     Path | None,
     typer.Option(
@@ -162,6 +165,7 @@ def _compress(
     method: MethodName = CompressOptions.method,
     target_bytes: TargetBytes = None,
     target_ratio: TargetRatio = None,
+    target_bpw: TargetBpw = None,
     config: ConfigFile = None,
     preset: PresetName = None,
     only: Only = None,
@@ -202,6 +206,7 @@ def _compress(
         method=cast("Method", method),  # LayerConfig refuses others
         target_bytes=target_bytes,
         target_ratio=target_ratio,
+        target_bpw=target_bpw,
         config=chosen,
         selection=Selection(only or (), skip or (), min_size),
         dry_run=dry_run,

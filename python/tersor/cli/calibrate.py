@@ -19,6 +19,7 @@ from tersor.cli.compress import CompressOptions
 from tersor.cli.errors import InputError, import_torch, naming_file
 from tersor.cli.output import copy_companions, plan_output
 from tersor.cli.read_model import SourceModel, read_model
+from tersor.cli.select import Selection
 from tersor.io import container
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ def compress_calibrated(
         raise InputError("--calibration needs -o/--output, and supports no --dry-run")
     if factory is None:
         raise InputError("--calibration needs --model module:function, which builds the network")
+    if options.selection != Selection() or options.threads is not None or options.plain:
+        raise InputError(
+            "--only, --skip, --min-size, --threads and --plain are not for --calibration: leave "
+            "layers out by the overrides of --config"
+        )
     import_torch()
     from tersor.io.checkpoint import save
     from tersor.pipeline.compress import compress_
@@ -66,7 +72,11 @@ def compress_calibrated(
         plan = plan_output(source, given.files, output, sharded=False, force=options.force)
         model = _load(_build(factory), given)
         compress_(
-            model, _config(options), data=batches, checkpoint_dir=checkpoint_dir, progress=print
+            model,
+            _config(options, given),
+            data=batches,
+            checkpoint_dir=checkpoint_dir,
+            progress=print,
         )
     plan.file.parent.mkdir(parents=True, exist_ok=True)
     save(model, plan.file)
@@ -158,12 +168,14 @@ def _load(model: Any, given: SourceModel) -> Any:
     return model
 
 
-def _config(options: CompressOptions) -> Config:
+def _config(options: CompressOptions, model: SourceModel) -> Config:
     """The settings of the options, for the whole model."""
     from tersor.config import Config, LayerConfig
 
     if options.config is not None:
         return options.config
+    if options.target_bpw is not None:
+        return Config(target_bytes=options.most_bytes(model))
     if options.searches:
         return Config(target_bytes=options.target_bytes, target_ratio=options.target_ratio)
     linear, conv = (

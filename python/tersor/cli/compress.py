@@ -7,6 +7,7 @@ is written. The torch side is imported only where a torch checkpoint is read.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from tersor.reporting.file_report import Report
 
 Blob = npt.NDArray[np.uint8]
+_TARGETS = ("target_bytes", "target_ratio", "target_bpw")
 
 
 @dataclass(frozen=True)
@@ -42,7 +44,8 @@ class CompressOptions:
         method: one of those of :class:`tersor.LayerConfig`.
         target_bytes: bytes of the file, for which density and codes of each tensor are searched
             for; or
-        target_ratio: the same as the ratio of all tensors' bytes to those of the file.
+        target_ratio: the same as the ratio of all tensors' bytes to those of the file; or
+        target_bpw: as bits of the file for each element of all tensors.
         config: settings by layer, which take the place of all above.
         selection: which tensors.
         dry_run: report the size without writing.
@@ -61,6 +64,7 @@ class CompressOptions:
     method: Method = "kmeans"
     target_bytes: int | None = None
     target_ratio: float | None = None
+    target_bpw: float | None = None
     config: Config | None = None
     selection: Selection = dataclasses.field(default_factory=Selection)
     dry_run: bool = False
@@ -73,11 +77,12 @@ class CompressOptions:
 
         if self.method not in METHODS:
             raise InputError(f"--method '{self.method}' is none of {', '.join(METHODS)}")
-        if self.target_bytes is not None and self.target_ratio is not None:
-            raise InputError("give either --target-bytes or --target-ratio")
+        targets = (self.target_bytes, self.target_ratio, self.target_bpw)
+        if sum(target is not None for target in targets) > 1:
+            raise InputError("give one of --target-bytes, --target-ratio and --target-bpw")
         if self.config is None:
             return
-        names = ("bits", "conv_bits", "density", "method", "target_bytes", "target_ratio")
+        names = ("bits", "conv_bits", "density", "method", *_TARGETS)
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         if given := [name for name in names if getattr(self, name) != defaults[name]]:
             option = given[0].replace("_", "-")
@@ -87,15 +92,22 @@ class CompressOptions:
             raise InputError(f"--config: {found[0]} needs the model: use tersor.compress_")
 
     @property
-    def targets(self) -> tuple[int | None, float | None]:
-        """The bytes of the file that are asked for, or the ratio."""
-        source = self.config or self
-        return source.target_bytes, source.target_ratio
-
-    @property
     def searches(self) -> bool:
         """Whether settings are searched for."""
-        return self.targets != (None, None)
+        source = self.config or self
+        targets = (source.target_bytes, source.target_ratio, self.target_bpw)
+        return any(target is not None for target in targets)
+
+    def most_bytes(self, model: SourceModel) -> int:
+        """The most bytes of the file that are asked for."""
+        source = self.config or self
+        if source.target_bytes is not None:
+            return source.target_bytes
+        if source.target_ratio is not None:
+            return int(model.dense_bytes // source.target_ratio)
+        assert self.target_bpw is not None
+        elements = sum(math.prod(tensor.shape) for tensor in model.tensors.values())
+        return int(self.target_bpw * elements / 8)
 
     def settings(self, name: str, shape: tuple[int, ...]) -> LayerConfig | None:
         """Of a tensor, or the limits of a search; None: leave it.
@@ -287,10 +299,7 @@ class _Job:
             metadata = self._metadata(self.model.metadata, self._grown(tensors))
             return container.file_bytes(tensors, metadata, plain=self.options.plain)
 
-        target_bytes, target_ratio = self.options.targets
-        limit = float(target_bytes or 0)
-        if target_ratio is not None:
-            limit = self.model.dense_bytes // target_ratio
+        limit = float(self.options.most_bytes(self.model))
         return rate_distortion.fit(items, measure, limit, size=True, progress=print)
 
     def write_shards(self, plan: Output) -> Report:

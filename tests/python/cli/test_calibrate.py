@@ -98,3 +98,15 @@ def test_what_is_wrong_is_told_in_a_line(network: Path, fails: Fails) -> None:
         *given, "--calibration", network.with_name("odd.npz"), "--model", "small_network:build"
     )
     assert "for --calibration" in fails(*given, "--model", "small_network:build")
+
+
+def test_options_are_followed_or_refused(network: Path, works: Run, fails: Fails) -> None:
+    np.savez(network.with_name("inputs.npz"), x=inputs())
+    arguments = ["compress", network, "-o", network.with_name("small.safetensors")]
+    arguments += ["--calibration", "inputs.npz", "--model", "small_network:build"]
+    for option in (["--only", "first"], ["--min-size", 9], ["--threads", 1], ["--plain"]):
+        assert "are not for --calibration" in fails(*arguments, *option)
+    works(*arguments, "--target-bpw", 4)
+    size = network.with_name("small.safetensors").stat().st_size
+    weights = sum(p.numel() for p in Network().parameters())
+    assert 0.8 * 4 / 8 < size / weights <= 4 / 8

@@ -48,7 +48,7 @@ def test_it_meets_a_target(dense: Path, target: tuple[str, str], works: Run, fai
     line = fails("compress", dense, "--dry-run", "--target-bytes", 9)
     assert " 9" in line or "=9" in line
     both = fails("compress", dense, "--dry-run", "--target-bytes", 9, "--target-ratio", 2)
-    assert "either" in both
+    assert "give one of" in both
 
 
 def test_a_search_writes_one_file(dense: Path, works: Run, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -343,3 +343,17 @@ def test_lossless_takes_no_settings(dense: Path, tmp_path: Path, fails: Fails) -
     for option in (["--density", 0.5], ["--preset", "balanced"], ["--only", "fc*"], ["--plain"]):
         message = fails("compress", "--lossless", dense, "-o", out, *option)
         assert f"{option[0]} is not for --lossless" in message
+
+
+def test_bits_for_each_element_are_a_size(
+    dense: Path, tmp_path: Path, works: Run, fails: Fails
+) -> None:
+    generator = np.random.default_rng(1)
+    large = tmp_path / "large.safetensors"
+    container.write_file(large, {"fc.weight": f32(generator.normal(size=(200, 300)))})
+    out = tmp_path / "out.safetensors"
+    works("compress", large, "-o", out, "--target-bpw", 3)
+    assert 0.9 * 3 / 8 < out.stat().st_size / 60_000 <= 3 / 8
+    assert "give one of --target-bytes" in fails(
+        "compress", large, "-o", out, "--force", "--target-bpw", 3, "--target-ratio", 4
+    )
