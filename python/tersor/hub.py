@@ -160,8 +160,6 @@ def _table(found: ModelReport) -> str:
 def _row(layer: LayerReport) -> str:
     kept = "" if layer.density is None else f"{layer.density:.0%}"
     bits = "" if layer.bits is None else f"{layer.bits:.2f}"
-    ratio = ""
-    if layer.compressed and layer.stored_bytes:
-        ratio = f"{layer.dense_bytes / layer.stored_bytes:.1f}×"
+    ratio = "" if layer.ratio is None else f"{layer.ratio:.1f}×"
     cells = (layer.name or "(model)", layer.kind, f"{layer.weights:,}", kept, bits)
     return f"| {' | '.join(cells)} | {layer.stored_bytes:,} | {ratio} |"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import nn
 
 import tersor
@@ -36,7 +37,6 @@ class MyNetwork(nn.Module):
 
 
 def test_python_runs_in_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    transformers = pytest.importorskip("transformers")
     monkeypatch.chdir(tmp_path)
     torch.manual_seed(1)
     shape = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
@@ -66,7 +66,6 @@ def test_python_runs_in_its_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 def test_commands_run_in_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("typer")
     monkeypatch.chdir(tmp_path)
     weight = np.random.default_rng(1).normal(size=(64, 64)).astype(np.float32)
     container.write_file("model.safetensors", {"fc.weight": Tensor("F32", (64, 64), weight)})

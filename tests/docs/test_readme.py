@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from torch import nn
 
 import tersor
@@ -126,7 +127,6 @@ CHECKS: list[Callable[[dict[str, Any]], None]] = [
 def test_python_runs_as_it_stands(block: int, names: dict[str, Any]) -> None:
     assert len(PYTHON) == len(CHECKS), "a block was added: say what must hold after it"
     if "AutoModel" in PYTHON[block]:
-        transformers = pytest.importorskip("transformers")
         shape = {"hidden_size": 64, "intermediate_size": 128, "num_attention_heads": 4}
         config = transformers.BertConfig(**shape, num_hidden_layers=2, vocab_size=300)
         transformers.BertModel(config).save_pretrained("dense")
@@ -153,7 +153,6 @@ def _write_models(folder: Path) -> None:
 def test_commands_run_in_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("typer")
     monkeypatch.chdir(tmp_path)
     _write_models(tmp_path)
     assert len(COMMANDS) >= 9
@@ -174,7 +173,6 @@ def test_commands_run_in_their_order(
 def test_every_command_has_a_help_that_fits(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pytest.importorskip("typer")
     monkeypatch.setenv("COLUMNS", "80")
     assert main(["--help"]) == 0
     shown = capsys.readouterr().out

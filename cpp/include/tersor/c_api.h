@@ -90,7 +90,7 @@ typedef struct tersor_dense {
 TERSOR_API int tersor_describe_dense(const tersor_file* file, const char* name, tersor_dense* dense,
                                      size_t struct_size);
 /* Its elements, little-endian and row-major: `size` bytes from byte `first` on, both multiples of
- * its element. With at most so many threads. */
+ * its element. With at most `threads` threads. */
 TERSOR_API int tersor_read_tensor(const tersor_file* file, const char* name, size_t first,
                                   void* bytes, size_t size, int threads);
 

@@ -25,7 +25,7 @@ struct BlobInfo {
 /// Whether the bytes start like such a blob; says nothing about the rest.
 [[nodiscard]] bool is_blob(std::span<const std::uint8_t> blob) noexcept;
 
-/// The most bytes that `encode` needs for a tensor of so many bytes.
+/// The most bytes that `encode` needs for a tensor of `bytes` bytes.
 [[nodiscard]] std::size_t encode_bound(std::size_t bytes) noexcept;
 
 /// Encodes a tensor, whose bytes are little-endian and row-major, and returns the bytes of its

@@ -33,7 +33,7 @@ struct Layout {
     [[nodiscard]] constexpr int bits(std::size_t field) const noexcept {
         return field == 1 ? 8 - joined : 8;
     }
-    /// Bytes of a field that is stored as it is, of so many elements: bits without gaps.
+    /// Bytes of a field that is stored as it is, of `elements` elements: bits without gaps.
     [[nodiscard]] constexpr std::uint64_t plain_bytes(std::size_t field,
                                                       std::uint64_t elements) const noexcept {
         return bits(field) == 8 ? elements

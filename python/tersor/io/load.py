@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, overload
 
@@ -114,14 +115,7 @@ def _load_model(
     if execution is not None and execution not in EXECUTIONS:
         raise ValueError(f"execution '{execution}' is none of {', '.join(EXECUTIONS)}")
     content = read_content(path, max_bytes)
-    undo = fold_names(model, content.folded, content.tensors)
-    try:
-        plan = plan_loading(content, model, strict)
-        if plan.problems:
-            raise ValueError(f"{path} does not fit the model: {'; '.join(plan.problems)}")
-    except BaseException:
-        undo()
-        raise
+    plan, _ = _planned(content, model, strict)
     made = _swap_layers(model, plan, content, precision, execution)
     without_data = fill_(made, content.tensors)
     for name, reason in plan.left.items():
@@ -141,6 +135,24 @@ def _load_model(
     return made
 
 
+def _planned(content: Content, model: nn.Module, strict: bool) -> tuple[Plan, Callable[[], None]]:
+    """How the content goes into a model whose norms are folded as the file's; and what undoes that.
+
+    Raises:
+        ValueError: they do not fit; the model is as it was.
+    """
+    undo = fold_names(model, content.folded, content.tensors)
+    try:
+        plan = plan_loading(content, model, strict)
+        if plan.problems:
+            problems = "; ".join(plan.problems)
+            raise ValueError(f"{content.path} does not fit the model: {problems}")
+    except BaseException:
+        undo()
+        raise
+    return plan, undo
+
+
 def run_from_blobs(model: nn.Module, content: Content) -> dict[str, str]:
     """Puts compressed layers into a model whose other tensors somebody else fills in.
 
@@ -154,11 +166,10 @@ def run_from_blobs(model: nn.Module, content: Content) -> dict[str, str]:
     Raises:
         ValueError: the blobs do not fit the model; the message lists the names.
     """
-    fold_names(model, content.folded, content.tensors)
-    plan = plan_loading(content, model, strict=False)
-    if plan.problems:
-        raise ValueError(f"{content.path} does not fit the model: {'; '.join(plan.problems)}")
-    if not plan.left:
+    plan, undo = _planned(content, model, strict=False)
+    if plan.left:
+        undo()
+    else:
         _swap_layers(model, plan, content, None, None)
     return plan.left
 

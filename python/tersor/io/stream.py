@@ -7,6 +7,7 @@ that is not the one that follows from the tensors.
 from __future__ import annotations
 
 import json
+import math
 import os
 import secrets
 import stat
@@ -41,10 +42,7 @@ class Entry:
     @property
     def nbytes(self) -> int:
         """Bytes of the tensor."""
-        elements = 1
-        for size in self.shape:
-            elements *= size
-        return elements * ELEMENT_BYTES[self.dtype]
+        return math.prod(self.shape) * ELEMENT_BYTES[self.dtype]
 
 
 def plain_header(entries: Iterable[Entry], metadata: Mapping[str, str]) -> bytes:

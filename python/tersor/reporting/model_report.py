@@ -65,6 +65,13 @@ class LayerReport:
     precision: str | None = None
     runs: str | None = None
 
+    @property
+    def ratio(self) -> float | None:
+        """How many times smaller a compressed layer is; None of others, and where it is shared."""
+        return (
+            self.dense_bytes / self.stored_bytes if self.compressed and self.stored_bytes else None
+        )
+
 
 @dataclass(frozen=True)
 class ModelReport:
@@ -158,9 +165,7 @@ def _cells(layer: LayerReport) -> tuple[str, ...]:
         shown(layer.density, ".1%"),
         shown(layer.bits, ".2f"),
         f"{layer.stored_bytes:,}",
-        f"{layer.dense_bytes / layer.stored_bytes:.1f}x"
-        if layer.compressed and layer.stored_bytes
-        else "",
+        "" if layer.ratio is None else f"{layer.ratio:.1f}x",
         shown(layer.relative_error, ".2%"),
     )
 

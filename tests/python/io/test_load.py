@@ -22,6 +22,8 @@ from tersor.codec.blob import encode_blob
 from tersor.codec.encode import compress_weight
 from tersor.io import container, state_dict
 from tersor.io.aliases import KEY
+from tersor.io.content import read_blobs
+from tersor.io.load import run_from_blobs
 from tersor.nn import Compressed, CompressedLinear
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -520,3 +522,21 @@ def test_how_layers_run_is_chosen_when_a_model_is_loaded(tmp_path: Path) -> None
         tersor.load_model(path, two_linears(), execution="fast")  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="are those of loading into a model"):
         tersor.load(path, execution="dense")  # type: ignore[call-overload]
+
+
+def test_a_model_that_cannot_run_a_blob_keeps_its_norms(tmp_path: Path) -> None:
+    class Own(nn.Linear):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return 2 * super().forward(x)
+
+    def network(last: type[nn.Linear]) -> nn.Sequential:
+        norm = nn.BatchNorm2d(4)
+        return nn.Sequential(nn.Conv2d(3, 4, 3), norm, nn.Flatten(), last(144, 64)).eval()
+
+    small = tersor.compress_(network(nn.Linear), tersor.Config(fold_norms=True))
+    tersor.save(small, tmp_path / "small.safetensors")
+    model = network(Own)
+    left = run_from_blobs(model, read_blobs([tmp_path / "small.safetensors"]))
+    assert list(left) == ["3"]
+    assert isinstance(model[1], nn.BatchNorm2d)
+    assert type(model[0]) is nn.Conv2d
