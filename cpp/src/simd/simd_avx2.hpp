@@ -19,6 +19,7 @@ using F32 = __m256;
 using I32 = __m256i;
 using U64 = __m256i;
 inline constexpr std::size_t width = 8;
+inline constexpr std::size_t registers = 16;
 inline constexpr bool has_masks = false;
 
 inline __m256i first(std::size_t n) noexcept {
@@ -76,6 +77,13 @@ inline float largest(F32 x) noexcept {
     return _mm_cvtss_f32(_mm_max_ss(quarter, _mm_movehdup_ps(quarter)));
 }
 
+inline I32 load_bytes(const std::uint8_t* from) noexcept {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+}
+inline I32 add_dots(I32 sums, I32 small, I32 bytes) noexcept {
+    const __m256i pairs = _mm256_maddubs_epi16(small, bytes);
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
 inline I32 splat_int(std::int32_t x) noexcept { return _mm256_set1_epi32(x); }
 inline I32 bits(F32 x) noexcept { return _mm256_castps_si256(x); }
 inline I32 to_int(F32 x) noexcept { return _mm256_cvtps_epi32(x); }

@@ -19,6 +19,7 @@ using F32 = __m512;
 using I32 = __m512i;
 using U64 = __m512i;
 inline constexpr std::size_t width = 16;
+inline constexpr std::size_t registers = 32;
 inline constexpr bool has_masks = true;
 
 inline __mmask16 first(std::size_t n) noexcept { return static_cast<__mmask16>((1U << n) - 1); }
@@ -55,6 +56,10 @@ inline float sum(F32 x) noexcept { return _mm512_reduce_add_ps(x); }
 inline float least(F32 x) noexcept { return _mm512_reduce_min_ps(x); }
 inline float largest(F32 x) noexcept { return _mm512_reduce_max_ps(x); }
 
+inline I32 load_bytes(const std::uint8_t* from) noexcept { return _mm512_loadu_si512(from); }
+inline I32 add_dots(I32 sums, I32 small, I32 bytes) noexcept {
+    return _mm512_dpbusd_epi32(sums, small, bytes);
+}
 inline I32 splat_int(std::int32_t x) noexcept { return _mm512_set1_epi32(x); }
 inline I32 bits(F32 x) noexcept { return _mm512_castps_si512(x); }
 inline I32 to_int(F32 x) noexcept { return _mm512_cvtps_epi32(x); }

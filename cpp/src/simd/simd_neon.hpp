@@ -16,6 +16,7 @@ using F32 = float32x4_t;
 using I32 = int32x4_t;
 using U64 = uint64x2_t;
 inline constexpr std::size_t width = 4;
+inline constexpr std::size_t registers = 32;
 inline constexpr bool has_masks = false;
 
 inline F32 zero() noexcept { return vdupq_n_f32(0.0F); }
@@ -62,6 +63,15 @@ inline float sum(F32 x) noexcept { return vaddvq_f32(x); }
 inline float least(F32 x) noexcept { return vminnmvq_f32(x); }
 inline float largest(F32 x) noexcept { return vmaxnmvq_f32(x); }
 
+inline I32 load_bytes(const std::uint8_t* from) noexcept {
+    return vreinterpretq_s32_u8(vld1q_u8(from));
+}
+inline I32 add_dots(I32 sums, I32 small, I32 bytes) noexcept {
+    const int8x16_t a = vreinterpretq_s8_s32(small);
+    const int8x16_t b = vreinterpretq_s8_s32(bytes);
+    sums = vpadalq_s16(sums, vmull_s8(vget_low_s8(a), vget_low_s8(b)));
+    return vpadalq_s16(sums, vmull_high_s8(a, b));
+}
 inline I32 splat_int(std::int32_t x) noexcept { return vdupq_n_s32(x); }
 inline I32 bits(F32 x) noexcept { return vreinterpretq_s32_f32(x); }
 inline I32 to_int(F32 x) noexcept { return vcvtnq_s32_f32(x); }

@@ -55,11 +55,14 @@ inline constexpr std::size_t limb_panel_from = 36;
 /// faster.
 inline constexpr std::uint64_t gather_from = 160;
 
-/// Whether the fixed-point kernels of a level are for such a matrix.
+/// Whether the fixed-point kernels of a level are for such a matrix. `integers`: the values of the
+/// codebook are multiples of a step.
 [[nodiscard]] constexpr bool fits_sell(Isa isa, std::size_t codebook_size, std::size_t nonzeros,
-                                       std::uint64_t weights) noexcept {
-    return codebook_size > 1 && codebook_size <= sell_shape(isa).max_codes &&
-           nonzeros * gather_from > weights;
+                                       std::uint64_t weights, bool integers) noexcept {
+    const SellShape usual = sell_shape(isa);
+    if (usual == no_sell || codebook_size <= 1) return false;
+    if (codebook_size <= usual.max_codes) return nonzeros * gather_from > weights;
+    return integers && shape_for(usual, codebook_size, nonzeros, weights, integers).dense;
 }
 
 }  // namespace tersor::spmm

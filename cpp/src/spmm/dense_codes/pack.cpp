@@ -32,7 +32,10 @@ public:
         layout.shape = shape;
         layout.codes = codebook.size();
         for (std::size_t d = 0; d < layout.limbs.size(); ++d) {
-            layout.limbs[d] = split_codebook(codebook, static_cast<int>(d) + 1, shape.limb_bits);
+            const int count = static_cast<int>(d) + 1;
+            layout.limbs[d] = layout.integers.has_value()
+                                  ? limbs_of(*layout.integers, count, shape.limb_bits)
+                                  : split_codebook(codebook, count, shape.limb_bits);
         }
         layout.row_bytes = dense_codes::row_bytes(source.cols(), bits_);
         layout.entries =
@@ -112,6 +115,15 @@ private:
         std::uint8_t* const lines =
             dense_codes::first_line(layout_.entries.data(), layout_.row_bytes, row);
         const std::size_t columns = dense_codes::line_columns(bits_);
+        if (layout_.integers.has_value()) {
+            for (const Entry entry : entries) {
+                const std::size_t column = entry >> 8;
+                lines[column / columns * dense_codes::group_rows * dense_codes::line_bytes +
+                      column % columns] =
+                    static_cast<std::uint8_t>(layout_.integers->of_code[entry & 255U]);
+            }
+            return;
+        }
         for (const Entry entry : entries) {
             const std::size_t column = entry >> 8;
             const std::size_t inside = column % columns;

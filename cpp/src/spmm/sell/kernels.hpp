@@ -48,6 +48,9 @@ void install(dispatch::Level<Isa::neon>, Kernels& kernels) noexcept;
 void install_fill_avx512(Kernels& kernels) noexcept;
 void install_dense_avx512(Kernels& kernels) noexcept;
 void install_dense_avx2(Kernels& kernels) noexcept;
+void install_integers_avx2(Kernels& kernels) noexcept;
+void install_integers_avx512(Kernels& kernels) noexcept;
+void install_integers_neon(Kernels& kernels) noexcept;
 
 /// The kernels of a level.
 [[nodiscard]] inline const Kernels& kernels(Isa isa) noexcept {

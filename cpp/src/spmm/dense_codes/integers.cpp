@@ -1,0 +1,73 @@
+#include "spmm/dense_codes/integers.hpp"
+
+#include <algorithm>
+#include <cmath>
+
+namespace tersor::spmm {
+namespace {
+
+constexpr double largest_multiple = 127.0;
+
+/// How far a value may be from a multiple, as a part of it: it was rounded to fp32 once, and the
+/// step is found from values that were.
+constexpr double tolerance = 0x1p-22;
+
+/// The multiples for about that step; none where the values have another.
+std::optional<Integers> integers_for(std::span<const float> values, double step) {
+    Integers found;
+    double products = 0.0;
+    double squares = 0.0;
+    for (std::size_t code = 1; code < values.size(); ++code) {
+        const double multiple = std::round(double{values[code]} / step);
+        // The step is only about right: the exact test follows.
+        if (multiple == 0.0 || std::abs(multiple) > largest_multiple ||
+            std::abs(double{values[code]} - multiple * step) > 0x1p-8 * step) {
+            return std::nullopt;
+        }
+        found.of_code[code] = static_cast<std::int8_t>(multiple);
+        std::uint8_t& back = found.code_of[static_cast<std::uint8_t>(found.of_code[code])];
+        if (back != 0) return std::nullopt;
+        back = static_cast<std::uint8_t>(code);
+        products += multiple * double{values[code]};
+        squares += multiple * multiple;
+    }
+    found.step = products / squares;
+    for (std::size_t code = 1; code < values.size(); ++code) {
+        const double value{values[code]};
+        if (std::abs(value - found.of_code[code] * found.step) > tolerance * std::abs(value)) {
+            return std::nullopt;
+        }
+    }
+    return found;
+}
+
+}  // namespace
+
+std::optional<Integers> find_integers(std::span<const float> codebook) {
+    if (codebook.size() <= 16) return std::nullopt;  // two of their codes share a byte
+    double smallest = std::abs(double{codebook[1]});
+    double largest = smallest;
+    for (const float value : codebook.subspan(1)) {
+        smallest = std::min(smallest, std::abs(double{value}));
+        largest = std::max(largest, std::abs(double{value}));
+    }
+    // The smallest value is some multiple. The coarsest step that fits is the codebook's.
+    for (double multiple = 1.0; multiple <= largest_multiple; multiple += 1.0) {
+        const double step = smallest / multiple;
+        if (largest > (largest_multiple + 0.5) * step) continue;
+        if (auto found = integers_for(codebook, step)) return found;
+    }
+    return std::nullopt;
+}
+
+Limbs limbs_of(const Integers& integers, int count, int bits) {
+    Limbs limbs;
+    limbs.count = count;
+    limbs.bits = bits;
+    limbs.unit = std::ldexp(integers.step, -bits * (count - 1));
+    std::copy(integers.of_code.begin(), integers.of_code.end(),
+              limbs.table[static_cast<std::size_t>(count - 1)].begin());
+    return limbs;
+}
+
+}  // namespace tersor::spmm
