@@ -96,6 +96,12 @@ inline std::int32_t largest_int(I32 x) noexcept {
     four = _mm_max_epi32(four, _mm_shuffle_epi32(four, _MM_SHUFFLE(2, 3, 0, 1)));
     return _mm_cvtsi128_si32(four);
 }
+inline double sum_ints(I32 x) noexcept {
+    const __m256d four = _mm256_add_pd(_mm256_cvtepi32_pd(_mm256_castsi256_si128(x)),
+                                       _mm256_cvtepi32_pd(_mm256_extracti128_si256(x, 1)));
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+}
 inline void store_low_bytes(std::uint8_t* to, I32 x) noexcept {
     // The low bytes of the numbers of each half, side by side.
     const __m256i low =

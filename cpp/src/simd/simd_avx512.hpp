@@ -69,6 +69,10 @@ inline I32 shift_right(I32 x, int n) noexcept {
     return _mm512_srli_epi32(x, static_cast<unsigned>(n));
 }
 inline std::int32_t largest_int(I32 x) noexcept { return _mm512_reduce_max_epi32(x); }
+inline double sum_ints(I32 x) noexcept {
+    return _mm512_reduce_add_pd(_mm512_add_pd(_mm512_cvtepi32_pd(_mm512_castsi512_si256(x)),
+                                              _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(x, 1))));
+}
 inline void store_low_bytes(std::uint8_t* to, I32 x) noexcept {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(x));
 }

@@ -81,6 +81,7 @@ inline I32 shift_right(I32 x, int n) noexcept {
     return vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(x), vdupq_n_s32(-n)));
 }
 inline std::int32_t largest_int(I32 x) noexcept { return vmaxvq_s32(x); }
+inline double sum_ints(I32 x) noexcept { return static_cast<double>(vaddlvq_s32(x)); }
 inline void store_low_bytes(std::uint8_t* to, I32 x) noexcept {
     const uint16x4_t halves = vmovn_u32(vreinterpretq_u32_s32(x));
     const uint8x8_t bytes = vmovn_u16(vcombine_u16(halves, halves));

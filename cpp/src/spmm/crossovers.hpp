@@ -13,11 +13,14 @@
 namespace tersor::spmm {
 
 /// Vectors from which a panel, of which a part stays empty, is faster than what else there is: the
-/// gathers of fp32, or the fixed-point arithmetic of a class.
-[[nodiscard]] constexpr std::size_t panel_from(Isa isa,
-                                               std::optional<Arithmetic> arithmetic) noexcept {
+/// gathers of fp32, or the fixed-point arithmetic of a class, with `integers` or with codes.
+[[nodiscard]] constexpr std::size_t panel_from(Isa isa, std::optional<Arithmetic> arithmetic,
+                                               bool integers) noexcept {
     if (!arithmetic.has_value()) return 4;
-    if (isa == Isa::avx2 || isa == Isa::neon) return 6;
+    if (isa == Isa::avx2 || isa == Isa::neon) {
+        if (!integers) return 6;
+        return arithmetic->x_limbs == 1 ? SIZE_MAX : arithmetic->x_limbs == 2 ? 16 : 10;
+    }
     if (arithmetic == Arithmetic{3, 3, 2}) return 12;
     if (arithmetic == finest_arithmetic) return 10;
     if (arithmetic->x_limbs == 2) return 24;

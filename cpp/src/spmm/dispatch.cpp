@@ -14,7 +14,7 @@ namespace {
 /// every class: what a class takes instead is faster, or it would be slower than a more exact one.
 std::size_t vectors_in_panels(const PackedMatrix::Layout& layout, std::size_t batch,
                               std::optional<Arithmetic> arithmetic, int threads) {
-    const std::size_t least = panel_from(layout.isa, arithmetic);
+    const std::size_t least = panel_from(layout.isa, arithmetic, layout.runs_integers());
     if (batch < least) return 0;
     if (layout.codebook_size > 0 && layout.panels(threads) == nullptr) return 0;
     std::size_t remaining = batch;

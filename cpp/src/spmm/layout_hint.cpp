@@ -22,7 +22,7 @@ LayoutHint layout_hint_for(const RelativeCsr& csr, std::size_t codebook_size, Us
         tiles_win(*arithmetic, use.batch, nonzeros, weights)) {
         return LayoutHint::vector;
     }
-    return use.batch >= panel_from(isa, arithmetic) ? LayoutHint::batch : LayoutHint::vector;
+    return use.batch >= panel_from(isa, arithmetic, false) ? LayoutHint::batch : LayoutHint::vector;
 }
 
 }  // namespace tersor::spmm

@@ -100,6 +100,13 @@ bool PackedMatrix::Layout::fits_sell() const noexcept {
            cols <= spmm::max_sell_columns;
 }
 
+bool PackedMatrix::Layout::runs_integers() const noexcept {
+    return integers && fits_sell() &&
+           spmm::shape_for(spmm::sell_shape(isa), codebook_size, nonzeros,
+                           std::uint64_t{rows} * cols, integers)
+               .dense;
+}
+
 const spmm::Csr16& PackedMatrix::Layout::csr16() const {
     return lazy_csr16.get([&] {
         const spmm::Sell* packed = lazy_sell.peek();

@@ -65,6 +65,8 @@ struct PackedMatrix::Layout {
     /// none. Like those below it is made by `threads` threads unless it is there.
     [[nodiscard]] const spmm::Sell* sell(int threads = 1) const;
     [[nodiscard]] bool fits_sell() const noexcept;
+    /// Whether that layout holds integers instead of codes.
+    [[nodiscard]] bool runs_integers() const noexcept;
     /// What `highest` needs beside the SELL layout, which must be there.
     [[nodiscard]] const spmm::HighestRows& highest_rows() const;
     /// The layout for batches; nullptr where this matrix has none.

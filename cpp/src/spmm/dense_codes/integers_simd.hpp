@@ -20,14 +20,6 @@ using dense_codes::line_bytes;
 constexpr std::size_t lines_per_fold = 1024;
 static_assert(lines_per_fold * 4 * 4 * 255 * 127 < (std::size_t{1} << 31));
 
-inline double sum_of(simd::I32 sums) noexcept {
-    std::array<std::int32_t, sizeof(simd::I32) / 4> parts;
-    std::memcpy(parts.data(), &sums, sizeof sums);
-    double sum = 0.0;
-    for (const std::int32_t part : parts) sum += part;
-    return sum;
-}
-
 /// totals[r] = the products of row r with one vector, in units of x and w.
 template <int x_limbs, std::size_t rows>
 void multiply_rows(const std::uint8_t* line, std::size_t lines, const FixedActivations& x,
@@ -65,8 +57,8 @@ void multiply_rows(const std::uint8_t* line, std::size_t lines, const FixedActiv
         }
         for (std::size_t r = 0; r < rows; ++r) {
             for (int p = 0; p < x_limbs; ++p) {
-                totals[r] +=
-                    static_cast<double>(std::uint64_t{1} << (limb_bits * p)) * sum_of(sums[r][p]);
+                totals[r] += static_cast<double>(std::uint64_t{1} << (limb_bits * p)) *
+                             simd::sum_ints(sums[r][p]);
             }
         }
     }
