@@ -142,6 +142,35 @@ TEST_P(DenseCodes, IntegersKeepTheBoundsOfEveryClass) {
     }
 }
 
+TEST_P(DenseCodes, WeightsBeyondTheIntegersKeepTheBounds) {
+    auto codebook = multiples(60, 0.0173F);
+    for (const float far : {9.2F, -31.5F, 2.41F}) codebook.push_back(far);
+    Problem p = test::make_problem(37, 300, 0.9, codebook, 9);
+    std::vector<std::uint8_t> codes(p.dense.size());
+    for (std::size_t i = 0; i < codes.size(); ++i) {
+        // One in 256 is an outlier, and the first and the last weight are.
+        const bool far = i % 256 == 7 || i == 0 || i + 1 == codes.size();
+        codes[i] = static_cast<std::uint8_t>(far ? 121 + i % 3 : i * i % 121);
+        p.dense[i] = codebook[codes[i]];
+    }
+    p.csr = csr::encode(codes, p.rows, p.cols, 4);
+    for (const int threads : {1, 3}) {
+        const PackedMatrix matrix = packed(p, threads);
+        ASSERT_EQ(is_dense(matrix), serves_integers());
+        std::vector<float> dense(p.dense.size());
+        matrix.unpack(dense);
+        EXPECT_EQ(dense, p.dense);
+        const auto x = test::random_x(5 * p.cols, 4);
+        const auto bias = test::random_x(p.rows, 5);
+        for (const Precision precision :
+             {Precision::highest, Precision::high, Precision::medium, Precision::low}) {
+            std::vector<float> y(5 * p.rows);
+            spmm::multiply(matrix, x, 5, bias, y, precision, threads);
+            expect_bound(p, x, 5, bias, y, precision);
+        }
+    }
+}
+
 TEST_P(DenseCodes, IntegersTakeAByteEach) {
     if (!serves_integers()) GTEST_SKIP() << "no kernels for dense slices";
     const Problem p = test::make_problem(512, 1024, 1.0, multiples(63, 0.5F), 6);
@@ -187,7 +216,8 @@ TEST(Integers, AreNotFoundElsewhere) {
     auto zero = multiples(20, 0.5F);
     zero[7] = 0.0F;
     EXPECT_FALSE(spmm::find_integers(zero).has_value());
-    EXPECT_FALSE(spmm::find_integers(multiples(100, 0.5F, 40)).has_value());  // to 139 steps
+    EXPECT_FALSE(spmm::find_integers(multiples(100, 0.5F, 40)).has_value());  // 24 beyond 127
+    EXPECT_TRUE(spmm::find_integers(multiples(96, 0.5F, 40)).has_value());    // 16
     EXPECT_FALSE(spmm::find_integers(multiples(7, 0.5F)).has_value());        // codes of 4 bits
     EXPECT_FALSE(spmm::find_integers(std::vector<float>(40, 0.0F)).has_value());
 }

@@ -23,8 +23,7 @@ def quantize_integer(
     """Rounds weights to whole multiples of a step; those that round to 0 are pruned.
 
     The step is the smallest that needs no more than ``values`` multiples. A few weights far from
-    all others may be multiples beyond 127: they keep their accuracy, and the layer loses the speed
-    of 8-bit integers.
+    all others may be multiples beyond 127: kernels keep those apart.
 
     Args:
         weights: float32 by name.

@@ -89,8 +89,9 @@ def test_integers_are_multiples_of_one_step(weights, values):
         assert 2 <= len(got.values) <= values
         gaps = np.diff(np.concatenate([got.values, [0.0]]).astype(np.float64))
         step = np.abs(gaps[np.abs(gaps) > 1e-9]).min()
-        multiples = got.values / step
-        assert np.abs(multiples - np.rint(multiples)).max() < 1e-3
+        multiples = np.rint(got.values / step)
+        step = float(got.values @ multiples / (multiples @ multiples))
+        assert np.abs(got.values - multiples * step).max() <= 2.0**-22 * np.abs(got.values).max()
         assert np.abs(got.dense() - weight)[weight != 0].max() <= 0.501 * step
 
 

@@ -83,7 +83,8 @@ void multiply_slices(const Sell& layout, const FixedActivations* x, std::size_t 
                 double sum = double{layout.sums[r]};
                 if (x[item].sum_rests != nullptr) sum += double{x[item].sum_rests[r]};
                 const double total = totals[r - first] * x[item].unit * layout.limbs[0].unit +
-                                     (x[item].low != 0.0 ? x[item].low * sum : 0.0);
+                                     (x[item].low != 0.0 ? x[item].low * sum : 0.0) +
+                                     layout.outliers.product(r, x[item].values);
                 const auto out = static_cast<float>(total);
                 y[item * row_count + r] = bias == nullptr ? out : out + bias[r];
             }

@@ -111,6 +111,7 @@ struct Sell {
     SellShape shape = no_sell;
     std::size_t codes = 0;                            // values in the codebook
     std::optional<Integers> integers;                 // that dense slices hold instead of codes
+    Outliers outliers;                                // beside the integers
     support::AlignedBuffer<std::uint8_t> entries;     // [pairs * pair_bytes]
     support::AlignedBuffer<std::uint8_t> advances;    // [2 * pairs], in units of window_grain
     std::vector<std::uint32_t> slice_starts;          // [slices + 1], in pairs
@@ -128,19 +129,38 @@ struct Sell {
     [[nodiscard]] std::size_t nbytes() const noexcept;
 };
 
+/// Calls `visit(column, code)` for the entries, in order, of a row of integers.
+template <class Visit>
+void for_each_integer_of(const Sell& layout, std::size_t row, const Visit& visit) {
+    const Outliers& outliers = layout.outliers;
+    std::size_t next = outliers.row_starts.empty() ? 0 : outliers.row_starts[row];
+    const std::size_t end = outliers.row_starts.empty() ? 0 : outliers.row_starts[row + 1];
+    const std::uint8_t* line =
+        dense_codes::first_line(layout.entries.data(), layout.row_bytes, row);
+    for (std::size_t first = 0; first < layout.row_bytes; first += dense_codes::line_bytes) {
+        for (std::size_t i = 0; i < dense_codes::line_bytes; ++i) {
+            if (line[i] != 0) {
+                visit(first + i, layout.integers->code_of[line[i]]);
+            } else if (next < end && outliers.columns[next] == first + i) {
+                visit(first + i, outliers.codes[next++]);
+            }
+        }
+        line += dense_codes::group_rows * dense_codes::line_bytes;
+    }
+}
+
 /// Calls `visit(column, code)` for the entries, in order, of a row that is dense.
 template <class Visit>
 void for_each_dense_entry_of(const Sell& layout, std::size_t row, const Visit& visit) {
     const int bits = dense_codes::code_bits(layout.codes);
-    const Integers* integers = layout.integers.has_value() ? &*layout.integers : nullptr;
+    if (layout.integers.has_value()) return for_each_integer_of(layout, row, visit);
     const std::uint8_t* line =
         dense_codes::first_line(layout.entries.data(), layout.row_bytes, row);
     std::size_t column = 0;
     for (std::size_t at = 0; at < layout.row_bytes; at += dense_codes::line_bytes) {
         for (int shift = 0; shift < 8; shift += bits) {
             for (std::size_t i = 0; i < dense_codes::line_bytes; ++i, ++column) {
-                int code = line[i] >> shift & ((1 << bits) - 1);
-                if (integers != nullptr) code = integers->code_of[static_cast<std::size_t>(code)];
+                const int code = line[i] >> shift & ((1 << bits) - 1);
                 if (code != 0) visit(column, static_cast<std::uint8_t>(code));
             }
         }
@@ -191,6 +211,7 @@ struct FixedActivations {
     std::size_t stride;
     double low;
     double unit;
+    const float* values = nullptr;     // [columns], the activations themselves
     const float* sum_rests = nullptr;  // what `Sell::sums` lack, where fp32 is too short
 };
 

@@ -63,7 +63,7 @@ void multiply_fixed(const PackedMatrix::Layout& layout, const Sell& sell, Arithm
             activations::kernels(layout.isa)
                 .split(x + n * layout.cols, layout.cols, range.low, scale.factor,
                        arithmetic.x_limbs, to, stride);
-            fixed[n] = {to, stride, range.low, scale.unit, sum_rests};
+            fixed[n] = {to, stride, range.low, scale.unit, x + n * layout.cols, sum_rests};
         }
     });
     const Limbs& weights = sell.limbs[static_cast<std::size_t>(arithmetic.w_limbs - 1)];
