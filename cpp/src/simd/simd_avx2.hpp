@@ -77,6 +77,10 @@ inline float largest(F32 x) noexcept {
     return _mm_cvtss_f32(_mm_max_ss(quarter, _mm_movehdup_ps(quarter)));
 }
 
+inline F32 load_int8(const std::uint8_t* from) noexcept {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+}
 inline I32 load_bytes(const std::uint8_t* from) noexcept {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
 }

@@ -56,6 +56,10 @@ inline float sum(F32 x) noexcept { return _mm512_reduce_add_ps(x); }
 inline float least(F32 x) noexcept { return _mm512_reduce_min_ps(x); }
 inline float largest(F32 x) noexcept { return _mm512_reduce_max_ps(x); }
 
+inline F32 load_int8(const std::uint8_t* from) noexcept {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+}
 inline I32 load_bytes(const std::uint8_t* from) noexcept { return _mm512_loadu_si512(from); }
 inline I32 add_dots(I32 sums, I32 small, I32 bytes) noexcept {
     return _mm512_dpbusd_epi32(sums, small, bytes);

@@ -63,6 +63,12 @@ inline float sum(F32 x) noexcept { return vaddvq_f32(x); }
 inline float least(F32 x) noexcept { return vminnmvq_f32(x); }
 inline float largest(F32 x) noexcept { return vmaxnmvq_f32(x); }
 
+inline F32 load_int8(const std::uint8_t* from) noexcept {
+    std::uint32_t four;
+    std::memcpy(&four, from, sizeof four);
+    const int16x8_t wide = vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(four)));
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
+}
 inline I32 load_bytes(const std::uint8_t* from) noexcept {
     return vreinterpretq_s32_u8(vld1q_u8(from));
 }

@@ -16,14 +16,24 @@ namespace tersor::spmm {
 /// gathers of fp32, or the fixed-point arithmetic of a class, with `integers` or with codes.
 [[nodiscard]] constexpr std::size_t panel_from(Isa isa, std::optional<Arithmetic> arithmetic,
                                                bool integers) noexcept {
+    if (integers && (isa == Isa::avx2 || isa == Isa::neon)) return SIZE_MAX;
     if (!arithmetic.has_value()) return 4;
-    if (isa == Isa::avx2 || isa == Isa::neon) {
-        if (!integers) return 6;
-        return arithmetic->x_limbs == 1 ? SIZE_MAX : arithmetic->x_limbs == 2 ? 16 : 10;
-    }
+    if (isa == Isa::avx2 || isa == Isa::neon) return 6;
     if (arithmetic == Arithmetic{3, 3, 2}) return 12;
     if (arithmetic == finest_arithmetic) return 10;
     if (arithmetic->x_limbs == 2) return 24;
+    return SIZE_MAX;
+}
+
+/// Vectors from which dense slices of integers are multiplied in fp32 instead of limbs, where a
+/// level has both: a product of limbs takes three instructions there.
+[[nodiscard]] constexpr std::size_t floats_from(Precision precision) noexcept {
+    switch (precision) {
+        case Precision::highest:
+        case Precision::high: return 1;
+        case Precision::medium: return 8;
+        case Precision::low: break;
+    }
     return SIZE_MAX;
 }
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "spmm/crossovers.hpp"
+#include "spmm/sell/kernels.hpp"
 #include "spmm/sell/multiply.hpp"
 #include "spmm/tiles/kernels.hpp"
 #include "spmm/tiles/layout.hpp"
@@ -54,6 +55,11 @@ std::optional<Arithmetic> choose_arithmetic(const Sell* layout, Precision precis
 Plan plan_for(const PackedMatrix::Layout& layout, std::size_t batch, Precision precision,
               int threads) {
     Plan plan;
+    if (layout.runs_integers() && sell::kernels(layout.isa).multiply_as_floats != nullptr &&
+        batch >= floats_from(precision) && fits_fixed_point(*layout.sell(threads))) {
+        plan.as_floats = true;
+        return plan;
+    }
     // `high` and `highest` have one arithmetic each, so that the layout for fixed point need not be
     // made to know whether panels take the whole batch.
     if (precision == Precision::high || precision == Precision::highest) {

@@ -96,10 +96,12 @@ void multiply_slices(const Sell& layout, const FixedActivations* x, std::size_t 
 inline void multiply_integers(const Sell& layout, const Limbs& /*weights*/, Arithmetic arithmetic,
                               const FixedActivations* x, std::size_t items, const float* bias,
                               float* y, std::size_t slice_begin, std::size_t slice_end) noexcept {
+    // Four limbs are those of `highest`, on levels whose limbs are bytes.
+    constexpr int most_limbs = simd::registers > 16 ? 4 : 3;
     const auto run = arithmetic.x_limbs == 1   ? multiply_slices<1>
                      : arithmetic.x_limbs == 2 ? multiply_slices<2>
                      : arithmetic.x_limbs == 3 ? multiply_slices<3>
-                                               : multiply_slices<4>;
+                                               : multiply_slices<most_limbs>;
     run(layout, x, items, bias, y, slice_begin, slice_end);
 }
 
