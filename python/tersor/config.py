@@ -16,7 +16,7 @@ from tersor._names import matches, near
 from tersor._renamed import moved_fields, renamed_fields, renamed_names
 
 Kind = Literal["shared_fp32", "shared_fp16", "plain_fp32", "plain_fp16"]
-Method = Literal["kmeans", "uniform", "ecsq"]
+Method = Literal["kmeans", "uniform", "integer", "ecsq"]
 Algorithm = Literal["exact", "lloyd"]
 Precision = Literal["highest", "high", "medium", "low"]
 Execution = Literal["auto", "compressed", "dense"]
@@ -53,8 +53,8 @@ class LayerConfig:
             deviations of their layer.
         index_bits: width of a gap, 2 to 8; None = what costs the fewest bytes.
         flat: gaps over the whole tensor, or by rows; None = what costs the fewest bytes.
-        method: that chooses the codebook: ``kmeans``, ``uniform`` or ``ecsq``
-            (:mod:`tersor.quantizers`).
+        method: that chooses the codebook: ``kmeans``, ``uniform``, ``integer`` (multiples of one
+            step, 2 of them or more) or ``ecsq`` (:mod:`tersor.quantizers`).
         algorithm: of ``kmeans``: ``exact`` or ``lloyd``.
         bits: of ``ecsq``: entropy of a code; None = what a codebook of ``codebook_size`` entries
             takes when they all occur alike, less one bit.
@@ -99,6 +99,8 @@ class LayerConfig:
             raise ValueError(
                 f"a penalty is that of ecsq, 0 or more, not {self.penalty} of {self.method}"
             )
+        if self.method == "integer" and self.codebook_size == 1:
+            raise ValueError("integer needs a codebook_size of 2 or more: one for each sign")
         if self.penalty is not None and self.bits is not None:
             raise ValueError("give either bits or a penalty")
         if self.prune and self.method != "ecsq":
@@ -299,7 +301,7 @@ class Config:
     @classmethod
     def balanced(cls) -> Config:
         """Small files at hardly any loss without calibration: nothing pruned, 6 bits a weight."""
-        layer = LayerConfig(codebook_size=127, method="uniform")
+        layer = LayerConfig(codebook_size=127, method="integer")
         return cls(linear=layer, conv=layer, embedding=layer)
 
     @classmethod

@@ -54,13 +54,26 @@ void expect_bound(const Problem& p, std::span<const float> x, std::size_t batch,
     }
 }
 
+/// Multiples of a step, in no order: `values` of them on each side of 0.
+std::vector<float> multiples(int values, float step, int first = 1) {
+    std::vector<float> codebook = {0.0F};
+    for (int k = first; k < first + values; ++k) {
+        codebook.insert(codebook.begin() + 1 + k % 3 % static_cast<int>(codebook.size()),
+                        static_cast<float>(k) * step);
+        codebook.push_back(static_cast<float>(-k) * step);
+    }
+    return codebook;
+}
+
 class DenseCodes : public test::IsaTest {
 protected:
-    /// Whether the level has kernels for dense slices, with so many values.
+    /// Whether the level has kernels for dense slices of codes with that many values.
     [[nodiscard]] static bool serves(int values) {
         if (GetParam() == Isa::avx2) return values <= 15;
         return GetParam() == Isa::avx512 || GetParam() == Isa::amx;
     }
+    /// And of integers.
+    [[nodiscard]] static bool serves_integers() { return GetParam() != Isa::scalar; }
 };
 
 TEST_P(DenseCodes, ProductsOfEveryClassKeepTheirBounds) {
@@ -95,6 +108,120 @@ TEST_P(DenseCodes, ProductsOfEveryClassKeepTheirBounds) {
     }
 }
 
+TEST_P(DenseCodes, IntegersKeepTheBoundsOfEveryClass) {
+    struct Shape {
+        std::uint32_t rows, cols;
+        double density;
+        int values;
+        int first;  // the smallest multiple
+    };
+    const Shape shapes[] = {{37, 300, 1.0, 63, 1}, {16, 256, 0.5, 8, 1},  {21, 65, 0.8, 127, 1},
+                            {1, 1, 1.0, 20, 1},    {5, 3000, 0.9, 40, 9}, {18, 64, 1.0, 100, 28}};
+    for (const Shape& shape : shapes) {
+        const Problem p = test::make_problem(shape.rows, shape.cols, shape.density,
+                                             multiples(shape.values, 0.0173F, shape.first), 9);
+        const PackedMatrix matrix = packed(p);
+        ASSERT_EQ(is_dense(matrix), serves_integers()) << shape.cols;
+        std::vector<float> dense(p.dense.size());
+        matrix.unpack(dense);
+        EXPECT_EQ(dense, p.dense);
+        for (const Precision precision :
+             {Precision::highest, Precision::high, Precision::medium, Precision::low}) {
+            for (const std::size_t batch : {1U, 5U, 40U}) {
+                for (const bool positive : {false, true}) {
+                    auto x = test::random_x(batch * p.cols, 4);
+                    if (positive)
+                        std::ranges::transform(x, x.begin(), [](float v) { return std::abs(v); });
+                    const auto bias = test::random_x(p.rows, 5);
+                    std::vector<float> y(batch * p.rows);
+                    spmm::multiply(matrix, x, batch, bias, y, precision, 2);
+                    expect_bound(p, x, batch, bias, y, precision);
+                }
+            }
+        }
+    }
+}
+
+TEST_P(DenseCodes, WeightsBeyondTheIntegersKeepTheBounds) {
+    auto codebook = multiples(60, 0.0173F);
+    for (const float far : {9.2F, -31.5F, 2.41F}) codebook.push_back(far);
+    Problem p = test::make_problem(37, 300, 0.9, codebook, 9);
+    std::vector<std::uint8_t> codes(p.dense.size());
+    for (std::size_t i = 0; i < codes.size(); ++i) {
+        // One in 256 is an outlier, and the first and the last weight are.
+        const bool far = i % 256 == 7 || i == 0 || i + 1 == codes.size();
+        codes[i] = static_cast<std::uint8_t>(far ? 121 + i % 3 : i * i % 121);
+        p.dense[i] = codebook[codes[i]];
+    }
+    p.csr = csr::encode(codes, p.rows, p.cols, 4);
+    for (const int threads : {1, 3}) {
+        const PackedMatrix matrix = packed(p, threads);
+        ASSERT_EQ(is_dense(matrix), serves_integers());
+        std::vector<float> dense(p.dense.size());
+        matrix.unpack(dense);
+        EXPECT_EQ(dense, p.dense);
+        const auto x = test::random_x(5 * p.cols, 4);
+        const auto bias = test::random_x(p.rows, 5);
+        for (const Precision precision :
+             {Precision::highest, Precision::high, Precision::medium, Precision::low}) {
+            std::vector<float> y(5 * p.rows);
+            spmm::multiply(matrix, x, 5, bias, y, precision, threads);
+            expect_bound(p, x, 5, bias, y, precision);
+        }
+    }
+}
+
+TEST_P(DenseCodes, IntegersTakeAByteEach) {
+    if (!serves_integers()) GTEST_SKIP() << "no kernels for dense slices";
+    const Problem p = test::make_problem(512, 1024, 1.0, multiples(63, 0.5F), 6);
+    EXPECT_LT(static_cast<double>(packed(p).nbytes()), 1.03 * 512 * 1024);
+}
+
+TEST_P(DenseCodes, TrainedValuesAreNoIntegers) {
+    if (!serves_integers()) GTEST_SKIP() << "no kernels for dense slices";
+    const Problem p = test::make_problem(40, 200, 1.0, multiples(63, 0.5F), 6);
+    const PackedMatrix matrix = packed(p);
+    auto trained = p.codebook;
+    for (float& v : trained) v *= 1.0F + 0.001F * v;
+    Problem other = p;
+    for (float& w : other.dense) w *= 1.0F + 0.001F * w;
+    const auto x = test::random_x(p.cols, 4);
+    std::vector<float> y(p.rows);
+    spmm::multiply(matrix.with_codebook(trained), x, 1, {}, y, Precision::high);
+    expect_bound(other, x, 1, {}, y, Precision::high);
+}
+
+TEST(Integers, AreFoundWhereEveryValueIsAMultiple) {
+    const auto found = spmm::find_integers(multiples(63, 0.0173F));
+    ASSERT_TRUE(found.has_value());
+    EXPECT_NEAR(found->step, 0.0173, 1e-8);
+    const std::vector<float> codebook = multiples(63, 0.0173F);
+    for (std::size_t c = 1; c < codebook.size(); ++c) {
+        EXPECT_NEAR(found->of_code[c] * found->step, codebook[c], 1e-7);
+        EXPECT_EQ(found->code_of[static_cast<std::uint8_t>(found->of_code[c])], c);
+    }
+    // Values from the 40th multiple on.
+    const auto large = spmm::find_integers(multiples(20, 0.5F, 40));
+    ASSERT_TRUE(large.has_value());
+    EXPECT_NEAR(large->step, 0.5, 1e-12);
+}
+
+TEST(Integers, AreNotFoundElsewhere) {
+    auto off = multiples(63, 0.0173F);
+    off[20] *= 1.0F + 0x1p-18F;
+    EXPECT_FALSE(spmm::find_integers(off).has_value());
+    auto twice = multiples(20, 0.5F);
+    twice[7] = twice[8];
+    EXPECT_FALSE(spmm::find_integers(twice).has_value());
+    auto zero = multiples(20, 0.5F);
+    zero[7] = 0.0F;
+    EXPECT_FALSE(spmm::find_integers(zero).has_value());
+    EXPECT_FALSE(spmm::find_integers(multiples(100, 0.5F, 40)).has_value());  // 24 beyond 127
+    EXPECT_TRUE(spmm::find_integers(multiples(96, 0.5F, 40)).has_value());    // 16
+    EXPECT_FALSE(spmm::find_integers(multiples(7, 0.5F)).has_value());        // codes of 4 bits
+    EXPECT_FALSE(spmm::find_integers(std::vector<float>(40, 0.0F)).has_value());
+}
+
 TEST_P(DenseCodes, ActivationsOfEveryKindKeepTheBounds) {
     const Problem p = test::make_problem(24, 200, 0.9, 15, 2);
     const PackedMatrix matrix = packed(p);
@@ -122,6 +249,21 @@ TEST_P(DenseCodes, ActivationsOfEveryKindKeepTheBounds) {
 
 TEST_P(DenseCodes, LongRowsAreFolded) {
     // More lines than are added up in 32 bits, all products as large as they can be.
+    const std::vector<float> whole(3 * 90'000, 1.0F);
+    const Problem integers = [] {
+        auto codebook = multiples(127, 1.0F);
+        Problem p = test::make_problem(3, 90'000, 1.0, codebook, 1);
+        std::vector<std::uint8_t> codes(
+            p.dense.size(),
+            static_cast<std::uint8_t>(std::ranges::find(codebook, 127.0F) - codebook.begin()));
+        p.csr = csr::encode(codes, 3, 90'000, 4);
+        return p;
+    }();
+    for (const Precision precision : {Precision::high, Precision::low}) {
+        std::vector<float> y(3);
+        spmm::multiply(packed(integers), std::span(whole).first(90'000), 1, {}, y, precision);
+        for (const float v : y) EXPECT_NEAR(v, 127.0 * 90'000, 127.0 * 90'000 / 64.0);
+    }
     for (const int values : {1, 200}) {
         const std::uint32_t cols = values == 1 ? 600'000 : 90'000;
         const Problem p = test::make_problem(

@@ -19,6 +19,7 @@ using F32 = __m256;
 using I32 = __m256i;
 using U64 = __m256i;
 inline constexpr std::size_t width = 8;
+inline constexpr std::size_t registers = 16;
 inline constexpr bool has_masks = false;
 
 inline __m256i first(std::size_t n) noexcept {
@@ -76,6 +77,17 @@ inline float largest(F32 x) noexcept {
     return _mm_cvtss_f32(_mm_max_ss(quarter, _mm_movehdup_ps(quarter)));
 }
 
+inline F32 load_int8(const std::uint8_t* from) noexcept {
+    const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(from));
+    return _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(bytes));
+}
+inline I32 load_bytes(const std::uint8_t* from) noexcept {
+    return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from));
+}
+inline I32 add_dots(I32 sums, I32 small, I32 bytes) noexcept {
+    const __m256i pairs = _mm256_maddubs_epi16(small, bytes);
+    return _mm256_add_epi32(sums, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
+}
 inline I32 splat_int(std::int32_t x) noexcept { return _mm256_set1_epi32(x); }
 inline I32 bits(F32 x) noexcept { return _mm256_castps_si256(x); }
 inline I32 to_int(F32 x) noexcept { return _mm256_cvtps_epi32(x); }
@@ -87,6 +99,12 @@ inline std::int32_t largest_int(I32 x) noexcept {
     four = _mm_max_epi32(four, _mm_shuffle_epi32(four, _MM_SHUFFLE(1, 0, 3, 2)));
     four = _mm_max_epi32(four, _mm_shuffle_epi32(four, _MM_SHUFFLE(2, 3, 0, 1)));
     return _mm_cvtsi128_si32(four);
+}
+inline double sum_ints(I32 x) noexcept {
+    const __m256d four = _mm256_add_pd(_mm256_cvtepi32_pd(_mm256_castsi256_si128(x)),
+                                       _mm256_cvtepi32_pd(_mm256_extracti128_si256(x, 1)));
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(four), _mm256_extractf128_pd(four, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
 }
 inline void store_low_bytes(std::uint8_t* to, I32 x) noexcept {
     // The low bytes of the numbers of each half, side by side.

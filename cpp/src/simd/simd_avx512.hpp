@@ -19,6 +19,7 @@ using F32 = __m512;
 using I32 = __m512i;
 using U64 = __m512i;
 inline constexpr std::size_t width = 16;
+inline constexpr std::size_t registers = 32;
 inline constexpr bool has_masks = true;
 
 inline __mmask16 first(std::size_t n) noexcept { return static_cast<__mmask16>((1U << n) - 1); }
@@ -55,6 +56,14 @@ inline float sum(F32 x) noexcept { return _mm512_reduce_add_ps(x); }
 inline float least(F32 x) noexcept { return _mm512_reduce_min_ps(x); }
 inline float largest(F32 x) noexcept { return _mm512_reduce_max_ps(x); }
 
+inline F32 load_int8(const std::uint8_t* from) noexcept {
+    const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(from));
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+}
+inline I32 load_bytes(const std::uint8_t* from) noexcept { return _mm512_loadu_si512(from); }
+inline I32 add_dots(I32 sums, I32 small, I32 bytes) noexcept {
+    return _mm512_dpbusd_epi32(sums, small, bytes);
+}
 inline I32 splat_int(std::int32_t x) noexcept { return _mm512_set1_epi32(x); }
 inline I32 bits(F32 x) noexcept { return _mm512_castps_si512(x); }
 inline I32 to_int(F32 x) noexcept { return _mm512_cvtps_epi32(x); }
@@ -64,6 +73,10 @@ inline I32 shift_right(I32 x, int n) noexcept {
     return _mm512_srli_epi32(x, static_cast<unsigned>(n));
 }
 inline std::int32_t largest_int(I32 x) noexcept { return _mm512_reduce_max_epi32(x); }
+inline double sum_ints(I32 x) noexcept {
+    return _mm512_reduce_add_pd(_mm512_add_pd(_mm512_cvtepi32_pd(_mm512_castsi512_si256(x)),
+                                              _mm512_cvtepi32_pd(_mm512_extracti64x4_epi64(x, 1))));
+}
 inline void store_low_bytes(std::uint8_t* to, I32 x) noexcept {
     _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm512_cvtepi32_epi8(x));
 }

@@ -16,6 +16,7 @@ using F32 = float32x4_t;
 using I32 = int32x4_t;
 using U64 = uint64x2_t;
 inline constexpr std::size_t width = 4;
+inline constexpr std::size_t registers = 32;
 inline constexpr bool has_masks = false;
 
 inline F32 zero() noexcept { return vdupq_n_f32(0.0F); }
@@ -62,6 +63,21 @@ inline float sum(F32 x) noexcept { return vaddvq_f32(x); }
 inline float least(F32 x) noexcept { return vminnmvq_f32(x); }
 inline float largest(F32 x) noexcept { return vmaxnmvq_f32(x); }
 
+inline F32 load_int8(const std::uint8_t* from) noexcept {
+    std::uint32_t four;
+    std::memcpy(&four, from, sizeof four);
+    const int16x8_t wide = vmovl_s8(vreinterpret_s8_u32(vdup_n_u32(four)));
+    return vcvtq_f32_s32(vmovl_s16(vget_low_s16(wide)));
+}
+inline I32 load_bytes(const std::uint8_t* from) noexcept {
+    return vreinterpretq_s32_u8(vld1q_u8(from));
+}
+inline I32 add_dots(I32 sums, I32 small, I32 bytes) noexcept {
+    const int8x16_t a = vreinterpretq_s8_s32(small);
+    const int8x16_t b = vreinterpretq_s8_s32(bytes);
+    sums = vpadalq_s16(sums, vmull_s8(vget_low_s8(a), vget_low_s8(b)));
+    return vpadalq_s16(sums, vmull_high_s8(a, b));
+}
 inline I32 splat_int(std::int32_t x) noexcept { return vdupq_n_s32(x); }
 inline I32 bits(F32 x) noexcept { return vreinterpretq_s32_f32(x); }
 inline I32 to_int(F32 x) noexcept { return vcvtnq_s32_f32(x); }
@@ -71,6 +87,7 @@ inline I32 shift_right(I32 x, int n) noexcept {
     return vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(x), vdupq_n_s32(-n)));
 }
 inline std::int32_t largest_int(I32 x) noexcept { return vmaxvq_s32(x); }
+inline double sum_ints(I32 x) noexcept { return static_cast<double>(vaddlvq_s32(x)); }
 inline void store_low_bytes(std::uint8_t* to, I32 x) noexcept {
     const uint16x4_t halves = vmovn_u32(vreinterpretq_u32_s32(x));
     const uint8x8_t bytes = vmovn_u16(vcombine_u16(halves, halves));

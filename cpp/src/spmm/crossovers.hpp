@@ -13,14 +13,27 @@
 namespace tersor::spmm {
 
 /// Vectors from which a panel, of which a part stays empty, is faster than what else there is: the
-/// gathers of fp32, or the fixed-point arithmetic of a class.
-[[nodiscard]] constexpr std::size_t panel_from(Isa isa,
-                                               std::optional<Arithmetic> arithmetic) noexcept {
+/// gathers of fp32, or the fixed-point arithmetic of a class, with `integers` or with codes.
+[[nodiscard]] constexpr std::size_t panel_from(Isa isa, std::optional<Arithmetic> arithmetic,
+                                               bool integers) noexcept {
+    if (integers && (isa == Isa::avx2 || isa == Isa::neon)) return SIZE_MAX;
     if (!arithmetic.has_value()) return 4;
     if (isa == Isa::avx2 || isa == Isa::neon) return 6;
     if (arithmetic == Arithmetic{3, 3, 2}) return 12;
     if (arithmetic == finest_arithmetic) return 10;
     if (arithmetic->x_limbs == 2) return 24;
+    return SIZE_MAX;
+}
+
+/// Vectors from which dense slices of integers are multiplied in fp32 instead of limbs, where a
+/// level has both: a product of limbs takes three instructions there.
+[[nodiscard]] constexpr std::size_t floats_from(Precision precision) noexcept {
+    switch (precision) {
+        case Precision::highest:
+        case Precision::high: return 1;
+        case Precision::medium: return 8;
+        case Precision::low: break;
+    }
     return SIZE_MAX;
 }
 
@@ -55,11 +68,14 @@ inline constexpr std::size_t limb_panel_from = 36;
 /// faster.
 inline constexpr std::uint64_t gather_from = 160;
 
-/// Whether the fixed-point kernels of a level are for such a matrix.
+/// Whether the fixed-point kernels of a level are for such a matrix. `integers`: the values of the
+/// codebook are multiples of a step.
 [[nodiscard]] constexpr bool fits_sell(Isa isa, std::size_t codebook_size, std::size_t nonzeros,
-                                       std::uint64_t weights) noexcept {
-    return codebook_size > 1 && codebook_size <= sell_shape(isa).max_codes &&
-           nonzeros * gather_from > weights;
+                                       std::uint64_t weights, bool integers) noexcept {
+    const SellShape usual = sell_shape(isa);
+    if (usual == no_sell || codebook_size <= 1) return false;
+    if (codebook_size <= usual.max_codes) return nonzeros * gather_from > weights;
+    return integers && shape_for(usual, codebook_size, nonzeros, weights, integers).dense;
 }
 
 }  // namespace tersor::spmm

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "spmm/crossovers.hpp"
+#include "spmm/sell/kernels.hpp"
 #include "spmm/sell/multiply.hpp"
 #include "spmm/tiles/kernels.hpp"
 #include "spmm/tiles/layout.hpp"
@@ -14,7 +15,7 @@ namespace {
 /// every class: what a class takes instead is faster, or it would be slower than a more exact one.
 std::size_t vectors_in_panels(const PackedMatrix::Layout& layout, std::size_t batch,
                               std::optional<Arithmetic> arithmetic, int threads) {
-    const std::size_t least = panel_from(layout.isa, arithmetic);
+    const std::size_t least = panel_from(layout.isa, arithmetic, layout.runs_integers());
     if (batch < least) return 0;
     if (layout.codebook_size > 0 && layout.panels(threads) == nullptr) return 0;
     std::size_t remaining = batch;
@@ -54,6 +55,11 @@ std::optional<Arithmetic> choose_arithmetic(const Sell* layout, Precision precis
 Plan plan_for(const PackedMatrix::Layout& layout, std::size_t batch, Precision precision,
               int threads) {
     Plan plan;
+    if (layout.runs_integers() && sell::kernels(layout.isa).multiply_as_floats != nullptr &&
+        batch >= floats_from(precision) && fits_fixed_point(*layout.sell(threads))) {
+        plan.as_floats = true;
+        return plan;
+    }
     // `high` and `highest` have one arithmetic each, so that the layout for fixed point need not be
     // made to know whether panels take the whole batch.
     if (precision == Precision::high || precision == Precision::highest) {

@@ -12,6 +12,7 @@ namespace tersor::spmm {
 /// then in panels of limbs, and the others a few at a time.
 struct Plan {
     std::optional<Arithmetic> arithmetic;  // of fixed point, for any x; none: fp32
+    bool as_floats = false;                // all of them, with dense slices of integers
     std::size_t in_tiles = 0;
     std::size_t in_panels = 0;  // of fp32; from csr16 where weights are not shared
     std::size_t in_limb_panels = 0;

@@ -70,12 +70,6 @@ std::unique_ptr<PackedMatrix::Layout> empty_copy(const PackedMatrix::Layout& sou
     return layout;
 }
 
-void set_codebook(PackedMatrix::Layout& layout, std::span<const float> values) {
-    layout.codebook = support::AlignedBuffer<float>(256);
-    layout.codebook_size = values.size();
-    std::copy(values.begin(), values.end(), layout.codebook.data());
-}
-
 }  // namespace
 
 const PackedMatrix& PackedMatrix::transposed() const& {
@@ -85,7 +79,7 @@ const PackedMatrix& PackedMatrix::transposed() const& {
         std::swap(result->rows, result->cols);
         std::swap(result->row_factors, result->column_factors);
         const bool shared = source.codebook_size > 0;
-        if (shared) set_codebook(*result, std::span(source.codebook.data(), source.codebook_size));
+        if (shared) result->set_codebook(std::span(source.codebook.data(), source.codebook_size));
         result->lazy_csr16.put(source.from_csr16([&](const spmm::Csr16& csr16) {
             return transpose(csr16, source.rows, source.cols, shared);
         }));
@@ -102,7 +96,7 @@ PackedMatrix PackedMatrix::with_codebook(std::span<const float> codebook) const 
     }
     const Layout& source = layout();
     auto result = empty_copy(source);
-    set_codebook(*result, codebook);
+    result->set_codebook(codebook);
     static_cast<void>(source.csr16());  // the other layouts can be made from it
     result->lazy_csr16.share(source.lazy_csr16);
     result->lazy_panels.share(source.lazy_panels);

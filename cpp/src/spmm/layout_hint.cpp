@@ -13,7 +13,8 @@ LayoutHint layout_hint_for(const RelativeCsr& csr, std::size_t codebook_size, Us
     const std::uint64_t weights = std::uint64_t{csr.rows} * csr.cols;
     const auto fillers = std::count(csr.codes.begin(), csr.codes.end(), std::uint8_t{0});
     const std::size_t nonzeros = csr.codes.size() - static_cast<std::size_t>(fillers);
-    if (!fits_sell(isa, codebook_size, nonzeros, weights)) return LayoutHint::batch;
+    // What the values are is seen when they are packed: then the hint is not followed in vain.
+    if (!fits_sell(isa, codebook_size, nonzeros, weights, true)) return LayoutHint::batch;
     const std::optional<Arithmetic> arithmetic = usual_arithmetic(isa, use.precision);
     // The panels of limbs need the SELL layout too.
     if (use.precision == Precision::low) return LayoutHint::vector;
@@ -21,7 +22,7 @@ LayoutHint layout_hint_for(const RelativeCsr& csr, std::size_t codebook_size, Us
         tiles_win(*arithmetic, use.batch, nonzeros, weights)) {
         return LayoutHint::vector;
     }
-    return use.batch >= panel_from(isa, arithmetic) ? LayoutHint::batch : LayoutHint::vector;
+    return use.batch >= panel_from(isa, arithmetic, false) ? LayoutHint::batch : LayoutHint::vector;
 }
 
 }  // namespace tersor::spmm

@@ -8,6 +8,7 @@
 
 #include "spmm/activations/kernels.hpp"
 #include "spmm/csr16/multiply.hpp"
+#include "spmm/dense_codes/multiply.hpp"
 #include "spmm/dispatch.hpp"
 #include "spmm/epilogue/outputs.hpp"
 #include "spmm/factors.hpp"
@@ -86,6 +87,27 @@ Run next_run(const PackedMatrix::Layout& layout, const float* x, std::size_t bat
     return run;
 }
 
+/// Products of fp32 vectors with integers as floats, in runs of vectors that fit.
+void multiply_floats(const PackedMatrix::Layout& layout, const float* x, std::size_t batch,
+                     const Outputs& out, int threads) {
+    const activations::RangeOf range_of = activations::kernels(layout.isa).range;
+    const Sell& sell = *layout.sell();
+    for (std::size_t first = 0; first < batch;) {
+        std::size_t end = first;
+        while (end < batch && fits_as_floats(sell, range_of(x + end * layout.cols, layout.cols))) {
+            ++end;
+        }
+        if (end > first) {
+            multiply_as_floats(layout, sell, x + first * layout.cols, end - first, out.past(first),
+                               threads);
+        } else {
+            multiply_gathering(layout, x + first * layout.cols, out.past(first), threads);
+            ++end;
+        }
+        first = end;
+    }
+}
+
 /// Products of fp32 vectors, runs of them or one after the other.
 void multiply_few(const PackedMatrix::Layout& layout, const Plan& plan, const float* x,
                   std::size_t batch, const Outputs& out, Precision precision, int threads) {
@@ -116,6 +138,10 @@ void multiply_few(const PackedMatrix::Layout& layout, const Plan& plan, const fl
 void multiply_vectors(const PackedMatrix::Layout& layout, const float* x, std::size_t batch,
                       const Outputs& out, Precision precision, int threads) {
     const Plan plan = plan_for(layout, batch, precision, threads);
+    if (plan.as_floats) {
+        multiply_floats(layout, x, batch, out, threads);
+        return;
+    }
     if constexpr (has_tiles) {
         if (plan.in_tiles > 0 && plan.arithmetic.has_value()) {
             multiply_tiles(layout, *layout.tiles(), *plan.arithmetic, x, batch, out, threads);
@@ -182,6 +208,7 @@ void prepare(const PackedMatrix& packed, std::size_t batch, Precision precision,
     if (batch == 0 || packed.rows() == 0) return;
     const PackedMatrix::Layout& layout = packed.layout();
     const Plan plan = plan_for(layout, batch, precision, threads);
+    if (plan.as_floats) return;
     const std::size_t alone = batch - plan.in_tiles - plan.in_panels - plan.in_limb_panels;
     if (has_byte_limbs && plan.arithmetic == finest_arithmetic && plan.in_panels < batch) {
         static_cast<void>(layout.highest_rows());

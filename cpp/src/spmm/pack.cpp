@@ -68,9 +68,7 @@ bool pack_entries(const CsrOutline& csr, EntrySource& source, std::span<const fl
                   PackedMatrix& packed, LayoutHint layout_hint, int threads) {
     check_codebook(codebook);
     auto layout = empty_layout(csr);
-    layout->codebook = support::AlignedBuffer<float>(256);
-    layout->codebook_size = codebook.size();
-    std::copy(codebook.begin(), codebook.end(), layout->codebook.data());
+    layout->set_codebook(codebook);
     CsrRows rows(csr, source, codebook.size(), layout->isa);
     if (!rows.good()) return false;
     const bool sell = layout_hint == LayoutHint::vector && layout->fits_sell();

@@ -88,9 +88,23 @@ void PackedMatrix::unpack(std::span<float> out) const {
     }
 }
 
+void PackedMatrix::Layout::set_codebook(std::span<const float> values) {
+    codebook = support::AlignedBuffer<float>(256);
+    codebook_size = values.size();
+    std::copy(values.begin(), values.end(), codebook.data());
+    integers = spmm::find_integers(values).has_value();
+}
+
 bool PackedMatrix::Layout::fits_sell() const noexcept {
-    return spmm::fits_sell(isa, codebook_size, nonzeros, std::uint64_t{rows} * cols) &&
+    return spmm::fits_sell(isa, codebook_size, nonzeros, std::uint64_t{rows} * cols, integers) &&
            cols <= spmm::max_sell_columns;
+}
+
+bool PackedMatrix::Layout::runs_integers() const noexcept {
+    return integers && fits_sell() &&
+           spmm::shape_for(spmm::sell_shape(isa), codebook_size, nonzeros,
+                           std::uint64_t{rows} * cols, integers)
+               .dense;
 }
 
 const spmm::Csr16& PackedMatrix::Layout::csr16() const {

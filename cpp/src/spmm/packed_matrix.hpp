@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <span>
 
 #include "spmm/csr16/layout.hpp"
 #include "spmm/panels/layout.hpp"
@@ -22,6 +23,7 @@ struct PackedMatrix::Layout {
     std::size_t nonzeros = 0;
     support::AlignedBuffer<float> codebook;  // [256], zeros past its end; empty for plain weights
     std::size_t codebook_size = 0;
+    bool integers = false;                         // the codebook's values are multiples of a step
     support::AlignedBuffer<float> row_factors;     // [rows], or empty: all 1
     support::AlignedBuffer<float> column_factors;  // [cols], or empty: all 1
     support::Lazy<spmm::Csr16> lazy_csr16;
@@ -33,6 +35,9 @@ struct PackedMatrix::Layout {
     support::Lazy<PackedMatrix> lazy_transposed;
     support::Lazy<PackedMatrix> lazy_with_factors_inside;
     support::Attachments convolutions;  // plans, by geometry and class
+
+    /// Values as `pack` checks them.
+    void set_codebook(std::span<const float> values);
 
     [[nodiscard]] bool has_factors() const noexcept {
         return row_factors.size() != 0 || column_factors.size() != 0;
@@ -60,6 +65,8 @@ struct PackedMatrix::Layout {
     /// none. Like those below it is made by `threads` threads unless it is there.
     [[nodiscard]] const spmm::Sell* sell(int threads = 1) const;
     [[nodiscard]] bool fits_sell() const noexcept;
+    /// Whether that layout holds integers instead of codes.
+    [[nodiscard]] bool runs_integers() const noexcept;
     /// What `highest` needs beside the SELL layout, which must be there.
     [[nodiscard]] const spmm::HighestRows& highest_rows() const;
     /// The layout for batches; nullptr where this matrix has none.

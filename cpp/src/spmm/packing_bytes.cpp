@@ -55,10 +55,10 @@ std::uint64_t packing_bytes(std::uint32_t rows, std::uint32_t cols, std::uint64_
     if (most > UINT64_MAX / 1024) return UINT64_MAX;
     const Isa isa = isa_in_use();
     const bool slides = layout_hint == LayoutHint::vector && cols <= max_sell_columns &&
-                        fits_sell(isa, codebook_size, most, weights);
+                        fits_sell(isa, codebook_size, most, weights, false);
     const std::uint64_t bytes = 256 * sizeof(float) + rounding + rows * row_bytes;
     if (!slides) return bytes + csr16_bytes(rows, cols, most, codebook_size != 0);
-    const SellShape shape = shape_for(sell_shape(isa), codebook_size, most, weights);
+    const SellShape shape = shape_for(sell_shape(isa), codebook_size, most, weights, false);
     if (shape.dense) return bytes + dense_bytes(rows, cols, codebook_size);
     return bytes + sell_bytes(rows, cols, most, codebook_size, shape);
 }

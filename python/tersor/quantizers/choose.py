@@ -12,6 +12,7 @@ from tersor._validation import as_float32
 from tersor.config import LayerConfig
 from tersor.quantizers.base import MAX_CODEBOOK_SIZE, Arrays, Masks, Quantized, check
 from tersor.quantizers.ecsq import quantize_ecsq
+from tersor.quantizers.integer import quantize_integer
 from tersor.quantizers.kmeans import quantize_kmeans
 from tersor.quantizers.uniform import quantize_uniform
 
@@ -109,6 +110,8 @@ def quantize_by(
     given: dict[str, Any] = {"importance": importance, "kept": kept, "together": together}
     if settings.method == "uniform":
         return quantize_uniform(weights, limit, **given)
+    if settings.method == "integer":
+        return quantize_integer(weights, limit, **given)
     if settings.method == "kmeans":
         return quantize_kmeans(weights, limit, mode=settings.algorithm, **given)
     bits = None if settings.penalty is not None else entropy_of_settings(settings, limit)

@@ -37,7 +37,20 @@ def _means(codes: Bytes, x: Floats, h: Floats | None, count: int) -> Floats:
     return means[1:].astype(np.float32)
 
 
-def _uniform(x: Floats, h: Floats | None, step: float) -> tuple[Bytes, Floats]:
+def codes_by_step(x: Floats, step: float) -> tuple[Bytes, Floats]:
+    """The code of each weight, 1 for the lowest bin, and the bins in order; 0 is none of them.
+
+    Args:
+        x: float32 ``[n]``.
+        step: width of a bin; bins are centred on its multiples.
+
+    Returns:
+        uint8 ``[n]``, 0 for weights in the bin around zero; the bins that hold weights, as
+        multiples of the step.
+
+    Raises:
+        ValueError: more than 255 bins hold weights.
+    """
     parts = [x[part] for part in _parts(len(x))]
     bins = np.unique(np.concatenate([np.unique(np.rint(part / step)) for part in parts]))
     distinct = bins[bins != 0]
@@ -48,11 +61,10 @@ def _uniform(x: Floats, h: Floats | None, step: float) -> tuple[Bytes, Floats]:
     code = np.zeros(len(bins), np.uint8)
     code[bins != 0] = np.arange(1, len(distinct) + 1)
     found = [code[np.searchsorted(bins, np.rint(part / step))] for part in parts]
-    codes = np.concatenate(found)
-    return codes, _means(codes, x, h, len(distinct))
+    return np.concatenate(found), distinct
 
 
-def _smallest_step(x: Floats, values: int) -> float:
+def smallest_step(x: Floats, values: int) -> float:
     """The smallest width of bins, within 1 %, that puts weights into at most so many bins.
 
     Bins in which no weight lies cost no codebook entry: a few weights far from all others would
@@ -126,7 +138,10 @@ def quantize_uniform(
             return codes, _means(codes, x, h, 1)
         if values is None:
             assert step is not None
-            return _uniform(x, h, step)
-        return _uniform(x, h, _smallest_step(x, values))
+            width = step
+        else:
+            width = smallest_step(x, values)
+        codes, bins = codes_by_step(x, width)
+        return codes, _means(codes, x, h, len(bins))
 
     return solve(weights, importance, kept, together, solver)

@@ -5,6 +5,7 @@ import pytest
 
 from tersor.quantizers import base
 from tersor.quantizers.ecsq import quantize_ecsq
+from tersor.quantizers.integer import quantize_integer
 from tersor.quantizers.kmeans import quantize_kmeans
 from tersor.quantizers.uniform import quantize_uniform
 
@@ -33,6 +34,7 @@ METHODS = {
     "kmeans": lambda w, **k: quantize_kmeans(w, 15, **k),
     "lloyd": lambda w, **k: quantize_kmeans(w, 15, mode="lloyd", **k),
     "uniform": lambda w, **k: quantize_uniform(w, 16, **k),
+    "integer": lambda w, **k: quantize_integer(w, 16, **k),
     "ecsq": lambda w, **k: quantize_ecsq(w, 16, penalty=1e-5, **k),
 }
 
@@ -51,7 +53,7 @@ def test_codebooks_ascend_and_every_entry_is_in_use(weights, importance, method,
         assert error.sum() < 0.05 * (importance[name] * weight**2).sum()
 
 
-@pytest.mark.parametrize("method", ["kmeans", "lloyd", "uniform", "ecsq"])
+@pytest.mark.parametrize("method", ["kmeans", "lloyd", "uniform", "integer", "ecsq"])
 def test_a_joint_codebook_serves_all_layers(weights, method):
     shared = METHODS[method](weights, together=True)
     union = np.unique(np.concatenate([s.values for s in shared.values()]))
@@ -77,6 +79,33 @@ def test_uniform_values_are_the_means_of_even_bins(weights, importance, weighted
             assert len(np.unique(np.rint(members / np.float32(0.02)))) == 1
             h = importance[name][codes == code] if weighted else None
             assert value == pytest.approx(np.average(members, weights=h), rel=1e-5)
+
+
+@pytest.mark.parametrize("values", [2, 3, 15, 16, 127, 255])
+def test_integers_are_multiples_of_one_step(weights, values):
+    shared = quantize_integer(weights, values)
+    for name, weight in weights.items():
+        got = shared[name]
+        assert 2 <= len(got.values) <= values
+        gaps = np.diff(np.concatenate([got.values, [0.0]]).astype(np.float64))
+        step = np.abs(gaps[np.abs(gaps) > 1e-9]).min()
+        multiples = np.rint(got.values / step)
+        step = float(got.values @ multiples / (multiples @ multiples))
+        assert np.abs(got.values - multiples * step).max() <= 2.0**-22 * np.abs(got.values).max()
+        assert np.abs(got.dense() - weight)[weight != 0].max() <= 0.501 * step
+
+
+def test_integers_beyond_127_keep_their_weights():
+    weight = np.random.default_rng(1).normal(size=(50, 50)).astype(np.float32)
+    weight[3, 4] = 170.0
+    got = quantize_integer({"w": weight}, 127)["w"].dense()
+    assert np.linalg.norm(got - weight) < 0.04 * np.linalg.norm(weight[weight < 100])
+
+
+@pytest.mark.parametrize("values", [0, 1, 256])
+def test_integers_need_two_multiples_at_least(weights, values):
+    with pytest.raises(ValueError, match="values must be 2 to 255"):
+        quantize_integer(weights, values)
 
 
 @pytest.mark.parametrize("values", [1, 2, 3, 15, 16, 255])

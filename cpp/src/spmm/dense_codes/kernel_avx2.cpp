@@ -18,7 +18,7 @@ namespace {
 using dense_codes::group_rows;
 using dense_codes::line_bytes;
 
-constexpr int limb_bits = dense_avx2.limb_bits;
+constexpr int limb_bits = sell_avx2.limb_bits;
 
 /// Lines of a row after which 32-bit sums are folded into double ones: one of codes of 2 bits adds
 /// at most 8 * 4 * 127 * 127 to a sum, and up to three sums are added before they are converted.

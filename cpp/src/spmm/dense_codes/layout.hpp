@@ -6,7 +6,7 @@
 //
 //   a line, codes of 4 bits (of up to 16 values)     byte j: column j, and column 64 + j above it
 //           codes of 2 bits (of up to 4)             byte j: columns j, 64 + j, 128 + j, 192 + j
-//           codes of 8 bits                          byte j: column j
+//           codes of 8 bits, or integers             byte j: column j
 //
 // so that a shift leaves the codes of 64 neighbouring columns in the bytes of a register.
 #pragma once

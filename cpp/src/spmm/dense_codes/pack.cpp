@@ -4,6 +4,7 @@
 #include <array>
 #include <memory>
 #include <numeric>
+#include <utility>
 #include <vector>
 
 #include "spmm/sell/kernels.hpp"
@@ -21,18 +22,25 @@ struct Findings {
     RowTotals::Worst worst{};
     std::size_t nonzeros = 0;
     bool good = true;
+    std::vector<std::pair<std::uint32_t, Entry>> outliers;  // with their rows
 };
 
 class DenseMaker {
 public:
     DenseMaker(RowSource& source, std::uint32_t rows, std::span<const float> codebook,
                const SellShape& shape, Isa isa, Sell& layout)
-        : source_(source), layout_(layout), bits_(dense_codes::code_bits(codebook.size())) {
+        : source_(source),
+          layout_(layout),
+          codebook_(codebook),
+          bits_(dense_codes::code_bits(codebook.size())) {
         const std::size_t slices = (std::size_t{rows} + slice_rows - 1) / slice_rows;
         layout.shape = shape;
         layout.codes = codebook.size();
         for (std::size_t d = 0; d < layout.limbs.size(); ++d) {
-            layout.limbs[d] = split_codebook(codebook, static_cast<int>(d) + 1, shape.limb_bits);
+            const int count = static_cast<int>(d) + 1;
+            layout.limbs[d] = layout.integers.has_value()
+                                  ? limbs_of(*layout.integers, count, shape.limb_bits)
+                                  : split_codebook(codebook, count, shape.limb_bits);
         }
         layout.row_bytes = dense_codes::row_bytes(source.cols(), bits_);
         layout.entries =
@@ -46,12 +54,14 @@ public:
         for (std::size_t s = 0; s <= slices; ++s) {
             layout.slice_starts[s] = static_cast<std::uint32_t>(s * pairs);
         }
-        totals_ = std::make_unique<RowTotals>(codebook, layout, sell::kernels(isa).weigh_counts);
+        totals_ = std::make_unique<RowTotals>(without_outliers(layout.integers, codebook), layout,
+                                              sell::kernels(isa).weigh_counts);
     }
 
     /// False where the matrix is malformed.
     bool make(int threads) {
         const std::size_t rows = layout_.row_order.size();
+        std::vector<std::pair<std::uint32_t, Entry>> outliers;
         std::size_t nonzeros = 0;
         for (std::size_t first = 0; first < rows;) {
             std::size_t last = first;
@@ -80,9 +90,11 @@ public:
                     layout_.errors[a] = std::max(layout_.errors[a], one.worst.errors[a]);
                 }
                 layout_.heaviest_row = std::max(layout_.heaviest_row, one.worst.weight);
+                outliers.insert(outliers.end(), one.outliers.begin(), one.outliers.end());
             }
             first = last;
         }
+        if (!outliers.empty()) keep(outliers);
         return nonzeros == source_.nonzeros();
     }
 
@@ -103,9 +115,42 @@ private:
             if (entries.size() < room + read_slack) entries.resize(2 * (room + read_slack));
             const std::size_t size = source_.read(r, entries.data());
             found.nonzeros += size;
-            write(r, std::span(entries).first(size));
+            const auto row = std::span(entries).first(size);
+            if (layout_.integers.has_value()) {
+                write_integers(r, row, found);
+            } else {
+                write(r, row);
+            }
         }
         return found;
+    }
+
+    void write_integers(std::size_t row, std::span<const Entry> entries, Findings& found) const {
+        std::uint8_t* const lines =
+            dense_codes::first_line(layout_.entries.data(), layout_.row_bytes, row);
+        for (const Entry entry : entries) {
+            const std::size_t column = entry >> 8;
+            const std::size_t code = entry & 255U;
+            lines[column / dense_codes::line_bytes * dense_codes::group_rows *
+                      dense_codes::line_bytes +
+                  column % dense_codes::line_bytes] =
+                static_cast<std::uint8_t>(layout_.integers->of_code[code]);
+            if (layout_.integers->is_outlier(code)) {
+                found.outliers.emplace_back(static_cast<std::uint32_t>(row), entry);
+            }
+        }
+    }
+
+    void keep(std::span<const std::pair<std::uint32_t, Entry>> outliers) const {
+        Outliers& kept = layout_.outliers;
+        kept.row_starts.assign(layout_.row_order.size() + 1, 0);
+        for (const auto& [row, entry] : outliers) {
+            ++kept.row_starts[row + 1];
+            kept.columns.push_back(entry >> 8);
+            kept.codes.push_back(static_cast<std::uint8_t>(entry & 255U));
+            kept.values.push_back(codebook_[entry & 255U]);
+        }
+        std::partial_sum(kept.row_starts.begin(), kept.row_starts.end(), kept.row_starts.begin());
     }
 
     void write(std::size_t row, std::span<const Entry> entries) const noexcept {
@@ -125,6 +170,7 @@ private:
 
     RowSource& source_;
     Sell& layout_;
+    std::span<const float> codebook_;
     int bits_;
     std::unique_ptr<RowTotals> totals_;  // made when the layout has its limbs
 };

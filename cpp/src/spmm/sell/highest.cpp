@@ -40,7 +40,7 @@ Errors errors_of(const Limbs& limbs, std::span<const float> codebook) {
 
 HighestRows make_highest_rows(const Sell& layout, std::span<const float> codebook) {
     const Limbs& limbs = layout.limbs[max_limbs - 1];
-    const Errors errors = errors_of(limbs, codebook);
+    const Errors errors = errors_of(limbs, without_outliers(layout.integers, codebook));
     struct Row {
         double sum = 0.0;
         double error = 0.0;

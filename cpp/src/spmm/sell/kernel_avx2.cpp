@@ -194,6 +194,7 @@ void multiply(const Sell& layout, const Limbs& weights, Arithmetic arithmetic,
 void install(dispatch::Level<Isa::avx2>, Kernels& kernels) noexcept {
     kernels.multiply = multiply;
     install_dense_avx2(kernels);
+    install_integers_avx2(kernels);
 }
 
 }  // namespace tersor::spmm::sell

@@ -275,6 +275,7 @@ void install(dispatch::Level<Isa::avx512>, Kernels& kernels) noexcept {
     kernels.multiply = multiply;
     install_fill_avx512(kernels);
     install_dense_avx512(kernels);
+    install_integers_avx512(kernels);
 }
 
 }  // namespace tersor::spmm::sell

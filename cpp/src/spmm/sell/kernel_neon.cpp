@@ -14,6 +14,7 @@ Multiply multiply_dot() noexcept;
 
 void install(dispatch::Level<Isa::neon>, Kernels& kernels) noexcept {
     kernels.multiply = dispatch::has_dot_product() ? multiply_dot() : multiply<false>;
+    install_integers_neon(kernels);
 }
 
 }  // namespace tersor::spmm::sell

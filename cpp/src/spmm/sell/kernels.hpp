@@ -20,6 +20,12 @@ using Multiply = void (*)(const Sell& layout, const Limbs& weights, Arithmetic a
                           const FixedActivations* x, std::size_t items, const float* bias, float* y,
                           std::size_t slice_begin, std::size_t slice_end) noexcept;
 
+/// The same in fp32, with dense slices of integers: x [items, stride], stride being
+/// `Sell::row_bytes`, holds 0 past the last column. Levels where limbs are faster leave it nullptr.
+using MultiplyAsFloats = void (*)(const Sell& layout, const float* x, std::size_t items,
+                                  const float* bias, float* y, std::size_t slice_begin,
+                                  std::size_t slice_end) noexcept;
+
 /// totals = the sum of counts[c] * terms[c] over the codes but 0, whose terms are 0.
 using WeighCounts = void (*)(const std::uint32_t* counts, std::size_t values,
                              const CodeTerms* terms, CodeTerms& totals) noexcept;
@@ -48,6 +54,9 @@ void install(dispatch::Level<Isa::neon>, Kernels& kernels) noexcept;
 void install_fill_avx512(Kernels& kernels) noexcept;
 void install_dense_avx512(Kernels& kernels) noexcept;
 void install_dense_avx2(Kernels& kernels) noexcept;
+void install_integers_avx2(Kernels& kernels) noexcept;
+void install_integers_avx512(Kernels& kernels) noexcept;
+void install_integers_neon(Kernels& kernels) noexcept;
 
 /// The kernels of a level.
 [[nodiscard]] inline const Kernels& kernels(Isa isa) noexcept {

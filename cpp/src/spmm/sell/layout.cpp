@@ -4,7 +4,7 @@ namespace tersor::spmm {
 
 std::size_t Sell::nbytes() const noexcept {
     return entries.nbytes() + advances.nbytes() + sizeof(limbs) +
-           4 * (slice_starts.size() + row_order.size() + sums.size());
+           4 * (slice_starts.size() + row_order.size() + sums.size()) + outliers.nbytes();
 }
 
 Csr16 make_csr16(const Sell& source, std::uint32_t rows, std::uint32_t cols) {

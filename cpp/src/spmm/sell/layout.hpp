@@ -17,9 +17,11 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <vector>
 
 #include "spmm/csr16/layout.hpp"
+#include "spmm/dense_codes/integers.hpp"
 #include "spmm/dense_codes/layout.hpp"
 #include "spmm/fixed_point.hpp"
 #include "support/aligned_buffer.hpp"
@@ -48,8 +50,11 @@ inline constexpr SellShape sell_avx2{64, 16, 7, 16, 2};
 inline constexpr SellShape sell_avx512{128, 32, 8, 256};
 inline constexpr SellShape narrow_sell_avx512{64, 16, 8, 16};
 inline constexpr SellShape sell_neon{64, 16, 7, 64};
-inline constexpr SellShape dense_avx2{64, 16, 7, 16, 2, true};
-inline constexpr SellShape dense_avx512{64, 16, 8, 256, 1, true};
+
+/// The shape of dense slices on a level.
+[[nodiscard]] constexpr SellShape dense_shape(const SellShape& usual) noexcept {
+    return {64, 16, usual.limb_bits, usual.max_codes, usual.planes_per_limb, true};
+}
 
 [[nodiscard]] constexpr SellShape sell_shape(Isa isa) noexcept {
     switch (isa) {
@@ -69,12 +74,16 @@ inline constexpr std::size_t cached_nonzeros = 640'000;
 /// take one shuffle less for each limb of x, and more slots: 6 % more at 25 % density, 9 % at 20
 /// %, 19 % at 10 %. In the second cache that pays from about 8 %, elsewhere where the slots are
 /// few. From half of the weights on, codes of all columns take less room than columns and codes of
-/// some; and from a third on where four of them share a byte.
+/// some; and from a third on where four of them share a byte. `integers`: the codebook's values are
+/// multiples of a step.
 [[nodiscard]] constexpr SellShape shape_for(const SellShape& usual, std::size_t codes,
-                                            std::size_t nonzeros, std::uint64_t weights) noexcept {
+                                            std::size_t nonzeros, std::uint64_t weights,
+                                            bool integers) noexcept {
     const std::uint64_t least_dense = codes <= 4 ? weights / 3 : weights / 2;
-    if (nonzeros >= least_dense && usual == sell_avx512) return dense_avx512;
-    if (nonzeros >= least_dense && usual == sell_avx2) return dense_avx2;
+    if (nonzeros >= least_dense &&
+        (integers || usual == sell_avx512 || (usual == sell_avx2 && codes <= usual.max_codes))) {
+        return dense_shape(usual);
+    }
     if (usual != sell_avx512 || codes > narrow_sell_avx512.max_codes) return usual;
     const std::uint64_t least = nonzeros <= cached_nonzeros ? weights / 11 : weights / 5;
     return nonzeros >= least ? narrow_sell_avx512 : usual;
@@ -101,6 +110,8 @@ struct Sell {
     std::array<Limbs, max_limbs> limbs;  // [limbs - 1]
     SellShape shape = no_sell;
     std::size_t codes = 0;                            // values in the codebook
+    std::optional<Integers> integers;                 // that dense slices hold instead of codes
+    Outliers outliers;                                // beside the integers
     support::AlignedBuffer<std::uint8_t> entries;     // [pairs * pair_bytes]
     support::AlignedBuffer<std::uint8_t> advances;    // [2 * pairs], in units of window_grain
     std::vector<std::uint32_t> slice_starts;          // [slices + 1], in pairs
@@ -118,10 +129,31 @@ struct Sell {
     [[nodiscard]] std::size_t nbytes() const noexcept;
 };
 
+/// Calls `visit(column, code)` for the entries, in order, of a row of integers.
+template <class Visit>
+void for_each_integer_of(const Sell& layout, std::size_t row, const Visit& visit) {
+    const Outliers& outliers = layout.outliers;
+    std::size_t next = outliers.row_starts.empty() ? 0 : outliers.row_starts[row];
+    const std::size_t end = outliers.row_starts.empty() ? 0 : outliers.row_starts[row + 1];
+    const std::uint8_t* line =
+        dense_codes::first_line(layout.entries.data(), layout.row_bytes, row);
+    for (std::size_t first = 0; first < layout.row_bytes; first += dense_codes::line_bytes) {
+        for (std::size_t i = 0; i < dense_codes::line_bytes; ++i) {
+            if (line[i] != 0) {
+                visit(first + i, layout.integers->code_of[line[i]]);
+            } else if (next < end && outliers.columns[next] == first + i) {
+                visit(first + i, outliers.codes[next++]);
+            }
+        }
+        line += dense_codes::group_rows * dense_codes::line_bytes;
+    }
+}
+
 /// Calls `visit(column, code)` for the entries, in order, of a row that is dense.
 template <class Visit>
 void for_each_dense_entry_of(const Sell& layout, std::size_t row, const Visit& visit) {
     const int bits = dense_codes::code_bits(layout.codes);
+    if (layout.integers.has_value()) return for_each_integer_of(layout, row, visit);
     const std::uint8_t* line =
         dense_codes::first_line(layout.entries.data(), layout.row_bytes, row);
     std::size_t column = 0;
@@ -179,6 +211,7 @@ struct FixedActivations {
     std::size_t stride;
     double low;
     double unit;
+    const float* values = nullptr;     // [columns], the activations themselves
     const float* sum_rests = nullptr;  // what `Sell::sums` lack, where fp32 is too short
 };
 

@@ -63,7 +63,7 @@ void multiply_fixed(const PackedMatrix::Layout& layout, const Sell& sell, Arithm
             activations::kernels(layout.isa)
                 .split(x + n * layout.cols, layout.cols, range.low, scale.factor,
                        arithmetic.x_limbs, to, stride);
-            fixed[n] = {to, stride, range.low, scale.unit, sum_rests};
+            fixed[n] = {to, stride, range.low, scale.unit, x + n * layout.cols, sum_rests};
         }
     });
     const Limbs& weights = sell.limbs[static_cast<std::size_t>(arithmetic.w_limbs - 1)];
@@ -80,7 +80,9 @@ void multiply_fixed(const PackedMatrix::Layout& layout, const Sell& sell, Arithm
     };
     const float* bias = finest || out.bias.empty() ? nullptr : out.bias.data();
     const sell::Kernels& kernels = sell::kernels(layout.isa);
-    const sell::Multiply multiply = sell.shape.dense ? kernels.multiply_dense : kernels.multiply;
+    const sell::Multiply multiply = sell.integers.has_value() ? kernels.multiply_integers
+                                    : sell.shape.dense        ? kernels.multiply_dense
+                                                              : kernels.multiply;
     parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) {
         multiply(sell, weights, arithmetic, fixed.data(), ranges.size(), bias, out.products,
                  slice_of_piece(begin), slice_of_piece(end));

@@ -186,8 +186,8 @@ private:
 /// Makes the layout, as many groups at a time as there are threads.
 class SellMaker {
 public:
-    SellMaker(RowSource& source, std::uint32_t rows, std::span<const float> codebook, Isa isa,
-              int threads, Sell& layout)
+    SellMaker(RowSource& source, std::uint32_t rows, std::span<const float> codebook,
+              const SellShape& shape, Isa isa, int threads, Sell& layout)
         : source_(source),
           kernels_(sell::kernels(isa)),
           codebook_(codebook),
@@ -196,14 +196,12 @@ public:
           threads_(std::min(bounds_.size() - 1, static_cast<std::size_t>(std::max(threads, 1)))),
           layout_(layout),
           pairs_(layout, source.nonzeros(), threads_) {
-        layout_.shape = sell_shape(isa);
+        layout_.shape = shape;
         layout_.codes = codebook.size();
         for (std::size_t d = 0; d < layout_.limbs.size(); ++d) {
             layout_.limbs[d] =
                 split_codebook(codebook, static_cast<int>(d) + 1, layout_.shape.limb_bits);
         }
-        layout_.shape = shape_for(layout_.shape, layout_.codes, source.nonzeros(),
-                                  std::uint64_t{rows} * source.cols());
         layout_.slice_starts.assign(1, 0);
         layout_.sums.assign((rows + slice_rows - 1) / slice_rows * slice_rows, 0.0F);
         makers_.reserve(threads_);
@@ -276,12 +274,15 @@ private:
 
 bool make_sell(RowSource& source, std::uint32_t rows, std::span<const float> codebook, Isa isa,
                int threads, Sell& layout) {
-    const SellShape shape = shape_for(sell_shape(isa), codebook.size(), source.nonzeros(),
-                                      std::uint64_t{rows} * source.cols());
+    layout.integers = find_integers(codebook);
+    const SellShape shape =
+        shape_for(sell_shape(isa), codebook.size(), source.nonzeros(),
+                  std::uint64_t{rows} * source.cols(), layout.integers.has_value());
     if (shape.dense) {
         return make_dense_codes(source, rows, codebook, shape, isa, threads, layout);
     }
-    return SellMaker(source, rows, codebook, isa, threads, layout).make();
+    layout.integers.reset();
+    return SellMaker(source, rows, codebook, shape, isa, threads, layout).make();
 }
 
 }  // namespace tersor::spmm

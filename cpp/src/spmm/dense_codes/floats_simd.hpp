@@ -1,0 +1,105 @@
+// Products with dense slices of integers in fp32, written once for all levels: a small matrix
+// product of rows and vectors. Integers become floats as they are loaded, once for up to four
+// vectors, and the activations stay as they are. Bound by the multiply-adds: two rows and four
+// vectors take 8, for 2 conversions and 4 loads.
+#pragma once
+
+#include <algorithm>
+#include <array>
+
+#include "spmm/dense_codes/layout.hpp"
+#include "spmm/sell/layout.hpp"
+
+namespace tersor::spmm::sell {
+namespace {  // NOLINT(google-build-namespaces): compiled anew for each file's target
+
+/// Lines of a row that are added up in fp32, in as many sums as a register holds: 1,024 columns
+/// keep the bound of `highest` (docs/kernels).
+constexpr std::size_t lines_per_sum = 16;
+
+/// Rows that stay in the second cache while vector after vector passes.
+constexpr std::size_t rows_together = 4 * slice_rows;
+
+/// totals[r][v] = the product of row r with vector v, in units of w.
+template <std::size_t rows, std::size_t vectors>
+void multiply_block(const std::uint8_t* line, std::size_t stride, const float* x,
+                    std::array<std::array<double, vectors>, rows>& totals) noexcept {
+    totals = {};
+    std::size_t lines = stride / dense_codes::line_bytes;
+    while (lines > 0) {
+        const std::size_t taken = std::min(lines, lines_per_sum);
+        lines -= taken;
+        simd::F32 sums[rows][vectors];
+        for (auto& row : sums) {
+            for (simd::F32& sum : row) sum = simd::zero();
+        }
+        constexpr std::size_t next = dense_codes::group_rows * dense_codes::line_bytes;
+        for (const std::uint8_t* end = line + taken * next; line != end; line += next) {
+            for (std::size_t at = 0; at < dense_codes::line_bytes;
+                 at += simd::width, x += simd::width) {
+                simd::F32 from[vectors];
+                for (std::size_t v = 0; v < vectors; ++v) from[v] = simd::load(x + v * stride);
+                for (std::size_t r = 0; r < rows; ++r) {
+                    const simd::F32 weights =
+                        simd::load_int8(line + r * dense_codes::line_bytes + at);
+                    for (std::size_t v = 0; v < vectors; ++v) {
+                        sums[r][v] = simd::fma(weights, from[v], sums[r][v]);
+                    }
+                }
+            }
+        }
+        for (std::size_t r = 0; r < rows; ++r) {
+            for (std::size_t v = 0; v < vectors; ++v) {
+                totals[r][v] += double{simd::sum(sums[r][v])};
+            }
+        }
+    }
+}
+
+/// Rows [begin, end), whole groups but for the last.
+template <std::size_t rows, std::size_t vectors>
+void multiply_rows_of(const Sell& layout, const float* x, const float* bias, float* y,
+                      std::size_t begin, std::size_t end) noexcept {
+    const std::size_t row_count = layout.row_order.size();
+    std::array<std::array<double, vectors>, rows> totals;
+    for (std::size_t first = begin; first < end; first += rows) {
+        multiply_block<rows, vectors>(
+            dense_codes::first_line(layout.entries.data(), layout.row_bytes, first),
+            layout.row_bytes, x, totals);
+        for (std::size_t r = first; r < std::min(first + rows, end); ++r) {
+            for (std::size_t v = 0; v < vectors; ++v) {
+                const auto out =
+                    static_cast<float>(totals[r - first][v] * layout.limbs[0].unit +
+                                       layout.outliers.product(r, x + v * layout.row_bytes));
+                y[v * row_count + r] = bias == nullptr ? out : out + bias[r];
+            }
+        }
+    }
+}
+
+inline void multiply_as_floats(const Sell& layout, const float* x, std::size_t items,
+                               const float* bias, float* y, std::size_t slice_begin,
+                               std::size_t slice_end) noexcept {
+    const std::size_t row_count = layout.row_order.size();
+    const std::size_t last = std::min(slice_end * slice_rows, row_count);
+    for (std::size_t begin = slice_begin * slice_rows; begin < last; begin += rows_together) {
+        const std::size_t end = std::min(begin + rows_together, last);
+        for (std::size_t item = 0; item < items;) {
+            const float* from = x + item * layout.row_bytes;
+            float* to = y + item * row_count;
+            if (items - item >= 4) {
+                multiply_rows_of<2, 4>(layout, from, bias, to, begin, end);
+                item += 4;
+            } else if (items - item >= 2) {
+                multiply_rows_of<4, 2>(layout, from, bias, to, begin, end);
+                item += 2;
+            } else {
+                multiply_rows_of<4, 1>(layout, from, bias, to, begin, end);
+                item += 1;
+            }
+        }
+    }
+}
+
+}  // namespace
+}  // namespace tersor::spmm::sell

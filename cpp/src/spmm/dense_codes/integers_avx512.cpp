@@ -1,0 +1,19 @@
+#include "spmm/sell/kernels.hpp"
+
+#if TERSOR_AVX512
+
+#include "simd/simd_avx512.hpp"
+
+#include "spmm/dense_codes/integers_simd.hpp"
+
+namespace tersor::spmm::sell {
+
+void install_integers_avx512(Kernels& kernels) noexcept {
+    kernels.multiply_integers = multiply_integers;
+}
+
+}  // namespace tersor::spmm::sell
+
+#include "dispatch/target_end.hpp"
+
+#endif

@@ -1,0 +1,19 @@
+#include "spmm/sell/kernels.hpp"
+
+#if TERSOR_ARM64
+
+#include "simd/simd_neon.hpp"
+
+#include "spmm/dense_codes/floats_simd.hpp"
+#include "spmm/dense_codes/integers_simd.hpp"
+
+namespace tersor::spmm::sell {
+
+void install_integers_neon(Kernels& kernels) noexcept {
+    kernels.multiply_integers = multiply_integers;
+    kernels.multiply_as_floats = multiply_as_floats;
+}
+
+}  // namespace tersor::spmm::sell
+
+#endif
