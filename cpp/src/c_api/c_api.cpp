@@ -11,6 +11,7 @@
 #include <stdexcept>
 #include <string>
 #include <system_error>
+#include <utility>
 #include <vector>
 
 #include "support/checked_size.hpp"
@@ -361,7 +362,7 @@ int tersor_run_recurrent(int cell, const tersor_matrix* input, const tersor_matr
         const auto cells =
             checked_product(batch, kind == tersor::recurrent::Cell::lstm ? width : 0);
         require(in.has_value() && out.has_value() && states.has_value() && cells.has_value() &&
-                    batch <= INT64_MAX,
+                    std::in_range<std::int64_t>(batch),
                 "tersor_run_recurrent: the sequences are larger than memory");
         require((x != nullptr || *in == 0) && (y != nullptr || *out == 0) &&
                     (h != nullptr || *states == 0) && (c != nullptr || *cells == 0),

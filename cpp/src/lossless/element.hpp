@@ -69,4 +69,16 @@ auto with_layout(const Layout& layout, const Function& function) noexcept {
     }
 }
 
+/// The same, with whether field 1 has its bits without gaps as a third argument: where bits are
+/// joined, which they are of turned floats alone.
+template <class Function>
+void with_layout(const Layout& layout, bool packed, const Function& function) noexcept {
+    with_layout(layout, [&]<class T, Transform transform>() noexcept {
+        if constexpr (transform == Transform::rotate) {
+            if (packed) return function.template operator()<T, transform, true>();
+        }
+        function.template operator()<T, transform, false>();
+    });
+}
+
 }  // namespace tersor::lossless

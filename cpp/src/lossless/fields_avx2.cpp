@@ -103,13 +103,10 @@ std::size_t join(const Layout& layout, const Fields& fields, std::size_t count,
 
 void join_fields(const Layout& layout, const Fields& fields, std::size_t count,
                  std::uint8_t* elements, bool streaming) noexcept {
-    const std::size_t whole = with_layout(layout, [&]<class T, Transform transform>() noexcept {
+    std::size_t whole = 0;
+    with_layout(layout, fields.packed, [&]<class T, Transform transform, bool packed>() noexcept {
         if constexpr (sizeof(T) <= 4) {
-            return fields.packed
-                       ? join<T, transform, true>(layout, fields, count, elements, streaming)
-                       : join<T, transform, false>(layout, fields, count, elements, streaming);
-        } else {
-            return std::size_t{0};
+            whole = join<T, transform, packed>(layout, fields, count, elements, streaming);
         }
     });
     if (whole == count) return;

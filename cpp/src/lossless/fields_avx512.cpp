@@ -66,9 +66,9 @@ __m512i element_of(__m512i y, __m512i base) noexcept {
     return y;
 }
 
-template <class T, Transform transform, bool packed, bool streaming>
-void join(const Layout& layout, const Fields& fields, std::size_t count,
-          std::uint8_t* elements) noexcept {
+template <class T, Transform transform, bool packed>
+void join(const Layout& layout, const Fields& fields, std::size_t count, std::uint8_t* elements,
+          bool streaming) noexcept {
     const Unpack unpack(layout.bits(1));
     const __m128i joined = _mm_cvtsi32_si128(layout.joined);
     const __m512i base = sizeof(T) == 2 ? _mm512_set1_epi16(static_cast<short>(base_of<T>(layout)))
@@ -81,7 +81,7 @@ void join(const Layout& layout, const Fields& fields, std::size_t count,
     };
     const auto put = [&](std::size_t i, __m512i y) noexcept {
         const __m512i x = element_of<T, transform>(y, base);
-        if constexpr (streaming) {
+        if (streaming) {
             _mm512_stream_si512(reinterpret_cast<__m512i*>(elements + i), x);
         } else {
             _mm512_storeu_si512(elements + i, x);
@@ -109,21 +109,15 @@ void join(const Layout& layout, const Fields& fields, std::size_t count,
             put(4 * i + 192, _mm512_unpackhi_epi16(above, high));
         }
     }
-    if constexpr (streaming) _mm_sfence();  // streamed stores are not ordered by what joins threads
+    if (streaming) _mm_sfence();  // streamed stores are not ordered by what joins threads
 }
 
 void join_fields(const Layout& layout, const Fields& fields, std::size_t count,
                  std::uint8_t* elements, bool streaming) noexcept {
-    std::size_t whole = layout.width <= 4 ? count / step * step : 0;
-    with_layout(layout, [&]<class T, Transform transform>() noexcept {
+    const std::size_t whole = layout.width <= 4 ? count / step * step : 0;
+    with_layout(layout, fields.packed, [&]<class T, Transform transform, bool packed>() noexcept {
         if constexpr (sizeof(T) <= 4) {
-            if (fields.packed) {
-                streaming ? join<T, transform, true, true>(layout, fields, whole, elements)
-                          : join<T, transform, true, false>(layout, fields, whole, elements);
-            } else {
-                streaming ? join<T, transform, false, true>(layout, fields, whole, elements)
-                          : join<T, transform, false, false>(layout, fields, whole, elements);
-            }
+            join<T, transform, packed>(layout, fields, whole, elements, streaming);
         }
     });
     if (whole == count) return;

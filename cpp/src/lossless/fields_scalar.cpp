@@ -26,12 +26,8 @@ void join(const Layout& layout, const Fields& fields, std::size_t count,
 
 void join_fields(const Layout& layout, const Fields& fields, std::size_t count,
                  std::uint8_t* elements, bool /*streaming*/) noexcept {
-    with_layout(layout, [&]<class T, Transform transform>() noexcept {
-        if (fields.packed) {
-            join<T, transform, true>(layout, fields, count, elements);
-        } else {
-            join<T, transform, false>(layout, fields, count, elements);
-        }
+    with_layout(layout, fields.packed, [&]<class T, Transform transform, bool packed>() noexcept {
+        join<T, transform, packed>(layout, fields, count, elements);
     });
 }
 

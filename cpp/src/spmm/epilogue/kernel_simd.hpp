@@ -7,6 +7,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 
 #include "simd/extent.hpp"
 #include "spmm/epilogue/exp_simd.hpp"
@@ -15,32 +16,33 @@
 namespace tersor::spmm::epilogue {
 namespace {  // NOLINT(google-build-namespaces): compiled anew for each level
 
-inline F32 gelu(F32 x) noexcept {
-    const F32 one = simd::splat(1.0F);
-    const F32 u = simd::magnitude(x);
-    const F32 t = one / simd::fma(u, simd::splat(tail_scale), one);
-    const F32 power = exp_negative(u * simd::splat(-0.5F) * u);
-    const F32 tail = power * polynomial(tail_polynomial, t);
-    return x * simd::where_negative(x, tail, one - tail);
-}
-
-inline F32 silu(F32 x) noexcept {
-    const F32 one = simd::splat(1.0F);
-    const F32 power = exp_negative(simd::zero() - simd::magnitude(x));
-    return x * (simd::where_negative(x, power, one) / (one + power));
-}
-
-/// Of a maximum or minimum with NaN the second operand is the result.
-template <Activation activation>
-F32 activate(F32 x) noexcept {
-    if constexpr (activation == Activation::relu) return simd::max(simd::zero(), x);
-    if constexpr (activation == Activation::relu6) {
-        return simd::min(simd::splat(6.0F), simd::max(simd::zero(), x));
+struct Gelu {
+    F32 operator()(F32 x) const noexcept {
+        const F32 one = simd::splat(1.0F);
+        const F32 u = simd::magnitude(x);
+        const F32 t = one / simd::fma(u, simd::splat(tail_scale), one);
+        const F32 power = exp_negative(u * simd::splat(-0.5F) * u);
+        const F32 tail = power * polynomial(tail_polynomial, t);
+        return x * simd::where_negative(x, tail, one - tail);
     }
-    if constexpr (activation == Activation::gelu) return gelu(x);
-    if constexpr (activation == Activation::silu) return silu(x);
-    return x;
-}
+};
+
+struct Silu {
+    F32 operator()(F32 x) const noexcept {
+        const F32 one = simd::splat(1.0F);
+        const F32 power = exp_negative(simd::zero() - simd::magnitude(x));
+        return x * (simd::where_negative(x, power, one) / (one + power));
+    }
+};
+
+/// What is linear between two bounds. Of a maximum or minimum with NaN the second operand is the
+/// result.
+struct Clamp {
+    F32 low;
+    F32 high;
+
+    F32 operator()(F32 x) const noexcept { return simd::min(high, simd::max(low, x)); }
+};
 
 template <class Extent>
 F32 load_as(const Extent& extent, const void* from, FloatType type, std::size_t i) noexcept {
@@ -48,9 +50,9 @@ F32 load_as(const Extent& extent, const void* from, FloatType type, std::size_t 
     return extent.load(static_cast<const std::uint16_t*>(from) + i);
 }
 
-template <Activation activation>
-void apply_as(const float* products, std::size_t size, const Operands& with, void* y,
-              FloatType y_type) noexcept {
+template <class Activate>
+void apply_as(const Activate& activate, const float* products, std::size_t size,
+              const Operands& with, void* y, FloatType y_type) noexcept {
     simd::for_each_register(size, [&](std::size_t i, auto extent) noexcept {
         F32 values = extent.load(products + i);
         if (with.factors != nullptr) {
@@ -60,7 +62,7 @@ void apply_as(const float* products, std::size_t size, const Operands& with, voi
         if (with.residual != nullptr) {
             values = values + load_as(extent, with.residual, with.residual_type, i);
         }
-        values = activate<activation>(values);
+        values = activate(values);
         if (y_type == FloatType::float32) {
             extent.store(static_cast<float*>(y) + i, values);
         } else {
@@ -71,14 +73,14 @@ void apply_as(const float* products, std::size_t size, const Operands& with, voi
 
 inline void apply(const float* products, std::size_t size, Activation activation,
                   const Operands& with, void* y, FloatType y_type) noexcept {
-    const auto run = [&](auto kernel) { kernel(products, size, with, y, y_type); };
-    switch (activation) {
-        case Activation::none: return run(apply_as<Activation::none>);
-        case Activation::relu: return run(apply_as<Activation::relu>);
-        case Activation::relu6: return run(apply_as<Activation::relu6>);
-        case Activation::gelu: return run(apply_as<Activation::gelu>);
-        case Activation::silu: return run(apply_as<Activation::silu>);
-    }
+    const auto run = [&](const auto& activate) noexcept {
+        apply_as(activate, products, size, with, y, y_type);
+    };
+    if (activation == Activation::gelu) return run(Gelu{});
+    if (activation == Activation::silu) return run(Silu{});
+    constexpr float infinity = std::numeric_limits<float>::infinity();
+    run(Clamp{simd::splat(activation == Activation::none ? -infinity : 0.0F),
+              simd::splat(activation == Activation::relu6 ? 6.0F : infinity)});
 }
 
 }  // namespace
