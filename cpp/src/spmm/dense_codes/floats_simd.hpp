@@ -35,6 +35,9 @@ void multiply_block(const std::uint8_t* line, std::size_t stride, const float* x
         }
         constexpr std::size_t next = dense_codes::group_rows * dense_codes::line_bytes;
         for (const std::uint8_t* end = line + taken * next; line != end; line += next) {
+#if defined(__GNUC__)
+#pragma GCC unroll 1
+#endif
             for (std::size_t at = 0; at < dense_codes::line_bytes;
                  at += simd::width, x += simd::width) {
                 simd::F32 from[vectors];

@@ -36,7 +36,7 @@ void multiply_rows(const std::uint8_t* line, std::size_t lines, const FixedActiv
         for (const std::uint8_t* end = line + taken * group_rows * line_bytes; line != end;
              line += group_rows * line_bytes, limbs += line_bytes) {
 #if defined(__GNUC__)
-#pragma GCC unroll 4
+#pragma GCC unroll 1
 #endif
             for (std::size_t at = 0; at < line_bytes; at += sizeof(simd::I32)) {
                 simd::I32 x_limb[x_limbs];
