@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <array>
 
+#include "spmm/dense_codes/integer_rows.hpp"
 #include "spmm/dense_codes/layout.hpp"
 #include "spmm/sell/layout.hpp"
 
@@ -20,10 +21,10 @@ constexpr std::size_t lines_per_sum = 16;
 /// Rows that stay in the second cache while vector after vector passes.
 constexpr std::size_t rows_together = 4 * slice_rows;
 
-/// totals[r][v] = the product of row r with vector v, in units of w.
+/// totals[v][r] = the product of row r with vector v, in units of w.
 template <std::size_t rows, std::size_t vectors>
 void multiply_block(const std::uint8_t* line, std::size_t stride, const float* x,
-                    std::array<std::array<double, vectors>, rows>& totals) noexcept {
+                    std::array<std::array<double, rows>, vectors>& totals) noexcept {
     totals = {};
     std::size_t lines = stride / dense_codes::line_bytes;
     while (lines > 0) {
@@ -53,7 +54,7 @@ void multiply_block(const std::uint8_t* line, std::size_t stride, const float* x
         }
         for (std::size_t r = 0; r < rows; ++r) {
             for (std::size_t v = 0; v < vectors; ++v) {
-                totals[r][v] += double{simd::sum(sums[r][v])};
+                totals[v][r] += double{simd::sum(sums[r][v])};
             }
         }
     }
@@ -64,18 +65,15 @@ template <std::size_t rows, std::size_t vectors>
 void multiply_rows_of(const Sell& layout, const float* x, const float* bias, float* y,
                       std::size_t begin, std::size_t end) noexcept {
     const std::size_t row_count = layout.row_order.size();
-    std::array<std::array<double, vectors>, rows> totals;
+    std::array<std::array<double, rows>, vectors> totals;
     for (std::size_t first = begin; first < end; first += rows) {
         multiply_block<rows, vectors>(
             dense_codes::first_line(layout.entries.data(), layout.row_bytes, first),
             layout.row_bytes, x, totals);
-        for (std::size_t r = first; r < std::min(first + rows, end); ++r) {
-            for (std::size_t v = 0; v < vectors; ++v) {
-                const auto out =
-                    static_cast<float>(totals[r - first][v] * layout.limbs[0].unit +
-                                       layout.outliers.product(r, x + v * layout.row_bytes));
-                y[v * row_count + r] = bias == nullptr ? out : out + bias[r];
-            }
+        for (std::size_t v = 0; v < vectors; ++v) {
+            const FixedActivations as_it_is{nullptr, 0, 0.0, 1.0, x + v * layout.row_bytes};
+            store_integer_rows(layout, as_it_is, totals[v].data(), first,
+                               std::min(first + rows, end), bias, y + v * row_count);
         }
     }
 }

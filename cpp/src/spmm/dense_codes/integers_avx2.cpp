@@ -1,3 +1,4 @@
+#include "spmm/dense_codes/integer_rows.hpp"
 #include "spmm/sell/kernels.hpp"
 
 #if TERSOR_X86

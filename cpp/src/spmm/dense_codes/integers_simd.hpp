@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <array>
 
+#include "spmm/dense_codes/integer_rows.hpp"
 #include "spmm/dense_codes/layout.hpp"
 #include "spmm/sell/layout.hpp"
 
@@ -79,15 +80,8 @@ void multiply_slices(const Sell& layout, const FixedActivations* x, std::size_t 
             std::array<double, rows> totals;
             multiply_rows<x_limbs, rows>(line, lines, x[item], layout.shape.limb_bits,
                                          totals.data());
-            for (std::size_t r = first; r < std::min(first + rows, row_count); ++r) {
-                double sum = double{layout.sums[r]};
-                if (x[item].sum_rests != nullptr) sum += double{x[item].sum_rests[r]};
-                const double total = totals[r - first] * x[item].unit * layout.limbs[0].unit +
-                                     (x[item].low != 0.0 ? x[item].low * sum : 0.0) +
-                                     layout.outliers.product(r, x[item].values);
-                const auto out = static_cast<float>(total);
-                y[item * row_count + r] = bias == nullptr ? out : out + bias[r];
-            }
+            store_integer_rows(layout, x[item], totals.data(), first,
+                               std::min(first + rows, row_count), bias, y + item * row_count);
         }
     }
 }
