@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from tersor.cli.errors import InputError, naming_file
 from tersor.cli.output import Output, copy_companions, plan_output
-from tersor.cli.progress import default_threads, progress_bar
+from tersor.cli.progress import default_threads, progress_bar, say
 from tersor.cli.read_model import SourceModel, SourceTensor, read_model, users_metadata
 from tersor.cli.select import Choice, Selection, check_pattern, select
 from tersor.codec.blob import SUFFIX
@@ -145,16 +145,16 @@ def compress(source: Path, output: Path | None, options: CompressOptions) -> Rep
             sharded = model.shards is not None
             plan = plan_output(source, model.files, output, sharded=sharded, force=options.force)
         for note in model.notes:
-            print(note)
+            say(note)
         choices = _choose(model, options)
         for choice in choices.values():
-            print(choice)
+            say(choice)
         if not any(choice.selected for choice in choices.values()):
             raise InputError(f"{source}: no tensor to compress (see --only)")
         job = _Job(model, options, choices)
         report = job.write_shards(plan) if plan and model.shards else job.write_file(plan)
     for line in copy_companions(plan, force=options.force) if plan else ():
-        print(line)
+        say(line)
     return report
 
 
@@ -260,7 +260,7 @@ class _Job:
         for name, tensor in self._selected.items():
             if name in grown:
                 reason = "would grow: its blob is no smaller than its dense bytes"
-                print(Choice(name, tensor.shape, False, reason))
+                say(Choice(name, tensor.shape, False, reason))
 
     def write_file(self, plan: Output | None) -> Report:
         """Writes one file, or none where there is no plan."""
@@ -300,7 +300,7 @@ class _Job:
             return container.file_bytes(tensors, metadata, plain=self.options.plain)
 
         limit = float(self.options.most_bytes(self.model))
-        return rate_distortion.fit(items, measure, limit, size=True, progress=print)
+        return rate_distortion.fit(items, measure, limit, size=True, progress=say)
 
     def write_shards(self, plan: Output) -> Report:
         """Writes a checkpoint shard by shard; no more than one shard is in memory at once."""

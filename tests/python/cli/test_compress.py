@@ -357,3 +357,14 @@ def test_bits_for_each_element_are_a_size(
     assert "give one of --target-bytes" in fails(
         "compress", large, "-o", out, "--force", "--target-bpw", 3, "--target-ratio", 4
     )
+
+
+def test_quiet_prints_nothing_and_json_nothing_else(
+    dense: Path, tmp_path: Path, works: Run
+) -> None:
+    for i, way in enumerate(([], ["--target-bytes", 2500], ["--lossless"])):
+        done = works("compress", dense, "-o", tmp_path / f"quiet{i}.safetensors", "--quiet", *way)
+        assert done.stdout == done.stderr == ""
+        done = works("compress", dense, "-o", tmp_path / f"json{i}.safetensors", "--json", *way)
+        assert json.loads(done.stdout)
+    assert json.loads(done.stdout)["files"] == 1  # of --lossless
