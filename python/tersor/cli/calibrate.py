@@ -18,6 +18,7 @@ import numpy as np
 from tersor.cli.compress import CompressOptions
 from tersor.cli.errors import InputError, import_torch, naming_file
 from tersor.cli.output import copy_companions, plan_output
+from tersor.cli.pretrained import for_blobs, is_pretrained
 from tersor.cli.progress import say
 from tersor.cli.read_model import SourceModel, read_model
 from tersor.cli.select import Selection
@@ -80,8 +81,8 @@ def compress_calibrated(
             progress=say,
         )
     plan.file.parent.mkdir(parents=True, exist_ok=True)
-    save(model, plan.file)
-    for line in copy_companions(plan, force=options.force):
+    save(model, plan.file, plain=any(map(is_pretrained, plan.companions)))
+    for line in copy_companions(plan, force=options.force, content=for_blobs):
         say(line)
     with container.open(plan.file) as file:
         return report(file)
