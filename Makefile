@@ -18,6 +18,7 @@
 # make bench-loading  tersor.load_model against torch.load, into build/bench/loading.json
 # make bench-memory  peak memory while a sharded checkpoint of 2 GB is compressed
 # make bench-nncodec  bytes at equal accuracy against NNCodec, into docs/nncodec.json
+# make docs    the documentation as a site, in build/site; warnings are errors
 # make check-page  the page of `tersor report` in a headless browser; pictures in build/pages
 # make wheel   sdist, and a manylinux wheel made of it, in build/dist; the wheel is tried in a fresh
 #              environment without a compiler
@@ -141,6 +142,11 @@ build/nncodec/.installed: benchmarks/peers/requirements.txt constraints.txt
 
 build/bench/data/f.bin: benchmarks/huffman_data.py | $(VENV)/.installed
 	$(BIN)/python -m benchmarks.huffman_data build/bench/data
+
+# The notice that is turned off speaks of the theme's successor.
+.PHONY: docs
+docs: $(VENV)/.installed
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build
 
 check-page: $(VENV)/.installed build/.browser
 	$(BIN)/python tests/browser/check_page.py $$(cat build/.browser) \

@@ -30,8 +30,8 @@ addEventListener("load", () => {
   const names = () => [...body.rows].filter(row => !row.hidden).map(row => row.cells[0].innerText);
   const click = column => document.querySelectorAll("#layers th button")[column].click();
   const seen = {first: names()};
-  click(3); seen.largest = [...body.rows].map(row => row.cells[3].innerText);
-  click(3); seen.smallest = [...body.rows].map(row => row.cells[3].innerText);
+  click(1); seen.largest = [...body.rows].map(row => row.cells[1].innerText);
+  click(1); seen.smallest = [...body.rows].map(row => row.cells[1].innerText);
   click(0); seen.named = names();
   const search = document.getElementById("search");
   search.value = seen.first[0]; search.dispatchEvent(new Event("input"));

@@ -9,7 +9,6 @@ import platform
 import re
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +20,8 @@ from tersor.codec.blob import CompressedTensor, encode_blob
 from tersor.codec.encode import decompress_weight
 from tersor.io import container
 from tersor.kernels import spmm
+from tests.install.commands import ROOT, command
 
-ROOT = Path(__file__).resolve().parents[2]
 CONSUMER = Path(__file__).parent / "consumer"
 ROWS, COLS = 37, 91
 
@@ -30,38 +29,6 @@ pytestmark = [
     pytest.mark.slow,  # builds
     pytest.mark.skipif(shutil.which("cmake") is None, reason="needs cmake"),
 ]
-
-
-def command(*arguments: str | Path) -> str:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    done = subprocess.run(
-        [str(argument) for argument in arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PATH": path},
-    )
-    assert done.returncode == 0, f"{arguments}\n{done.stdout}\n{done.stderr}"
-    return done.stdout
-
-
-@pytest.fixture(scope="module")
-def installed_prefix(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What ``cmake --install`` makes of a build tree: that of the C++ tests, or one of its own."""
-    build = ROOT / "build" / "cpp"
-    if not (build / "CMakeCache.txt").is_file():
-        build = ROOT / "build" / "install"
-        command("cmake", "-S", ROOT, "-B", build, "-DTERSOR_TESTS=OFF")
-    libraries = ("tersor", "tersor_runtime", "tersor_c")
-    command("cmake", "--build", build, "--target", *libraries, "--parallel", "2")
-    prefix = tmp_path_factory.mktemp("prefix")
-    command("cmake", "--install", build, "--prefix", prefix)
-    return prefix
-
-
-@pytest.fixture(scope="module")
-def wheel_prefix() -> Path:
-    """What lies in the installed Python package."""
-    return Path(command(sys.executable, "-m", "tersor.cmake", "--prefix").strip())
 
 
 def write_model(file: Path) -> npt.NDArray[np.float32]:

@@ -2,6 +2,8 @@
 
 # No postponed annotations here: typer evaluates them.
 
+import dataclasses
+import json
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, cast
@@ -16,8 +18,9 @@ from tersor.cli.compress import CompressOptions, compress
 from tersor.cli.decompress import DecompressOptions, decompress
 from tersor.cli.diff import diff
 from tersor.cli.errors import InputError
-from tersor.cli.inspect import inspect_command, show
+from tersor.cli.inspect import inspect_command, show, show_json
 from tersor.cli.lossless import Part, compress_lossless
+from tersor.cli.progress import quietly, say
 from tersor.cli.report import report_page
 from tersor.cli.select import Selection
 from tersor.cli.verify import verify
@@ -28,9 +31,14 @@ app = typer.Typer(
     name="tersor",
     help="Prune, quantize and Huffman-code networks, and run them from the compressed form.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
+    epilog="tersor COMMAND --help shows the options of a command, and examples.",
 )
+
+
+def _examples(*commands: str) -> str:
+    """What ends the help of a command; lines stand apart where empty ones are between them."""
+    return "\n\n".join(["Examples:", *(f"tersor {command}" for command in commands)])
 
 
 class FloatType(str, Enum):
@@ -104,6 +112,7 @@ PartText = Annotated[
 ]
 Force = Annotated[bool, typer.Option("--force", help="overwrite an existing output")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="print nothing but errors")]
 Threads = Annotated[
     int | None, typer.Option(min=1, help="tensors at once; default: the CPUs of this process")
 ]
@@ -142,7 +151,7 @@ def _common(
     pass
 
 
-_OF_LOSSLESS = {"source", "output", "force", "threads", "lossless", "part"}
+_OF_LOSSLESS = {"source", "output", "force", "threads", "lossless", "part", "quiet", "as_json"}
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
@@ -151,10 +160,36 @@ def _is_given(context: typer.Context, name: str) -> bool:
     return source is not None and source.name == "COMMANDLINE"
 
 
+def _compress_without_loss(
+    context: typer.Context, source: Path, output: Path | None, part: str | None
+) -> None:
+    if output is None:
+        raise InputError("missing -o/--output")
+    given = [n for n in context.params if n not in _OF_LOSSLESS and _is_given(context, n)]
+    if given:
+        option = given[0].replace("_", "-")
+        raise InputError(
+            f"--{option} is not for --lossless, which keeps every value: leave one out"
+        )
+    force, threads = context.params["force"], context.params["threads"]
+    report = compress_lossless(source, output, part=Part.parse(part), force=force, threads=threads)
+    if context.params["as_json"]:
+        print(json.dumps(dataclasses.asdict(report), indent=2))
+    else:
+        say(report)
+
+
 # typer reads the options of a command from the signature of its function.
 
 
-@app.command("compress")
+@app.command(
+    "compress",
+    epilog=_examples(
+        "compress model.safetensors -o small.safetensors --preset balanced",
+        "compress model.safetensors -o small.safetensors --target-ratio 12",
+        "compress --lossless checkpoint/ -o small/",
+    ),
+)
 def _compress(
     context: typer.Context,
     source: Annotated[Path, typer.Argument(metavar="IN", help=_MODEL_HELP)],
@@ -180,19 +215,13 @@ def _compress(
     checkpoint_dir: CheckpointDir = None,
     lossless: Lossless = False,
     part: PartText = None,
+    quiet: Quiet = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compress a dense model; a line for each tensor tells whether it is compressed, and why."""
     if lossless:
-        if output is None:
-            raise InputError("missing -o/--output")
-        given = [n for n in context.params if n not in _OF_LOSSLESS and _is_given(context, n)]
-        if given:
-            option = given[0].replace("_", "-")
-            raise InputError(
-                f"--{option} is not for --lossless, which keeps every value: leave one out"
-            )
-        part_taken = Part.parse(part)
-        print(compress_lossless(source, output, part=part_taken, force=force, threads=threads))
+        with quietly(quiet or as_json):
+            _compress_without_loss(context, source, output, part)
         return
     if part is not None:
         raise InputError("--part is for --lossless")
@@ -214,14 +243,20 @@ def _compress(
         force=force,
         threads=threads,
     )
-    if calibration is not None:
-        report = compress_calibrated(source, output, options, calibration, model, checkpoint_dir)
-    elif model is not None or checkpoint_dir is not None:
+    if calibration is None and (model is not None or checkpoint_dir is not None):
         raise InputError("--model and --checkpoint-dir are for --calibration")
-    else:
-        report = compress(source, output, options)
-    print()
-    show(report, str(output or "dry run"))
+    with quietly(quiet or as_json):
+        if calibration is None:
+            report = compress(source, output, options)
+        else:
+            report = compress_calibrated(
+                source, output, options, calibration, model, checkpoint_dir
+            )
+    if as_json:
+        show_json(report)
+    elif not quiet:
+        print()
+        show(report, str(output or "dry run"))
 
 
 @app.command("inspect", add_help_option=False, context_settings={"ignore_unknown_options": True})
@@ -230,7 +265,7 @@ def _inspect(arguments: Annotated[list[str] | None, typer.Argument()] = None) ->
     inspect_command(arguments or [])
 
 
-@app.command("report")
+@app.command("report", epilog=_examples("report small.safetensors --against model.safetensors"))
 def _report(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="file, folder or index")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT")] = Path("report.html"),
@@ -245,7 +280,7 @@ def _report(
     print(f"written to {output}")
 
 
-@app.command("diff")
+@app.command("diff", epilog=_examples("diff model.safetensors small.safetensors"))
 def _diff(
     a: Annotated[Path, typer.Argument(metavar="A", help="dense or compressed")],
     b: Annotated[Path, typer.Argument(metavar="B", help="dense or compressed")],
@@ -256,7 +291,7 @@ def _diff(
     raise typer.Exit(int(diff(a, b, as_json=as_json, all_tensors=all_tensors)))
 
 
-@app.command("verify")
+@app.command("verify", epilog=_examples("verify small.safetensors --decode"))
 def _verify(
     files: Annotated[list[Path], typer.Argument(metavar="FILE...", help="files or folders")],
     decode: Annotated[bool, typer.Option("--decode", help="decode every layer too")] = False,
@@ -265,7 +300,7 @@ def _verify(
     raise typer.Exit(int(verify(files, decode=decode) > 0))
 
 
-@app.command("bench")
+@app.command("bench", epilog=_examples("bench small.safetensors --batch 8 --precision low"))
 def _bench(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="file, folder or index")],
     batch: Annotated[int, typer.Option(min=1, help="vectors at once")] = BenchOptions.batch,
@@ -278,7 +313,7 @@ def _bench(
     show_times(*bench(source, options), options, as_json)
 
 
-@app.command("decompress")
+@app.command("decompress", epilog=_examples("decompress small.safetensors -o dense.safetensors"))
 def _decompress(
     source: Annotated[Path, typer.Argument(metavar="FILE", help="file, folder or index")],
     output: Annotated[Path, _OUTPUT],
@@ -288,13 +323,15 @@ def _decompress(
     ] = None,
     force: Force = False,
     threads: Threads = None,
+    quiet: Quiet = False,
 ) -> None:
     """Write the dense tensors of a compressed model as ordinary safetensors."""
     options = DecompressOptions(dtype.value if dtype else None, force, threads)
-    print(f"{decompress(source, output, options)} tensors written to {output}")
+    with quietly(quiet):
+        say(f"{decompress(source, output, options)} tensors written to {output}")
 
 
-@app.command("env")
+@app.command("env", epilog=_examples("env"))
 def _env() -> None:
     """Show version, compiler, instruction sets and threads."""
     print(isa.show_config())

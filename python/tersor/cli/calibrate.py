@@ -18,6 +18,8 @@ import numpy as np
 from tersor.cli.compress import CompressOptions
 from tersor.cli.errors import InputError, import_torch, naming_file
 from tersor.cli.output import copy_companions, plan_output
+from tersor.cli.pretrained import for_blobs, is_pretrained
+from tersor.cli.progress import say
 from tersor.cli.read_model import SourceModel, read_model
 from tersor.cli.select import Selection
 from tersor.io import container
@@ -76,12 +78,12 @@ def compress_calibrated(
             _config(options, given),
             data=batches,
             checkpoint_dir=checkpoint_dir,
-            progress=print,
+            progress=say,
         )
     plan.file.parent.mkdir(parents=True, exist_ok=True)
-    save(model, plan.file)
-    for line in copy_companions(plan, force=options.force):
-        print(line)
+    save(model, plan.file, plain=any(map(is_pretrained, plan.companions)))
+    for line in copy_companions(plan, force=options.force, content=for_blobs):
+        say(line)
     with container.open(plan.file) as file:
         return report(file)
 

@@ -18,7 +18,8 @@ import numpy.typing as npt
 
 from tersor.cli.errors import InputError, naming_file
 from tersor.cli.output import Output, copy_companions, plan_output
-from tersor.cli.progress import default_threads, progress_bar
+from tersor.cli.pretrained import for_blobs, is_pretrained
+from tersor.cli.progress import default_threads, progress_bar, say
 from tersor.cli.read_model import SourceModel, SourceTensor, read_model, users_metadata
 from tersor.cli.select import Choice, Selection, check_pattern, select
 from tersor.codec.blob import SUFFIX
@@ -109,20 +110,17 @@ class CompressOptions:
         elements = sum(math.prod(tensor.shape) for tensor in model.tensors.values())
         return int(self.target_bpw * elements / 8)
 
-    def settings(self, name: str, shape: tuple[int, ...]) -> LayerConfig | None:
-        """Of a tensor, or the limits of a search; None: leave it.
-
-        Args:
-            name: of the tensor, ``fc.weight`` of the layer ``fc``.
-            shape: of the dense tensor.
-        """
+    def settings(self, choice: Choice) -> LayerConfig | None:
+        """Of a tensor that was chosen, or the limits of a search; None: leave it."""
         from tersor.config import LayerConfig
 
+        dimensions = len(choice.shape)
         if self.config is not None:
-            return self.config.for_layer(name.removesuffix("weight").rstrip("."), len(shape))
+            layer = choice.name.removesuffix("weight").rstrip(".")
+            return self.config.for_layer(layer, dimensions, "embedding" if choice.table else None)
         if self.searches:
             return LayerConfig()
-        width = self.bits if len(shape) == 2 else self.conv_bits
+        width = self.bits if dimensions == 2 else self.conv_bits
         return LayerConfig(codebook_size=2**width - 1, density=self.density, method=self.method)
 
 
@@ -144,23 +142,28 @@ def compress(source: Path, output: Path | None, options: CompressOptions) -> Rep
         if output is not None and not options.dry_run:
             sharded = model.shards is not None
             plan = plan_output(source, model.files, output, sharded=sharded, force=options.force)
+            if any(map(is_pretrained, plan.companions)):  # whose loader knows plain tensors alone
+                options = dataclasses.replace(options, plain=True)
         for note in model.notes:
-            print(note)
+            say(note)
         choices = _choose(model, options)
         for choice in choices.values():
-            print(choice)
+            say(choice)
         if not any(choice.selected for choice in choices.values()):
             raise InputError(f"{source}: no tensor to compress (see --only)")
         job = _Job(model, options, choices)
         report = job.write_shards(plan) if plan and model.shards else job.write_file(plan)
-    for line in copy_companions(plan, force=options.force) if plan else ():
-        print(line)
+    for line in copy_companions(plan, force=options.force, content=for_blobs) if plan else ():
+        say(line)
     return report
 
 
 def _choose(model: SourceModel, options: CompressOptions) -> dict[str, Choice]:
     """The choice for each tensor, by the selection and then by the configuration."""
-    choices = select(model.tensors.values(), options.selection, model.aliases)
+    # Settings by layer have some for embeddings; a search would prune them.
+    tables = options.config is not None and not options.searches
+    selection = dataclasses.replace(options.selection, tables=tables)
+    choices = select(model.tensors.values(), selection, model.aliases)
     if options.config is None:
         return choices
     # A pattern of the configuration is one of layers, or of their weights.
@@ -169,7 +172,7 @@ def _choose(model: SourceModel, options: CompressOptions) -> dict[str, Choice]:
         check_pattern("--config: overrides:", pattern, names)
     return {
         name: choice
-        if not choice.selected or options.settings(name, choice.shape) is not None
+        if not choice.selected or options.settings(choice) is not None
         else Choice(name, choice.shape, False, "--config leaves it")
         for name, choice in choices.items()
     }
@@ -201,7 +204,7 @@ class _Job:
 
     def _settings(self) -> dict[str, LayerConfig]:
         """Of the selected tensors, by name: what is asked for, or the limits of a search."""
-        asked = {n: self.options.settings(n, t.shape) for n, t in self._selected.items()}
+        asked = {name: self.options.settings(self.choices[name]) for name in self._selected}
         return {name: settings for name, settings in asked.items() if settings is not None}
 
     def _threads(self) -> int:
@@ -260,7 +263,7 @@ class _Job:
         for name, tensor in self._selected.items():
             if name in grown:
                 reason = "would grow: its blob is no smaller than its dense bytes"
-                print(Choice(name, tensor.shape, False, reason))
+                say(Choice(name, tensor.shape, False, reason))
 
     def write_file(self, plan: Output | None) -> Report:
         """Writes one file, or none where there is no plan."""
@@ -300,7 +303,7 @@ class _Job:
             return container.file_bytes(tensors, metadata, plain=self.options.plain)
 
         limit = float(self.options.most_bytes(self.model))
-        return rate_distortion.fit(items, measure, limit, size=True, progress=print)
+        return rate_distortion.fit(items, measure, limit, size=True, progress=say)
 
     def write_shards(self, plan: Output) -> Report:
         """Writes a checkpoint shard by shard; no more than one shard is in memory at once."""

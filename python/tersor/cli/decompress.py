@@ -9,7 +9,8 @@ from pathlib import Path
 from tersor.cli.errors import InputError, naming_file
 from tersor.cli.lossless import restore
 from tersor.cli.output import Output, copy_companions, plan_output
-from tersor.cli.progress import default_threads, progress_bar
+from tersor.cli.pretrained import for_dense
+from tersor.cli.progress import default_threads, progress_bar, say
 from tersor.cli.read_model import users_metadata
 from tersor.codec.blob import SUFFIX, decode_blob, inspect_blob
 from tersor.io import aliases, container, layer_records, shards, stream
@@ -47,8 +48,8 @@ def decompress(source: Path, output: Path, options: DecompressOptions) -> int:
         sharded = isinstance(file, container.Sharded)
         plan = plan_output(source, file.paths, output, sharded=sharded, force=options.force)
         count = _write(file, plan, options)
-    for line in copy_companions(plan, force=options.force):
-        print(line)
+    for line in copy_companions(plan, force=options.force, content=for_dense):
+        say(line)
     return count
 
 

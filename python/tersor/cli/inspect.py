@@ -54,6 +54,8 @@ def inspect_command(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(
         prog="tersor inspect",
         description="Show what each layer of a compressed file costs, from its real bytes.",
+        epilog="Examples:\n  tersor inspect small.safetensors --verify",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("file", metavar="FILE", type=Path, help="a model file, folder or index")
     parser.add_argument("--verify", action="store_true", help="check all checksums")

@@ -15,7 +15,7 @@ from pathlib import Path
 from tersor._core import FormatError
 from tersor.cli.errors import InputError, naming_file
 from tersor.cli.output import Output, copy_companions, plan_output
-from tersor.cli.progress import default_threads, progress_bar
+from tersor.cli.progress import default_threads, progress_bar, say
 from tersor.cli.read_model import (
     SourceModel,
     SourceTensor,
@@ -100,7 +100,7 @@ def compress_lossless(
     with naming_file(source):
         model = read_model(source)
         for note in model.notes:
-            print(note)
+            say(note)
         if model.shards is not None:
             return _compress_shards(source, model.shards, output, part, force, threads)
         if part.number > 1:
@@ -122,7 +122,7 @@ def compress_lossless(
 
 def _print_lines(lines: Sequence[str]) -> None:
     for line in lines:
-        print(line)
+        say(line)
 
 
 def _metadata(model: SourceModel, path: Path) -> dict[str, str]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -94,17 +93,25 @@ def _companions(folder: Path) -> Iterable[Path]:
             yield path
 
 
-def copy_companions(output: Output, *, force: bool) -> list[str]:
+def copy_companions(
+    output: Output, *, force: bool, content: Callable[[Path], bytes] = Path.read_bytes
+) -> list[str]:
     """Copies the small files, and returns lines that say so.
 
     One that exists and differs is overwritten only with ``force``.
+
+    Args:
+        output: has them.
+        force: overwrite others.
+        content: what is written of each.
     """
     lines = []
     for path in output.companions:
         to = output.file.parent / path.name
-        if to.exists() and not force and to.read_bytes() != path.read_bytes():
+        new = content(path)
+        if to.exists() and not force and to.read_bytes() != new:
             lines.append(f"kept     {to.name}  (exists already; --force overwrites it)")
             continue
-        shutil.copyfile(path, to)
+        to.write_bytes(new)
         lines.append(f"copied   {to.name}")
     return lines

@@ -1,4 +1,4 @@
-"""How many threads to use, and a bar that shows how far they are."""
+"""How many threads to use, and what is shown while they work: lines, and a bar."""
 
 from __future__ import annotations
 
@@ -6,7 +6,26 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from importlib.util import find_spec
+
+_QUIET: ContextVar[bool] = ContextVar("quiet", default=False)
+
+
+@contextmanager
+def quietly(quiet: bool = True) -> Iterator[None]:
+    """Has :func:`say` and bars show nothing, if it is asked for."""
+    token = _QUIET.set(quiet)
+    try:
+        yield
+    finally:
+        _QUIET.reset(token)
+
+
+def say(line: object) -> None:
+    """Prints a line about what is being done, unless all is to be quiet."""
+    if not _QUIET.get():
+        print(line)
 
 
 def default_threads() -> int:
@@ -20,12 +39,12 @@ def default_threads() -> int:
 
 @contextmanager
 def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on stderr that counts bytes; nothing where stderr is no terminal.
+    """A bar on stderr that counts bytes; nothing where stderr is no terminal or all is quiet.
 
     Yields:
         What to call with the bytes that are done, from any thread.
     """
-    if not sys.stderr.isatty() or find_spec("rich") is None:
+    if _QUIET.get() or not sys.stderr.isatty() or find_spec("rich") is None:
         yield lambda _: None
         return
     from rich.console import Console

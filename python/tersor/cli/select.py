@@ -51,21 +51,24 @@ class Selection:
         only: shell patterns on names: select these, whatever their names suggest.
         skip: shell patterns on names: leave these; wins over ``only``.
         min_size: leave tensors with fewer elements.
+        tables: select those of embeddings too, where nothing else decides.
     """
 
     only: Sequence[str] = ()
     skip: Sequence[str] = ()
     min_size: int = 0
+    tables: bool = False
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Whether a tensor is compressed, and why."""
+    """Whether a tensor is compressed, and why; ``table``: by its name it is an embedding's."""
 
     name: str
     shape: tuple[int, ...]
     selected: bool
     reason: str
+    table: bool = False
 
     def __str__(self) -> str:
         shape = "x".join(map(str, self.shape)) or "scalar"
@@ -132,20 +135,25 @@ def choose(
         names: of all tensors: a module with a bias is no embedding.
     """
     own = (tensor.name, *aliases)
+    by_name = {name: _left_by_name(name, tensor.shape, names) for name in own}
+    table = "embedding" in by_name.values()
+
+    def made(selected: bool, reason: str) -> Choice:
+        return Choice(tensor.name, tensor.shape, selected, reason, table)
+
     if reason := _not_compressible(tensor, selection.min_size):
-        return Choice(tensor.name, tensor.shape, False, reason)
+        return made(False, reason)
     if pattern := _match(own, selection.skip):
-        return Choice(tensor.name, tensor.shape, False, f"--skip {pattern}")
+        return made(False, f"--skip {pattern}")
     if selection.only:
         pattern = _match(own, selection.only)
         reason = f"--only {pattern}" if pattern else "not matched by --only"
-        return Choice(tensor.name, tensor.shape, pattern is not None, reason)
-    for name in own:
-        if reason := _left_by_name(name, tensor.shape, names):
-            tied = "" if name == tensor.name else f"tied to {name}: "
-            return Choice(tensor.name, tensor.shape, False, tied + reason)
+        return made(pattern is not None, reason)
+    for name, reason in by_name.items():
+        if reason and not (selection.tables and reason == "embedding"):
+            return made(False, reason if name == tensor.name else f"tied to {name}: {reason}")
     kind = "matrix" if len(tensor.shape) == 2 else "filter"
-    return Choice(tensor.name, tensor.shape, True, kind)
+    return made(True, "embedding" if table else kind)
 
 
 def _match(names: Iterable[str], patterns: Sequence[str]) -> str | None:

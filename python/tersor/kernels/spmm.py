@@ -33,7 +33,8 @@ def pack(
             ``batch`` (many vectors, convolutions); None = the best one for ``batch`` and
             ``precision`` by the rule of docs/kernels. The matrix serves every use: a second
             layout is packed when a product needs it.
-        batch, precision: batch size and precision of most products.
+        batch: vectors of most products.
+        precision: of most products.
         threads: at most this many.
 
     Raises:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from tersor._validation import check_finite
+from tersor.pruning.optimizer_hooks import before_step
 
 
 def threshold_mask(weight: torch.Tensor, s: float, name: str = "weight") -> torch.Tensor:
@@ -137,7 +138,7 @@ class Masks:
     def attach(self, optimizer: torch.optim.Optimizer) -> list[Any]:
         """Registers the optimizer hooks; returns their handles, whose ``remove()`` detaches."""
         return [
-            optimizer.register_step_pre_hook(lambda *_: self.apply_to_gradients_()),
+            before_step(optimizer, self.apply_to_gradients_),
             optimizer.register_step_post_hook(lambda *_: self.apply_()),
         ]
 

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from tersor.pruning.optimizer_hooks import before_step
 from tersor.quantizers.base import Quantized
 
 
@@ -66,7 +67,7 @@ class TrainedAssignments:
     def attach(self, optimizer: torch.optim.Optimizer) -> list[Any]:
         """Trains the assignments in the optimizer's steps; ``remove()`` of each handle detaches."""
         return [
-            optimizer.register_step_pre_hook(lambda *_: self.restore()),
+            before_step(optimizer, self.restore),
             optimizer.register_step_post_hook(lambda *_: self.write()),
         ]
 

@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from tersor._validation import check_finite
+from tersor.pruning.optimizer_hooks import before_step
 from tersor.quantizers.base import Quantized
 from tersor.quantizers.kmeans import quantize_kmeans
 
@@ -78,7 +79,7 @@ class SharedWeights:
     def attach(self, optimizer: torch.optim.Optimizer) -> list[Any]:
         """Trains the codebooks in the optimizer's steps; ``remove()`` of each handle detaches."""
         return [
-            optimizer.register_step_pre_hook(lambda *_: self.gather_gradients()),
+            before_step(optimizer, self.gather_gradients),
             optimizer.register_step_post_hook(lambda *_: self.write()),
         ]
 

@@ -19,6 +19,7 @@ from tersor.config import Config
 from tersor.nn.registry import handler_of, why_not
 from tersor.pipeline.compress import compress_
 from tersor.pruning.masks import Masks, density_masks
+from tersor.pruning.optimizer_hooks import before_step
 from tersor.pruning.schedules import CubicSchedule
 from tersor.quantizers.kmeans import quantize_kmeans
 
@@ -129,7 +130,7 @@ class Compressor:
                     "after the model is on its device, or leave the layer out with select="
                 )
         self._hooks = [
-            optimizer.register_step_pre_hook(lambda *_: self._before_step()),
+            before_step(optimizer, self._before_step),
             optimizer.register_step_post_hook(lambda done, *_: self._after_step(done)),
         ]
         return self

@@ -21,7 +21,8 @@ def distillation_loss(
     """Distance from the teacher's softened scores and from the labels, a scalar.
 
     Args:
-        scores, targets: of the network and its teacher, float ``[n, classes]``.
+        scores: of the network, float ``[n, classes]``.
+        targets: of its teacher, alike.
         labels: int64 ``[n]``.
         temperature: scores are divided by it before the softmax.
         teacher_weight: 0 to 1, share of the teacher in the loss.

@@ -357,3 +357,26 @@ def test_bits_for_each_element_are_a_size(
     assert "give one of --target-bytes" in fails(
         "compress", large, "-o", out, "--force", "--target-bpw", 3, "--target-ratio", 4
     )
+
+
+def test_quiet_prints_nothing_and_json_nothing_else(
+    dense: Path, tmp_path: Path, works: Run
+) -> None:
+    for i, way in enumerate(([], ["--target-bytes", 2500], ["--lossless"])):
+        done = works("compress", dense, "-o", tmp_path / f"quiet{i}.safetensors", "--quiet", *way)
+        assert done.stdout == done.stderr == ""
+        done = works("compress", dense, "-o", tmp_path / f"json{i}.safetensors", "--json", *way)
+        assert json.loads(done.stdout)
+    assert json.loads(done.stdout)["files"] == 1  # of --lossless
+
+
+def test_a_preset_takes_embeddings_too(tmp_path: Path, works: Run) -> None:
+    table = np.random.default_rng(1).normal(size=(500, 64))
+    container.write_file(tmp_path / "m.safetensors", {"wte.weight": f32(table)})
+    config = tmp_path / "config.json"
+    config.write_text(json.dumps({"embedding": {"codebook_size": 3}}))
+    works(
+        "compress", tmp_path / "m.safetensors", "-o", tmp_path / "o.safetensors", "--config", config
+    )
+    with container.open(tmp_path / "o.safetensors") as file:
+        assert file.tensors["wte.weight_blob"].layer().values.size == 3

@@ -68,3 +68,8 @@ def test_metadata_of_the_user_stays(tmp_path: Path, works: Run) -> None:
     container.write_file(tmp_path / "m.safetensors", {"b": f32(np.ones(2))}, {"format": "mlx"})
     works("decompress", tmp_path / "m.safetensors", "-o", tmp_path / "b.safetensors")
     assert container.open(tmp_path / "b.safetensors").metadata == {"format": "mlx"}
+
+
+def test_quiet_prints_nothing(small: Path, tmp_path: Path, works: Run) -> None:
+    done = works("decompress", small, "-o", tmp_path / "back.safetensors", "--quiet")
+    assert done.stdout == done.stderr == ""

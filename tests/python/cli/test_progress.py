@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from tersor.cli.progress import default_threads, progress_bar
+from tersor.cli.progress import default_threads, progress_bar, quietly, say
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process")
@@ -37,3 +37,20 @@ def test_the_bar_is_for_terminals(
     with progress_bar("compress", 10) as advance:
         advance(10)
     assert ("compress" in stream.getvalue()) is shown
+
+
+def test_nothing_is_shown_where_all_is_to_be_quiet(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    terminal = _Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    with quietly():
+        say("a line")
+        with progress_bar("compress", 10) as advance:
+            advance(10)
+    assert terminal.getvalue() == capsys.readouterr().out == ""
+    with quietly(False):
+        say("a line")
+    say("another")
+    assert capsys.readouterr().out == "a line\nanother\n"

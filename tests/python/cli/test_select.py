@@ -85,6 +85,19 @@ def test_choice_by_options() -> None:
     assert not choose(fc, Selection(only=["fc*"], skip=["*.weight"])).selected
 
 
+def test_tables_of_embeddings_are_selected_where_that_is_asked() -> None:
+    tables = Selection(tables=True)
+    choice = choose(Tensor("wte.weight"), tables)
+    assert choice.selected
+    assert choice.table
+    assert choice.reason == "embedding"
+    assert not choose(Tensor("norm.weight", (3, 4)), tables).selected
+    assert not choose(Tensor("fc.weight"), tables).table
+    tied = select([Tensor("head.weight")], tables, {"wte.weight": "head.weight"})["head.weight"]
+    assert tied.selected
+    assert tied.table
+
+
 def test_a_tensor_with_several_names_goes_by_all_of_them() -> None:
     tensors = [Tensor("head.weight"), Tensor("fc.weight")]
     aliases = {"wte.weight": "head.weight"}

@@ -1,6 +1,6 @@
 """A rank of the data-parallel test: prunes and quantizes while training, and writes what it has.
 
-RANK=0 WORLD_SIZE=2 python ddp_worker.py FOLDER
+RANK=0 WORLD_SIZE=2 python ddp_worker.py FOLDER pieces|compressor
 """
 
 from __future__ import annotations
@@ -8,8 +8,9 @@ from __future__ import annotations
 import atexit
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import torch
 import torch.distributed as dist
@@ -18,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from tersor.pruning.masks import Masks, density_masks
 from tersor.pruning.schedules import CubicSchedule
+from tersor.training import Compressor, Schedule
 from tersor.training.codebooks import SharedWeights
 
 
@@ -45,24 +47,10 @@ def leave() -> NoReturn:
     os._exit(0)
 
 
-def main(folder: Path) -> None:
-    """Trains on data of the rank's own; rank 0's first weights become those of all."""
-    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    store = dist.FileStore(str(folder / "store"), ranks)
-    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
-    torch.manual_seed(rank)
-    torch.set_num_threads(1)
-    model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 4))
-    parallel = DistributedDataParallel(model)
-    x, y = torch.randn(400, 20), torch.randint(0, 4, (400,))
+def with_pieces(model: nn.Module, step: Callable[[int], None]) -> dict[str, Any]:
+    """Masks while training, then shared weights whose codebooks are trained."""
     weights = {n: p for n, p in model.named_parameters() if n.endswith("weight")}
     masks = Masks(weights)
-
-    def step(index: int) -> None:
-        batch = slice(index * 40 % 400, index * 40 % 400 + 40)
-        model.zero_grad(set_to_none=True)
-        nn.functional.cross_entropy(parallel(x[batch]), y[batch]).backward()
-
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
     masks.attach(optimizer)
     schedule = CubicSchedule(0.2, 60)
@@ -81,12 +69,47 @@ def main(folder: Path) -> None:
     for i in range(30):
         step(i)
         codebooks.step()
-    state = {"data": x, "weights": dict(weights), "masks": masks.state_dict()}
-    state |= {"codes": shared.codes, "codebooks": dict(shared.codebooks)}
-    torch.save(state, folder / f"rank{rank}.pt")
+    return {
+        "weights": dict(weights), "masks": masks.state_dict(), "codes": shared.codes,
+        "codebooks": dict(shared.codebooks),
+    }  # fmt: skip
+
+
+def with_compressor(model: nn.Module, step: Callable[[int], None]) -> dict[str, Any]:
+    """A Compressor over the whole of it."""
+    optimizer = torch.optim.Adam(model.parameters(), 5e-3)
+    schedule = Schedule(0.2, prune_end=60, share_at=80, prune_every=8, codebook_size=7)
+    compressor = Compressor(model, schedule).attach(optimizer)
+    for i in range(110):
+        step(i)
+        optimizer.step()
+    state = compressor.state_dict()
+    return {"weights": dict(compressor.weights), "masks": state["masks"], "codes": state["codes"]}
+
+
+WAYS = {"pieces": with_pieces, "compressor": with_compressor}
+
+
+def main(folder: Path, way: str) -> None:
+    """Trains on data of the rank's own; rank 0's first weights become those of all."""
+    rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    store = dist.FileStore(str(folder / "store"), ranks)
+    dist.init_process_group("gloo", store=store, rank=rank, world_size=ranks)
+    torch.manual_seed(rank)
+    torch.set_num_threads(1)
+    model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 4))
+    parallel = DistributedDataParallel(model)
+    x, y = torch.randn(400, 20), torch.randint(0, 4, (400,))
+
+    def step(index: int) -> None:
+        batch = slice(index * 40 % 400, index * 40 % 400 + 40)
+        model.zero_grad(set_to_none=True)
+        nn.functional.cross_entropy(parallel(x[batch]), y[batch]).backward()
+
+    torch.save({"data": x, **WAYS[way](model, step)}, folder / f"rank{rank}.pt")
 
 
 if __name__ == "__main__":
     os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])
     leave()
