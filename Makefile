@@ -26,6 +26,7 @@
 # make tables  the paper's tables layer by layer from synthetic weights, into docs/tables.json
 # make arm     the C++ tests cross-compiled for 64-bit ARM, run under qemu-user; arm32 and s390x
 #              (big-endian) alike
+# make x86     some C++ tests on x86 processors without AVX and without AVX-512, under qemu-user
 # make fuzz SECONDS=60  each fuzz target for as many seconds, under sanitizers
 # make mutations  100,000 random damages of a file
 # make tsan    many threads that make one packed matrix or multiply with it under ThreadSanitizer
@@ -38,7 +39,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 CXX_SOURCES = $(shell git ls-files 'benchmarks/*.cpp' 'cpp/*.[ch]pp' 'examples/*.cpp' 'tests/*.[ch]pp')
 NATIVE_SOURCES = $(shell find cpp CMakeLists.txt cmake pyproject.toml -type f)
 
-.PHONY: demo results results-check tables test test-cpp test-python test-fast check format dev bench-spmm checkperf bench-quantise bench-calibration bench-huffman bench-loading bench-memory bench-networks bench-nncodec bench-lossless arm asan fuzz fuzz-seeds mutations tsan arm32 s390x stubs check-page wheel clean
+.PHONY: demo results results-check tables test test-cpp test-python test-fast check format dev bench-spmm checkperf bench-quantise bench-calibration bench-huffman bench-loading bench-memory bench-networks bench-nncodec bench-lossless arm x86 asan fuzz fuzz-seeds mutations tsan arm32 s390x stubs check-page wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m examples.mnist.demo --output build/demo.json
@@ -212,6 +213,14 @@ arm arm32 s390x: $(VENV)/.tools
 	  QEMU_CPU=cortex-a57 ctest --test-dir build/$(CROSS) --output-on-failure -j2 -R SpmmPrecision; \
 	fi  # without the dot product
 
+# Older x86 processors: one without AVX, and one with AVX2 only. What runs as the library is loaded is
+# what fails there, whatever is tested.
+X86_TESTS = test_isa test_csr test_dense_codes test_recurrent test_lossless
+x86: build/.x86 test-cpp
+	for cpu in Nehalem Haswell; do for test in $(X86_TESTS); do \
+	  qemu-x86_64 -cpu $$cpu build/cpp/tests/cpp/$$test --gtest_brief=1 || exit 1; \
+	done; done
+
 stubs: $(VENV)/.installed $(VENV)/.tools
 	$(BIN)/python -m pybind11_stubgen tersor._core --output-dir build/stubs
 	cp build/stubs/tersor/_core.pyi python/tersor/_core.pyi
@@ -256,6 +265,9 @@ build/.zstd:
 
 build/.aarch64:
 	$(call system_packages,command -v aarch64-linux-gnu-g++ && command -v qemu-aarch64 && ls /usr/src/googletest,g++-aarch64-linux-gnu qemu-user googletest cmake)
+
+build/.x86:
+	$(call system_packages,command -v qemu-x86_64,qemu-user)
 
 build/.arm:
 	$(call system_packages,command -v arm-linux-gnueabihf-g++ && command -v qemu-arm && ls /usr/src/googletest,g++-arm-linux-gnueabihf qemu-user googletest cmake)

@@ -6,9 +6,11 @@
 #endif
 
 #include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <stdexcept>
 
+#include "dispatch/cpu_features.hpp"
 #include "dispatch/kernel_table.hpp"
 #include "tersor/isa.hpp"
 
@@ -98,16 +100,38 @@ void install(dispatch::Level<Isa::scalar>, Numbers& numbers) noexcept { numbers 
     numbers.second = 3;
 }
 
+/// Whether the level's functions may be executed here.
+bool runs(Isa isa) { return dispatch::is_built(isa) && dispatch::machine_has(isa); }
+
 TEST(KernelTable, LevelsInheritWhatTheyDoNotReplace) {
     using Table = dispatch::KernelTable<Numbers, Isa::scalar, Isa::avx2, Isa::avx512>;
-    const int first = dispatch::is_built(Isa::avx2) ? 2 : 1;
+    const int first = runs(Isa::avx2) ? 2 : 1;
     EXPECT_EQ(Table::at(Isa::scalar).first, 1);
     EXPECT_EQ(Table::at(Isa::avx2).first, first);
     EXPECT_EQ(Table::at(Isa::avx2).second, 1);
     EXPECT_EQ(Table::at(Isa::avx512).first, first);
-    EXPECT_EQ(Table::at(Isa::avx512).second, dispatch::is_built(Isa::avx512) ? 3 : 1);
+    EXPECT_EQ(Table::at(Isa::avx512).second, runs(Isa::avx512) ? 3 : 1);
     EXPECT_EQ(Table::at(Isa::amx).second, Table::at(Isa::avx512).second);
     EXPECT_EQ(Table::at(Isa::neon).first, 1);
+}
+
+/// Levels whose `install` was called: it is compiled for its level, and may crash elsewhere.
+std::array<bool, isa_count> called;
+
+struct Calls {};
+template <Isa isa>
+void install(dispatch::Level<isa>, Calls& /*kernels*/) noexcept {
+    called[static_cast<std::size_t>(isa)] = true;
+}
+
+TEST(KernelTable, NothingRunsThatTheMachineLacks) {
+    static_cast<void>(
+        dispatch::KernelTable<Calls, Isa::scalar, Isa::avx2, Isa::avx512, Isa::amx, Isa::neon>::at(
+            Isa::scalar));
+    for (std::size_t i = 0; i < isa_count; ++i) {
+        const auto isa = static_cast<Isa>(i);
+        EXPECT_EQ(called[i], runs(isa)) << name(isa);
+    }
 }
 
 }  // namespace

@@ -7,6 +7,7 @@
 #include <type_traits>
 
 #include "dispatch/architecture.hpp"
+#include "dispatch/cpu_features.hpp"
 #include "tersor/isa.hpp"
 
 namespace tersor::dispatch {
@@ -29,9 +30,10 @@ using Level = std::integral_constant<Isa, isa>;
 
 /// `Kernels` is a struct of function pointers. Each of `levels` has a function
 /// `install(Level<isa>, Kernels&)` in the namespace of the struct, which overwrites what the level
-/// improves and leaves the rest inherited; levels that are not built need none. Tables are made
-/// when the library is loaded: one that another thread is making at a fork would never be finished
-/// in the child.
+/// improves and leaves the rest inherited; levels that are not built need none. It is compiled for
+/// its level, so it runs only where the machine has that; elsewhere the column stays its parent's.
+/// Tables are made when the library is loaded: one that another thread is making at a fork would
+/// never be finished in the child.
 template <class Kernels, Isa... levels>
 class KernelTable {
 public:
@@ -60,7 +62,9 @@ private:
     template <Isa level>
     void improve(Isa isa) noexcept {
         if constexpr (is_built(level)) {
-            if (isa == level) install(Level<level>{}, columns_[static_cast<std::size_t>(isa)]);
+            if (isa == level && machine_has(level)) {
+                install(Level<level>{}, columns_[static_cast<std::size_t>(isa)]);
+            }
         }
     }
 
