@@ -67,7 +67,7 @@ class LayerConfig:
             Where errors are compensated, ``bits`` stand for the penalty that gives them without.
         entropy: coder of places and codes: ``huffman``, whose blocks decode alone and at the speed
             of memory; or ``smallest``, an adaptive one that takes 5 to 15 % fewer bytes and decodes
-            some 20 million weights a second, when the layer is packed. Weights and the speed of
+            5 to 20 million weights a second, when the layer is packed. Weights and the speed of
             the packed layer are the same. Where it takes more bytes, Huffman stays.
         precision: class of arithmetic: ``highest``, ``high``, ``medium`` or ``low``.
         execution: ``auto`` runs the layer from the compressed weight or from the weight decoded

@@ -22,9 +22,19 @@ struct Counter {
     int probability = one / 2;
     int seen = 0;
 
+    /// 65536 / (i + 2): a table, as divisions would take most of the time.
+    static constexpr auto shares = [] {
+        std::array<std::uint16_t, most_seen + 1> table{};
+        for (std::size_t i = 0; i < table.size(); ++i) {
+            table[i] = static_cast<std::uint16_t>(65536 / (i + 2));
+        }
+        return table;
+    }();
+
     /// The mean of all bits seen; from some on, of the last ones.
     void update(bool bit) noexcept {
-        probability += ((bit ? one : 0) - probability) / (seen + 2);
+        const std::int64_t towards = (bit ? one : 0) - probability;
+        probability += static_cast<int>(towards * shares[static_cast<std::size_t>(seen)] >> 16);
         probability = std::clamp(probability, least, one - least);
         if (seen < most_seen) ++seen;
     }
@@ -64,12 +74,12 @@ public:
             sum += std::int64_t{weights[i]} * odds[i];
         }
         constexpr int most = 14 * octave - 1;
-        const auto mixed = static_cast<int>(std::clamp<std::int64_t>(sum / one, -most, most));
+        const auto mixed = static_cast<int>(std::clamp<std::int64_t>(sum >> 16, -most, most));
         const std::uint32_t probability = probability_of(mixed);
         bit = coder.code(probability, bit);
         const int error = (bit ? 65536 : 0) - static_cast<int>(probability);
         for (std::size_t i = 0; i < inputs; ++i) {
-            const std::int64_t step = std::int64_t{odds[i]} * error / (1 << learning_shift);
+            const std::int64_t step = std::int64_t{odds[i]} * error >> learning_shift;
             weights[i] = static_cast<std::int32_t>(
                 std::clamp<std::int64_t>(weights[i] + step, -16 * one, 16 * one));
             used[i]->update(bit);

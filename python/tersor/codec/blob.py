@@ -28,7 +28,7 @@ class CompressedTensor:
         column_factors: the same for each column, float32 ``[cols]``. Of a filter bank the columns
             are input channels by taps; factors that are equal for all taps are stored once.
         entropy: how the blob codes places and codes: ``huffman``, in blocks that decode alone, or
-            ``smallest``, adaptively, for 5 to 15 % fewer bytes and some 50 ns a weight to decode;
+            ``smallest``, adaptively, for 5 to 15 % fewer bytes and 50 to 200 ns a weight to decode;
             shared kinds only.
     """
 
