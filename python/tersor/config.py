@@ -65,10 +65,8 @@ class LayerConfig:
         prune: of ``ecsq``: zero is one of the codebook entries, so that density and codes are
             chosen as one problem; an entropy is then that of a code for each weight, pruned or not.
             Where errors are compensated, ``bits`` stand for the penalty that gives them without.
-        entropy: coder of places and codes: ``huffman``, whose blocks decode alone and at the speed
-            of memory; or ``smallest``, an adaptive one that takes 5 to 15 % fewer bytes and decodes
-            5 to 20 million weights a second, when the layer is packed. Weights and the speed of
-            the packed layer are the same. Where it takes more bytes, Huffman stays.
+        entropy: coder of places and codes: ``huffman``, the fast one; or ``smallest``, an adaptive
+            one for 5 to 15 % fewer bytes, at 5 to 20 million weights a second, where it saves any.
         precision: class of arithmetic: ``highest``, ``high``, ``medium`` or ``low``.
         execution: ``auto`` runs the layer from the compressed weight or from the weight decoded
             once, whichever is faster for the batch that it meets; ``compressed`` (least memory) and
@@ -161,8 +159,7 @@ class Config:
             evaluation mode; an ``nn.Identity`` takes its place. Where ``torch.fx`` cannot trace the
             model, ``data`` shows which norm follows which layer, and that the model computes the
             same afterwards. Importance is then that of the folded weights.
-        entropy: of all layers (see :class:`LayerConfig`): ``smallest`` for the fewest bytes, and
-            then a file whose index is coded too; None = each layer's own.
+        entropy: of all layers (see :class:`LayerConfig`); None = each layer's own.
         density: share of the weights kept over all layers together, the largest ones, of those that
             have neither a density nor a threshold of their own; embeddings are not pruned.
         target_bytes: the most bytes of the saved file; density, codebook and code of each layer are
@@ -194,7 +191,7 @@ class Config:
         object.__setattr__(self, "overrides", _pairs(self.overrides))
         if not isinstance(self.fold_norms, bool):
             raise ValueError(f"fold_norms must be true or false, not {self.fold_norms!r}")
-        if self.entropy is not None and self.entropy not in ENTROPIES:
+        if self.entropy not in (None, *ENTROPIES):
             raise ValueError(f"entropy {self.entropy!r} is none of {', '.join(ENTROPIES)}")
         _check_numbers(self, target_bytes=int)
         _check_numbers(self, density=float, target_ratio=float, max_drop=float)
@@ -214,7 +211,7 @@ class Config:
 
     @property
     def named_overrides(self) -> tuple[tuple[str, LayerConfig | None], ...]:
-        """The overrides as pairs of pattern and settings."""
+        """Pairs of pattern and settings."""
         return tuple(self.overrides)  # type: ignore[arg-type]
 
     @property
@@ -236,16 +233,12 @@ class Config:
                 ``embedding``; None = ``linear`` for matrices, ``conv`` for others.
         """
         names = (name,) if isinstance(name, str) else tuple(name)
-        for pattern, settings in self.named_overrides:
-            if matches(pattern, names):
-                return self._coded(settings)
-        return self._coded(getattr(self, default or ("linear" if dimensions <= 2 else "conv")))
-
-    def _coded(self, settings: LayerConfig | None) -> LayerConfig | None:
-        """The settings with the entropy coder of all layers."""
-        if settings is None or self.entropy is None:
-            return settings
-        return dataclasses.replace(settings, entropy=self.entropy)
+        own: LayerConfig = getattr(self, default or ("linear" if dimensions <= 2 else "conv"))
+        found = (settings for pattern, settings in self.named_overrides if matches(pattern, names))
+        chosen = next(found, own)
+        if chosen is None or self.entropy is None:
+            return chosen
+        return dataclasses.replace(chosen, entropy=self.entropy)
 
     def names_layer(self, names: Iterable[str]) -> bool:
         """Whether the overrides name a layer, of which these are all names."""

@@ -26,7 +26,7 @@ inline constexpr std::size_t max_dimensions = 8;
 inline constexpr std::uint64_t max_clusters = 255;
 
 /// Of the hash that a blob of a version ends with.
-inline constexpr std::size_t hash_bytes(std::uint8_t version) noexcept {
+constexpr std::size_t hash_bytes(std::uint8_t version) noexcept {
     return version == version_with_contexts ? 4 : 8;
 }
 

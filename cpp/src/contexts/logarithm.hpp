@@ -32,6 +32,10 @@ inline constexpr int octave = 256;
     return sum;
 }
 
+[[nodiscard]] constexpr std::uint32_t nearest(double x) noexcept {
+    return (static_cast<std::uint32_t>(2 * x) + 1) / 2;
+}
+
 inline constexpr double ln_2 = natural_logarithm(2);
 
 /// Entry i: 256 log2(1 + (i + 1/2) / 256), to the nearest.
@@ -39,7 +43,7 @@ inline constexpr std::array<std::uint16_t, octave> logarithms = [] {
     std::array<std::uint16_t, octave> table{};
     for (int i = 0; i < octave; ++i) {
         const double exact = octave * natural_logarithm(1 + (i + .5) / octave) / ln_2;
-        table[static_cast<std::size_t>(i)] = static_cast<std::uint16_t>(exact + .5);
+        table[static_cast<std::size_t>(i)] = static_cast<std::uint16_t>(nearest(exact));
     }
     return table;
 }();
@@ -49,7 +53,7 @@ inline constexpr std::array<std::uint32_t, octave> powers = [] {
     std::array<std::uint32_t, octave> table{};
     for (int i = 0; i < octave; ++i) {
         const double exact = 65536 * exponential(ln_2 * i / octave);
-        table[static_cast<std::size_t>(i)] = static_cast<std::uint32_t>(exact + .5);
+        table[static_cast<std::size_t>(i)] = nearest(exact);
     }
     return table;
 }();

@@ -31,7 +31,7 @@ from tersor.codec.blob import (
     inspect_blob,
     is_blob,
 )
-from tersor.io.differences import own_name, read_digests
+from tersor.io.differences import own_names, read_digests
 from tersor.io.file_size import StoredSize, stored_bytes
 
 INDEX = "model.safetensors.index.json"
@@ -183,8 +183,7 @@ class File:
         paths: of what was opened.
         tensors: by name, in the order of their names.
         metadata: the ``__metadata__`` of the file.
-        differences: of the tensors that are stored as differences from another checkpoint's the
-            hash of that, by their own names (:mod:`tersor.io.differences`).
+        differences: hashes by the names of tensors stored so (:mod:`tersor.io.differences`).
         file_bytes: its size.
         is_tersor: whether tersor wrote it.
     """
@@ -295,20 +294,13 @@ class Sharded(File):
             name: File(path.parent / name, max_bytes) for name in sorted(set(shard_of.values()))
         }
         self.paths = (path, *(file.path for file in self.shards.values()))
-        found = {
-            name: (view, shard)
-            for shard, file in self.shards.items()
-            for name, view in file.tensors.items()
-        }
-        listed = {
-            own_name(name, self.shards[shard].differences): shard
-            for name, (_, shard) in found.items()
-        }
-        held = sum(len(file.tensors) for file in self.shards.values())
-        if held > len(listed) or listed != shard_of:
-            raise FormatError(f"{path}: the tensors of the shards are not those of the index")
-        self.tensors = {name: found[name][0] for name in sorted(found)}
         files = self.shards.values()
+        found = {name: view for file in files for name, view in file.tensors.items()}
+        own = {shard: own_names(f.tensors, f.differences) for shard, f in self.shards.items()}
+        held = sorted((name, shard) for shard, names in own.items() for name in names)
+        if held != sorted(shard_of.items()):
+            raise FormatError(f"{path}: the tensors of the shards are not those of the index")
+        self.tensors = dict(sorted(found.items()))
         self.differences = {n: h for file in files for n, h in file.differences.items()}
         self.metadata = next((file.metadata for file in files), {})
         self.file_bytes = path.stat().st_size + sum(file.file_bytes for file in files)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +71,11 @@ def own_name(stored: str, differences: Container[str]) -> str:
     """The name of the tensor that is stored under a name, of a file with these differences."""
     name = stored.removesuffix(SUFFIX)
     return name if name in differences else stored
+
+
+def own_names(tensors: Iterable[str], differences: Container[str]) -> list[str]:
+    """The names of the tensors that a file holds."""
+    return [own_name(name, differences) for name in tensors]
 
 
 def digest_of(raw: Raw) -> str:
