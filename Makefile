@@ -14,6 +14,7 @@
 #              into the page)
 # make bench-huffman  prefix coding against huff0 and Python packages, into build/bench/huffman.json
 # make bench-lossless  tensors without loss against zipnn and zstd, into build/bench/lossless.json
+# make bench-small-files  the committed files with each entropy coder
 # make bench-networks  recurrent layers and dense codes against torch and onnxruntime
 # make bench-loading  tersor.load_model against torch.load, into build/bench/loading.json
 # make bench-memory  peak memory while a sharded checkpoint of 2 GB is compressed
@@ -40,7 +41,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c const
 CXX_SOURCES = $(shell git ls-files 'benchmarks/*.cpp' 'cpp/*.[ch]pp' 'examples/*.cpp' 'tests/*.[ch]pp')
 NATIVE_SOURCES = $(shell find cpp CMakeLists.txt cmake pyproject.toml -type f)
 
-.PHONY: demo results results-check tables test test-cpp test-python test-fast check format dev bench-spmm checkperf bench-quantise bench-calibration bench-huffman bench-loading bench-memory bench-networks bench-nncodec bench-lossless arm x86 asan fuzz fuzz-seeds mutations tsan arm32 s390x stubs check-page wheel clean
+.PHONY: demo results results-check tables test test-cpp test-python test-fast check format dev bench-spmm checkperf bench-quantise bench-calibration bench-huffman bench-loading bench-memory bench-networks bench-nncodec bench-lossless bench-small-files arm x86 asan fuzz fuzz-seeds mutations tsan arm32 s390x stubs check-page wheel clean
 
 demo: $(VENV)/.installed
 	$(BIN)/python -m examples.mnist.demo --output build/demo.json
@@ -129,6 +130,9 @@ build/lossless/.installed: benchmarks/peers/requirements-lossless.txt benchmarks
 	$(PIP) --no-deps -r benchmarks/requirements-networks.txt
 	$(PIP) --no-deps --target build/lossless/peers -r benchmarks/peers/requirements-lossless.txt
 	@touch $@
+
+bench-small-files: $(VENV)/.installed
+	$(BIN)/python benchmarks/bench_small_files.py
 
 bench-nncodec: $(VENV)/.installed build/nncodec/.installed
 	$(BIN)/python -m benchmarks.peers.compare_nncodec build/nncodec/venv/bin/python

@@ -18,6 +18,19 @@ ValueKind parse_kind(const std::string& name) {
                                 "' is none of shared_fp32, shared_fp16, plain_fp32, plain_fp16");
 }
 
+constexpr const char* entropy_names[] = {"huffman", "smallest"};
+
+Entropy parse_entropy(const std::string& name) {
+    for (std::size_t i = 0; i < std::size(entropy_names); ++i) {
+        if (name == entropy_names[i]) return static_cast<Entropy>(i);
+    }
+    throw std::invalid_argument("entropy '" + name + "' is none of huffman, smallest");
+}
+
+std::string entropy_name(Entropy entropy) {
+    return entropy_names[static_cast<std::size_t>(entropy)];
+}
+
 std::string kind_name(ValueKind kind) { return kind_names[static_cast<std::size_t>(kind)]; }
 
 py::dict to_dict(const LayerInfo& info) {
@@ -26,6 +39,7 @@ py::dict to_dict(const LayerInfo& info) {
     dict["kind"] = kind_name(info.kind);
     dict["index_bits"] = info.index_bits;
     dict["flat"] = info.flat;
+    dict["entropy"] = entropy_name(info.entropy);
     dict["weights"] = info.weights;
     dict["nonzeros"] = info.nonzeros;
     dict["entries"] = info.entries;
@@ -50,7 +64,7 @@ py::object factors(const std::vector<float>& values) {
 }
 
 /// What `decode` makes of a blob, without the interpreter's lock: shape, kind, matrix, values,
-/// factors of the rows, factors of the columns.
+/// factors of the rows, factors of the columns, entropy.
 template <class Decode>
 py::tuple decoded(const Decode& decode, const Array<std::uint8_t>& blob) {
     const auto bytes = view(blob);
@@ -63,7 +77,7 @@ py::tuple decoded(const Decode& decode, const Array<std::uint8_t>& blob) {
     throw_if_error(result, "layer blob");
     return py::make_tuple(py::tuple(py::cast(layer.shape)), kind_name(layer.kind),
                           from_csr(layer.csr), to_numpy(layer.values), factors(layer.row_factors),
-                          factors(layer.column_factors));
+                          factors(layer.column_factors), entropy_name(layer.entropy));
 }
 
 }  // namespace
@@ -75,7 +89,7 @@ void register_layer(py::module_& module) {
            std::uint32_t cols, int index_bits, bool flat, const Array<std::uint8_t>& codes,
            const Array<std::uint8_t>& gaps, const Array<std::uint32_t>& row_lengths,
            const Array<float>& values, const std::optional<Array<float>>& row_factors,
-           const std::optional<Array<float>>& column_factors) {
+           const std::optional<Array<float>>& column_factors, const std::string& entropy) {
             const auto to_vector = [](const Array<float>& array) {
                 const auto source = view(array);
                 return std::vector<float>(source.begin(), source.end());
@@ -88,7 +102,8 @@ void register_layer(py::module_& module) {
                               to_csr(rows, cols, index_bits, flat, codes, gaps, row_lengths),
                               to_vector(values),
                               factors_of(row_factors),
-                              factors_of(column_factors)};
+                              factors_of(column_factors),
+                              parse_entropy(entropy)};
             std::vector<std::uint8_t> blob;
             {
                 const py::gil_scoped_release release;
@@ -99,7 +114,7 @@ void register_layer(py::module_& module) {
         py::arg("shape"), py::arg("kind"), py::arg("rows"), py::arg("cols"), py::arg("index_bits"),
         py::arg("flat"), py::arg("codes").noconvert(), py::arg("gaps").noconvert(),
         py::arg("row_lengths").noconvert(), py::arg("values").noconvert(), py::arg("row_factors"),
-        py::arg("column_factors"));
+        py::arg("column_factors"), py::arg("entropy"));
     module.def(
         "layer_decode",
         [](const Array<std::uint8_t>& blob, std::optional<std::size_t> max_bytes, int threads) {

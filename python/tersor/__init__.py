@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tersor import calibration, nn, ops, pipeline, pruning, search, training
     from tersor.io.checkpoint import save
     from tersor.io.load import load, load_file, load_model
-    from tersor.io.safe_open import safe_open
+    from tersor.io.safe_open import patch_safetensors, safe_open
     from tersor.nn.fuse import fuse_
     from tersor.nn.registry import register_layer
     from tersor.pipeline.compress import compress_, decompress_, estimate
@@ -50,6 +50,7 @@ __all__ = [
     "nn",
     "open",
     "ops",
+    "patch_safetensors",
     "pipeline",
     "profile",
     "pruning",
@@ -78,6 +79,7 @@ __getattr__ = lazy_exports(
         "profile": "tersor.reporting.profile:profile",
         "register_layer": "tersor.nn.registry:register_layer",
         "report": "tersor.reporting.model_report:report",
+        "patch_safetensors": "tersor.io.safe_open:patch_safetensors",
         "safe_open": "tersor.io.safe_open:safe_open",
         "save": "tersor.io.checkpoint:save",
         "calibration": "tersor.calibration",

@@ -50,9 +50,14 @@ inline Layer make_layer(ValueKind kind, bool flat, With with = With::none) {
     return layer;
 }
 
-/// A body of a blob with a hash that is right.
+/// A body of a blob with a hash that is right: of version 1.3 half of it.
 inline Bytes hashed(Bytes body) {
-    support::append_little_endian(hash::xxh3_64(body), body);
+    const std::uint64_t hash = hash::xxh3_64(body);
+    if (body.size() > 3 && body[3] == 0x31) {
+        support::append_little_endian(static_cast<std::uint32_t>(hash), body);
+    } else {
+        support::append_little_endian(hash, body);
+    }
     return body;
 }
 

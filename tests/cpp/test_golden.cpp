@@ -113,6 +113,19 @@ std::vector<std::pair<std::string, Layer>> layers_with_factors() {
     return all;
 }
 
+/// Layers with contexts, of version 1.3: by rows and flat, as filters, matrix and vector.
+std::vector<std::pair<std::string, Layer>> layers_with_contexts() {
+    std::vector<std::pair<std::string, Layer>> all;
+    all.emplace_back("filters", layer({12, 3, 5, 5}, ValueKind::shared_fp32, false, 9));
+    all.emplace_back("matrix", layer({50, 400}, ValueKind::shared_fp16, true, 255));
+    all.emplace_back("vector", layer({300}, ValueKind::shared_fp16, true, 20));
+    all.emplace_back("one value", layer({40, 30}, ValueKind::shared_fp32, false, 1));
+    all.emplace_back("nothing", layer({0, 7}, ValueKind::shared_fp32, false, 0));
+    all.emplace_back("factors", layers_with_factors().back().second);
+    for (auto& [name, content] : all) content.entropy = Entropy::smallest;
+    return all;
+}
+
 // ---- Tensors without loss
 
 struct Tensor {
@@ -181,6 +194,7 @@ void write_blobs(const std::string& path, const std::vector<std::pair<std::strin
 }
 
 void write_layers(const std::string& path) { write_blobs(path, layers()); }
+void write_contexts(const std::string& path) { write_blobs(path, layers_with_contexts()); }
 void write_factors(const std::string& path) { write_blobs(path, layers_with_factors()); }
 
 void write_lossless(const std::string& path) {
@@ -218,11 +232,10 @@ void write_ordinary(const std::string& path) {
     write_file(path, tensors);
 }
 
-const std::pair<const char*, Writer> files[] = {{"factors.safetensors", write_factors},
-                                                {"layers.safetensors", write_layers},
-                                                {"lossless.safetensors", write_lossless},
-                                                {"ordinary.safetensors", write_ordinary},
-                                                {"streams.safetensors", write_streams}};
+const std::pair<const char*, Writer> files[] = {
+    {"contexts.safetensors", write_contexts}, {"factors.safetensors", write_factors},
+    {"layers.safetensors", write_layers},     {"lossless.safetensors", write_lossless},
+    {"ordinary.safetensors", write_ordinary}, {"streams.safetensors", write_streams}};
 
 Bytes read(const std::filesystem::path& path) {
     std::ifstream stream(path, std::ios::binary);
@@ -275,7 +288,8 @@ TEST_P(Golden, StreamsOfEveryKindDecode) {
 
 TEST_P(Golden, LayersOfEveryKindDecode) {
     for (const auto& [path, all] : {std::pair{"layers.safetensors", layers()},
-                                    std::pair{"factors.safetensors", layers_with_factors()}}) {
+                                    std::pair{"factors.safetensors", layers_with_factors()},
+                                    std::pair{"contexts.safetensors", layers_with_contexts()}}) {
         const File file = open(path);
         EXPECT_EQ(file.metadata(), (Metadata{{"made by", "a test"}, {"\xc3\xbc", "\"\n"}}));
         ASSERT_EQ(file.tensors().size(), all.size());

@@ -6,6 +6,8 @@
 #include <iterator>
 #include <string>
 
+#include "contexts/byte_model.hpp"
+#include "contexts/range_coder.hpp"
 #include "hash/xxh3.hpp"
 #include "header_problem.hpp"
 #include "support/varint.hpp"
@@ -50,7 +52,7 @@ struct MalformedIndex {
 // (0 blob, 1 BOOL, 2 U8, 6 U16, 12 F32, ...), then the size of a blob, or dimensions.
 const MalformedIndex malformed_indexes[] = {
     {"no fields", {}, Status::truncated},
-    {"an unknown feature", {0, 1, 0, 0}, Status::unsupported_version},
+    {"an unknown feature", {0, 2, 0, 0}, Status::unsupported_version},
     {"extras that no version 1.0 has", {0, 0, 1, 7, 0}, Status::bad_header},
     {"more extras than bytes", {1, 0, 99, 7, 0}, Status::truncated},
     {"more members than bytes", {0, 0, 0, 200, 1}, Status::too_large},
@@ -71,6 +73,9 @@ const MalformedIndex malformed_indexes[] = {
     {"a blob that is none", members(1, {0, 1, 'a', 0, 1, 7}), Status::bad_header},
     {"a blob that does not say so",
      members(1, {0, 6, 'a', '_', 'b', 'l', 'o', 'b', 2, 1, 3, 'T', 'S', 'R'}), Status::bad_header},
+    {"a coded text of more than may be", {0, 1, 0, 0xff, 0xff, 0xff, 0x7f, 0}, Status::too_large},
+    {"a coded stream cut short", {0, 1, 0, 4, 9, 1}, Status::truncated},
+    {"a coded text that the stream does not hold", {0, 1, 0, 100, 0}, Status::truncated},
     {"two members of one name", members(2, {0, 1, 'a', 2, 0, 1, 0, 2, 0, 7, 8}),
      Status::duplicate_name},
 };
@@ -128,6 +133,62 @@ TEST(FileIndex, HoldsTensors) {
     EXPECT_TRUE(std::ranges::equal(file.find("abd")->bytes, Bytes{1, 2}));
     EXPECT_EQ(file.find("abd")->offset % 2, 0U);
     EXPECT_TRUE(std::ranges::equal(file.find("abc")->bytes, Bytes{3}));
+}
+
+// ---- What is coded
+
+/// The fields of an index whose members, `text`, and their contents are coded; then `blobs`.
+Bytes coded_fields(Bytes text, Bytes contents, std::size_t width, const Bytes& blobs) {
+    Bytes stream;
+    contexts::Encoder encoder(stream);
+    contexts::ByteModel<contexts::Encoder> model(encoder);
+    (void)model.code_text(text);
+    (void)model.code_elements(contents, width);
+    encoder.finish();
+    Bytes fields = {0, 1, 0};
+    support::append_varint(text.size(), fields);
+    support::append_varint(stream.size(), fields);
+    fields.insert(fields.end(), stream.begin(), stream.end());
+    fields.insert(fields.end(), blobs.begin(), blobs.end());
+    return fields;
+}
+
+TEST(FileIndex, HoldsCodedTensors) {
+    const Bytes blob = {'T', 'S', 'R', 1};
+    // "a" F32 [2], "b" a blob.
+    const Bytes text = {2, 0, 1, 'a', 12, 1, 2, 0, 1, 'b', 0, 4};
+    const Bytes contents = {1, 2, 3, 4, 5, 6, 7, 8};
+    const Bytes bytes = file_of_index(coded_fields(text, contents, 4, blob));
+    File file;
+    const Result result = File::parse(bytes, file);
+    ASSERT_TRUE(result.ok()) << describe(result.status) << " at " << result.count;
+    EXPECT_TRUE(file.verify().ok());
+    ASSERT_EQ(file.tensors().size(), 2U);
+    EXPECT_TRUE(std::ranges::equal(file.find("a")->bytes, contents));
+    EXPECT_TRUE(std::ranges::equal(file.find("b_blob")->bytes, blob));
+    EXPECT_TRUE(file.find("b_blob")->compressed);
+    const File moved = std::move(file);  // what is decoded stays where it is
+    EXPECT_TRUE(std::ranges::equal(moved.find("a")->bytes, contents));
+}
+
+TEST(FileIndex, NamesWhatIsMalformedInCodedEntries) {
+    const auto status = [](const Bytes& text, const Bytes& blobs = {}) {
+        File file;
+        const Bytes bytes = file_of_index(coded_fields(text, {}, 1, blobs));
+        const Result result = File::parse(bytes, file);
+        EXPECT_LE(result.count, bytes.size());
+        return result.status;
+    };
+    EXPECT_EQ(status({0}), Status::ok);
+    EXPECT_EQ(status({1, 0, 1, 'a', 2, 1, 0}), Status::ok);  // U8 [0]
+    EXPECT_EQ(status({1, 0, 1, 'a', 18, 1, 0}), Status::bad_header);
+    EXPECT_EQ(status({0, 7}), Status::trailing_bytes);
+    EXPECT_EQ(status({1, 0, 1, 'a', 2, 1}), Status::truncated);
+    EXPECT_EQ(status({1, 0, 1, 'a', 2, 1, 100}), Status::truncated);  // contents the stream lacks
+    EXPECT_EQ(status({1, 0, 1, 'a', 2, 1, 0xff, 0xff, 0xff, 1}), Status::too_large);
+    EXPECT_EQ(status({1, 0, 1, 'a', 0, 9}, {'T', 'S', 'R'}), Status::truncated);
+    EXPECT_EQ(status({1, 0, 1, 'a', 0, 3}, {'T', 'S', 'X'}), Status::bad_header);
+    EXPECT_EQ(status({0}, Bytes(9)), Status::trailing_bytes);
 }
 
 TEST(FileIndex, PassesOverWhatALaterMinorVersionAdds) {

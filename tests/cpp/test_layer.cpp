@@ -14,8 +14,14 @@ using namespace test;
 
 class LayerTest : public ::testing::TestWithParam<std::tuple<int, bool, With>> {
 protected:
-    Layer layer = make_layer(static_cast<ValueKind>(std::get<0>(GetParam())),
-                             std::get<1>(GetParam()), std::get<2>(GetParam()));
+    // Of each kind, and of those that are shared with contexts.
+    const int kind = std::get<0>(GetParam());
+    Layer layer = make_layer(static_cast<ValueKind>(kind % 4), std::get<1>(GetParam()),
+                             std::get<2>(GetParam()));
+
+    void SetUp() override {
+        if (kind >= 4) layer.entropy = Entropy::smallest;
+    }
 };
 
 TEST_P(LayerTest, RoundTripsAndEveryByteIsCounted) {
@@ -26,8 +32,10 @@ TEST_P(LayerTest, RoundTripsAndEveryByteIsCounted) {
     LayerInfo info;
     ASSERT_TRUE(inspect_layer(blob, info, true).ok());
     EXPECT_EQ(info.shape, layer.shape);
-    EXPECT_EQ(info.entries, layer.csr.codes.size());
     EXPECT_EQ(info.nonzeros, csr::validate(layer.csr).count);
+    EXPECT_EQ(info.entropy, layer.entropy);
+    EXPECT_EQ(info.entries,
+              layer.entropy == Entropy::huffman ? layer.csr.codes.size() : info.nonzeros);
     EXPECT_EQ(info.total_bytes, blob.size());
     EXPECT_EQ(info.factor_bytes != 0, std::get<2>(GetParam()) != With::none);
     EXPECT_EQ(info.header_bytes + info.value_bytes + info.factor_bytes + info.code_bytes +
@@ -104,7 +112,7 @@ TEST_P(LayerTest, EveryTruncationAndEveryFlippedBitIsAnError) {
 }
 
 INSTANTIATE_TEST_SUITE_P(Every, LayerTest,
-                         ::testing::Combine(::testing::Range(0, 4), ::testing::Bool(),
+                         ::testing::Combine(::testing::Range(0, 6), ::testing::Bool(),
                                             ::testing::Values(With::none, With::rows,
                                                               With::channels, With::both)));
 
@@ -114,7 +122,8 @@ constexpr std::size_t value_count_at = 8;  // after magic, version, flags, dimen
 constexpr std::size_t fillers_at = 9;
 
 /// Rows 0 0 0 0 0 1 and 2 0 0 0 0 0: a filler and two non-zeros. With so many lists of factors.
-Bytes tiny_blob(ValueKind kind = ValueKind::shared_fp32, int lists = 0) {
+Bytes tiny_blob(ValueKind kind = ValueKind::shared_fp32, int lists = 0,
+                Entropy entropy = Entropy::huffman) {
     const bool shared = is_shared(kind);
     const std::vector<std::uint8_t> codes = {
         0, 0, 0, 0, 0, 1, static_cast<std::uint8_t>(shared ? 2 : 1), 0, 0, 0, 0, 0};
@@ -124,8 +133,9 @@ Bytes tiny_blob(ValueKind kind = ValueKind::shared_fp32, int lists = 0) {
         layer.row_factors = {1.5F, -3.0F};
         layer.column_factors = {0.1F, 0.2F, 0.3F, 0.4F, 0.5F, 0.6F};
     }
+    layer.entropy = entropy;
     Bytes blob = encode_layer(layer);
-    blob.resize(blob.size() - 8);
+    blob.resize(blob.size() - (entropy == Entropy::huffman ? 8 : 4));
     return blob;
 }
 
@@ -242,10 +252,14 @@ TEST(LayerInspect, DecodesNothing) {
 
 TEST(LayerDecode, SurvivesEveryChangedByteUnderAGoodHash) {
     // Whatever a blob says, it is refused, or it is a layer that keeps the rules.
-    for (int which = 0; which < 6; ++which) {
-        // The last two with factors: of rows on a grid; of rows and columns as fp16 and fp32.
+    for (int which = 0; which < 8; ++which) {
+        // Two with factors: of rows on a grid; of rows and columns as fp16 and fp32. The last two
+        // with contexts.
         const int kind = which % 4;
-        const Bytes body = tiny_blob(static_cast<ValueKind>(kind), which / 4 * (kind + 1));
+        const int lists = which / 4 * (kind % 2 + 1);
+        const Bytes body = which < 6
+                               ? tiny_blob(static_cast<ValueKind>(kind), lists)
+                               : tiny_blob(ValueKind::shared_fp32, kind % 2, Entropy::smallest);
         for (std::size_t at = 0; at < body.size(); ++at) {
             for (unsigned value = 0; value < 256; ++value) {
                 Bytes changed = body;
@@ -311,6 +325,43 @@ TEST(LayerDecode, NamesWhatIsWrongWithFactors) {
     EXPECT_EQ(result.count, columns + 2);
 }
 
+TEST(LayerDecode, NamesWhatIsWrongWithContexts) {
+    const Bytes body = tiny_blob(ValueKind::shared_fp32, 0, Entropy::smallest);
+    constexpr std::size_t nonzeros_at = 9;  // after the number of values
+    const auto changed = [&](const auto& change) {
+        Bytes other = body;
+        change(other);
+        Layer layer;
+        return decode_layer(hashed(std::move(other)), layer).status;
+    };
+    const auto with = [&](std::size_t at, std::uint8_t value) {
+        return changed([&](Bytes& other) { other[at] = value; });
+    };
+    EXPECT_EQ(body[3], 0x31);
+    EXPECT_EQ(body[nonzeros_at], 2);
+    EXPECT_EQ(changed([](Bytes&) {}), Status::ok);
+    EXPECT_EQ(with(3, 0x41), Status::unsupported_version);
+    EXPECT_EQ(with(4, body[4] | 2U), Status::bad_header);    // values of their own
+    EXPECT_EQ(with(4, body[4] | 128U), Status::bad_header);  // a flag that is none
+    EXPECT_EQ(with(4, body[4] | 64U), Status::bad_header);   // factors, and no list has one
+    EXPECT_EQ(with(nonzeros_at, 13), Status::too_large);     // more than weights
+    EXPECT_EQ(with(nonzeros_at, 12), Status::truncated);     // more than the stream has
+    EXPECT_EQ(changed([](Bytes& other) { other.insert(other.end(), 9, 1); }),
+              Status::trailing_bytes);
+    EXPECT_EQ(changed([](Bytes& other) {
+                  other[8] = 0;  // no values, of which codes could be
+                  other.erase(other.begin() + 10, other.begin() + 18);
+              }),
+              Status::code_past_codebook);
+}
+
+TEST(LayerEncode, ContextsTakeFewerBytes) {
+    Layer layer = make_layer(ValueKind::shared_fp16, false);
+    const std::size_t words = encode_layer(layer).size();
+    layer.entropy = Entropy::smallest;
+    EXPECT_LT(encode_layer(layer).size(), words);
+}
+
 TEST(LayerEncode, RefusesPartsThatDoNotFit) {
     const auto broken = [](auto change) {
         Layer layer = make_layer(ValueKind::shared_fp32, false);
@@ -322,6 +373,12 @@ TEST(LayerEncode, RefusesPartsThatDoNotFit) {
     EXPECT_THROW((void)encode_layer(broken([](Layer& l) { l.values.resize(2); })),
                  std::invalid_argument);
     EXPECT_THROW((void)encode_layer(broken([](Layer& l) { l.kind = ValueKind::plain_fp32; })),
+                 std::invalid_argument);
+    EXPECT_THROW((void)encode_layer([] {
+                     Layer plain = make_layer(ValueKind::plain_fp32, false);
+                     plain.entropy = Entropy::smallest;
+                     return plain;
+                 }()),
                  std::invalid_argument);
     EXPECT_THROW((void)encode_layer(broken([](Layer& l) {
                      l.kind = ValueKind::shared_fp16;

@@ -65,6 +65,16 @@ void write_lossless_seeds(const std::string& folder) {
     }
 }
 
+/// A file with a layer and an ordinary tensor, and its index.
+void write_file_seeds(const std::string& folder, const std::string& name, const Bytes& blob,
+                      int outside) {
+    const Bytes bias(400);
+    const tersor::TensorToWrite tensors[] = {{"w_blob", "U8", {blob.size()}, blob},
+                                             {"b", "F16", {2, 100}, bias}};
+    tersor::write_file(folder + "/container/" + name, tensors, {{"k", "\xc3\xbc\n"}});
+    write(folder + "/index/" + name, index_seed(tensors, outside));
+}
+
 void write_seeds(const std::string& folder) {
     write_lossless_seeds(folder);
     using tersor::ValueKind;
@@ -87,11 +97,13 @@ void write_seeds(const std::string& folder) {
             if (flat) layer.column_factors[4] = -1.0F;
             const Bytes scaled = encode_layer(layer);
             write(folder + "/layer/" + name + "_factors", {scaled.begin(), scaled.end() - 8});
-            const Bytes bias(8);
-            const tersor::TensorToWrite tensors[] = {{"w_blob", "U8", {blob.size()}, blob},
-                                                     {"b", "F16", {2, 2}, bias}};
-            tersor::write_file(folder + "/container/" + name, tensors, {{"k", "\xc3\xbc\n"}});
-            write(folder + "/index/" + name, index_seed(tensors, kind));
+            write_file_seeds(folder, name, blob, kind);
+            if (!is_shared(value_kind)) continue;
+            // With contexts; the index of such a file is coded.
+            layer.entropy = tersor::Entropy::smallest;
+            const Bytes coded = encode_layer(layer);
+            write(folder + "/layer/" + name + "_contexts", {coded.begin(), coded.end() - 4});
+            write_file_seeds(folder, name + "_contexts", coded, kind);
         }
     }
     for (const unsigned clusters : {1U, 5U, 15U, 200U}) {

@@ -25,6 +25,7 @@ RANKS = {
     "hash": 3,
     "csr": 4,
     "huffman": 4,
+    "contexts": 4,
     "kmeans": 4,
     "spmm": 5,
     "rows": 5,

@@ -62,6 +62,7 @@ def configs(draw: st.DrawFn) -> Config:
         linear=draw(layers()),
         conv=draw(layers()),
         biases=draw(st.none() | layers()),
+        entropy=draw(st.sampled_from([None, "huffman", "smallest"])),
         overrides=draw(st.dictionaries(st.text(), st.none() | layers(), max_size=4)),
         density=draw(numbers(0, 1)),
         **draw(st.sampled_from(targets)),
@@ -175,6 +176,7 @@ def test_settings_of_a_layer_that_are_wrong(arguments: Any, message: str) -> Non
         ({"max_drop": 0.1, "target_ratio": 2}, "give one of target_bytes"),
         ({"joint_codebook": LayerConfig(), "max_drop": 0.1}, "cannot be combined with a target"),
         ({"density": 2}, "density must be 0 to 1"),
+        ({"entropy": "best"}, "entropy 'best' is none of huffman, smallest"),
     ],
 )
 def test_settings_of_a_model_that_are_wrong(arguments: Any, message: str) -> None:
@@ -246,6 +248,15 @@ def test_settings_that_cannot_be_read_are_left_out(text: str, tmp_path: Path) ->
 
 
 # ---- Presets, names that moved, old names
+
+
+def test_the_entropy_of_a_model_is_that_of_each_layer() -> None:
+    config = Config(entropy="smallest", overrides={"fc": LayerConfig(density=0.5), "out": None})
+    assert config.for_layer("conv", 4) == LayerConfig(entropy="smallest")
+    assert config.for_layer("fc", 2) == LayerConfig(density=0.5, entropy="smallest")
+    assert config.for_layer("out", 2) is None
+    own = LayerConfig(entropy="smallest")
+    assert Config(linear=own).for_layer("fc", 2) is own
 
 
 def test_presets() -> None:

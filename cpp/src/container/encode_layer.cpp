@@ -3,6 +3,7 @@
 
 #include "container/factors.hpp"
 #include "container/layer_parts.hpp"
+#include "contexts/matrix.hpp"
 #include "hash/xxh3.hpp"
 #include "support/little_endian.hpp"
 #include "support/varint.hpp"
@@ -45,6 +46,45 @@ std::vector<float> stored_columns(const Layer& layer) {
     return channels;
 }
 
+/// The code of each weight.
+std::vector<std::uint8_t> dense_codes(const RelativeCsr& csr) {
+    std::vector<std::uint8_t> codes(std::size_t{csr.rows} * csr.cols);
+    static_cast<void>(csr::decode(csr, codes));  // it was validated
+    return codes;
+}
+
+/// The version and the fields up to the counts.
+std::vector<std::uint8_t> start_of_blob(const Layer& layer, bool factors) {
+    const bool contexts = layer.entropy == Entropy::smallest;
+    std::vector<std::uint8_t> blob(magic.begin(), magic.end());
+    blob.push_back(contexts ? version_with_contexts
+                            : (factors ? version_with_factors : format_version));
+    blob.push_back(
+        static_cast<std::uint8_t>(static_cast<unsigned>(layer.kind) | (layer.csr.flat ? 4U : 0U) |
+                                  (static_cast<unsigned>(layer.csr.index_bits - 1) << 3) |
+                                  (contexts && factors ? factors_flag : 0U)));
+    append_varint(layer.shape.size(), blob);
+    for (const std::uint64_t dimension : layer.shape) append_varint(dimension, blob);
+    append_varint(layer.values.size(), blob);
+    return blob;
+}
+
+void append_values(const Layer& layer, std::vector<std::uint8_t>& blob) {
+    for (const float value : layer.values) {
+        append_value(value, layer.kind, blob);
+        check(std::isfinite(
+                  read_value(blob.data() + blob.size() - value_width(layer.kind), layer.kind)),
+              "a value is NaN, infinite, or too large for its type");
+    }
+}
+
+void append_row_lengths(const RelativeCsr& csr, std::vector<std::uint8_t>& blob) {
+    std::vector<std::uint8_t> bytes;
+    for (const std::uint32_t length : csr.row_lengths) append_varint(length, bytes);
+    const std::vector<std::uint8_t> stream = huffman::encode(bytes);
+    blob.insert(blob.end(), stream.begin(), stream.end());
+}
+
 }  // namespace
 
 std::vector<std::uint8_t> encode_layer(const Layer& layer) {
@@ -66,39 +106,35 @@ std::vector<std::uint8_t> encode_layer(const Layer& layer) {
     check_factors(layer);
     const bool factors = !layer.row_factors.empty() || !layer.column_factors.empty();
 
-    std::vector<std::uint8_t> blob(magic.begin(), magic.end());
-    blob.push_back(factors ? version_with_factors : format_version);
-    blob.push_back(
-        static_cast<std::uint8_t>(static_cast<unsigned>(layer.kind) | (layer.csr.flat ? 4U : 0U) |
-                                  (static_cast<unsigned>(layer.csr.index_bits - 1) << 3)));
-    append_varint(layer.shape.size(), blob);
-    for (const std::uint64_t dimension : layer.shape) append_varint(dimension, blob);
-
-    const std::vector<std::uint8_t> codes = huffman::encode(layer.csr.codes);
-    const std::vector<std::uint8_t> gaps = huffman::encode(layer.csr.gaps);
-    append_varint(layer.values.size(), blob);
-    append_varint(layer.csr.codes.size() - valid.count, blob);
-    append_varint(codes.size(), blob);
-    append_varint(gaps.size(), blob);
+    const bool contexts = layer.entropy == Entropy::smallest;
+    check(!contexts || is_shared(layer.kind), "contexts are for weights that are shared");
+    std::vector<std::uint8_t> blob = start_of_blob(layer, factors);
+    std::vector<std::uint8_t> codes, gaps;
+    if (contexts) {
+        std::vector<std::uint8_t> dense = dense_codes(layer.csr);
+        codes = contexts::encode_matrix(contexts::grouping_of(layer.shape), layer.values, dense);
+        append_varint(valid.count, blob);
+    } else {
+        codes = huffman::encode(layer.csr.codes);
+        gaps = huffman::encode(layer.csr.gaps);
+        append_varint(layer.csr.codes.size() - valid.count, blob);
+        append_varint(codes.size(), blob);
+        append_varint(gaps.size(), blob);
+    }
     if (factors) {
         append_factors(layer.row_factors, blob);
         append_factors(stored_columns(layer), blob);
     }
-    for (const float value : layer.values) {
-        append_value(value, layer.kind, blob);
-        check(std::isfinite(
-                  read_value(blob.data() + blob.size() - value_width(layer.kind), layer.kind)),
-              "a value is NaN, infinite, or too large for its type");
-    }
+    append_values(layer, blob);
     blob.insert(blob.end(), codes.begin(), codes.end());
     blob.insert(blob.end(), gaps.begin(), gaps.end());
-    if (!layer.csr.flat) {
-        std::vector<std::uint8_t> bytes;
-        for (const std::uint32_t length : layer.csr.row_lengths) append_varint(length, bytes);
-        const std::vector<std::uint8_t> stream = huffman::encode(bytes);
-        blob.insert(blob.end(), stream.begin(), stream.end());
+    if (!layer.csr.flat && !contexts) append_row_lengths(layer.csr, blob);
+    const std::uint64_t hash = xxh3_64(blob);
+    if (contexts) {
+        support::append_little_endian(static_cast<std::uint32_t>(hash), blob);
+    } else {
+        support::append_little_endian(hash, blob);
     }
-    support::append_little_endian(xxh3_64(blob), blob);
     return blob;
 }
 

@@ -5,6 +5,8 @@
 #include "container/index_parts.hpp"
 #include "container/json.hpp"
 #include "container/tensor_types.hpp"
+#include "contexts/byte_model.hpp"
+#include "contexts/range_coder.hpp"
 #include "hash/xxh3.hpp"
 #include "support/little_endian.hpp"
 #include "support/varint.hpp"
@@ -49,20 +51,81 @@ bool all_zero(std::span<const std::uint8_t> bytes) noexcept {
     return std::ranges::all_of(bytes, [](std::uint8_t byte) { return byte == 0; });
 }
 
-/// Hands out the contents that follow the entries.
-void read_contents(Cursor& cursor, std::span<const std::uint64_t> sizes, Index& parsed) {
+/// Reads the number of members and their entries.
+void read_entries(Cursor& cursor, std::size_t index_bytes, std::size_t max_bytes, Index& parsed,
+                  std::vector<std::uint64_t>& sizes) {
+    const std::uint64_t count = cursor.varint();
+    if (count > cursor.remaining() / min_entry_bytes) cursor.fail(Status::too_large);
+    std::string name;
+    std::size_t names = 0;
+    std::size_t memory = 0;
+    for (std::uint64_t i = 0; cursor.ok() && i < count; ++i) {
+        TensorView& member = parsed.members.emplace_back();
+        read_entry(cursor, name, member, sizes.emplace_back());
+        names += member.name.size();
+        memory += sizeof(TensorView) + member.name.size() + 8 * (member.shape.size() + 1);
+        // Vectors that grow hold up to twice as much.
+        if (names > max_name_expansion * index_bytes + names_believed || memory > max_bytes / 2) {
+            cursor.fail(Status::too_large);
+        }
+    }
+}
+
+/// Hands out the contents that follow the entries, but for those that were coded.
+void read_contents(Cursor& cursor, std::span<const std::uint64_t> sizes, bool coded,
+                   Index& parsed) {
     const std::size_t width =
-        parsed.members.empty() ? 1 : element_bytes(parsed.members.front().dtype);
+        parsed.members.empty() || coded ? 1 : element_bytes(parsed.members.front().dtype);
     const std::size_t padding = round_up(cursor.position(), width) - cursor.position();
     if (!all_zero(cursor.take(padding))) cursor.fail(Status::bad_header);
     for (std::size_t i = 0; cursor.ok() && i < sizes.size(); ++i) {
         TensorView& member = parsed.members[i];
+        if (coded && !member.compressed) continue;
         member.offset = cursor.position();
         member.bytes = cursor.take(sizes[i]);
     }
     if (!cursor.ok()) return;
     if (cursor.remaining() > max_padding) cursor.fail(Status::trailing_bytes);
     if (!all_zero(cursor.remaining_bytes())) cursor.fail(Status::bad_header);
+}
+
+/// Entries and ordinary members of an index that codes them.
+void read_coded(Cursor& cursor, std::size_t index_bytes, std::size_t max_bytes, Index& parsed,
+                std::vector<std::uint64_t>& sizes) {
+    const std::uint64_t text_bytes = cursor.varint();
+    const std::uint64_t stream_bytes = cursor.varint();
+    const std::size_t begin = cursor.position();
+    contexts::Decoder decoder(cursor.take(stream_bytes));
+    const std::size_t limit =
+        std::min(max_bytes, max_coded_expansion * index_bytes + coded_believed);
+    if (text_bytes > limit) cursor.fail(Status::too_large);
+    if (!cursor.ok()) return;
+    contexts::ByteModel<contexts::Decoder> model(decoder);
+    std::vector<std::uint8_t> text(static_cast<std::size_t>(text_bytes));
+    bool good = model.code_text(text);
+    Cursor entries(text);
+    if (good) read_entries(entries, index_bytes, max_bytes, parsed, sizes);
+    if (good && entries.ok() && entries.remaining() != 0) entries.fail(Status::trailing_bytes);
+    if (!entries.ok()) cursor.fail(entries.result().status);
+    std::uint64_t total = 0;
+    for (std::size_t i = 0; cursor.ok() && i < sizes.size(); ++i) {
+        if (!parsed.members[i].compressed) total += std::min<std::uint64_t>(sizes[i], limit + 1);
+        if (total > limit - text.size()) cursor.fail(Status::too_large);
+    }
+    if (!good || !cursor.ok()) return cursor.fail(Status::truncated);
+    parsed.decoded.resize(static_cast<std::size_t>(total));
+    std::span<std::uint8_t> left(parsed.decoded);
+    for (std::size_t i = 0; good && i < sizes.size(); ++i) {
+        TensorView& member = parsed.members[i];
+        if (member.compressed) continue;
+        const auto bytes = left.first(static_cast<std::size_t>(sizes[i]));
+        left = left.subspan(bytes.size());
+        good = model.code_elements(bytes, element_bytes(member.dtype));
+        member.bytes = bytes;
+        member.offset = begin;
+    }
+    if (!good || decoder.exhausted()) cursor.fail(Status::truncated);
+    if (!decoder.at_end()) cursor.fail(Status::trailing_bytes);
 }
 
 }  // namespace
@@ -91,28 +154,16 @@ Result parse_index(std::span<const std::uint8_t> index, std::size_t outside, Ind
     };
     parsed.header_hash = read_hash();
     const std::uint64_t minor = cursor.varint();
-    if ((cursor.varint() & ~known_features) != 0) cursor.fail(Status::unsupported_version);
+    const std::uint64_t features = cursor.varint();
+    if ((features & ~known_features) != 0) cursor.fail(Status::unsupported_version);
     const auto extras = cursor.take(cursor.varint());
     if (minor == 0 && !extras.empty()) cursor.fail(Status::bad_header);
     for (std::size_t i = 0; cursor.ok() && i < outside; ++i) parsed.hashes.push_back(read_hash());
 
-    const std::uint64_t count = cursor.varint();
-    if (count > cursor.remaining() / min_entry_bytes) cursor.fail(Status::too_large);
-    std::string name;
     std::vector<std::uint64_t> sizes;
-    std::size_t names = 0;
-    std::size_t memory = 0;
-    for (std::uint64_t i = 0; cursor.ok() && i < count; ++i) {
-        TensorView& member = parsed.members.emplace_back();
-        read_entry(cursor, name, member, sizes.emplace_back());
-        names += member.name.size();
-        memory += sizeof(TensorView) + member.name.size() + 8 * (member.shape.size() + 1);
-        // Vectors that grow hold up to twice as much.
-        if (names > max_name_expansion * index.size() + names_believed || memory > max_bytes / 2) {
-            cursor.fail(Status::too_large);
-        }
-    }
-    if (cursor.ok()) read_contents(cursor, sizes, parsed);
+    const bool coded = (features & coded_feature) != 0;
+    (coded ? read_coded : read_entries)(cursor, index.size(), max_bytes, parsed, sizes);
+    if (cursor.ok()) read_contents(cursor, sizes, coded, parsed);
     if (!cursor.ok()) return cursor.result();
     for (TensorView& member : parsed.members) {
         const bool blob = is_blob(member.name, member.dtype, member.shape, member.bytes);

@@ -23,13 +23,17 @@ inline constexpr std::size_t outside_bytes = 4096;
 struct Index {
     std::uint64_t header_hash = 0;      // of the file up to the first tensor
     std::vector<std::uint64_t> hashes;  // of the tensors outside, in the order of the file
-    std::vector<TensorView> members;    // `offset` counts from the start of the index
+    // `offset` counts from the start of the index; that of what is coded is where that begins.
+    std::vector<TensorView> members;
+    std::vector<std::uint8_t> decoded;  // what members that are coded point to
 };
 
 /// Whether the bytes start like an index; says nothing about the rest.
 [[nodiscard]] bool starts_like_index(std::span<const std::uint8_t> bytes) noexcept;
 
-/// An index of these members, wide elements first, and hashes; its size is a multiple of
+/// An index of these members, wide elements first, and hashes; where one of them is a blob with
+/// contexts, which not every reader knows, entries and ordinary members are coded too if that is
+/// smaller; its size is a multiple of
 /// `alignment`, at most 8. What hashes the header and the index itself is zero until `seal_index`.
 [[nodiscard]] std::vector<std::uint8_t> encode_index(std::span<const TensorToWrite* const> members,
                                                      std::span<const std::uint64_t> hashes,

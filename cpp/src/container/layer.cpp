@@ -66,6 +66,35 @@ void cut_rows(std::size_t first, std::size_t count, Layer& layer) {
     layer.values = {from, from + static_cast<std::ptrdiff_t>(inside)};
 }
 
+/// The entries of all rows from the streams of codes, gaps and row lengths.
+Result read_streams(const ParsedLayer& parsed, std::span<const std::uint8_t> blob, int threads,
+                    RelativeCsr& csr) {
+    const std::uint64_t entries = parsed.code_info.symbols;
+    csr = {parsed.matrix.rows, parsed.matrix.cols, parsed.index_bits, parsed.flat, {}, {}, {}};
+    if (const Result r = decode_stream(parsed.codes, blob, csr.codes, 0, entries, threads);
+        !r.ok()) {
+        return r;
+    }
+    if (const Result r = decode_stream(parsed.gaps, blob, csr.gaps, 0, entries, threads); !r.ok()) {
+        return r;
+    }
+    if (parsed.flat) return {Status::ok, entries};
+    return decode_row_lengths(parsed, blob, csr.row_lengths, threads);
+}
+
+/// The entries of `count` rows from `first` on, of a blob of which only all rows decode.
+Result read_contexts(const ParsedLayer& parsed, std::span<const std::uint8_t> blob,
+                     std::size_t first, std::size_t count, RelativeCsr& csr) {
+    std::vector<std::uint8_t> codes;
+    const Result decoded = decode_contexts(parsed, blob, codes);
+    if (!decoded.ok()) return decoded;
+    const std::size_t cols = parsed.matrix.cols;
+    csr = csr::encode(std::span(codes).subspan(first * cols, count * cols),
+                      static_cast<std::uint32_t>(count), parsed.matrix.cols, parsed.index_bits,
+                      parsed.flat);
+    return decoded;
+}
+
 }  // namespace
 
 bool is_layer(std::span<const std::uint8_t> blob) noexcept {
@@ -81,26 +110,18 @@ Result decode_layer(std::span<const std::uint8_t> blob, Layer& layer,
     if (decoded_bytes(parsed) > max_bytes.value_or(default_max_bytes(blob.size()))) {
         return {Status::too_large, offset_of(parsed.codes, blob)};
     }
-    const std::uint64_t entries = parsed.code_info.symbols;
     layer = Layer{parsed.shape, parsed.kind, {}, {}};
+    layer.entropy = parsed.entropy;
     if (const Result r = read_factors(parsed, layer); !r.ok()) return r;
-    RelativeCsr& csr = layer.csr;
-    csr = {parsed.matrix.rows, parsed.matrix.cols, parsed.index_bits, parsed.flat, {}, {}, {}};
-    if (const Result r = decode_stream(parsed.codes, blob, csr.codes, 0, entries, threads);
-        !r.ok()) {
-        return r;
-    }
-    if (const Result r = decode_stream(parsed.gaps, blob, csr.gaps, 0, entries, threads); !r.ok()) {
-        return r;
-    }
-    if (!parsed.flat) {
-        if (const Result r = decode_row_lengths(parsed, blob, csr.row_lengths, threads); !r.ok()) {
-            return r;
-        }
-    }
+    const Result entries = parsed.entropy == Entropy::smallest
+                               ? read_contexts(parsed, blob, 0, parsed.matrix.rows, layer.csr)
+                               : read_streams(parsed, blob, threads, layer.csr);
+    if (!entries.ok()) return entries;
     std::size_t nonzeros = 0;
-    if (const Result r = check_entries(parsed, blob, csr, nonzeros); !r.ok()) return r;
-    if (nonzeros != entries - parsed.fillers) return {Status::size_mismatch, parsed.fillers_offset};
+    if (const Result r = check_entries(parsed, blob, layer.csr, nonzeros); !r.ok()) return r;
+    if (nonzeros != parsed.code_info.symbols - parsed.fillers) {
+        return {Status::size_mismatch, parsed.fillers_offset};
+    }
     return read_values(parsed, blob, 0, parsed.value_count, layer.values);
 }
 
@@ -120,15 +141,20 @@ Result decode_rows(std::span<const std::uint8_t> blob, std::size_t first, std::s
     if (std::max(decoded_bytes(parsed), dense) > limit) {
         return {Status::too_large, offset_of(parsed.codes, blob)};
     }
-    if (parsed.flat) {
+    if (parsed.flat && parsed.entropy == Entropy::huffman) {
         const Result decoded = decode_layer(blob, layer, max_bytes, threads);
         if (decoded.ok()) cut_rows(first, count, layer);
         return decoded;
     }
     layer = Layer{parsed.shape, parsed.kind, {}, {}};
+    layer.entropy = parsed.entropy;
     if (const Result r = read_factors(parsed, layer); !r.ok()) return r;
     cut_row_factors(first, count, layer);
     layer.shape[0] = count;
+    if (parsed.entropy == Entropy::smallest) {
+        const Result r = read_contexts(parsed, blob, first, count, layer.csr);
+        return r.ok() ? read_values(parsed, blob, 0, parsed.value_count, layer.values) : r;
+    }
     RelativeCsr& csr = layer.csr;
     std::vector<std::uint32_t> lengths;
     if (const Result r = decode_row_lengths(parsed, blob, lengths, threads); !r.ok()) return r;
@@ -186,6 +212,7 @@ Result inspect_layer(std::span<const std::uint8_t> blob, LayerInfo& info, bool v
     info.kind = parsed.kind;
     info.index_bits = parsed.index_bits;
     info.flat = parsed.flat;
+    info.entropy = parsed.entropy;
     info.weights = std::uint64_t{parsed.matrix.rows} * parsed.matrix.cols;
     info.entries = parsed.code_info.symbols;
     info.clusters = is_shared(parsed.kind) ? parsed.value_count : 0;

@@ -19,9 +19,16 @@ inline constexpr std::array<std::uint8_t, 3> magic = {'T', 'S', 'R'};
 /// Major version in the low half, minor in the high one; only blobs with factors need the later.
 inline constexpr std::uint8_t format_version = 0x01;
 inline constexpr std::uint8_t version_with_factors = 0x11;
-inline constexpr std::size_t hash_bytes = 8;
+inline constexpr std::uint8_t version_with_contexts = 0x31;
+/// Of the flags of that version: whether there are factors.
+inline constexpr std::uint8_t factors_flag = 1U << 6;
 inline constexpr std::size_t max_dimensions = 8;
 inline constexpr std::uint64_t max_clusters = 255;
+
+/// Of the hash that a blob of a version ends with.
+constexpr std::size_t hash_bytes(std::uint8_t version) noexcept {
+    return version == version_with_contexts ? 4 : 8;
+}
 
 inline std::size_t value_width(ValueKind kind) noexcept {
     return kind == ValueKind::shared_fp32 || kind == ValueKind::plain_fp32 ? 4 : 2;

@@ -92,6 +92,7 @@ bool pack_decoding(std::span<const std::uint8_t> blob, PackedMatrix& packed,
                    std::uint64_t max_bytes, int threads) {
     ParsedLayer parsed;
     if (!check_signature(blob).ok() || !parse_layer(blob, parsed).ok()) return false;
+    if (parsed.entropy != Entropy::huffman) return false;  // its codes are not in the file
     if (!is_shared(parsed.kind) || !fits(parsed, max_bytes)) return false;
     if (!check_hash(blob).ok()) return false;
     std::vector<float> values;
@@ -135,7 +136,8 @@ Result pack_layer(std::span<const std::uint8_t> blob, PackedMatrix& packed,
                   std::optional<std::size_t> max_bytes, int threads) {
     const std::uint64_t limit = max_bytes.value_or(default_max_bytes(blob.size()));
     if (pack_decoding(blob, packed, limit, threads)) return {Status::ok, packed.nonzeros()};
-    // Weights that are not shared; or there is a fault, which decoding all will find and name.
+    // Weights that are not shared, or coded with contexts; or there is a fault, which decoding all
+    // will find and name.
     Layer layer;
     const Result decoded = decode_layer(blob, layer, max_bytes, threads);
     if (!decoded.ok()) return decoded;

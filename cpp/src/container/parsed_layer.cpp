@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "contexts/matrix.hpp"
 #include "hash/xxh3.hpp"
 #include "spmm/packing_bytes.hpp"
 #include "support/checked_size.hpp"
@@ -43,20 +44,27 @@ std::size_t offset_of(std::span<const std::uint8_t> part,
 }
 
 Result check_signature(std::span<const std::uint8_t> blob) noexcept {
-    if (blob.size() < magic.size() + 1 + hash_bytes) return {Status::truncated, blob.size()};
+    if (blob.size() < magic.size() + 1) return {Status::truncated, blob.size()};
     if (!is_layer(blob)) return {Status::bad_magic, 0};
     const std::uint8_t version = blob[magic.size()];
-    if (version != format_version && version != version_with_factors) {
+    if (version != format_version && version != version_with_factors &&
+        version != version_with_contexts) {
         return {Status::unsupported_version, magic.size()};
+    }
+    if (blob.size() < magic.size() + 1 + hash_bytes(version)) {
+        return {Status::truncated, blob.size()};
     }
     return {Status::ok, blob.size()};
 }
 
 Result check_hash(std::span<const std::uint8_t> blob) noexcept {
-    const std::size_t end = blob.size() - hash_bytes;
-    const auto stored = support::load_little_endian<std::uint64_t>(blob.data() + end);
-    if (stored != xxh3_64(blob.first(end))) return {Status::hash_mismatch, end};
-    return {Status::ok, blob.size()};
+    const std::size_t end = blob.size() - hash_bytes(blob[magic.size()]);
+    const std::uint64_t found = xxh3_64(blob.first(end));
+    const bool same = blob.size() - end == sizeof(std::uint32_t)
+                          ? support::load_little_endian<std::uint32_t>(blob.data() + end) ==
+                                static_cast<std::uint32_t>(found)
+                          : support::load_little_endian<std::uint64_t>(blob.data() + end) == found;
+    return same ? Result{Status::ok, blob.size()} : Result{Status::hash_mismatch, end};
 }
 
 namespace {
@@ -88,13 +96,36 @@ Result check_sizes(std::span<const std::uint8_t> blob, const ParsedLayer& parsed
     return {Status::ok, blob.size()};
 }
 
+/// What is coded with contexts takes the rest: the number of non-zeros stands for all symbols.
+Result parse_contexts(Cursor& cursor, std::span<const std::uint8_t> blob, std::uint64_t nonzeros,
+                      ParsedLayer& parsed) {
+    parsed.codes = cursor.remaining_bytes();
+    parsed.code_info.symbols = parsed.gap_info.symbols = nonzeros;
+    parsed.code_info.payload_bits = std::uint64_t{parsed.codes.size()} * 8;
+    if (!cursor.ok()) return cursor.result();
+    if (!is_shared(parsed.kind)) return {Status::bad_header, magic.size() + 1};
+    const std::uint64_t weights = std::uint64_t{parsed.matrix.rows} * parsed.matrix.cols;
+    if (nonzeros > std::min(weights, max_symbols)) {
+        return {Status::too_large, parsed.fillers_offset};
+    }
+    if (nonzeros != 0 && parsed.value_count == 0) {
+        return {Status::code_past_codebook, parsed.fillers_offset};
+    }
+    return {Status::ok, blob.size()};
+}
+
 }  // namespace
 
 Result parse_layer(std::span<const std::uint8_t> blob, ParsedLayer& parsed) {
-    Cursor cursor(blob.first(blob.size() - hash_bytes));
+    const std::uint8_t version = blob[magic.size()];
+    Cursor cursor(blob.first(blob.size() - hash_bytes(version)));
     (void)cursor.take(magic.size() + 1);
 
-    const std::uint8_t flags = cursor.byte();
+    const bool contexts = version == version_with_contexts;
+    parsed.entropy = contexts ? Entropy::smallest : Entropy::huffman;
+    std::uint8_t flags = cursor.byte();
+    const bool factors = contexts ? (flags & factors_flag) != 0 : version == version_with_factors;
+    if (contexts) flags &= static_cast<std::uint8_t>(~factors_flag);
     parsed.kind = static_cast<ValueKind>(flags & 3);
     parsed.flat = (flags & 4) != 0;
     parsed.index_bits = ((flags >> 3) & 7) + 1;
@@ -111,17 +142,17 @@ Result parse_layer(std::span<const std::uint8_t> blob, ParsedLayer& parsed) {
     if (cursor.ok() && !matrix_shape(parsed.shape, parsed.matrix)) cursor.fail(Status::too_large);
     parsed.value_count = cursor.varint();
     parsed.fillers_offset = cursor.position();
-    parsed.fillers = cursor.varint();
-    const std::uint64_t code_bytes = cursor.varint();
-    const std::uint64_t gap_bytes = cursor.varint();
+    const std::uint64_t third = cursor.varint();  // fillers, or non-zeros where none are stored
+    const std::uint64_t code_bytes = contexts ? 0 : cursor.varint();
+    const std::uint64_t gap_bytes = contexts ? 0 : cursor.varint();
     if (parsed.value_count > blob.size() ||
         (is_shared(parsed.kind) && parsed.value_count > max_clusters)) {
         cursor.fail(Status::too_large);
     }
-    if (cursor.ok() && blob[magic.size()] == version_with_factors) {
-        parse_factor_lists(cursor, parsed);
-    }
+    if (cursor.ok() && factors) parse_factor_lists(cursor, parsed);
     parsed.values = cursor.take(parsed.value_count * value_width(parsed.kind));
+    if (contexts) return parse_contexts(cursor, blob, third, parsed);
+    parsed.fillers = third;
     parsed.codes = cursor.take(code_bytes);
     parsed.gaps = cursor.take(gap_bytes);
     parsed.row_lengths = cursor.remaining_bytes();
@@ -142,9 +173,22 @@ Result parse_layer(std::span<const std::uint8_t> blob, ParsedLayer& parsed) {
     return check_sizes(blob, parsed);
 }
 
+namespace {
+
+/// The code of each weight, counts of columns, and fillers, each of which bridges 2^width zeros.
+std::uint64_t context_bytes(const ParsedLayer& parsed) noexcept {
+    const std::uint64_t weights = std::uint64_t{parsed.matrix.rows} * parsed.matrix.cols;
+    const std::uint64_t bytes = 2 * (weights >> parsed.index_bits) +
+                                contexts::working_bytes(contexts::grouping_of(parsed.shape));
+    return bytes > UINT64_MAX - weights ? UINT64_MAX / 2 : bytes + weights;
+}
+
+}  // namespace
+
 std::uint64_t decoded_bytes(const ParsedLayer& parsed) noexcept {
     const std::uint64_t elements = parsed.shape.size() == 1 ? parsed.matrix.rows : 0;
-    return elements * (sizeof(std::uint8_t) + sizeof(float)) + 2 * parsed.code_info.symbols +
+    return (parsed.entropy == Entropy::smallest ? context_bytes(parsed) : 0) +
+           elements * (sizeof(std::uint8_t) + sizeof(float)) + 2 * parsed.code_info.symbols +
            parsed.row_length_info.symbols +
            (parsed.flat ? 0 : sizeof(std::uint32_t) * std::uint64_t{parsed.matrix.rows}) +
            sizeof(float) * parsed.value_count +
@@ -194,6 +238,18 @@ Result decode_row_lengths(const ParsedLayer& parsed, std::span<const std::uint8_
         length = static_cast<std::uint32_t>(value);
     }
     return cursor.remaining() == 0 ? result : fault;
+}
+
+Result decode_contexts(const ParsedLayer& parsed, std::span<const std::uint8_t> blob,
+                       std::vector<std::uint8_t>& codes) {
+    std::vector<float> values;
+    if (const Result r = read_values(parsed, blob, 0, parsed.value_count, values); !r.ok())
+        return r;
+    codes.resize(std::size_t{parsed.matrix.rows} * parsed.matrix.cols);
+    Result result = contexts::decode_matrix(parsed.codes, contexts::grouping_of(parsed.shape),
+                                            values, parsed.code_info.symbols, codes);
+    if (!result.ok()) result.count += offset_of(parsed.codes, blob);
+    return result;
 }
 
 Result read_values(const ParsedLayer& parsed, std::span<const std::uint8_t> blob,

@@ -21,12 +21,13 @@ struct ParsedLayer {
     ValueKind kind = ValueKind::shared_fp32;
     int index_bits = 0;
     bool flat = false;
+    Entropy entropy = Entropy::huffman;
     std::uint64_t value_count = 0;
-    std::uint64_t fillers = 0;  // announced; only decoding finds out
+    std::uint64_t fillers = 0;  // announced; only decoding finds out. 0 where none are stored
     std::size_t fillers_offset = 0;
     FactorList row_factors, column_factors;
     std::size_t factor_bytes = 0;
-    std::span<const std::uint8_t> values, codes, gaps, row_lengths;
+    std::span<const std::uint8_t> values, codes, gaps, row_lengths;  // codes alone with contexts
     huffman::StreamInfo code_info, gap_info, row_length_info;
 };
 
@@ -41,8 +42,8 @@ struct ParsedLayer {
 /// Takes a blob with a good signature apart.
 [[nodiscard]] Result parse_layer(std::span<const std::uint8_t> blob, ParsedLayer& parsed);
 
-/// What decoding holds at once: codes, gaps, the bytes of the row lengths, these, the values; and
-/// of a vector, which is made dense, codes and values of all elements.
+/// What decoding holds at once: codes, gaps, the bytes of the row lengths, these, the values; of a
+/// vector, which is made dense, codes and values of all elements; and what contexts work with.
 [[nodiscard]] std::uint64_t decoded_bytes(const ParsedLayer& parsed) noexcept;
 
 /// How a tensor of that shape is packed: filters for batches.
@@ -60,6 +61,10 @@ struct ParsedLayer {
 [[nodiscard]] Result decode_row_lengths(const ParsedLayer& parsed,
                                         std::span<const std::uint8_t> blob,
                                         std::vector<std::uint32_t>& lengths, int threads);
+
+/// The code of each weight of a blob with contexts, row by row; what it needs was checked before.
+[[nodiscard]] Result decode_contexts(const ParsedLayer& parsed, std::span<const std::uint8_t> blob,
+                                     std::vector<std::uint8_t>& codes);
 
 /// Appends `count` values from `first` on.
 [[nodiscard]] Result read_values(const ParsedLayer& parsed, std::span<const std::uint8_t> blob,

@@ -120,6 +120,7 @@ struct File::Content {
     std::vector<TensorView> tensors;  // by name
     Metadata metadata;
     std::vector<std::optional<std::uint64_t>> hashes;  // of each; none of one inside the index
+    std::vector<std::uint8_t> decoded;                 // tensors that the index has coded
     bool is_tersor = false;
 
     [[nodiscard]] Result parse(std::size_t max_bytes);
@@ -164,6 +165,7 @@ Result File::Content::open_index(std::size_t data_begin, std::size_t max_bytes) 
     }
     tensors.erase(named);
     hashes.assign(parsed.hashes.begin(), parsed.hashes.end());
+    decoded = std::move(parsed.decoded);  // and the members with it: what they view stays in place
     for (TensorView& member : parsed.members) member.offset += data_begin;
     std::ranges::move(parsed.members, std::back_inserter(tensors));
     return {};

@@ -1,6 +1,8 @@
 // The stages of the code that costs least, by dynamic programming.
 #include <algorithm>
+#include <array>
 #include <limits>
+#include <vector>
 
 #include "huffman/bit_sliced_code.hpp"
 
@@ -56,15 +58,26 @@ double cycles_of(const Shape& shape) noexcept {
     return cycles;
 }
 
+/// By number of suffixes, by symbol.
+using LeastRest = std::array<std::vector<double>, max_suffixes + 1>;
+
+/// Costs that differ by less are not told apart by a bound on them.
+constexpr double rounding = 1e-9;
+
 /// The best chain for the symbols from one on, given those for all later ones.
 class Search {
 public:
     /// `share_before[i]` is the share of the symbols before the i-th from here on, of all; it goes
-    /// on with ones after the last of `left` symbols. `later[i]` is the choice from the i-th on.
-    Search(const double* share_before, std::size_t left, const Choice* later, bool quick) noexcept
+    /// on with ones after the last of `left` symbols. `later[i]` is the choice from the i-th on,
+    /// `least_rest[s][first + i]` the least cost of s suffixes, which symbols before the j-th take,
+    /// and of the choice from the j-th on, j from i on.
+    Search(const double* share_before, std::size_t first, std::size_t left, const Choice* later,
+           const LeastRest& least_rest, bool quick) noexcept
         : share_before_(share_before),
+          first_(first),
           left_(left),
           later_(later),
+          least_rest_(least_rest),
           share_(1.0 - share_before[0]),
           nested_(share_ >= nested_share),
           quick_(quick && left > few_symbols) {}
@@ -105,11 +118,13 @@ private:
             const std::size_t before = words + (std::size_t{first - root} << suffix);
             shape_.suffix_roots[static_cast<std::size_t>(suffix)] =
                 static_cast<std::uint16_t>(first);
+            // Suffixes that begin later give the last stage no more words.
+            if (!shape_.tail && most_words(before, first) < left_) break;
             const double less = share_before_[std::min(before, left_)];
-            // Whatever has no word yet takes a bit at least.
-            if (suffix == 0 && cost + 1.0 - less >= best_.cost) continue;
             const double nested = suffix > 0 && first > root ? nested_price() : 0.0;
-            choose_roots(suffix + 1, first, before, cost - less + nested);
+            const double next = cost - less + nested;
+            if (next + least_rest(suffix + 1, before) > best_.cost + rounding) continue;
+            choose_roots(suffix + 1, first, before, next);
         }
     }
     void finish(std::size_t words, double cost) noexcept {
@@ -120,13 +135,26 @@ private:
         if (cost + later.cost >= best_.cost || later.depth == max_stages) return;
         best_ = {cost + later.cost, shape_, words, later.depth + 1};
     }
+    /// The least that suffixes so far and later stages cost, where `before` symbols have words.
+    [[nodiscard]] double least_rest(int suffixes, std::size_t before) const noexcept {
+        if (!shape_.tail) return suffixes;
+        // A stage has a word at least.
+        const std::size_t words = std::clamp<std::size_t>(before, 1, left_);
+        return least_rest_[static_cast<std::size_t>(suffixes)][first_ + words];
+    }
+    /// Words where all suffixes that are left begin at this root.
+    [[nodiscard]] std::size_t most_words(std::size_t before, unsigned first) const noexcept {
+        return before + (std::size_t{shape_.ending_roots() - first} << shape_.suffixes);
+    }
     [[nodiscard]] double nested_price() const noexcept {
         return share_ * nested_cycles * bits_per_cycle;
     }
 
     const double* share_before_;
+    std::size_t first_;
     std::size_t left_;
     const Choice* later_;
+    const LeastRest& least_rest_;
     double share_;
     bool nested_;
     bool quick_;
@@ -159,9 +187,16 @@ BitSlicedCode build_bit_sliced_code(const Histogram& histogram, bool quick) {
     }
     // best[k]: the chain for the symbols from k on.
     std::vector<Choice> best(n + 1);
+    LeastRest least_rest;
+    for (auto& costs : least_rest) costs.assign(n + 1, best[n].cost);
     for (std::size_t k = n; k-- > 0;) {
-        if (quick && k > few_symbols / 2 && k % quick_stride != 0) continue;
-        best[k] = Search(below.data() + k, n - k, best.data() + k, quick).run();
+        if (!quick || k <= few_symbols / 2 || k % quick_stride == 0) {
+            best[k] = Search(below.data() + k, k, n - k, best.data() + k, least_rest, quick).run();
+        }
+        for (std::size_t s = 0; s < least_rest.size(); ++s) {
+            const double cost = static_cast<double>(s) * below[k] + best[k].cost;
+            least_rest[s][k] = std::min(least_rest[s][k + 1], cost);
+        }
     }
     BitSlicedCode code;
     code.last_symbol = *std::max_element(order.begin(), order.end());

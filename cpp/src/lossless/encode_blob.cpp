@@ -21,6 +21,8 @@ using Bytes = std::span<const std::uint8_t>;
 using support::append_varint;
 
 constexpr int block_log2 = encoded_block_log2;
+/// Fewer are not worth waking a thread: a block and a bit is what many layers have.
+constexpr std::size_t blocks_to_share = 2;
 /// Room for a head but for the sizes of blocks, of which each takes less than its block's part.
 constexpr std::size_t head_room = 4096;
 constexpr std::size_t block_share = 512;
@@ -229,7 +231,7 @@ std::uint8_t* write_blocks(const Plan& plan, Bytes bytes, std::vector<BlockSizes
     std::atomic<bool> missed = false;
     std::mutex mutex;
     std::vector<Run> runs;
-    parallel_for(sizes.size(), 1, threads, [&](std::size_t begin, std::size_t end) {
+    parallel_for(sizes.size(), blocks_to_share, threads, [&](std::size_t begin, std::size_t end) {
         BlockEncoder encoder(plan, bytes);
         std::uint8_t* const start = out + begin * most;
         std::uint8_t* to = start;

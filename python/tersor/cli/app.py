@@ -24,7 +24,7 @@ from tersor.cli.progress import quietly, say
 from tersor.cli.report import report_page
 from tersor.cli.select import Selection
 from tersor.cli.verify import verify
-from tersor.config import Config, Method
+from tersor.config import Config, Entropy, Method
 from tersor.kernels import isa
 
 app = typer.Typer(
@@ -77,6 +77,9 @@ ConvBits = Annotated[int, typer.Option(min=1, max=8, help="code width of filters
 Density = Annotated[
     float | None, typer.Option(min=0.0, max=1.0, help="share of the weights to keep")
 ]
+EntropyName = Annotated[
+    str, typer.Option(help="coder: huffman, or smallest: fewer bytes, slower to load")
+]
 MethodName = Annotated[str, typer.Option(help="quantizer: kmeans, uniform or ecsq")]
 TargetBytes = Annotated[
     int | None, typer.Option(min=1, help="search per-layer settings for this file size")
@@ -109,6 +112,10 @@ Lossless = Annotated[
 PartText = Annotated[
     str | None,
     typer.Option("--part", metavar="K/N", help="with --lossless: take the K-th of N parts"),
+]
+BasePath = Annotated[
+    Path | None,
+    typer.Option("--base", metavar="OTHER", help="with --lossless: what differs from OTHER"),
 ]
 Force = Annotated[bool, typer.Option("--force", help="overwrite an existing output")]
 AsJson = Annotated[bool, typer.Option("--json", help="print JSON")]
@@ -151,7 +158,17 @@ def _common(
     pass
 
 
-_OF_LOSSLESS = {"source", "output", "force", "threads", "lossless", "part", "quiet", "as_json"}
+_OF_LOSSLESS = {
+    "source",
+    "output",
+    "force",
+    "threads",
+    "lossless",
+    "part",
+    "base",
+    "quiet",
+    "as_json",
+}
 
 
 def _is_given(context: typer.Context, name: str) -> bool:
@@ -161,7 +178,11 @@ def _is_given(context: typer.Context, name: str) -> bool:
 
 
 def _compress_without_loss(
-    context: typer.Context, source: Path, output: Path | None, part: str | None
+    context: typer.Context,
+    source: Path,
+    output: Path | None,
+    part: str | None,
+    base: Path | None,
 ) -> None:
     if output is None:
         raise InputError("missing -o/--output")
@@ -172,7 +193,9 @@ def _compress_without_loss(
             f"--{option} is not for --lossless, which keeps every value: leave one out"
         )
     force, threads = context.params["force"], context.params["threads"]
-    report = compress_lossless(source, output, part=Part.parse(part), force=force, threads=threads)
+    report = compress_lossless(
+        source, output, base=base, part=Part.parse(part), force=force, threads=threads
+    )
     if context.params["as_json"]:
         print(json.dumps(dataclasses.asdict(report), indent=2))
     else:
@@ -198,6 +221,7 @@ def _compress(
     conv_bits: ConvBits = CompressOptions.conv_bits,
     density: Density = None,
     method: MethodName = CompressOptions.method,
+    entropy: EntropyName = CompressOptions.entropy,
     target_bytes: TargetBytes = None,
     target_ratio: TargetRatio = None,
     target_bpw: TargetBpw = None,
@@ -215,16 +239,17 @@ def _compress(
     checkpoint_dir: CheckpointDir = None,
     lossless: Lossless = False,
     part: PartText = None,
+    base: BasePath = None,
     quiet: Quiet = False,
     as_json: AsJson = False,
 ) -> None:
     """Compress a dense model; a line for each tensor tells whether it is compressed, and why."""
     if lossless:
         with quietly(quiet or as_json):
-            _compress_without_loss(context, source, output, part)
+            _compress_without_loss(context, source, output, part, base)
         return
-    if part is not None:
-        raise InputError("--part is for --lossless")
+    if part is not None or base is not None:
+        raise InputError("--part and --base are for --lossless")
     if preset is not None and config is not None:
         raise InputError("give either --preset or --config")
     chosen = preset.config() if preset else Config.from_file(config) if config else None
@@ -232,7 +257,8 @@ def _compress(
         bits=bits,
         conv_bits=conv_bits,
         density=density,
-        method=cast("Method", method),  # LayerConfig refuses others
+        method=cast("Method", method),  # refused there if there is none of that name
+        entropy=cast("Entropy", entropy),
         target_bytes=target_bytes,
         target_ratio=target_ratio,
         target_bpw=target_bpw,
@@ -323,10 +349,14 @@ def _decompress(
     ] = None,
     force: Force = False,
     threads: Threads = None,
+    base: Annotated[
+        Path | None,
+        typer.Option(metavar="OTHER", help="the checkpoint that FILE holds the differences from"),
+    ] = None,
     quiet: Quiet = False,
 ) -> None:
     """Write the dense tensors of a compressed model as ordinary safetensors."""
-    options = DecompressOptions(dtype.value if dtype else None, force, threads)
+    options = DecompressOptions(dtype.value if dtype else None, force, threads, base)
     with quietly(quiet):
         say(f"{decompress(source, output, options)} tensors written to {output}")
 

@@ -177,11 +177,15 @@ def _config(options: CompressOptions, model: SourceModel) -> Config:
     if options.config is not None:
         return options.config
     if options.target_bpw is not None:
-        return Config(target_bytes=options.most_bytes(model))
+        return Config(target_bytes=options.most_bytes(model), entropy=options.entropy)
     if options.searches:
-        return Config(target_bytes=options.target_bytes, target_ratio=options.target_ratio)
+        return Config(
+            target_bytes=options.target_bytes,
+            target_ratio=options.target_ratio,
+            entropy=options.entropy,
+        )
     linear, conv = (
         LayerConfig(codebook_size=2**width - 1, density=options.density, method=options.method)
         for width in (options.bits, options.conv_bits)
     )
-    return Config(linear=linear, conv=conv)
+    return Config(linear=linear, conv=conv, entropy=options.entropy)

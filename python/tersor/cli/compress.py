@@ -27,7 +27,7 @@ from tersor.io import aliases, container, layer_records, shards
 from tersor.io.floats import FLOAT_READERS
 
 if TYPE_CHECKING:
-    from tersor.config import Config, LayerConfig, Method
+    from tersor.config import Config, Entropy, LayerConfig, Method
     from tersor.reporting.file_report import Report
 
 Blob = npt.NDArray[np.uint8]
@@ -48,6 +48,7 @@ class CompressOptions:
         target_ratio: the same as the ratio of all tensors' bytes to those of the file; or
         target_bpw: as bits of the file for each element of all tensors.
         config: settings by layer, which take the place of all above.
+        entropy: coder of the codes, as in :class:`tersor.LayerConfig`.
         selection: which tensors.
         dry_run: report the size without writing.
         plain: leave what is not compressed as other safetensors readers expect it.
@@ -67,6 +68,7 @@ class CompressOptions:
     target_ratio: float | None = None
     target_bpw: float | None = None
     config: Config | None = None
+    entropy: Entropy = "huffman"
     selection: Selection = dataclasses.field(default_factory=Selection)
     dry_run: bool = False
     plain: bool = False
@@ -74,16 +76,18 @@ class CompressOptions:
     threads: int | None = None
 
     def __post_init__(self) -> None:
-        from tersor.config import METHODS
+        from tersor.config import ENTROPIES, METHODS
 
         if self.method not in METHODS:
             raise InputError(f"--method '{self.method}' is none of {', '.join(METHODS)}")
+        if self.entropy not in ENTROPIES:
+            raise InputError(f"--entropy '{self.entropy}' is none of {', '.join(ENTROPIES)}")
         targets = (self.target_bytes, self.target_ratio, self.target_bpw)
         if sum(target is not None for target in targets) > 1:
             raise InputError("give one of --target-bytes, --target-ratio and --target-bpw")
         if self.config is None:
             return
-        names = ("bits", "conv_bits", "density", "method", *_TARGETS)
+        names = ("bits", "conv_bits", "density", "method", "entropy", *_TARGETS)
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         if given := [name for name in names if getattr(self, name) != defaults[name]]:
             option = given[0].replace("_", "-")
@@ -119,9 +123,14 @@ class CompressOptions:
             layer = choice.name.removesuffix("weight").rstrip(".")
             return self.config.for_layer(layer, dimensions, "embedding" if choice.table else None)
         if self.searches:
-            return LayerConfig()
+            return LayerConfig(entropy=self.entropy)
         width = self.bits if dimensions == 2 else self.conv_bits
-        return LayerConfig(codebook_size=2**width - 1, density=self.density, method=self.method)
+        return LayerConfig(
+            codebook_size=2**width - 1,
+            density=self.density,
+            method=self.method,
+            entropy=self.entropy,
+        )
 
 
 def compress(source: Path, output: Path | None, options: CompressOptions) -> Report:

@@ -27,11 +27,13 @@ class DecompressOptions:
         force: overwrite an existing output.
         threads: how many tensors are decoded at once; None: as many as there are CPUs for this
             process.
+        base: the checkpoint that the file holds the differences from.
     """
 
     dtype: str | None = None
     force: bool = False
     threads: int | None = None
+    base: Path | None = None
 
 
 def decompress(source: Path, output: Path, options: DecompressOptions) -> int:
@@ -58,8 +60,15 @@ def _write(file: container.File, plan: Output, options: DecompressOptions) -> in
 
     file.verify()
     threads = options.threads or default_threads()
-    if options.dtype is None and (count := restore(file, plan, threads)) is not None:
-        return count
+    if file.differences:
+        if options.base is None:
+            raise InputError(f"{file.path}: holds differences from another checkpoint: --base")
+        if options.dtype is not None:
+            raise InputError("--dtype cannot be combined with --base: decompress without it first")
+    if options.dtype is None:
+        count = restore(file, plan, threads, options.base)
+        if count is not None:
+            return count
     targets = _targets(file, options.dtype)
     total = sum(view.nbytes for view in file.tensors.values())
     with progress_bar("decompress", total) as advance:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,10 @@ from tersor.quantizers.choose import quantize_weight
 
 
 def encode_smallest(shared: Quantized, settings: LayerConfig) -> CompressedTensor:
-    """Encodes with the index width and gap mode, of those allowed, that give the smallest blob."""
+    """Encodes with the index width and gap mode, of those allowed, that give the smallest blob.
+
+    With another entropy coder, where the settings ask for it and it takes fewer bytes.
+    """
     shape = shared.codes.shape
     codes = shared.codes.reshape(shape[0], math.prod(shape[1:]))
     widths = range(2, 9) if settings.index_bits is None else (settings.index_bits,)
@@ -35,6 +39,9 @@ def encode_smallest(shared: Quantized, settings: LayerConfig) -> CompressedTenso
             if best is None or size < best_bytes:
                 best, best_bytes = layer, size
     assert best is not None
+    if settings.entropy == "smallest" and best.shared:
+        other = replace(best, entropy="smallest")
+        return other if len(encode_blob(other)) < best_bytes else best
     return best
 
 
@@ -76,7 +83,7 @@ def transposed(layer: CompressedTensor) -> CompressedTensor:
     values = layer.values
     if not layer.shared:
         values = np.ascontiguousarray(decompress_weight(layer).T)[codes != 0]
-    return CompressedTensor((cols, rows), layer.kind, matrix, values)
+    return CompressedTensor((cols, rows), layer.kind, matrix, values, entropy=layer.entropy)
 
 
 def decompress_weight(layer: CompressedTensor) -> npt.NDArray[np.float32]:

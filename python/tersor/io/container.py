@@ -31,6 +31,7 @@ from tersor.codec.blob import (
     inspect_blob,
     is_blob,
 )
+from tersor.io.differences import own_names, read_digests
 from tersor.io.file_size import StoredSize, stored_bytes
 
 INDEX = "model.safetensors.index.json"
@@ -182,6 +183,7 @@ class File:
         paths: of what was opened.
         tensors: by name, in the order of their names.
         metadata: the ``__metadata__`` of the file.
+        differences: hashes by the names of tensors stored so (:mod:`tersor.io.differences`).
         file_bytes: its size.
         is_tersor: whether tersor wrote it.
     """
@@ -196,6 +198,7 @@ class File:
         if len(self.tensors) < len(views):
             raise FormatError(f"{self.path}: a tensor is stored twice, as it is and as a blob")
         self.metadata: dict[str, str] = self._file.metadata()
+        self.differences = read_digests(self.metadata, self.tensors, self.path)
         self.file_bytes: int = self._file.file_bytes
         self.is_tersor: bool = self._file.is_tersor
 
@@ -291,16 +294,14 @@ class Sharded(File):
             name: File(path.parent / name, max_bytes) for name in sorted(set(shard_of.values()))
         }
         self.paths = (path, *(file.path for file in self.shards.values()))
-        found = {
-            name: (view, shard)
-            for shard, file in self.shards.items()
-            for name, view in file.tensors.items()
-        }
-        held = sum(len(file.tensors) for file in self.shards.values())
-        if held > len(found) or {n: shard for n, (_, shard) in found.items()} != shard_of:
-            raise FormatError(f"{path}: the tensors of the shards are not those of the index")
-        self.tensors = {name: found[name][0] for name in sorted(found)}
         files = self.shards.values()
+        found = {name: view for file in files for name, view in file.tensors.items()}
+        own = {shard: own_names(f.tensors, f.differences) for shard, f in self.shards.items()}
+        held = sorted((name, shard) for shard, names in own.items() for name in names)
+        if held != sorted(shard_of.items()):
+            raise FormatError(f"{path}: the tensors of the shards are not those of the index")
+        self.tensors = dict(sorted(found.items()))
+        self.differences = {n: h for file in files for n, h in file.differences.items()}
         self.metadata = next((file.metadata for file in files), {})
         self.file_bytes = path.stat().st_size + sum(file.file_bytes for file in files)
         self.is_tersor = all(file.is_tersor for file in files)

@@ -32,7 +32,10 @@ class StoredSize:
 def stored_bytes(
     tensors: Sequence[StoredSize], metadata: Mapping[str, str], *, plain: bool = False
 ) -> int:
-    """Bytes of the file that :func:`tersor.io.container.write_file` makes of these tensors."""
+    """Bytes of the file that :func:`tersor.io.container.write_file` makes of these tensors.
+
+    Where a blob has contexts, the index may be coded: then the file takes fewer.
+    """
     small = [] if plain else [t for t in tensors if t.nbytes < _OUTSIDE_BYTES]
     outside = [t for t in tensors if plain or t.nbytes >= _OUTSIDE_BYTES]
     # The widest elements stand first, then names are in order (that of their UTF-8 bytes).

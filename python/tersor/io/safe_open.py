@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -10,6 +13,8 @@ import torch
 
 from tersor.io import container
 from tersor.io.state_dict import TORCH_DTYPES, from_raw, to_torch
+
+_FRAMEWORKS = ("pt", "torch", "pytorch")
 
 
 class _Slice:
@@ -61,9 +66,14 @@ class safe_open:  # noqa: N801  the name that loaders know
     def __init__(
         self, filename: str | os.PathLike[str], framework: str = "pt", device: str = "cpu"
     ) -> None:
-        if framework not in ("pt", "torch", "pytorch"):
+        if framework not in _FRAMEWORKS:
             raise ValueError(f"framework '{framework}' is not 'pt'")
         self._file = container.open(filename)
+        if self._file.differences:
+            raise ValueError(
+                f"{filename}: holds differences from another checkpoint: use tersor decompress "
+                "--base first"
+            )
         layers = [name for name, view in self._file.tensors.items() if view.compressed]
         if layers:
             raise ValueError(
@@ -101,6 +111,10 @@ class safe_open:  # noqa: N801  the name that loaders know
         """
         return to_torch(self._view(name)).to(self._device)
 
+    def get_tensors(self) -> dict[str, torch.Tensor]:
+        """All tensors by their names."""
+        return {name: self.get_tensor(name) for name in self.offset_keys()}
+
     def get_slice(self, name: str) -> _Slice:
         """A tensor of which a part is to be read.
 
@@ -119,3 +133,36 @@ class safe_open:  # noqa: N801  the name that loaders know
         trace: TracebackType | None,
     ) -> None:
         """Nothing to do: the file is released with the last tensor that is read from it."""
+
+
+@contextmanager
+def patch_safetensors() -> Iterator[None]:
+    """Within it, whatever loads by the ``safetensors`` library reads files stored without loss too.
+
+    Replaced are ``safetensors.safe_open`` and the same under its name in every module that has
+    imported it; ``safetensors.torch.load_file`` and the loaders of transformers and diffusers go
+    through these. Other frameworks than torch, and files that are no file of tersor, are read as
+    they were. Not for several threads at once.
+
+    Raises:
+        ImportError: there is no ``safetensors``.
+    """
+    import safetensors
+
+    original = safetensors.safe_open
+
+    def opened(filename: Any, framework: str = "pt", device: Any = "cpu", **others: Any) -> Any:
+        """Stands in for ``safetensors.safe_open``."""
+        if framework in _FRAMEWORKS and container.open(filename).is_tersor:
+            return safe_open(filename, framework, device)
+        return original(filename, framework=framework, device=device, **others)
+
+    names = [getattr(module, "__dict__", {}) for module in list(sys.modules.values())]
+    places = [of_module for of_module in names if of_module.get("safe_open") is original]
+    for place in places:
+        place["safe_open"] = opened
+    try:
+        yield
+    finally:
+        for place in places:
+            place["safe_open"] = original

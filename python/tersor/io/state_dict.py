@@ -9,9 +9,10 @@ import numpy.typing as npt
 import torch
 from torch.nn.parameter import is_lazy
 
-from tersor.codec.blob import SUFFIX, encode_blob
+from tersor.codec.blob import SUFFIX, encode_blob, inspect_blob, is_blob
 from tersor.codec.encode import compress_weight, decompress_weight
-from tersor.config import LayerConfig
+from tersor.codec.lossless import is_lossless
+from tersor.config import Entropy, Kind, LayerConfig
 from tersor.io import aliases, container
 from tersor.io.container import Tensor
 
@@ -109,7 +110,7 @@ def storage_key(tensor: torch.Tensor) -> tuple[object, ...]:
     return (storage, tensor.dtype, *place, tensor.is_conj(), tensor.is_neg())
 
 
-def _coded(value: torch.Tensor) -> Tensor | None:
+def _coded(value: torch.Tensor, entropy: Entropy) -> Tensor | None:
     """A vector of few distinct values as a blob that decodes to the same bits; None: not smaller.
 
     Biases whose values are shared, and the buffers of untouched norms, are such vectors.
@@ -121,7 +122,8 @@ def _coded(value: torch.Tensor) -> Tensor | None:
         return None
     with np.errstate(over="ignore"):  # a value too large for fp16 is one that it cannot hold
         half = bool((dense.astype(np.float16).astype(np.float32) == dense).all())
-    settings = LayerConfig(codebook_size=255, kind="shared_fp16" if half else "shared_fp32")
+    kind: Kind = "shared_fp16" if half else "shared_fp32"
+    settings = LayerConfig(codebook_size=255, kind=kind, entropy=entropy)
     layer = compress_weight(dense, settings)
     blob = encode_blob(layer)
     # Zeros lose their sign in a blob: such a vector stays as it is.
@@ -129,11 +131,21 @@ def _coded(value: torch.Tensor) -> Tensor | None:
     return Tensor("U8", blob.shape, blob) if lossless and blob.size < dense.nbytes else None
 
 
-def _smallest(value: torch.Tensor, name: str) -> Tensor:
+def _smallest(value: torch.Tensor, name: str, entropy: Entropy) -> Tensor:
     """A tensor without loss, in the fewest bytes."""
     stored = to_file_tensor(value, name)
-    forms = (stored.coded(threads=torch.get_num_threads()), _coded(value))
+    forms = (stored.coded(threads=torch.get_num_threads()), _coded(value, entropy))
     return min((form for form in forms if form is not None), key=lambda form: form.nbytes)
+
+
+def _entropy_of(state: Mapping[str, torch.Tensor]) -> Entropy:
+    """The coder of the vectors beside layers: what was asked for one of these."""
+    for name, value in state.items():
+        if name.endswith(SUFFIX) and isinstance(value, torch.Tensor) and value.dtype == torch.uint8:
+            blob = value.detach().cpu().numpy()
+            if is_blob(blob) and not is_lossless(blob) and inspect_blob(blob).entropy == "smallest":
+                return "smallest"
+    return "huffman"
 
 
 def file_tensors(
@@ -152,6 +164,7 @@ def file_tensors(
         ValueError: the state holds what is no tensor (extra state), or a tensor of a type that
             cannot be saved; the message has its name.
     """
+    entropy = _entropy_of(state)
     tensors: dict[str, Tensor] = {}
     aliased: dict[str, str] = {}
     first: dict[tuple[object, ...], str] = {}
@@ -163,7 +176,7 @@ def file_tensors(
             continue
         # A blob's name that something else in the state has cannot be given away.
         as_it_is = plain or name + SUFFIX in state or name.endswith(SUFFIX)
-        stored = to_file_tensor(value, name) if as_it_is else _smallest(value, name)
+        stored = to_file_tensor(value, name) if as_it_is else _smallest(value, name, entropy)
         coded = not as_it_is and stored.is_blob(name + SUFFIX)
         tensors[name + SUFFIX if coded else name] = stored
     return tensors, aliases.write_aliases(aliased) or None

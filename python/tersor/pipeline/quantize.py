@@ -61,6 +61,7 @@ def exact(settings: LayerConfig) -> LayerConfig:
         kind=settings.kind,
         index_bits=settings.index_bits,
         flat=settings.flat,
+        entropy=settings.entropy,
         precision=settings.precision,
         execution=settings.execution,
     )

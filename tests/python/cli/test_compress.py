@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 import tersor
 from tersor.cli.compress import CompressOptions, compress
 from tersor.cli.decompress import DecompressOptions, decompress
+from tersor.codec.encode import decompress_weight
 from tersor.config import METHODS
 from tersor.io import container
 from tersor.io.container import Tensor
@@ -64,6 +65,29 @@ def test_a_search_writes_one_file(dense: Path, works: Run, monkeypatch: pytest.M
     works("compress", dense, "-o", out, "--target-ratio", "1.4")
     works("compress", dense, "--dry-run", "--target-ratio", "1.4")
     assert written == [out]
+
+
+def test_the_smallest_entropy_writes_the_same_weights(
+    dense: Path, works: Run, fails: Fails
+) -> None:
+    out, usual = dense.with_name("out.safetensors"), dense.with_name("usual.safetensors")
+    works("compress", dense, "-o", usual, "--density", 0.3)
+    works("compress", dense, "-o", out, "--density", 0.3, "--entropy", "smallest")
+    assert out.stat().st_size < usual.stat().st_size
+    works("verify", out)
+    with container.open(out) as a, container.open(usual) as b:
+        assert {view.layer().entropy for view in a.tensors.values() if view.compressed} == {
+            "smallest"
+        }
+        for name, view in b.tensors.items():
+            other = a.tensors[name]
+            if view.compressed:
+                codes = decompress_weight(other.layer()), decompress_weight(view.layer())
+                assert np.array_equal(*codes)
+            else:
+                assert other.bytes().tobytes() == view.bytes().tobytes()
+    line = fails("compress", dense, "--dry-run", "--entropy", "best")
+    assert line == "tersor: --entropy 'best' is none of huffman, smallest"
 
 
 def test_methods_go_by_name(dense: Path, works: Run, fails: Fails) -> None:

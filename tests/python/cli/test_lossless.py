@@ -11,6 +11,7 @@ from command_line import Fails, Run, bf16, f32
 
 from tersor.io import container
 from tersor.io.container import INDEX, Tensor
+from tersor.io.safe_open import safe_open
 
 
 def _tensors(seed: int) -> dict[str, Tensor]:
@@ -141,7 +142,9 @@ def test_a_torch_checkpoint_becomes_a_lossless_file(tmp_path: Path, works: Run) 
 def test_mistakes_are_named(model: Path, fails: Fails) -> None:
     out = model.with_name("s.safetensors")
     assert "missing -o" in fails("compress", "--lossless", model)
-    assert "--part is for --lossless" in fails("compress", model, "-o", out, "--part", "1/2")
+    assert "--part and --base are for --lossless" in fails(
+        "compress", model, "-o", out, "--part", "1/2"
+    )
     for text in ("0/2", "3/2", "x", "1/0"):
         assert "--part" in fails("compress", "--lossless", model, "-o", out, "--part", text)
     out.write_bytes(b"")
@@ -156,3 +159,76 @@ def test_plain_leaves_dense_tensors_readable(model: Path, works: Run) -> None:
     assert coded.stat().st_size < plain.stat().st_size
     assert {"0.norm", "0.steps"} < set(stock.load_file(plain))
     assert "0.norm" not in stock.load_file(coded)
+
+
+# ---- Differences from a base
+
+
+@pytest.fixture
+def tuned(model: Path) -> Path:
+    """The model after a little training: a tensor of another shape, one that is new."""
+    rng = np.random.default_rng(7)
+    tensors = _tensors(0)
+    weight = np.frombuffer(bytearray(tensors["0.weight"].raw()), np.uint16).copy()
+    changed = rng.random(weight.size) < 0.1
+    weight[changed] ^= rng.integers(0, 4, int(changed.sum())).astype(np.uint16)
+    tensors["0.weight"] = Tensor("BF16", (300, 200), weight)
+    tensors["0.norm"] = f32(rng.normal(1, 0.02, 200))
+    tensors["new"] = f32(rng.normal(1, 0.02, 50))
+    path = model.with_name("tuned.safetensors")
+    container.write_file(path, tensors, {"format": "pt"}, plain=True)
+    return path
+
+
+def test_what_differs_from_a_base_comes_back_with_it(
+    model: Path, tuned: Path, works: Run, fails: Fails
+) -> None:
+    alone, small, back = (model.with_name(f"{n}.safetensors") for n in ("alone", "small", "back"))
+    works("compress", "--lossless", tuned, "-o", alone)
+    works("compress", "--lossless", tuned, "-o", small, "--base", model)
+    assert small.stat().st_size < 0.5 * alone.stat().st_size
+    with container.open(small) as file:
+        assert {"0.weight_difference", "0.norm", "new"} <= set(file.tensors)
+    works("decompress", small, "-o", back, "--base", model)
+    assert back.read_bytes() == tuned.read_bytes()
+    again = model.with_name("again.safetensors")
+    assert "--base" in fails("decompress", small, "-o", again)
+    assert "--base" in fails("decompress", small, "-o", again, "--base", model, "--dtype", "f32")
+    line = fails("decompress", small, "-o", again, "--base", tuned)
+    assert "'0.weight' is not the tensor that the difference was taken from" in line
+    assert not again.exists()
+    with pytest.raises(ValueError, match="differences"):
+        safe_open(small)
+    assert "--base" in fails("compress", model, "-o", again, "--base", model)
+
+
+def test_a_tensor_that_is_called_a_difference_stays_one(model: Path, works: Run) -> None:
+    odd, small, back = (model.with_name(f"{n}.safetensors") for n in ("odd", "small", "back"))
+    tensors = {**_tensors(0), "0.weight_difference": _tensors(1)["1.weight"]}
+    container.write_file(odd, tensors, {"format": "pt"}, plain=True)
+    works("compress", "--lossless", odd, "-o", small, "--base", model)
+    works("decompress", small, "-o", back, "--base", model)
+    assert back.read_bytes() == odd.read_bytes()
+
+
+def test_shards_with_a_base_stand_if_it_is_the_same(
+    checkpoint: Path, tuned: Path, works: Run
+) -> None:
+    small, back = checkpoint.with_name("small"), checkpoint.with_name("back")
+    options = ("compress", "--lossless", checkpoint, "-o", small, "--base")
+    works(*options, checkpoint)
+    assert "3 of them stood" in works(*options, checkpoint).stdout
+    # The difference of the first shard alone is from a tensor that this base has otherwise.
+    assert "of them stood" not in works(*options, tuned).stdout
+    works(*options, checkpoint)
+    works("decompress", small, "-o", back, "--base", checkpoint)
+    assert _bytes(back) == _bytes(checkpoint)
+
+
+@pytest.mark.parametrize("text", ["[]", "{", '{"0.weight":1}', '{"other":"00"}'])
+def test_a_malformed_list_of_differences_is_refused(model: Path, text: str, fails: Fails) -> None:
+    bad = model.with_name("bad.safetensors")
+    tensors = {**_tensors(0), "0.weight_difference": f32(np.zeros(3))}
+    container.write_file(bad, tensors, {"tersor.base": text, "tersor.source": ""})
+    line = fails("decompress", bad, "-o", model.with_name("out.safetensors"), "--base", model)
+    assert "tersor.base" in line

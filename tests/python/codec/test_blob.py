@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,8 @@ from tersor.codec.blob import (
     encode_blob,
     inspect_blob,
 )
-from tersor.kernels.spmm import pack_blob
+from tersor.codec.encode import decompress_weight
+from tersor.kernels.spmm import multiply, pack_blob
 
 
 def test_layer_blob_round_trips_and_counts() -> None:
@@ -36,6 +38,29 @@ def test_layer_blob_round_trips_and_counts() -> None:
         damaged[at] ^= 4
         with pytest.raises(tersor.FormatError):
             decode_blob(damaged)
+
+
+@pytest.mark.parametrize("flat", [False, True])
+def test_a_blob_with_contexts_decodes_by_rows_and_packs(flat: bool) -> None:
+    dense, layer = sparse_tensor(12, 60)
+    matrix = csr.encode(csr.decode(layer.csr), 4, flat=flat)
+    layer = dataclasses.replace(layer, csr=matrix, entropy="smallest")
+    blob = encode_blob(layer)
+    part = decode_rows(blob, 5, 4)
+    assert np.array_equal(decompress_weight(part), dense[5:9])
+    info = inspect_blob(blob, verify=True)
+    assert (info.entropy, info.nonzeros) == ("smallest", info.entries)
+    x = np.random.default_rng(2).normal(size=(3, 60)).astype(np.float32)
+    usual = encode_blob(dataclasses.replace(layer, entropy="huffman"))
+    assert np.array_equal(multiply(pack_blob(blob), x), multiply(pack_blob(usual), x))
+    with pytest.raises(tersor.FormatError, match="at byte"):
+        decode_blob(blob, max_bytes=12 * 60)
+
+
+def test_unknown_names_of_coders_are_refused() -> None:
+    _, layer = sparse_tensor(4, 5)
+    with pytest.raises(ValueError, match="entropy 'best' is none of huffman, smallest"):
+        encode_blob(dataclasses.replace(layer, entropy="best"))
 
 
 def _announcing(rows: int) -> np.ndarray:

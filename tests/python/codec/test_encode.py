@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
 import torch
 
 from tersor import LayerConfig
+from tersor.codec.blob import decode_blob, encode_blob
 from tersor.codec.encode import compress_weight, decompress_weight
 from tersor.pruning.magnitude import kept_weights
 
@@ -31,7 +34,13 @@ def test_other_kinds(kind: str) -> None:
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"algorithm": "fast"}, {"precision": "fp8"}, {"kind": "dense"}, {"codebook_size": 256}],
+    [
+        {"algorithm": "fast"},
+        {"entropy": "best"},
+        {"precision": "fp8"},
+        {"kind": "dense"},
+        {"codebook_size": 256},
+    ],
 )
 def test_settings_are_checked(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=str(next(iter(wrong.values())))):
@@ -81,6 +90,30 @@ def test_the_largest_weights_are_kept_to_the_exact_number(density: float) -> Non
             assert size[kept].min() >= size[~kept].max()
             border = np.flatnonzero(size == size[kept].min())  # the first of equal ones stay
             assert (np.diff(kept.reshape(-1)[border].astype(int)) <= 0).all()
+
+
+@pytest.mark.parametrize("shape", [(60, 80), (16, 8, 3, 3), (400,)])
+def test_the_smallest_entropy_keeps_the_weights_in_fewer_bytes(shape: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(1)
+    weight = rng.normal(0, 1, shape).astype(np.float32)
+    settings = LayerConfig(codebook_size=7, density=0.3)
+    usual = compress_weight(weight, settings)
+    smallest = compress_weight(weight, dataclasses.replace(settings, entropy="smallest"))
+    assert smallest.entropy == "smallest"
+    assert np.array_equal(decompress_weight(smallest), decompress_weight(usual))
+    assert encode_blob(smallest).size < encode_blob(usual).size
+    back = decode_blob(encode_blob(smallest))
+    assert back.entropy == "smallest"
+    assert np.array_equal(decompress_weight(back), decompress_weight(usual))
+
+
+def test_where_the_smallest_entropy_is_larger_huffman_stays() -> None:
+    weight = np.random.default_rng(1).integers(0, 2, (40, 50)).astype(np.float32)
+    smallest = compress_weight(weight, LayerConfig(entropy="smallest"))
+    usual = compress_weight(weight, LayerConfig())
+    assert encode_blob(smallest).size <= encode_blob(usual).size
+    plain = compress_weight(weight, LayerConfig(kind="plain_fp32", entropy="smallest"))
+    assert plain.entropy == "huffman"
 
 
 def test_bits_belong_to_ecsq() -> None:

@@ -31,6 +31,24 @@ def test_save_and_load(tmp_path: Path) -> None:
         tersor.load(tmp_path / "m.safetensors", nn.Sequential(nn.Linear(2, 2)))
 
 
+def test_the_smallest_entropy_is_kept_and_runs_as_the_other(tmp_path: Path) -> None:
+    usual, smallest = tmp_path / "usual.safetensors", tmp_path / "smallest.safetensors"
+    model = tersor.compress_(net())
+    tersor.save(model, usual)
+    again = tersor.compress_(net(), tersor.Config(entropy="smallest"))
+    tersor.save(again, smallest)
+    assert smallest.stat().st_size < usual.stat().st_size
+    loaded = tersor.load_model(smallest, Net().eval())
+    assert same(loaded, model)
+    tersor.save(loaded, tmp_path / "once-more.safetensors")
+    assert (tmp_path / "once-more.safetensors").stat().st_size == smallest.stat().st_size
+    damaged = bytearray(smallest.read_bytes())
+    damaged[len(damaged) // 3] ^= 1  # in what the index has coded
+    smallest.write_bytes(damaged)
+    with pytest.raises(tersor.FormatError):
+        tersor.load_model(smallest, Net().eval())
+
+
 def test_an_altered_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "m.safetensors"
     tersor.save(tersor.compress_(net()), path)

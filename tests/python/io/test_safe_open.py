@@ -39,6 +39,7 @@ def test_it_reads_what_the_stock_library_reads(files: tuple[Path, Path]) -> None
             tensor = file.get_tensor(name)
             assert tensor.dtype == other.get_tensor(name).dtype
             assert torch.equal(tensor, other.get_tensor(name))
+        assert list(file.get_tensors()) == file.offset_keys()
 
 
 @pytest.mark.parametrize(
@@ -74,3 +75,29 @@ def test_what_it_does_not_read_is_told(files: tuple[Path, Path], tmp_path: Path)
     tersor.save(tersor.compress_(torch.nn.Sequential(torch.nn.Linear(64, 64))), tmp_path / "c.st")
     with pytest.raises(ValueError, match="compressed layer"):
         tersor.safe_open(tmp_path / "c.st")
+
+
+def test_loaders_of_the_stock_library_read_it_within_the_patch(files: tuple[Path, Path]) -> None:
+    from safetensors.torch import load_file
+
+    ours, stock = files
+    expected = load_file(stock)
+    assert set(load_file(ours)) != set(expected)  # it does not know these tensors
+    with tersor.patch_safetensors():
+        loaded = load_file(ours)
+        assert load_file(stock).keys() == expected.keys()
+        with safetensors.safe_open(stock, framework="np") as file:
+            assert set(file.keys()) == set(expected)
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[name], expected[name]) for name in expected)
+    assert set(load_file(ours)) != set(expected)
+
+
+def test_the_patch_is_taken_back_after_an_error() -> None:
+    original = safetensors.safe_open
+    patched = tersor.patch_safetensors()
+    patched.__enter__()
+    assert safetensors.safe_open is not original
+    error = KeyError()
+    assert not patched.__exit__(KeyError, error, None)
+    assert safetensors.safe_open is original
