@@ -80,7 +80,7 @@ Density = Annotated[
 EntropyName = Annotated[
     str, typer.Option(help="coder: huffman, or smallest: fewer bytes, slower to load")
 ]
-MethodName = Annotated[str, typer.Option(help="quantizer: kmeans, uniform or ecsq")]
+MethodName = Annotated[str, typer.Option(help="quantizer: kmeans, uniform, integer or ecsq")]
 TargetBytes = Annotated[
     int | None, typer.Option(min=1, help="search per-layer settings for this file size")
 ]
