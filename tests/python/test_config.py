@@ -34,7 +34,7 @@ def layers(draw: st.DrawFn) -> LayerConfig:
     bits = draw(numbers(0, 8)) if ecsq else None
     density = draw(numbers(0, 1))
     return LayerConfig(
-        codebook_size=draw(st.none() | st.integers(1, 255)),
+        codebook_size=draw(st.none() | st.integers(2 if method == "integer" else 1, 255)),
         kind=draw(st.sampled_from(KINDS)),
         density=density,
         threshold=None if density is not None else draw(numbers(0, 9)),
@@ -146,6 +146,7 @@ def test_defaults_are_not_written() -> None:
         ({"flat": 1}, "flat must be true or false"),
         ({"prune": True}, "only ecsq prunes"),
         ({"bits": 3}, "bits are those of ecsq"),
+        ({"codebook_size": 1, "method": "integer"}, "integer needs a codebook_size of 2"),
         ({"bits": 9, "method": "ecsq"}, "bits are those of ecsq, 0 to 8"),
         ({"penalty": -1, "method": "ecsq"}, "a penalty is that of ecsq, 0 or more"),
         ({"bits": 1, "penalty": 1, "method": "ecsq"}, "give either bits or a penalty"),

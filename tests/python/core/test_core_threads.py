@@ -34,7 +34,8 @@ def multiply(packed: _core.PackedMatrix, x: np.ndarray, precision: str, threads:
 def blob(codes: np.ndarray, codebook: np.ndarray) -> np.ndarray:
     rows, cols = codes.shape
     parts = _core.csr_encode(codes, 4, False)
-    return _core.layer_encode([rows, cols], "shared_fp32", *parts, codebook[1:], None, None)
+    values = codebook[1:]
+    return _core.layer_encode([rows, cols], "shared_fp32", *parts, values, None, None, "huffman")
 
 
 @pytest.mark.parametrize("threads", [-1, 0, 3, 10_000_000])
