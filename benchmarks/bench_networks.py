@@ -29,6 +29,7 @@ import torch
 from torch import nn
 
 import tersor
+from tersor.config import Method
 from tersor.nn.linear import CompressedLinear
 from tersor.nn.recurrent import CompressedGRU, CompressedLSTM
 
@@ -148,11 +149,14 @@ def cases() -> dict[str, Callable[[], Case]]:
         name = f"{kind.__name__.lower()}-{size}, batch {batch}"
         return Case(name, compressed.to_dense(), compressed, torch.randn(steps, batch, size))
 
-    def dense_codes(rows: int, cols: int, values: int) -> Case:
-        settings = tersor.LayerConfig(codebook_size=values, method="uniform")
+    def dense_codes(
+        rows: int, cols: int, values: int, method: Method = "uniform", batch: int = 1
+    ) -> Case:
+        settings = tersor.LayerConfig(codebook_size=values, method=method)
         compressed = CompressedLinear.from_dense(nn.Linear(cols, rows, bias=False), settings)
-        name = f"{rows} x {cols}, all kept, {values} values"
-        return Case(name, compressed.to_dense(), compressed, torch.randn(1, cols))
+        kind = "integers" if method == "integer" else "values"
+        name = f"{rows} x {cols}, all kept, {values} {kind}, batch {batch}"
+        return Case(name, compressed.to_dense(), compressed, torch.randn(batch, cols))
 
     return {
         "lstm-512": lambda: recurrent(nn.LSTM, CompressedLSTM, 512, 2, 0.1, 1, 100),
@@ -161,6 +165,10 @@ def cases() -> dict[str, Callable[[], Case]]:
         "dense-4096": lambda: dense_codes(4096, 4096, 15),
         "dense-11008": lambda: dense_codes(11008, 4096, 15),
         "dense-2-bit": lambda: dense_codes(4096, 4096, 3),
+        "integers-4096": lambda: dense_codes(4096, 4096, 127, "integer"),
+        "integers-1024": lambda: dense_codes(1024, 1024, 127, "integer"),
+        "integers-1536": lambda: dense_codes(1536, 384, 127, "integer"),
+        "integers-batch": lambda: dense_codes(1536, 384, 127, "integer", 16),
     }
 
 
@@ -222,7 +230,7 @@ def main(arguments: list[str]) -> None:
                 timings.append(timing)
                 size = timing.bytes_per_weight
                 print(
-                    f"{timing.case:36} {timing.threads} {timing.name:26}"
+                    f"{timing.case:48} {timing.threads} {timing.name:26}"
                     f"{timing.microseconds:12,.1f} µs {timing.times_torch:7.2f} x"
                     f"{'' if size is None else f'  {size:.3f} B/weight'}",
                     flush=True,
