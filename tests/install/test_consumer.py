@@ -251,6 +251,19 @@ def test_the_runtime_lacks_nothing_of_its_own(installed_prefix: Path) -> None:
     assert {name.split("(")[0] for name in missing} <= defined
 
 
+def test_kernels_share_no_functions_with_other_files(installed_prefix: Path) -> None:
+    """A program takes one copy of an inline function: it must not be one for a level's processors,
+    nor one that exceptions cannot pass."""
+    archive = next(installed_prefix.rglob("libtersor_runtime.a"))
+    listed = command("nm", "--print-file-name", "--demangle", archive).splitlines()
+    kernels = [
+        line for line in listed if re.search(r"_(scalar|avx2|avx512|amx|neon)\.cpp\.o:", line)
+    ]
+    assert len({line.split(" ", 1)[0] for line in kernels}) > 10
+    shared = {line.split(" ", 2)[2] for line in kernels if re.search(r" [WV] ", line)}
+    assert {name for name in shared if not name.startswith("tersor::")} == set()
+
+
 @pytest.mark.skipif(
     platform.machine() != "x86_64" or platform.system() != "Linux",
     reason="what takes most is kernels for x86",
