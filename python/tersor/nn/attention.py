@@ -5,6 +5,7 @@ Source: Vaswani et al. (arXiv 1706.03762), section 3.2.
 
 from __future__ import annotations
 
+import dataclasses
 import weakref
 from typing import Any, ClassVar
 
@@ -13,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from tersor import _core
-from tersor.codec.blob import CompressedTensor, decode_rows
+from tersor.codec.blob import decode_rows
 from tersor.config import LayerConfig
 from tersor.kernels.spmm import pack_blob
 from tersor.nn.base import Compressed, autocast, refuse_what_operators_get_wrong
@@ -184,7 +185,7 @@ class CompressedMultiheadAttention(Compressed):
             content = self.layer()
             codes = decode_rows(stored(blob), part.start, part.stop - part.start)
             return pack_blob(
-                CompressedTensor(codes.shape, codes.kind, codes.csr, content.values),
+                dataclasses.replace(codes, values=content.values),
                 threads=torch.get_num_threads(),
             )
         key = id(blob)

@@ -84,3 +84,21 @@ def test_the_gradient_of_a_codebook_has_the_factors(layer: Any, x: torch.Tensor)
     layer.fold_values()
     assert layer.layer().row_factors is not None
     assert layer.layer().column_factors is not None
+
+
+def test_attention_with_a_trained_codebook_keeps_its_factors() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.MultiheadAttention(48, 4, batch_first=True).eval())
+    tersor.compress_(model, tersor.Config(linear=tersor.LayerConfig(codebook_size=63)))
+    layer: Any = with_factors(model[0])  # type: ignore[arg-type]
+    with torch.no_grad():
+        layer.train_values().requires_grad_(False).mul_(1.5)
+    reference = nn.MultiheadAttention(48, 4, batch_first=True).eval().requires_grad_(False)
+    reference.in_proj_weight.copy_(layer.dense_weight())
+    reference.out_proj.weight.copy_(layer.out_proj.dense_weight())
+    # The queries' rows and those of keys and values are packed apart.
+    x, memory = torch.randn(2, 5, 48), torch.randn(2, 7, 48)
+    layer.execution = "compressed"
+    with torch.inference_mode():
+        found, expected = (each(x, memory, memory)[0] for each in (layer, reference))
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
