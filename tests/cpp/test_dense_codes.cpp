@@ -54,6 +54,24 @@ void expect_bound(const Problem& p, std::span<const float> x, std::size_t batch,
     }
 }
 
+/// Products of every class, of several batches, with and without negative activations.
+void expect_bounds(const Problem& p, const PackedMatrix& matrix) {
+    for (const Precision precision :
+         {Precision::highest, Precision::high, Precision::medium, Precision::low}) {
+        for (const std::size_t batch : {1U, 5U, 40U}) {
+            for (const bool positive : {false, true}) {
+                auto x = test::random_x(batch * p.cols, 4);
+                if (positive)
+                    std::ranges::transform(x, x.begin(), [](float v) { return std::abs(v); });
+                const auto bias = test::random_x(p.rows, 5);
+                std::vector<float> y(batch * p.rows);
+                spmm::multiply(matrix, x, batch, bias, y, precision, 2);
+                expect_bound(p, x, batch, bias, y, precision);
+            }
+        }
+    }
+}
+
 /// Multiples of a step, in no order: `values` of them on each side of 0.
 std::vector<float> multiples(int values, float step, int first = 1) {
     std::vector<float> codebook = {0.0F};
@@ -91,20 +109,7 @@ TEST_P(DenseCodes, ProductsOfEveryClassKeepTheirBounds) {
             test::make_problem(shape.rows, shape.cols, shape.density, shape.values, 9);
         const PackedMatrix matrix = packed(p);
         EXPECT_EQ(is_dense(matrix), serves(shape.values)) << shape.cols;
-        for (const Precision precision :
-             {Precision::highest, Precision::high, Precision::medium, Precision::low}) {
-            for (const std::size_t batch : {1U, 5U, 40U}) {
-                for (const bool positive : {false, true}) {
-                    auto x = test::random_x(batch * p.cols, 4);
-                    if (positive)
-                        std::ranges::transform(x, x.begin(), [](float v) { return std::abs(v); });
-                    const auto bias = test::random_x(p.rows, 5);
-                    std::vector<float> y(batch * p.rows);
-                    spmm::multiply(matrix, x, batch, bias, y, precision, 2);
-                    expect_bound(p, x, batch, bias, y, precision);
-                }
-            }
-        }
+        expect_bounds(p, matrix);
     }
 }
 
@@ -125,20 +130,7 @@ TEST_P(DenseCodes, IntegersKeepTheBoundsOfEveryClass) {
         std::vector<float> dense(p.dense.size());
         matrix.unpack(dense);
         EXPECT_EQ(dense, p.dense);
-        for (const Precision precision :
-             {Precision::highest, Precision::high, Precision::medium, Precision::low}) {
-            for (const std::size_t batch : {1U, 5U, 40U}) {
-                for (const bool positive : {false, true}) {
-                    auto x = test::random_x(batch * p.cols, 4);
-                    if (positive)
-                        std::ranges::transform(x, x.begin(), [](float v) { return std::abs(v); });
-                    const auto bias = test::random_x(p.rows, 5);
-                    std::vector<float> y(batch * p.rows);
-                    spmm::multiply(matrix, x, batch, bias, y, precision, 2);
-                    expect_bound(p, x, batch, bias, y, precision);
-                }
-            }
-        }
+        expect_bounds(p, matrix);
     }
 }
 

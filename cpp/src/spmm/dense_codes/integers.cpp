@@ -6,7 +6,7 @@
 namespace tersor::spmm {
 namespace {
 
-constexpr double largest_multiple = 127.0;
+constexpr int largest_multiple = 127;
 constexpr int most_outliers =
     16;  // codes; each of their weights takes as long as some dozen others
 
@@ -58,7 +58,7 @@ std::optional<Integers> find_integers(std::span<const float> codebook) {
     }
     if (smallest == 0.0) return std::nullopt;
     // The smallest value is some multiple. The coarsest step that fits is the codebook's.
-    for (double multiple = 1.0; multiple <= largest_multiple; multiple += 1.0) {
+    for (int multiple = 1; multiple <= largest_multiple; ++multiple) {
         if (auto found = integers_for(codebook, smallest / multiple)) return found;
     }
     return std::nullopt;

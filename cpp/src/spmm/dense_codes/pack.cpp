@@ -117,7 +117,7 @@ private:
             found.nonzeros += size;
             const auto row = std::span(entries).first(size);
             if (layout_.integers.has_value()) {
-                write_integers(r, row, found);
+                write_integers(*layout_.integers, r, row, found);
             } else {
                 write(r, row);
             }
@@ -125,7 +125,8 @@ private:
         return found;
     }
 
-    void write_integers(std::size_t row, std::span<const Entry> entries, Findings& found) const {
+    void write_integers(const Integers& integers, std::size_t row, std::span<const Entry> entries,
+                        Findings& found) const {
         std::uint8_t* const lines =
             dense_codes::first_line(layout_.entries.data(), layout_.row_bytes, row);
         for (const Entry entry : entries) {
@@ -134,8 +135,8 @@ private:
             lines[column / dense_codes::line_bytes * dense_codes::group_rows *
                       dense_codes::line_bytes +
                   column % dense_codes::line_bytes] =
-                static_cast<std::uint8_t>(layout_.integers->of_code[code]);
-            if (layout_.integers->is_outlier(code)) {
+                static_cast<std::uint8_t>(integers.of_code[code]);
+            if (integers.is_outlier(code)) {
                 found.outliers.emplace_back(static_cast<std::uint32_t>(row), entry);
             }
         }

@@ -131,7 +131,8 @@ struct Sell {
 
 /// Calls `visit(column, code)` for the entries, in order, of a row of integers.
 template <class Visit>
-void for_each_integer_of(const Sell& layout, std::size_t row, const Visit& visit) {
+void for_each_integer_of(const Sell& layout, const Integers& integers, std::size_t row,
+                         const Visit& visit) {
     const Outliers& outliers = layout.outliers;
     std::size_t next = outliers.row_starts.empty() ? 0 : outliers.row_starts[row];
     const std::size_t end = outliers.row_starts.empty() ? 0 : outliers.row_starts[row + 1];
@@ -140,7 +141,7 @@ void for_each_integer_of(const Sell& layout, std::size_t row, const Visit& visit
     for (std::size_t first = 0; first < layout.row_bytes; first += dense_codes::line_bytes) {
         for (std::size_t i = 0; i < dense_codes::line_bytes; ++i) {
             if (line[i] != 0) {
-                visit(first + i, layout.integers->code_of[line[i]]);
+                visit(first + i, integers.code_of[line[i]]);
             } else if (next < end && outliers.columns[next] == first + i) {
                 visit(first + i, outliers.codes[next++]);
             }
@@ -153,7 +154,9 @@ void for_each_integer_of(const Sell& layout, std::size_t row, const Visit& visit
 template <class Visit>
 void for_each_dense_entry_of(const Sell& layout, std::size_t row, const Visit& visit) {
     const int bits = dense_codes::code_bits(layout.codes);
-    if (layout.integers.has_value()) return for_each_integer_of(layout, row, visit);
+    if (layout.integers.has_value()) {
+        return for_each_integer_of(layout, *layout.integers, row, visit);
+    }
     const std::uint8_t* line =
         dense_codes::first_line(layout.entries.data(), layout.row_bytes, row);
     std::size_t column = 0;
