@@ -52,7 +52,7 @@ class LayerConfig:
         kind: ``shared_fp32`` or ``shared_fp16`` (a codebook), ``plain_fp32`` or ``plain_fp16``
             (pruned, not quantized).
         density: share of weights kept, the largest ones, 0 to 1; None = all that are not zero.
-        threshold: instead of a density: weights are kept that are larger than so many standard
+        threshold: instead of a density: weights are kept that are larger than this many standard
             deviations of their layer.
         index_bits: width of a gap, 2 to 8; None = what costs the fewest bytes.
         flat: gaps over the whole tensor, or by rows; None = what costs the fewest bytes.
@@ -224,7 +224,7 @@ class Config:
     def for_layer(
         self, name: str | Iterable[str], dimensions: int, default: str | None = None
     ) -> LayerConfig | None:
-        """The settings of a layer whose weight has so many dimensions; None = leave it dense.
+        """The settings of a layer whose weight has that many dimensions; None = leave it dense.
 
         A pattern matches the name of the layer (``fc``) or of its weight (``fc.weight``).
 

@@ -27,7 +27,7 @@ public:
         return true;
     }
 
-    /// Elements of so many bytes each, whose last byte has the highest bits and comes first.
+    /// Elements of `width` bytes, whose last byte has the highest bits and comes first.
     bool code_elements(std::span<std::uint8_t> bytes, std::size_t width) {
         for (std::size_t first = 0; first < bytes.size(); first += width) {
             std::uint32_t higher = 0;

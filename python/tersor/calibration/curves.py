@@ -42,7 +42,7 @@ class RateCurve:
         return low + (place - first) * (high - low)
 
     def penalty_for(self, bits: float) -> float:
-        """The smallest penalty, about, with at most so many bits per weight."""
+        """The smallest penalty, about, with at most that many bits per weight."""
         if not self.sample.any():
             return 1.0
         middle = 2.0 * math.log2(float(self.sample.std().clamp(min=1e-30)))

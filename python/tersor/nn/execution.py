@@ -32,7 +32,7 @@ _CLEAR_WEIGHTS = 1 << 16
 _CLEAR_DENSITY = 0.3
 _CLEAR_BATCH = 4
 
-# Each way is timed at least so often, and until so many seconds have passed; the shortest counts.
+# Each way is timed at least this often, and for this many seconds; the shortest counts.
 _ROUNDS = 3
 _MOST_ROUNDS = 20
 _SECONDS = 2e-3

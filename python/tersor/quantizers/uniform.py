@@ -65,7 +65,7 @@ def codes_by_step(x: Floats, step: float) -> tuple[Bytes, Floats]:
 
 
 def smallest_step(x: Floats, values: int) -> float:
-    """The smallest width of bins, within 1 %, that puts weights into at most so many bins.
+    """The smallest width of bins, within 1 %, that puts weights into at most ``values`` bins.
 
     Bins in which no weight lies cost no codebook entry: a few weights far from all others would
     otherwise spread the bins so far that all others share one.

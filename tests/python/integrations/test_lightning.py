@@ -35,7 +35,7 @@ class Module(LightningModule):
 
 
 def fit(folder: Path, steps: int, resume: Path | None = None, **options: Any) -> Compressor:
-    """Trains for so many steps in all."""
+    """Trains for ``steps`` in all."""
     module = Module()
     compressor = Compressor(module, SCHEDULE)
     trainer = Trainer(
