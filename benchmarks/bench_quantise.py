@@ -69,10 +69,10 @@ def share(
 ) -> dict[str, Quantized]:  # fmt: skip
     """Shared values by one of the methods, 31 or about as many."""
     if method == "uniform":
-        return quantize_uniform(weights, 32, kept=kept, together=together)
+        return quantize_uniform(weights, 32, kept=kept, joint=together)
     if method == "ecsq":
-        return quantize_ecsq(weights, 64, bits=3.0, kept=kept, together=together)
-    return quantize_kmeans(weights, 31, kept=kept, importance=matters, together=together)
+        return quantize_ecsq(weights, 64, bits=3.0, kept=kept, joint=together)
+    return quantize_kmeans(weights, 31, kept=kept, importance=matters, joint=together)
 
 
 def run(method: str, together: bool, path: Path) -> dict[str, object]:

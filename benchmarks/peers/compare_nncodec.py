@@ -54,7 +54,7 @@ def _uniform(dense: nn.Module) -> Tries:
     step = 0.25
     while largest < 127 * step:  # values fit a byte
         step /= 2**0.25
-        shared = quantize_uniform(weights, step=step, together=True)
+        shared = quantize_uniform(weights, step=step, joint=True)
         model = copy.deepcopy(dense)
         with torch.no_grad():
             for name, parameter in model.named_parameters():

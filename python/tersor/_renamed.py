@@ -11,7 +11,7 @@ import sys
 import types
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 # Modules of tersor as they were named up to version 0.1, and the modules that hold their content.
 MODULES: dict[str, tuple[str, ...]] = {
@@ -136,6 +136,30 @@ def renamed_names(module: str, **names: str) -> Callable[[str], Any]:
         return getattr(sys.modules[module], names[name])
 
     return get
+
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+def renamed_arguments(**names: str) -> Callable[[Callable[_P, _T]], Callable[_P, _T]]:
+    """Lets a function take old names of its arguments.
+
+    Args:
+        names: by the old name, the new one.
+    """
+
+    def decorate(function: Callable[_P, _T]) -> Callable[_P, _T]:
+        @functools.wraps(function)
+        def with_old_names(*arguments: _P.args, **keywords: _P.kwargs) -> _T:
+            for old in names.keys() & keywords.keys():
+                _warn(f"{function.__name__}({old}=)", f"{names[old]}=", 2)
+                keywords[names[old]] = keywords.pop(old)
+            return function(*arguments, **keywords)
+
+        return with_old_names
+
+    return decorate
 
 
 _Class = TypeVar("_Class", bound=type)

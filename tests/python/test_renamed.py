@@ -6,10 +6,12 @@ import importlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import tersor
 from tersor import _renamed, config
+from tersor.quantizers.kmeans import quantize_kmeans
 
 # Module -> its public functions, classes and constants in version 0.1. Without what was inside the
 # pipeline and the layers (compress.Taken, HANDLERS and Saved, state.state_bytes, obs.whole_errors,
@@ -116,3 +118,21 @@ def test_constants_of_a_module_that_stayed() -> None:
 
 def test_old_names_are_not_offered() -> None:
     assert not set(OLD) & set(dir(tersor))
+
+
+def test_arguments_as_they_were_named() -> None:
+    weights = {"a": np.linspace(-1, 1, 50, dtype=np.float32)}
+    for old, new in [
+        ({"values": 7, "together": True, "mode": "lloyd"},
+         {"codebook_size": 7, "joint": True, "algorithm": "lloyd"}),
+        ({"values": 7, "mode": "exact"}, {"codebook_size": 7, "algorithm": "exact"}),
+    ]:  # fmt: skip
+        with pytest.warns(DeprecationWarning, match="is now") as w:
+            found = quantize_kmeans(weights, **old)
+        assert len(w) == len(old)
+        assert {line.filename for line in w} == {__file__}
+        np.testing.assert_array_equal(
+            found["a"].dense(), quantize_kmeans(weights, **new)["a"].dense()
+        )
+    with pytest.raises(TypeError, match="value"):
+        quantize_kmeans(weights, value=7)

@@ -80,7 +80,7 @@ def share_one_codebook_(records: Sequence[WeightRecord], joint: LayerConfig) -> 
     kept = {record.name: kept_by(weights[record.name], record.settings) for record in records}
     importance = {r.name: r.importance for r in records if r.importance is not None}
     quantized = quantize_by(
-        weights, kept, joint, joint.codebook_size or 255, importance or None, together=True
+        weights, kept, joint, joint.codebook_size or 255, importance or None, joint=True
     )
     for record in records:
         record.keep()

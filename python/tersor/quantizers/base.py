@@ -99,11 +99,11 @@ def _entries_in_use(codes: Bytes, values: Floats) -> tuple[Bytes, Floats]:
 
 
 def solve(
-    weights: Arrays, importance: Arrays | None, masks: Masks | None, together: bool, solver: Solver
+    weights: Arrays, importance: Arrays | None, masks: Masks | None, joint: bool, solver: Solver
 ) -> dict[str, Quantized]:
-    """Runs a solver on the kept weights, one layer at a time or, if ``together``, all at once."""
+    """Runs a solver on the kept weights, one layer at a time or, if ``joint``, all at once."""
     check(weights, importance)
-    groups = [list(weights)] if together else [[name] for name in weights]
+    groups = [list(weights)] if joint else [[name] for name in weights]
     shared: dict[str, Quantized] = {}
     for names in groups:
         kept = [(weights[name] != 0 if masks is None else masks[name]) for name in names]

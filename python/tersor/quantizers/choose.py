@@ -98,22 +98,22 @@ def quantize_by(
     settings: LayerConfig,
     limit: int,
     importance: Arrays | None,
-    together: bool = False,
+    joint: bool = False,
 ) -> dict[str, Quantized]:
     """Quantizes weights with the method of the settings and at most ``limit`` codebook entries.
 
-    Each weight has its own codebook; with ``together`` all have one joint codebook.
+    Each weight has its own codebook; if ``joint``, all have one joint codebook.
 
     Raises:
         ValueError: as the quantizers.
     """
-    given: dict[str, Any] = {"importance": importance, "kept": kept, "together": together}
+    given: dict[str, Any] = {"importance": importance, "kept": kept, "joint": joint}
     if settings.method == "uniform":
         return quantize_uniform(weights, limit, **given)
     if settings.method == "integer":
         return quantize_integer(weights, limit, **given)
     if settings.method == "kmeans":
-        return quantize_kmeans(weights, limit, mode=settings.algorithm, **given)
+        return quantize_kmeans(weights, limit, algorithm=settings.algorithm, **given)
     bits = None if settings.penalty is not None else entropy_of_settings(settings, limit)
     return quantize_ecsq(
         weights, limit, bits=bits, penalty=settings.penalty, prune=settings.prune, **given

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from tersor._renamed import renamed_arguments
 from tersor.quantizers.base import Arrays, Bytes, Floats, Masks, Quantized, entropy_of, solve
 
 Doubles = npt.NDArray[np.float64]
@@ -256,24 +257,25 @@ class Problem:
         return self._quantiser(above.values, cells)
 
 
+@renamed_arguments(values="codebook_size", together="joint")
 def quantize_ecsq(
     weights: Arrays,
-    values: int,
+    codebook_size: int,
     *,
     penalty: float | None = None,
     bits: float | None = None,
     prune: bool = False,
     importance: Arrays | None = None,
     kept: Masks | None = None,
-    together: bool = False,
+    joint: bool = False,
     iterations: int = 50,
 ) -> dict[str, Quantized]:
     """Quantizes weights by ECSQ: least weighted squared error + penalty * entropy of the codes.
 
     Args:
         weights: float32 by name.
-        values: maximum number of non-zero codebook entries, 1 to 255; entries without members are
-            dropped.
+        codebook_size: maximum number of non-zero codebook entries, 1 to 255; entries without
+            members are dropped.
         penalty: Lagrange multiplier lambda, in squared error per bit; or
         bits: target entropy per code; lambda is found by bisection, per codebook.
         prune: zero is an entry too, and weights are pruned where the saved bits outweigh the error.
@@ -281,7 +283,7 @@ def quantize_ecsq(
             and gaps together.
         importance: non-negative, names and shapes as the weights; None = all equal.
         kept: as for :func:`tersor.quantizers.kmeans.quantize_kmeans`.
-        together: fit one joint codebook over all layers.
+        joint: fit one codebook over all layers.
         iterations: maximum number per lambda.
 
     Raises:
@@ -298,12 +300,12 @@ def quantize_ecsq(
             return np.zeros(0, np.uint8), np.zeros(0, np.float32)
         problem = Problem(x, h, zeros=pruned if prune else None)
         if penalty is not None:
-            found = problem.solve(values, penalty, iterations)
+            found = problem.solve(codebook_size, penalty, iterations)
         else:
             assert bits is not None
-            found = problem.solve_bits(values, bits, iterations)
+            found = problem.solve_bits(codebook_size, bits, iterations)
         own = ~(prune & (found.values == 0))
         code = (np.cumsum(own) * own).astype(np.uint8)
         return code[problem.codes(found)], found.values[own].astype(np.float32)
 
-    return solve(weights, importance, kept, together, solver)
+    return solve(weights, importance, kept, joint, solver)

@@ -56,7 +56,7 @@ def quantize_at_equal_error(
     """
     if quantizer not in QUANTIZERS:
         raise ValueError(f"quantizer {quantizer!r} is none of {', '.join(QUANTIZERS)}")
-    hessian = quantize_kmeans(weights, codebook_size, importance=importance, together=True)
+    hessian = quantize_kmeans(weights, codebook_size, importance=importance, joint=True)
     bound = weighted_error(weights, importance, hessian)
 
     def within(quantized: _Layers) -> bool:
@@ -66,11 +66,11 @@ def quantize_at_equal_error(
         return hessian
     if quantizer == "kmeans":
         return _smallest(
-            lambda size: quantize_kmeans(weights, size, together=True), codebook_size, within
+            lambda size: quantize_kmeans(weights, size, joint=True), codebook_size, within
         )
     if quantizer == "uniform":
         return _smallest(
-            lambda size: quantize_uniform(weights, size, importance=importance, together=True),
+            lambda size: quantize_uniform(weights, size, importance=importance, joint=True),
             1,
             within,
         )
@@ -79,7 +79,7 @@ def quantize_at_equal_error(
 
     def ecsq(exponent: float) -> _Layers:
         penalty = bound / max(1, kept) * 2.0**exponent  # the Lagrange multiplier's magnitude
-        return quantize_ecsq(weights, start, penalty=penalty, importance=importance, together=True)
+        return quantize_ecsq(weights, start, penalty=penalty, importance=importance, joint=True)
 
     low, high = -6.0, 6.0
     found = ecsq(low)
@@ -107,7 +107,7 @@ def _smallest(
 def quantize_uniform_within(weights: Arrays, importance: Arrays, bits: float) -> _Layers:
     """As many uniform steps as need at most ``bits`` for a code, all layers as one source."""
     for steps in range(MAX_CODEBOOK_SIZE, 1, -1):
-        made = quantize_uniform(weights, steps, importance=importance, together=True)
+        made = quantize_uniform(weights, steps, importance=importance, joint=True)
         if joint_entropy(made) <= bits:
             return made
-    return quantize_uniform(weights, 1, importance=importance, together=True)
+    return quantize_uniform(weights, 1, importance=importance, joint=True)

@@ -14,35 +14,35 @@ from tersor.quantizers.uniform import codes_by_step, smallest_step
 
 def quantize_integer(
     weights: Arrays,
-    values: int,
+    codebook_size: int,
     *,
     importance: Arrays | None = None,
     kept: Masks | None = None,
-    together: bool = False,
+    joint: bool = False,
 ) -> dict[str, Quantized]:
     """Rounds weights to whole multiples of a step; those that round to 0 are pruned.
 
-    The step is the smallest that needs no more than ``values`` multiples. A few weights far from
-    all others may be multiples beyond 127: kernels keep those apart.
+    The step is the smallest that needs no more than ``codebook_size`` multiples. A few weights far
+    from all others may be multiples beyond 127: kernels keep those apart.
 
     Args:
         weights: float32 by name.
-        values: maximum number of multiples but 0, 2 to 255.
+        codebook_size: maximum number of multiples but 0, 2 to 255.
         importance: checked, as every quantizer does; rounding does not depend on it.
         kept: as for :func:`tersor.quantizers.kmeans.quantize_kmeans`.
-        together: one step for all layers.
+        joint: one step for all layers.
 
     Raises:
-        ValueError: ``values`` is out of range; or names, shapes or values are invalid.
+        ValueError: ``codebook_size`` is out of range; or names, shapes or values are invalid.
     """
-    if not 2 <= values <= MAX_CODEBOOK_SIZE:
-        raise ValueError(f"values must be 2 to {MAX_CODEBOOK_SIZE}, not {values}")
+    if not 2 <= codebook_size <= MAX_CODEBOOK_SIZE:
+        raise ValueError(f"codebook_size must be 2 to {MAX_CODEBOOK_SIZE}, not {codebook_size}")
 
     def solver(x: Floats, h: Floats | None, pruned: int) -> tuple[Bytes, Floats]:
         if not len(x):
             return np.zeros(0, np.uint8), np.zeros(0, np.float32)
-        step = smallest_step(x, values)
+        step = smallest_step(x, codebook_size)
         codes, multiples = codes_by_step(x, step)
         return codes, (multiples.astype(np.float64) * step).astype(np.float32)
 
-    return solve(weights, importance, kept, together, solver)
+    return solve(weights, importance, kept, joint, solver)

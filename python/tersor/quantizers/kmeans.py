@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tersor import _core
+from tersor._renamed import renamed_arguments
 from tersor.quantizers.base import Arrays, Bytes, Floats, Masks, Quantized, solve
 
 
@@ -30,11 +31,12 @@ class Clustering:
     distortion: float
 
 
+@renamed_arguments(mode="algorithm")
 def cluster(
     values: npt.ArrayLike,
     clusters: int,
     *,
-    mode: str = "exact",
+    algorithm: str = "exact",
     initialization: str = "linear",
     importance: npt.ArrayLike | None = None,
     max_iterations: int = 100,
@@ -46,7 +48,7 @@ def cluster(
     Args:
         values: float32 ``[n]`` (any shape, flattened).
         clusters: 1 to 255.
-        mode: algorithm: ``exact``, optimal by dynamic programming over a fine histogram, or
+        algorithm: ``exact``, optimal by dynamic programming over a fine histogram, or
             ``lloyd``.
         initialization: for ``lloyd``: ``linear``, ``density`` or ``random``.
         importance: non-negative weight of each element, for example a Hessian diagonal.
@@ -64,19 +66,20 @@ def cluster(
     ).reshape(-1)
     return Clustering(
         *_core.kmeans_cluster(
-            flat, clusters, weights, mode, initialization, max_iterations, seed, threads
+            flat, clusters, weights, algorithm, initialization, max_iterations, seed, threads
         )
     )
 
 
+@renamed_arguments(values="codebook_size", together="joint", mode="algorithm")
 def quantize_kmeans(
     weights: Arrays,
-    values: int,
+    codebook_size: int,
     *,
     importance: Arrays | None = None,
     kept: Masks | None = None,
-    together: bool = False,
-    mode: str = "exact",
+    joint: bool = False,
+    algorithm: str = "exact",
     initialization: str = "linear",
     seed: int = 0,
 ) -> dict[str, Quantized]:
@@ -84,13 +87,13 @@ def quantize_kmeans(
 
     Args:
         weights: float32 by name.
-        values: maximum number of non-zero codebook entries, 1 to 255.
+        codebook_size: maximum number of non-zero codebook entries, 1 to 255.
         importance: non-negative, names and shapes as the weights; the diagonal of the loss Hessian
             gives Hessian-weighted k-means; None = all equal.
         kept: bool, names and shapes as the weights: the weights that are not pruned; None = those
             that are not zero.
-        together: fit one joint codebook over all layers.
-        mode: algorithm, ``exact`` or ``lloyd``.
+        joint: fit one codebook over all layers.
+        algorithm: ``exact`` or ``lloyd``.
         initialization: for ``lloyd``: ``linear``, ``density`` or ``random``.
         seed: for ``random`` initialization.
 
@@ -100,8 +103,13 @@ def quantize_kmeans(
 
     def solver(x: Floats, h: Floats | None, pruned: int) -> tuple[Bytes, Floats]:
         found = cluster(
-            x, values, mode=mode, initialization=initialization, importance=h, seed=seed
+            x,
+            codebook_size,
+            algorithm=algorithm,
+            initialization=initialization,
+            importance=h,
+            seed=seed,
         )
         return found.codes, found.values
 
-    return solve(weights, importance, kept, together, solver)
+    return solve(weights, importance, kept, joint, solver)

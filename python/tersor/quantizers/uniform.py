@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from tersor._renamed import renamed_arguments
 from tersor.quantizers.base import MAX_CODEBOOK_SIZE, Arrays, Bytes, Floats, Masks, Quantized, solve
 
 _CHUNK = 1 << 20  # weights processed at once
@@ -96,14 +97,15 @@ def _bins_in_use(x: Floats, step: float) -> int:
     return int(used.sum())
 
 
+@renamed_arguments(values="codebook_size", together="joint")
 def quantize_uniform(
     weights: Arrays,
-    values: int | None = None,
+    codebook_size: int | None = None,
     *,
     step: float | None = None,
     importance: Arrays | None = None,
     kept: Masks | None = None,
-    together: bool = False,
+    joint: bool = False,
 ) -> dict[str, Quantized]:
     """Quantizes weights uniformly; the codebook entry of a bin is the mean of its members.
 
@@ -112,36 +114,36 @@ def quantize_uniform(
 
     Args:
         weights: float32 by name.
-        values: maximum number of non-zero codebook entries, 1 to 255: the step is the smallest that
-            needs no more; or
+        codebook_size: maximum number of non-zero codebook entries, 1 to 255: the step is the
+            smallest that needs no more; or
         step: width of a bin.
         importance: non-negative, names and shapes as the weights; None = all equal.
         kept: as for :func:`tersor.quantizers.kmeans.quantize_kmeans`.
-        together: one step and one joint codebook over all layers.
+        joint: one step and one joint codebook over all layers.
 
     Raises:
-        ValueError: not exactly one of ``values`` and ``step`` is given, or it is out of range; or
-            names, shapes or values are invalid.
+        ValueError: not exactly one of ``codebook_size`` and ``step`` is given, or it is out of
+            range; or names, shapes or values are invalid.
     """
-    if (values is None) == (step is None):
-        raise ValueError("give either values or step")
-    if values is not None and not 1 <= values <= MAX_CODEBOOK_SIZE:
-        raise ValueError(f"values must be 1 to {MAX_CODEBOOK_SIZE}, not {values}")
+    if (codebook_size is None) == (step is None):
+        raise ValueError("give either codebook_size or step")
+    if codebook_size is not None and not 1 <= codebook_size <= MAX_CODEBOOK_SIZE:
+        raise ValueError(f"codebook_size must be 1 to {MAX_CODEBOOK_SIZE}, not {codebook_size}")
     if step is not None and not step > 0:
         raise ValueError(f"step must be positive, not {step}")
 
     def solver(x: Floats, h: Floats | None, pruned: int) -> tuple[Bytes, Floats]:
         if not len(x):
             return np.zeros(0, np.uint8), np.zeros(0, np.float32)
-        if values == 1:  # one entry for both signs
+        if codebook_size == 1:  # one entry for both signs
             codes = np.ones(len(x), np.uint8)
             return codes, _means(codes, x, h, 1)
-        if values is None:
+        if codebook_size is None:
             assert step is not None
             width = step
         else:
-            width = smallest_step(x, values)
+            width = smallest_step(x, codebook_size)
         codes, bins = codes_by_step(x, width)
         return codes, _means(codes, x, h, len(bins))
 
-    return solve(weights, importance, kept, together, solver)
+    return solve(weights, importance, kept, joint, solver)

@@ -58,11 +58,9 @@ def test_no_smaller_codebook_would_do(problem: tuple[Arrays, Arrays]) -> None:
     bound = error(equal_error.quantize_at_equal_error("hessian", weights, importance, 7))
     k = values(equal_error.quantize_at_equal_error("kmeans", weights, importance, 7))
     assert k > 7
-    assert error(quantize_kmeans(weights, k - 1, together=True)) > bound
+    assert error(quantize_kmeans(weights, k - 1, joint=True)) > bound
     fewest = error(equal_error.quantize_at_equal_error("uniform", weights, importance, 7))
-    tried = [
-        quantize_uniform(weights, s, importance=importance, together=True) for s in range(1, 99)
-    ]
+    tried = [quantize_uniform(weights, s, importance=importance, joint=True) for s in range(1, 99)]
     assert fewest == next(e for e in map(error, tried) if e <= bound)
 
 
@@ -79,9 +77,7 @@ def test_uniform_steps_within_bits_are_the_most(problem: tuple[Arrays, Arrays]) 
     weights, importance = problem
     found = equal_error.quantize_uniform_within(weights, importance, 2.5)
     assert equal_error.joint_entropy(found) <= 2.5
-    every = [
-        quantize_uniform(weights, s, importance=importance, together=True) for s in range(2, 256)
-    ]
+    every = [quantize_uniform(weights, s, importance=importance, joint=True) for s in range(2, 256)]
     within = [s for s in every if equal_error.joint_entropy(s) <= 2.5]
     for name in weights:
         np.testing.assert_array_equal(found[name].codes, within[-1][name].codes)

@@ -32,7 +32,7 @@ def loss(weights, shared, importance=None) -> float:
 
 METHODS = {
     "kmeans": lambda w, **k: quantize_kmeans(w, 15, **k),
-    "lloyd": lambda w, **k: quantize_kmeans(w, 15, mode="lloyd", **k),
+    "lloyd": lambda w, **k: quantize_kmeans(w, 15, algorithm="lloyd", **k),
     "uniform": lambda w, **k: quantize_uniform(w, 16, **k),
     "integer": lambda w, **k: quantize_integer(w, 16, **k),
     "ecsq": lambda w, **k: quantize_ecsq(w, 16, penalty=1e-5, **k),
@@ -40,9 +40,9 @@ METHODS = {
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("together", [False, True])
-def test_codebooks_ascend_and_every_entry_is_in_use(weights, importance, method, together):
-    shared = METHODS[method](weights, importance=importance, together=together)
+@pytest.mark.parametrize("joint", [False, True])
+def test_codebooks_ascend_and_every_entry_is_in_use(weights, importance, method, joint):
+    shared = METHODS[method](weights, importance=importance, joint=joint)
     for name, weight in weights.items():
         got = shared[name]
         assert got.codes.shape == weight.shape
@@ -55,7 +55,7 @@ def test_codebooks_ascend_and_every_entry_is_in_use(weights, importance, method,
 
 @pytest.mark.parametrize("method", ["kmeans", "lloyd", "uniform", "integer", "ecsq"])
 def test_a_joint_codebook_serves_all_layers(weights, method):
-    shared = METHODS[method](weights, together=True)
+    shared = METHODS[method](weights, joint=True)
     union = np.unique(np.concatenate([s.values for s in shared.values()]))
     assert len(union) <= 16
     apart = METHODS[method](weights)
@@ -104,7 +104,7 @@ def test_integers_beyond_127_keep_their_weights():
 
 @pytest.mark.parametrize("values", [0, 1, 256])
 def test_integers_need_two_multiples_at_least(weights, values):
-    with pytest.raises(ValueError, match="values must be 2 to 255"):
+    with pytest.raises(ValueError, match="codebook_size must be 2 to 255"):
         quantize_integer(weights, values)
 
 
@@ -155,7 +155,7 @@ def test_empty_and_constant_layers(method):
 
 
 def test_invalid_arguments_are_rejected(weights):
-    with pytest.raises(ValueError, match="either values or step"):
+    with pytest.raises(ValueError, match="either codebook_size or step"):
         quantize_uniform(weights)
     with pytest.raises(ValueError, match="either penalty or bits"):
         quantize_ecsq(weights, 3, penalty=0.1, bits=2.0)
