@@ -152,13 +152,15 @@ TEST_P(DenseCodes, WeightsBeyondTheIntegersKeepTheBounds) {
         std::vector<float> dense(p.dense.size());
         matrix.unpack(dense);
         EXPECT_EQ(dense, p.dense);
-        const auto x = test::random_x(5 * p.cols, 4);
         const auto bias = test::random_x(p.rows, 5);
-        for (const Precision precision :
-             {Precision::highest, Precision::high, Precision::medium, Precision::low}) {
-            std::vector<float> y(5 * p.rows);
-            spmm::multiply(matrix, x, 5, bias, y, precision, threads);
-            expect_bound(p, x, 5, bias, y, precision);
+        for (const std::size_t batch : {1UL, 5UL, 70UL}) {  // 70: panels and tiles too
+            const auto x = test::random_x(batch * p.cols, 4);
+            for (const Precision precision :
+                 {Precision::highest, Precision::high, Precision::medium, Precision::low}) {
+                std::vector<float> y(batch * p.rows);
+                spmm::multiply(matrix, x, batch, bias, y, precision, threads);
+                expect_bound(p, x, batch, bias, y, precision);
+            }
         }
     }
 }
@@ -211,6 +213,15 @@ TEST(Integers, AreNotFoundElsewhere) {
     EXPECT_FALSE(spmm::find_integers(multiples(100, 0.5F, 40)).has_value());  // 24 beyond 127
     EXPECT_TRUE(spmm::find_integers(multiples(96, 0.5F, 40)).has_value());    // 16
     EXPECT_FALSE(spmm::find_integers(multiples(7, 0.5F)).has_value());        // codes of 4 bits
+    // One value is a multiple of any step, with all others far beyond.
+    std::vector<float> alone = multiples(20, 0.5F);
+    for (std::size_t c = 2; c < alone.size(); ++c) alone[c] *= 1.0F + 0.01F * static_cast<float>(c);
+    EXPECT_FALSE(spmm::find_integers(alone).has_value());
+    std::vector<float> few = multiples(20, 0.5F);
+    few[1] = 300.0F;
+    EXPECT_TRUE(spmm::find_integers(few).has_value());
+    for (std::size_t c = 1; c <= 6; ++c) few[c] = 300.0F + static_cast<float>(c);
+    EXPECT_FALSE(spmm::find_integers(few).has_value());  // 6 of 41
     EXPECT_FALSE(spmm::find_integers(std::vector<float>(40, 0.0F)).has_value());
 }
 

@@ -31,8 +31,20 @@ float draw(int distribution, std::mt19937& generator) {
     }
 }
 
+/// Whole multiples of a step, as 8-bit integers have them, and two far beyond.
+std::vector<float> integer_codebook(int values, std::mt19937& generator) {
+    const float step = 1e-3F + std::abs(std::normal_distribution<float>()(generator));
+    std::vector<float> codebook = {0.0F, 300.0F * step, -500.0F * step};
+    for (int i = 0; i < values - 2; ++i) {
+        const int multiple = i / 2 + 1;
+        codebook.push_back(static_cast<float>(i % 2 == 0 ? multiple : -multiple) * step);
+    }
+    return codebook;
+}
+
 struct Input {
     Problem problem;
+    double largest_in_limbs;  // weight: of integers, outliers are apart
     std::size_t batch;
     std::vector<float> x;
 };
@@ -43,13 +55,25 @@ Input random_input(unsigned seed) {
     constexpr int codebooks[] = {1, 7, 15, 16, 63, 64, 255};
     std::vector<float> codebook = {0.0F};
     const int values = codebooks[below(std::size(codebooks))];
-    const int of_weights = static_cast<int>(below(3));
-    for (int i = 0; i < values; ++i) codebook.push_back(draw(of_weights, generator));
+    const unsigned of_weights = below(4);
+    const bool integers = of_weights == 3 && values > 16;
+    if (integers) {
+        codebook = integer_codebook(values, generator);
+    } else {
+        for (int i = 0; i < values; ++i) {
+            codebook.push_back(draw(static_cast<int>(of_weights % 3), generator));
+        }
+    }
     constexpr double densities[] = {0.01, 0.09, 0.3, 1.0};
-    Input input{
-        test::make_problem(1 + below(90), 1 + below(600), densities[below(4)], codebook, seed),
-        1 + below(70),
-        {}};
+    const double density = densities[below(4)];
+    double largest = 0.0;
+    for (std::size_t c = integers && density == 1.0 ? 3 : 0; c < codebook.size(); ++c) {
+        largest = std::max(largest, std::abs(double{codebook[c]}));
+    }
+    Input input{test::make_problem(1 + below(90), 1 + below(600), density, codebook, seed),
+                largest,
+                1 + below(70),
+                {}};
     const int of_x = static_cast<int>(below(3));
     input.x.resize(input.batch * input.problem.cols);
     for (float& v : input.x) v = draw(of_x, generator);
@@ -63,11 +87,12 @@ struct Reference {
     std::vector<double> weights;     // [rows]: sum |w|
     std::vector<double> nonzeros;    // [rows]
     std::vector<double> largest_x;   // [batch]
-    double largest_weight = 0.0;
 };
 
 Reference reference_of(const Input& input) {
-    const auto& [p, batch, x] = input;
+    const Problem& p = input.problem;
+    const std::size_t batch = input.batch;
+    const std::vector<float>& x = input.x;
     Reference ref;
     ref.weights.resize(p.rows);
     ref.nonzeros.resize(p.rows);
@@ -75,9 +100,6 @@ Reference reference_of(const Input& input) {
         const double w = std::abs(double{p.dense[i]});
         ref.weights[i / p.cols] += w;
         ref.nonzeros[i / p.cols] += w != 0.0 ? 1.0 : 0.0;
-    }
-    for (const float w : p.codebook) {
-        ref.largest_weight = std::max(ref.largest_weight, std::abs(double{w}));
     }
     for (std::size_t n = 0; n < batch; ++n) {
         double largest = 0.0;
@@ -108,12 +130,12 @@ double float_bound(const Reference& ref, std::size_t n, std::size_t r, std::size
 
 /// What the limbs leave of x and of the weights, the products that are dropped, and the roundings
 /// of fp32 around them; R, the range of x, is at most 2 max|x|.
-double fixed_bound(const Reference& ref, spmm::Arithmetic arithmetic, int bits, std::size_t n,
-                   std::size_t r) {
+double fixed_bound(const Reference& ref, double largest_weight, spmm::Arithmetic arithmetic,
+                   int bits, std::size_t n, std::size_t r) {
     const double base = std::ldexp(1.0, bits);
     const double range = 2.0 * ref.largest_x[n];
     const double x_unit = range / (std::pow(base, arithmetic.x_limbs) - 1.0);
-    const double w_unit = ref.largest_weight / (127.0 * std::pow(base, arithmetic.w_limbs - 1));
+    const double w_unit = largest_weight / (127.0 * std::pow(base, arithmetic.w_limbs - 1));
     double dropped = 0.0;
     for (int p = 0; p < arithmetic.x_limbs; ++p) {
         for (int q = 0; p + q < arithmetic.lowest && q < arithmetic.w_limbs; ++q) {
@@ -157,8 +179,8 @@ void run_kernels(const Input& input, const Reference& ref, Isa isa, Worst& worst
                 const int bits = spmm::sell_shape(isa).limb_bits;
                 double bound = float_bound(ref, n, r, p.rows);
                 if (arithmetic.has_value() && *arithmetic != spmm::finest_arithmetic) {
-                    bound =
-                        fixed_bound(ref, *arithmetic, bits, n, r) + 0x1p-23 * std::abs(ref.y[at]);
+                    bound = fixed_bound(ref, input.largest_in_limbs, *arithmetic, bits, n, r) +
+                            0x1p-23 * std::abs(ref.y[at]);
                 }
                 const double error = std::abs(double{y[at]} - ref.y[at]);
                 ASSERT_LE(error, bound) << name << ", vector " << n << ", row " << r;

@@ -7,8 +7,11 @@ namespace tersor::spmm {
 namespace {
 
 constexpr int largest_multiple = 127;
-constexpr int most_outliers =
-    16;  // codes; each of their weights takes as long as some dozen others
+
+/// Codes that may be outliers: each of their weights takes as long as some dozen others.
+constexpr std::size_t most_outliers(std::size_t values) noexcept {
+    return std::min(values / 8, std::size_t{16});
+}
 
 /// How far a value may be from a multiple, as a part of it: it was rounded to fp32 once, and the
 /// step is found from values that were.
@@ -17,13 +20,13 @@ constexpr double tolerance = 0x1p-22;
 /// The multiples for about that step; none where the values have another.
 std::optional<Integers> integers_for(std::span<const float> values, double step) {
     Integers found;
-    int outliers = 0;
+    std::size_t outliers = 0;
     double products = 0.0;
     double squares = 0.0;
     for (std::size_t code = 1; code < values.size(); ++code) {
         const double multiple = std::round(double{values[code]} / step);
         if (std::abs(multiple) > largest_multiple) {
-            if (++outliers > most_outliers) return std::nullopt;
+            if (++outliers > most_outliers(values.size())) return std::nullopt;
             continue;
         }
         // The step is only about right: the exact test follows.

@@ -26,8 +26,9 @@ struct Integers {
     }
 };
 
-/// The integers of a codebook of more than 16 values: none where more than 16 values are beyond 127
-/// steps, or another is further from a multiple than fp32 rounds, is 0, or occurs twice.
+/// The integers of a codebook of more than 16 values: none where more than 16 values, or an eighth
+/// of them, are beyond 127 steps, or another is further from a multiple than fp32 rounds, is 0, or
+/// occurs twice.
 [[nodiscard]] std::optional<Integers> find_integers(std::span<const float> codebook);
 
 /// The codebook with 0 in place of outliers, whose products have no error to speak of.
@@ -56,6 +57,14 @@ struct Outliers {
             sum += double{values[i]} * double{x[columns[i]]};
         }
         return sum;
+    }
+    /// The same for the rows [begin, end), added to y, which has them all.
+    void add_products(std::size_t begin, std::size_t end, const float* x, float* y) const noexcept {
+        if (row_starts.empty()) return;
+        for (std::size_t r = begin; r < end; ++r) {
+            if (row_starts[r] == row_starts[r + 1]) continue;
+            y[r] = static_cast<float>(double{y[r]} + product(r, x));
+        }
     }
 };
 

@@ -167,6 +167,7 @@ private:
 
 /// The limbs of a batch, and what turns their products into numbers.
 struct BatchLimbs {
+    const float* vectors;  // [batch, cols], what the limbs are of
     std::size_t stride;
     std::uint8_t* limbs;        // [batch, stride]
     std::span<Range> ranges;    // [batch]
@@ -181,6 +182,7 @@ void multiply_limb_tiles(const PackedMatrix::Layout& layout, const Panels& panel
                          const BatchLimbs& x, const VectorGroup& group, const Outputs& out,
                          std::size_t begin, std::size_t end) {
     const panels::Kernels& kernel = panels::kernels(layout.isa);
+    const Sell& sell = *layout.sell();
     const std::size_t rows = layout.rows;
     const support::Scratch<std::uint8_t> panel(x.stride * limb_lanes);
     kernel.interleave_limbs(x.limbs + group.first * x.stride, x.stride, x.stride, panel.data());
@@ -206,9 +208,10 @@ void multiply_limb_tiles(const PackedMatrix::Layout& layout, const Panels& panel
             .transpose(totals.data(), limb_lanes, count, group.vectors,
                        out.products + group.first * rows + first_row, rows);
         for (std::size_t n = group.first; n < group.first + group.vectors; ++n) {
-            if (fits_fixed_point(*layout.sell(), x.ranges[n])) {
-                out.apply_epilogue(n, first_row, first_row + count);
-            }
+            if (!fits_fixed_point(sell, x.ranges[n])) continue;
+            sell.outliers.add_products(first_row, first_row + count, x.vectors + n * layout.cols,
+                                       out.products + n * rows);
+            out.apply_epilogue(n, first_row, first_row + count);
         }
     }
 }
@@ -251,7 +254,7 @@ void multiply_limbs_of(const PackedMatrix::Layout& layout, const Panels& panels,
             lows[n] = ranges[n].low;
         }
     });
-    const BatchLimbs vectors{stride, limbs.data(), ranges, units, lows, row_sums};
+    const BatchLimbs vectors{x, stride, limbs.data(), ranges, units, lows, row_sums};
     const std::size_t pieces =
         std::min(groups.size() * tiles.count(), static_cast<std::size_t>(std::max(threads, 1)));
     parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) {

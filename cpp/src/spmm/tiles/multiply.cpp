@@ -134,10 +134,13 @@ void multiply_tiles(const PackedMatrix::Layout& layout, const Tiles& tiles, Arit
                 const std::size_t group = p * groups;
                 const std::size_t last = std::min(tiles.groups(), group + groups);
                 multiply(tiles, weights, arithmetic, limbs.view(), products, work, group, last);
-                if (finest) continue;
+                const std::size_t row = group * group_rows;
                 const std::size_t row_end = std::min<std::size_t>(layout.rows, last * group_rows);
                 for (std::size_t n = 0; n < count; ++n) {
-                    if (limbs.fits(n)) part_out.apply_epilogue(n, group * group_rows, row_end);
+                    if (!limbs.fits(n)) continue;
+                    sell.outliers.add_products(row, row_end, vectors + n * layout.cols,
+                                               part_out.products + n * layout.rows);
+                    if (!finest) part_out.apply_epilogue(n, row, row_end);
                 }
             }
         });
