@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ from torch import nn
 import tersor
 from examples.cifar10.dataset import Images, draw_examples, to_input
 from examples.cifar10.resnet import ResNet32, ScaleShift, channels_last, compiled_for, fold_norms_
-from tersor.training import CosineRate, Examples, Progress, Recipe, RecipeTrainer
+from tersor.training import CosineRate, Examples, Recipe, RecipeTrainer
 from tersor.training.cuda_graph import optimizer_rate
 from tersor.training.loop import in_precision
 
@@ -37,14 +37,14 @@ recipe_of = functools.partial(
 )
 
 
-class ResNetCompressor(RecipeTrainer):
+class ResNetTrainer(RecipeTrainer):
     """ResNet-32 on shifted and mirrored images of CIFAR-10.
 
     Args:
         model, teacher, images: on one device.
         recipe: see :class:`Recipe`.
         seed: of the order and augmentation of the images.
-        state, progress: see :class:`RecipeTrainer`.
+        options: see :class:`RecipeTrainer`.
     """
 
     def __init__(
@@ -54,17 +54,10 @@ class ResNetCompressor(RecipeTrainer):
         images: Images,
         recipe: Recipe,
         seed: int,
-        state: Path | None = None,
-        progress: Callable[[Progress], None] | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            model,
-            teacher,
-            recipe,
-            sample=to_input(images.pixels[:1000]).split(100),
-            state=state,
-            progress=progress,
-        )
+        sample = to_input(images.pixels[:1000]).split(100)
+        super().__init__(model, teacher, recipe, sample=sample, **options)
         self.images, self.seed = images, seed
         self.forward = in_precision(compiled_for(images, model), recipe.bfloat16)
         self.teacher = in_precision(compiled_for(images, teacher), recipe.bfloat16)

@@ -66,8 +66,8 @@ def test_training_then_pruning_then_sharing(tmp_path: Path) -> None:
     teacher = resnet.ResNet32()
     teacher.load_state_dict(load_file(dense))
 
-    def pruned(quantizer: str) -> compress_resnet.ResNetCompressor:
-        compressor = compress_resnet.ResNetCompressor(
+    def pruned(quantizer: str) -> compress_resnet.ResNetTrainer:
+        compressor = compress_resnet.ResNetTrainer(
             copy.deepcopy(teacher),
             teacher,
             images,
