@@ -196,14 +196,23 @@ class Compressor:
         weights = {n: w.detach().float().cpu().numpy() for n, w in self.weights.items()}
         return quantize_kmeans(weights, codebook_size)
 
-    def assign(self, quantized: Mapping[str, Quantized]) -> TrainedAssignments:
+    def assign(self, quantized: Mapping[str, Quantized]) -> None:
         """Gives layers their values, and trains which of them each weight takes.
 
         Args:
             quantized: codes and codebook of each weight, as of :mod:`tersor.quantizers`.
         """
-        self._stage = trained = TrainedAssignments(self.weights, quantized)
-        return trained
+        self._stage = TrainedAssignments(self.weights, quantized)
+
+    def assigned(self) -> dict[str, Quantized]:
+        """What :meth:`assign` has come to, for :meth:`share`.
+
+        Raises:
+            RuntimeError: it was not called.
+        """
+        if isinstance(self._stage, TrainedAssignments):
+            return self._stage.shared()
+        raise RuntimeError("which value each weight takes is not trained: call assign() first")
 
     def share(self, quantized: Mapping[str, int | Quantized]) -> SharedWeights:
         """Gives layers their values, which are trained from now on.
@@ -271,11 +280,12 @@ class Compressor:
             name: Quantized(codes.cpu().numpy(), codebooks[name][1:].cpu().numpy())
             for name, codes in state["codes"].items()
         }
-        # What is there already stays the same object: an optimizer may have its codebooks.
         if state["free"]:
-            trained = stage if isinstance(stage, TrainedAssignments) else self.assign(given)
+            trained = TrainedAssignments(self.weights, given)
             trained.load_state_dict(state["free"])
+            self._stage = trained
         elif given:
+            # What is there already stays the same object: an optimizer may have its codebooks.
             shared = stage if isinstance(stage, SharedWeights) else self.share(given)
             shared.load_state_dict(state)
         else:
@@ -294,8 +304,8 @@ class Compressor:
         if self.step == at.assign_at:
             self.assign(self.cluster(at.codebook_size))
         if self.step == at.share_at:
-            assigned = self._stage if isinstance(self._stage, TrainedAssignments) else None
-            self.share(assigned.shared() if assigned else self.cluster(at.codebook_size))
+            assigned = at.assign_at is not None
+            self.share(self.assigned() if assigned else self.cluster(at.codebook_size))
 
 
 def _weights(

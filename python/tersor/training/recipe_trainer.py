@@ -170,11 +170,11 @@ class RecipeTrainer(ABC):
         """Trains assignments, if the recipe says so, and then codebooks, in place."""
         recipe, rate, end = self.recipe, self.recipe.assignment_rate, self.recipe.assignment_epochs
         if end and rate is not None:
-            trained = self.compressor.assign(quantized)
+            self.compressor.assign(quantized)
             first_draw = recipe.prune_epochs + recipe.codebook_epochs
             optimizer = self.weight_optimizer(rate)
             self._train("assignments", optimizer, rate, end, range(end), first_draw)
-            quantized = trained.shared()
+            quantized = self.compressor.assigned()
         given: dict[str, int | Quantized] = {**quantized}
         if recipe.bias_codebook_size is not None:
             biases = [name for name, _ in self.model.named_parameters() if name.endswith("bias")]
@@ -207,11 +207,9 @@ class RecipeTrainer(ABC):
         first_draw: int,
         after_step: Callable[[Position], None] | None = None,
     ) -> None:
-        """Trains for what is left of a phase.
+        """Trains for what is left of ``epochs``, of the ``spanned`` ones of the rate.
 
-        Args:
-            rate: over ``spanned`` epochs, of which the phase has ``epochs``.
-            first_draw: number of the rate's first epoch for :meth:`draw`.
+        The first of those has the number ``first_draw`` for :meth:`draw`.
         """
         path, settings, codebook_size = self.state, self.recipe, 255
         if phase == "pruning":

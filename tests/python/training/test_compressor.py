@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -166,6 +167,8 @@ def test_without_a_schedule_the_loop_decides() -> None:
     for n, kept in density_masks(biggest, 0.25).items():
         assert torch.equal(compressor.weights[n] != 0, kept)
     compressor.detach()
+    with pytest.raises(RuntimeError, match=r"call assign\(\) first"):
+        compressor.assigned()
     shared = compressor.share({**compressor.cluster(7), "3.bias": 2})
     with pytest.raises(RuntimeError, match="only weights that an optimizer trains freely"):
         compressor.prune(0.1)
@@ -196,23 +199,25 @@ def test_a_checkpoint_goes_on_where_it_was() -> None:
     optimizer = _adam(whole)
     Compressor(whole, schedule).attach(optimizer)
     _train(whole, optimizer, range(50))
-    for stop in (10, 32, 40):
+    second = _model()  # goes on from each of them in turn, whatever it did before
+    its_optimizer = _adam(second)
+    its_compressor = Compressor(second, schedule).attach(its_optimizer)
+    for stop in (10, 32, 40, 32, 10):
         first = _model()
         optimizer = _adam(first)
         compressor = Compressor(first, schedule).attach(optimizer)
         _train(first, optimizer, range(stop))
-        saved: dict[str, Any] = {
-            "model": first.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "compressor": compressor.state_dict(),
-        }
-        second = _model()
-        optimizer = _adam(second)
-        compressor = Compressor(second, schedule).attach(optimizer)
+        saved: dict[str, Any] = copy.deepcopy(
+            {
+                "model": first.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "compressor": compressor.state_dict(),
+            }
+        )
         second.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        compressor.load_state_dict(saved["compressor"])
-        _train(second, optimizer, range(stop, 50))
+        its_optimizer.load_state_dict(saved["optimizer"])
+        its_compressor.load_state_dict(saved["compressor"])
+        _train(second, its_optimizer, range(stop, 50))
         for name, value in whole.state_dict().items():
             assert torch.equal(second.state_dict()[name], value), (stop, name)
     other = Compressor(_model(), Schedule(density=0.5, prune_end=24))
