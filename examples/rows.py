@@ -177,6 +177,14 @@ def check(rows: list[Row], evaluate: Evaluate, near: float) -> int:
     return int(wrong)
 
 
+def save_quantized(model: nn.Module, path: Path, biases: bool = False) -> None:
+    """Writes a network whose weights, and perhaps biases, are quantized already, in fp16."""
+    layer = tersor.LayerConfig(codebook_size=255, kind="shared_fp16")
+    config = tersor.Config(linear=layer, conv=layer, biases=layer if biases else None)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tersor.save(tersor.compress_(model, config), path, config=False)
+
+
 def linear8(model: nn.Module) -> None:
     """8-bit linear quantisation without pruning or retraining, the baseline of every table."""
     weights = {n: p for n, p in model.named_parameters() if p.dim() > 1}

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import nn
 
-import tersor
 from examples.cifar10.dataset import Images, draw_examples, to_input
 from examples.cifar10.resnet import ResNet32, ScaleShift, channels_last, compiled_for, fold_norms_
+from examples.rows import save_quantized
 from tersor.training import CosineRate, Examples, Recipe, RecipeTrainer
 from tersor.training.cuda_graph import optimizer_rate
 from tersor.training.loop import in_precision
@@ -87,11 +87,8 @@ def save(model: nn.Module, path: Path) -> None:
 
     In the place of norms it has scales and shifts (:func:`resnet.fold_norms_`), in fp16.
     """
-    lossless = tersor.LayerConfig(codebook_size=255, kind="shared_fp16")
     plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for module in fold_norms_(plain).modules():
         if isinstance(module, ScaleShift):
             module.half()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tersor.compress_(plain, tersor.Config(linear=lossless, conv=lossless))
-    tersor.save(plain, path, config=False)
+    save_quantized(plain, path)

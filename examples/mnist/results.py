@@ -14,9 +14,6 @@ import functools
 import sys
 from pathlib import Path
 
-from torch import nn
-
-import tersor
 from examples.mnist.compress_lenet import LeNetTrainer, recipe_of
 from examples.mnist.dataset import error_percent, load_test
 from examples.mnist.models import MODELS, dense_model
@@ -30,6 +27,7 @@ from examples.rows import (
     read_table,
     results_parser,
     run_missing,
+    save_quantized,
 )
 from tersor.quantizers.equal_error import QUANTIZERS
 from tersor.training.learning_rates import CosineRate
@@ -130,22 +128,13 @@ def evaluate(net: str, method: str, seed: int, path: Path) -> Row:
     )
 
 
-def _save(model: nn.Module, path: Path, biases: bool) -> None:
-    # The weights are quantized already: a larger codebook changes nothing but fp16's rounding.
-    lossless = tersor.LayerConfig(codebook_size=255, kind="shared_fp16")
-    config = tersor.Config(linear=lossless, conv=lossless, biases=lossless if biases else None)
-    tersor.compress_(model, config)
-    path.parent.mkdir(exist_ok=True)
-    tersor.save(model, path, config=False)
-
-
 def _make(net: str, method: str, seed: int) -> Path:
     """Runs one method and writes its file; a seed's methods share one pruned network."""
     path = HERE / "compressed" / f"{net}-{method}-{seed}.safetensors"
     if method == "linear8":
         model = dense_model(net)
         linear8(model)
-        _save(model, path, biases=False)
+        save_quantized(model, path)
         return path
     own = method in RECIPES  # prunes by itself
     recipe = RECIPES[method][net] if own else dataclasses.replace(PAPERS[net], quantizer=method)
@@ -154,7 +143,7 @@ def _make(net: str, method: str, seed: int) -> Path:
     trainer.prune()
     trainer.state = state.with_name(f"{net}-{method}-{seed}.pt")
     trainer.train_quantized(trainer.quantize())
-    _save(trainer.model.cpu(), path, biases=recipe.bias_codebook_size is not None)
+    save_quantized(trainer.model.cpu(), path, biases=recipe.bias_codebook_size is not None)
     return path
 
 
