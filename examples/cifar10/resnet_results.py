@@ -71,6 +71,11 @@ RECIPES = {
 }
 
 
+def recipe_for(method: str) -> Recipe:
+    """The recipe of a method: its own, or that of the papers with one of their quantizers."""
+    return RECIPES.get(method) or dataclasses.replace(RECIPES["papers"], quantizer=method)
+
+
 def dense_model() -> ResNet32:
     """The dense checkpoint."""
     model = ResNet32()
@@ -127,8 +132,7 @@ class Table:
             linear8(model)
         else:
             model = self.pruned("papers" if method in QUANTIZERS else method, seed)
-            papers = dataclasses.replace(RECIPES["papers"], quantizer=method)
-            trainer = self.trainer(model, RECIPES.get(method, papers), method, seed)
+            trainer = self.trainer(model, recipe_for(method), method, seed)
             trainer.train_quantized(trainer.quantize())
         save(model, path)
         return path

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import tersor
-from examples.cifar10 import compress_resnet, dataset, resnet
+from examples.cifar10 import compress_resnet, dataset, resnet, resnet_results
 from tersor.quantizers.equal_error import QUANTIZERS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +52,15 @@ def _run(script: str, *arguments: object) -> str:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def test_every_method_has_a_recipe() -> None:
+    for quantizer in QUANTIZERS:
+        recipe = resnet_results.recipe_for(quantizer)
+        assert recipe.quantizer == quantizer
+        assert recipe.pruning() == resnet_results.RECIPES["papers"].pruning()
+    for name, recipe in resnet_results.RECIPES.items():
+        assert resnet_results.recipe_for(name) is recipe
 
 
 def test_training_then_pruning_then_sharing(tmp_path: Path) -> None:
