@@ -12,7 +12,7 @@ import fcntl
 import json
 import os
 import statistics
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -40,6 +40,10 @@ class Row:
     error_dense: float
     error: float
     file: str
+
+
+# The row that a file gives: of network, method, seed and path.
+Evaluate = Callable[[str, str, int, Path], Row]
 
 
 def measure(
@@ -95,23 +99,18 @@ def add_row(row: Row) -> None:
         os.replace(new, TABLE)
 
 
-def differences(rows: list[Row], again: Callable[[Row], Row], near: float) -> list[str]:
-    """What differs between the rows and their files, a line each.
-
-    Args:
-        rows: of the table.
-        again: measures the file of a row.
-        near: how far errors may be off, in per cent: other processors sum in another order, which
-            may turn single images.
-    """
-    lines = []
-    for row in rows:
-        got = again(row)
-        same = dataclasses.replace(got, error=row.error, error_dense=row.error_dense) == row
-        off = max(abs(got.error - row.error), abs(got.error_dense - row.error_dense))
-        if not same or off > near:
-            lines.append(f"{row.file}: the table has {row}, the file gives {got}")
-    return lines
+def run_missing(
+    wanted: Iterable[tuple[str, str, int]],
+    make: Callable[[str, str, int], Path],
+    evaluate: Evaluate,
+) -> None:
+    """Makes the missing files, one at a time, and adds their rows to the table."""
+    for key in wanted:
+        if all((r.network, r.method, r.seed) != key for r in read_table(key[:1])):
+            print(*key, flush=True)
+            row = evaluate(*key, make(*key))
+            print(row, flush=True)
+            add_row(row)
 
 
 def markdown(rows: list[Row], seeds: int) -> Iterator[str]:
@@ -154,20 +153,36 @@ def results_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def print_table(rows: list[Row], seeds: int) -> None:
-    """Prints the rows as those of ``docs/results.md``; ``seeds`` as for :func:`markdown`."""
-    print("\n".join(markdown(rows, seeds)))
+def check(rows: list[Row], evaluate: Evaluate, near: float) -> int:
+    """Prints what differs between the rows and their files, a line each.
 
-
-def check(rows: list[Row], again: Callable[[Row], Row], near: float) -> int:
-    """Prints what differs between the rows and their files; arguments of :func:`differences`.
+    Args:
+        rows: of the table.
+        near: how far errors may be off, in per cent: other processors sum in another order, which
+            may turn single images.
 
     Returns:
         The exit status, 1 where something differs.
     """
-    wrong = differences(rows, again, near)
-    print("\n".join(wrong) or f"{len(rows)} rows are what their files give")
-    return 1 if wrong else 0
+    wrong = False
+    for row in rows:
+        got = evaluate(row.network, row.method, row.seed, ROOT / row.file)
+        same = dataclasses.replace(got, error=row.error, error_dense=row.error_dense) == row
+        off = max(abs(got.error - row.error), abs(got.error_dense - row.error_dense))
+        if not same or off > near:
+            print(f"{row.file}: the table has {row}, the file gives {got}")
+            wrong = True
+    if not wrong:
+        print(f"{len(rows)} rows are what their files give")
+    return int(wrong)
+
+
+def save_quantized(model: nn.Module, path: Path, biases: bool = False) -> None:
+    """Writes a network whose weights, and perhaps biases, are quantized already, in fp16."""
+    layer = tersor.LayerConfig(codebook_size=255, kind="shared_fp16")
+    config = tersor.Config(linear=layer, conv=layer, biases=layer if biases else None)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tersor.save(tersor.compress_(model, config), path, config=False)
 
 
 def linear8(model: nn.Module) -> None:

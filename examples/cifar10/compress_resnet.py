@@ -10,16 +10,16 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-import tersor
 from examples.cifar10.dataset import Images, draw_examples, to_input
 from examples.cifar10.resnet import ResNet32, ScaleShift, channels_last, compiled_for, fold_norms_
-from tersor.training import CosineRate, Examples, Progress, Recipe, RecipeTrainer
+from examples.rows import save_quantized
+from tersor.training import CosineRate, Examples, Recipe, RecipeTrainer
 from tersor.training.cuda_graph import optimizer_rate
 from tersor.training.loop import in_precision
 
@@ -37,14 +37,14 @@ recipe_of = functools.partial(
 )
 
 
-class ResNetCompressor(RecipeTrainer):
+class ResNetTrainer(RecipeTrainer):
     """ResNet-32 on shifted and mirrored images of CIFAR-10.
 
     Args:
         model, teacher, images: on one device.
         recipe: see :class:`Recipe`.
         seed: of the order and augmentation of the images.
-        state, progress: see :class:`RecipeTrainer`.
+        options: see :class:`RecipeTrainer`.
     """
 
     def __init__(
@@ -54,17 +54,10 @@ class ResNetCompressor(RecipeTrainer):
         images: Images,
         recipe: Recipe,
         seed: int,
-        state: Path | None = None,
-        progress: Callable[[Progress], None] | None = None,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            model,
-            teacher,
-            recipe,
-            sample=to_input(images.pixels[:1000]).split(100),
-            state=state,
-            progress=progress,
-        )
+        sample = to_input(images.pixels[:1000]).split(100)
+        super().__init__(model, teacher, recipe, sample=sample, **options)
         self.images, self.seed = images, seed
         self.forward = in_precision(compiled_for(images, model), recipe.bfloat16)
         self.teacher = in_precision(compiled_for(images, teacher), recipe.bfloat16)
@@ -94,11 +87,8 @@ def save(model: nn.Module, path: Path) -> None:
 
     In the place of norms it has scales and shifts (:func:`resnet.fold_norms_`), in fp16.
     """
-    lossless = tersor.LayerConfig(codebook_size=255, kind="shared_fp16")
     plain = copy.deepcopy(model).cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     for module in fold_norms_(plain).modules():
         if isinstance(module, ScaleShift):
             module.half()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    tersor.compress_(plain, tersor.Config(linear=lossless, conv=lossless))
-    tersor.save(plain, path, config=False)
+    save_quantized(plain, path)

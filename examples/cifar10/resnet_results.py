@@ -21,24 +21,25 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
-from examples.cifar10.compress_resnet import ResNetCompressor, recipe_of, save
+from examples.cifar10.compress_resnet import ResNetTrainer, recipe_of, save
 from examples.cifar10.dataset import Images, error_percent, find_archive, load
 from examples.cifar10.resnet import ResNet32, fold_norms_
 from examples.rows import (
     ROOT,
     Row,
-    add_row,
     check,
     linear8,
+    markdown,
     measure,
-    print_table,
     read_table,
     results_parser,
+    run_missing,
 )
 from tersor.quantizers.equal_error import QUANTIZERS
+from tersor.training import Recipe
 from tersor.training.cuda_graph import find_device
-from tersor.training.recipe_trainer import Progress
 
+show = functools.partial(print, flush=True)  # a line an epoch
 HERE = Path(__file__).resolve().parent
 DENSE = HERE / "checkpoints" / "resnet-32.safetensors"
 NETWORK = "resnet-32"
@@ -70,6 +71,11 @@ RECIPES = {
 }
 
 
+def recipe_for(method: str) -> Recipe:
+    """The recipe of a method: its own, or that of the papers with one of their quantizers."""
+    return RECIPES.get(method) or dataclasses.replace(RECIPES["papers"], quantizer=method)
+
+
 def dense_model() -> ResNet32:
     """The dense checkpoint."""
     model = ResNet32()
@@ -88,69 +94,69 @@ class Table:
         """Error of the dense checkpoint in per cent."""
         return error_percent(dense_model(), self.test)
 
-    def evaluate(self, method: str, seed: int, path: Path) -> Row:
+    def evaluate(self, network: str, method: str, seed: int, path: Path) -> Row:
         """The row that a file gives."""
         return measure(
-            (NETWORK, method, seed),
+            (network, method, seed),
             path,
             fold_norms_(ResNet32()),
             self.dense_error,
             lambda model: error_percent(model, self.test),
         )
 
+    @functools.cached_property
+    def images(self) -> Images:
+        """What trains, on the device that does."""
+        return self.training.to(find_device())
+
+    @functools.cached_property
+    def teacher(self) -> ResNet32:
+        """The dense network, beside them."""
+        teacher = dense_model().to(self.images.labels.device)
+        teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return teacher
+
     def run(self, seeds: Sequence[int]) -> None:
         """Adds the missing rows, one at a time."""
-        device = find_device()
-        images, teacher = self.training.to(device), dense_model().to(device)
-        teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         own = [name for name in RECIPES if name != "papers"]
-        wanted = [("linear8", 0)] if 0 in seeds else []
-        wanted += [(m, seed) for methods in (QUANTIZERS, own) for seed in seeds for m in methods]
-        for method, seed in wanted:
-            if any((r.method, r.seed) == (method, seed) for r in read_table([NETWORK])):
-                continue
-            print(f"{NETWORK} {method} {seed}", flush=True)
-            path = HERE / "compressed" / f"{NETWORK}-{method}-{seed}.safetensors"
-            if method == "linear8":
-                model = dense_model()
-                linear8(model)
-            else:
-                model = pruned(method if method in own else "papers", teacher, images, seed)
-                quantize(model, method, teacher, images, seed)
-            save(model, path)
-            row = self.evaluate(method, seed, path)
-            print(row, flush=True)
-            add_row(row)
+        wanted = [(NETWORK, "linear8", 0)] if 0 in seeds else []
+        for methods in (QUANTIZERS, own):
+            wanted += [(NETWORK, method, seed) for seed in seeds for method in methods]
+        run_missing(wanted, self.make, self.evaluate)
+
+    def make(self, network: str, method: str, seed: int) -> Path:
+        """Runs one method and writes its file."""
+        path = HERE / "compressed" / f"{network}-{method}-{seed}.safetensors"
+        if method == "linear8":
+            model = dense_model()
+            linear8(model)
+        else:
+            model = self.pruned("papers" if method in QUANTIZERS else method, seed)
+            trainer = self.trainer(model, recipe_for(method), method, seed)
+            trainer.train_quantized(trainer.quantize())
+        save(model, path)
+        return path
+
+    def pruned(self, name: str, seed: int) -> ResNet32:
+        """The network that a recipe prunes."""
+        recipe = RECIPES[name]
+        if recipe.start is None or _state(name, seed).exists():
+            model = copy.deepcopy(self.teacher)
+        else:
+            model = self.pruned(recipe.start, seed)
+        self.trainer(model, recipe, name, seed).prune()
+        return model
+
+    def trainer(self, model: ResNet32, recipe: Recipe, name: str, seed: int) -> ResNetTrainer:
+        """The trainer that takes a network through a recipe, its state named after a method."""
+        state = _state(name, seed)
+        return ResNetTrainer(
+            model, self.teacher, self.images, recipe, seed, state=state, progress=show
+        )
 
 
 def _state(name: str, seed: int) -> Path:
     return ROOT / "build" / "training" / f"{NETWORK}-{name}-{seed}.pt"
-
-
-def pruned(name: str, teacher: ResNet32, images: Images, seed: int) -> ResNet32:
-    """The network that a recipe prunes."""
-    recipe = RECIPES[name]
-    state = _state(name, seed)
-    if recipe.start is None or state.exists():
-        model = copy.deepcopy(teacher)
-    else:
-        model = pruned(recipe.start, teacher, images, seed)
-    ResNetCompressor(model, teacher, images, recipe, seed, state, print_progress).prune()
-    return model
-
-
-def quantize(model: ResNet32, method: str, teacher: ResNet32, images: Images, seed: int) -> None:
-    """Quantizes a pruned network by a recipe or a method, in place, and fine-tunes it."""
-    papers = dataclasses.replace(RECIPES["papers"], quantizer=method)
-    recipe = RECIPES.get(method, papers)
-    state = _state(method, seed)
-    compressor = ResNetCompressor(model, teacher, images, recipe, seed, state, print_progress)
-    compressor.train_quantized(compressor.quantize())
-
-
-def print_progress(progress: Progress) -> None:
-    """A line an epoch."""
-    print(progress, flush=True)
 
 
 def main() -> int:
@@ -161,7 +167,7 @@ def main() -> int:
     arguments = parser.parse_args()
     rows = read_table([NETWORK])
     if arguments.table:
-        print_table(rows, len(SEEDS))
+        print(*markdown(rows, len(SEEDS)), sep="\n")
         return 0
     archive = find_archive(arguments.data)
     if archive is None:
@@ -170,7 +176,7 @@ def main() -> int:
     table = Table(archive)
     if arguments.check:
         # Convolutions in other orders turn a few images of 10,000.
-        return check(rows, lambda r: table.evaluate(r.method, r.seed, ROOT / r.file), near=0.05)
+        return check(rows, table.evaluate, near=0.05)
     table.run(arguments.seed or SEEDS)
     return 0
 

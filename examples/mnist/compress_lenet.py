@@ -7,8 +7,9 @@ second moment, over all layers together. Nothing is chosen on the test set: the 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ from examples.mnist.dataset import augment, load_train, to_input
 from examples.mnist.models import dense_model
 from tersor.pipeline.compress import decompress_
 from tersor.pruning.neurons import remove_dead_neurons_, sort_neurons_
-from tersor.training import CosineRate, Examples, Progress, Recipe, RecipeTrainer
+from tersor.training import CosineRate, Examples, Recipe, RecipeTrainer
 from tersor.training.cuda_graph import find_device
 
 COMPRESSED = Path(__file__).parent / "compressed"
@@ -33,7 +34,17 @@ RECIPES = {
 }
 
 
-class LeNetCompressor(RecipeTrainer):
+def by_second_moment(
+    weights: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> dict[str, torch.Tensor]:
+    """Importance for pruning: magnitude times the fourth root of Adam's second moment."""
+    return {
+        name: w.detach().abs() * (optimizer.state[w]["exp_avg_sq"] ** 0.25 + 1e-12)
+        for name, w in weights.items()
+    }
+
+
+class LeNetTrainer(RecipeTrainer):
     """A LeNet on augmented images of MNIST.
 
     Args:
@@ -42,8 +53,7 @@ class LeNetCompressor(RecipeTrainer):
             the seed.
         seed: of the order and augmentation of the images.
         data: images uint8 and labels, in place of the whole training set.
-        state: see :class:`RecipeTrainer`.
-        progress: called after each epoch.
+        options: see :class:`RecipeTrainer`.
     """
 
     def __init__(
@@ -52,8 +62,7 @@ class LeNetCompressor(RecipeTrainer):
         recipe: Recipe,
         seed: int,
         data: tuple[torch.Tensor, torch.Tensor] | None = None,
-        state: Path | None = None,
-        progress: Callable[[Progress], None] | None = None,
+        **options: Any,
     ) -> None:
         device = find_device()
         images, labels = data or load_train()
@@ -71,8 +80,8 @@ class LeNetCompressor(RecipeTrainer):
             dense_model(recipe.teacher or net).to(device),
             recipe,
             sample=to_input(self.images[:1000]).split(250),
-            state=state,
-            progress=progress,
+            scores=by_second_moment,
+            **options,
         )
         self._drawn: tuple[int, torch.Tensor, torch.Tensor] | None = None
 
@@ -97,13 +106,6 @@ class LeNetCompressor(RecipeTrainer):
         """What the network reads, in the order of channels that torch convolves fastest."""
         return to_input(inputs).view(-1, 28, 28, 1).permute(0, 3, 1, 2)
 
-    def scores(self, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-        """Magnitude times the fourth root of Adam's second moment."""
-        return {
-            name: w.detach().abs() * (optimizer.state[w]["exp_avg_sq"] ** 0.25 + 1e-12)
-            for name, w in self.weights.items()
-        }
-
     def prunes_at(self, step: int, end: int) -> bool:
         """Every 16th step, once more after the descent's end."""
         return step % 16 == 15 and step <= end + 16
@@ -117,17 +119,10 @@ class LeNetCompressor(RecipeTrainer):
             sort_neurons_(producer, consumer)
 
 
-def compress_lenet(
-    net: str, seed: int = 0, progress: Callable[[Progress], None] | None = None
-) -> nn.Module:
-    """Compresses a dense checkpoint by the recipe of the demo.
-
-    Args:
-        net: ``lenet-300-100`` or ``lenet-5``.
-        seed: of the order and augmentation of the images.
-        progress: called after each epoch.
+def compress_lenet(net: str, seed: int = 0, **options: Any) -> nn.Module:
+    """Compresses a dense checkpoint by the recipe of the demo; arguments of :class:`LeNetTrainer`.
 
     Returns:
         The network, its weights pruned and quantized, as plain parameters.
     """
-    return LeNetCompressor(net, RECIPES[net], seed, progress=progress).run().cpu().eval()
+    return LeNetTrainer(net, RECIPES[net], seed, **options).run().cpu().eval()

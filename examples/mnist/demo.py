@@ -135,9 +135,7 @@ def _compress(net: str, seed: int, path: Path, console: Console) -> None:
         progress=lambda step: console.print(f"{net}: {step}", highlight=False, soft_wrap=True),
     )
     with console.status(f"{net}: encoding"):
-        # The weights are quantized already: every codebook that holds their values is lossless.
-        lossless = tersor.LayerConfig(codebook_size=255)
-        tersor.compress_(model, tersor.Config(linear=lossless, conv=lossless))
+        tersor.compress_(model, tersor.Config.lossless_codes())
         path.parent.mkdir(parents=True, exist_ok=True)
         tersor.save(model, path, config=False)
 

@@ -10,16 +10,12 @@ and with errors compensated from these.
 
 from __future__ import annotations
 
-import tempfile
-import time
-from collections.abc import Mapping
-from pathlib import Path
-
-import torch
+from typing import Any
 
 import tersor
 from examples.mnist.dataset import error_percent, load_test, load_train, to_input
 from examples.mnist.models import MODELS, dense_model
+from examples.mnist.presets import measure
 from tersor.calibration.sensitivity import hessian_diagonal
 
 # Density and shared values of matrices and of filters.
@@ -28,22 +24,10 @@ IMAGES = 128
 RATIOS = (10, 16, 24, 40)
 
 
-def compress(
-    net: str,
-    config: tersor.Config,
-    importance: Mapping[str, torch.Tensor] | None = None,
-    data: list[torch.Tensor] | None = None,
-) -> str:
-    """Bytes of the file, test error and seconds of one way to compress."""
-    model = dense_model(net).eval()
-    started = time.perf_counter()
-    tersor.compress_(model, config, importance=importance, data=data)
-    seconds = time.perf_counter() - started
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.safetensors"
-        tersor.save(model, path)
-        size = path.stat().st_size
-    return f"{size:7,} bytes, {error_percent(model, *load_test()):5.2f} %, {seconds:4.1f} s"
+def compress(net: str, config: tersor.Config, **given: Any) -> str:
+    """What one way to compress gives."""
+    size, error, seconds = measure(net, config, **given)
+    return f"{size:7,} bytes, {error:5.2f} %, {seconds:4.1f} s"
 
 
 def main() -> None:
@@ -69,7 +53,7 @@ def main() -> None:
             target = tersor.Config(target_ratio=ratio)
             print(
                 f"  ratio {ratio}:  relative error {compress(net, target)};  "
-                f"Hessian {compress(net, target, hessian)};  "
+                f"Hessian {compress(net, target, importance=hessian)};  "
                 f"compensated {compress(net, target, data=[images])}",
                 flush=True,
             )

@@ -14,26 +14,25 @@ import functools
 import sys
 from pathlib import Path
 
-from torch import nn
-
-import tersor
-from examples.mnist.compress_lenet import LeNetCompressor, recipe_of
+from examples.mnist.compress_lenet import LeNetTrainer, recipe_of
 from examples.mnist.dataset import error_percent, load_test
 from examples.mnist.models import MODELS, dense_model
 from examples.rows import (
     ROOT,
     Row,
-    add_row,
     check,
     linear8,
+    markdown,
     measure,
-    print_table,
     read_table,
     results_parser,
+    run_missing,
+    save_quantized,
 )
 from tersor.quantizers.equal_error import QUANTIZERS
 from tersor.training.learning_rates import CosineRate
 
+show = functools.partial(print, flush=True)  # a line an epoch
 HERE = Path(__file__).resolve().parent
 SEEDS = (0, 1, 2)
 
@@ -129,50 +128,32 @@ def evaluate(net: str, method: str, seed: int, path: Path) -> Row:
     )
 
 
-def _save(model: nn.Module, path: Path, biases: bool) -> None:
-    # The weights are quantized already: a larger codebook changes nothing but fp16's rounding.
-    lossless = tersor.LayerConfig(codebook_size=255, kind="shared_fp16")
-    config = tersor.Config(linear=lossless, conv=lossless, biases=lossless if biases else None)
-    tersor.compress_(model, config)
-    path.parent.mkdir(exist_ok=True)
-    tersor.save(model, path, config=False)
-
-
-def _make(net: str, method: str, seed: int, path: Path) -> None:
+def _make(net: str, method: str, seed: int) -> Path:
     """Runs one method and writes its file; a seed's methods share one pruned network."""
-
-    def progress(step: object) -> None:
-        print(f"{net} {method} {seed}: {step}", flush=True)
-
+    path = HERE / "compressed" / f"{net}-{method}-{seed}.safetensors"
     if method == "linear8":
         model = dense_model(net)
         linear8(model)
-        _save(model, path, biases=False)
-        return
+        save_quantized(model, path)
+        return path
     own = method in RECIPES  # prunes by itself
     recipe = RECIPES[method][net] if own else dataclasses.replace(PAPERS[net], quantizer=method)
     state = ROOT / "build" / "training" / f"{net}-{method if own else 'papers'}-{seed}.pt"
-    compressor = LeNetCompressor(net, recipe, seed, state=state, progress=progress)
-    compressor.prune()
-    compressor.state = state.with_name(f"{net}-{method}-{seed}.pt")
-    compressor.train_quantized(compressor.quantize())
-    _save(compressor.model.cpu(), path, biases=recipe.bias_codebook_size is not None)
+    trainer = LeNetTrainer(net, recipe, seed, state=state, progress=show)
+    trainer.prune()
+    trainer.state = state.with_name(f"{net}-{method}-{seed}.pt")
+    trainer.train_quantized(trainer.quantize())
+    save_quantized(trainer.model.cpu(), path, biases=recipe.bias_codebook_size is not None)
+    return path
 
 
 def run(nets: list[str]) -> None:
     """Adds the missing rows to the table, one at a time."""
     for net in nets:
-        wanted = [("linear8", 0)]
-        wanted += [(name, seed) for name, of in RECIPES.items() if net in of for seed in SEEDS]
-        wanted += [(method, seed) for seed in SEEDS for method in QUANTIZERS]
-        for method, seed in wanted:
-            if any((r.method, r.seed) == (method, seed) for r in read_table([net])):
-                continue
-            path = HERE / "compressed" / f"{net}-{method}-{seed}.safetensors"
-            _make(net, method, seed, path)
-            row = evaluate(net, method, seed, path)
-            print(row, flush=True)
-            add_row(row)
+        wanted = [(net, "linear8", 0)]
+        wanted += [(net, name, seed) for name, of in RECIPES.items() if net in of for seed in SEEDS]
+        wanted += [(net, method, seed) for seed in SEEDS for method in QUANTIZERS]
+        run_missing(wanted, _make, evaluate)
 
 
 def main() -> int:
@@ -182,12 +163,10 @@ def main() -> int:
     arguments = parser.parse_args()
     rows = read_table(MODELS)
     if arguments.table:
-        print_table(rows, len(SEEDS))
+        print(*markdown(rows, len(SEEDS)), sep="\n")
         return 0
     if arguments.check:
-        return check(
-            rows, lambda r: evaluate(r.network, r.method, r.seed, ROOT / r.file), near=0.02
-        )
+        return check(rows, evaluate, near=0.02)
     run(arguments.net or sorted(MODELS))
     return 0
 

@@ -21,8 +21,6 @@ from examples.mnist.models import MODELS
 from tersor.training import Examples, Loop
 
 HERE = Path(__file__).parent
-
-
 EPOCHS = {"lenet-300-100": 30, "lenet-5": 10}
 LEARNING_RATE = 2e-3
 BATCH_SIZE = 256

@@ -62,9 +62,15 @@ def test_any_loop(names: dict[str, Any]) -> None:
     assert kept(layers()) == pytest.approx(0.1, abs=1e-3)
 
 
+def test_the_loop_decides(names: dict[str, Any]) -> None:
+    PYTHON[1].run(names)
+    tersor.save(names["compressor"].finish(), "small.safetensors")
+    assert kept(layers()) == pytest.approx(0.1, abs=1e-3)
+
+
 def test_a_stopped_run_resumes(names: dict[str, Any]) -> None:
     at_start = copy.deepcopy(names["model"])
-    PYTHON[1].run(names)
+    PYTHON[2].run(names)
     assert names["compressor"].step == 100  # 50 again, from the checkpoint
     assert names["compressor"].shared
     assert not torch.equal(at_start.body.weight, names["model"].body.weight)
@@ -79,7 +85,7 @@ def test_transformers(names: dict[str, Any]) -> None:
     names["arguments"] = transformers.TrainingArguments(
         "out", max_steps=10, per_device_train_batch_size=4, report_to=[], use_cpu=True
     )
-    PYTHON[2].run(names)
+    PYTHON[3].run(names)
     report = tersor.report(transformers.AutoModel.from_pretrained("small"))
     linear = [layer for layer in report.layers if layer.kind == "Linear"]
     weights = sum(layer.weights for layer in linear)
@@ -94,9 +100,9 @@ def test_lightning(names: dict[str, Any]) -> None:
     names["batches"] = torch.utils.data.DataLoader(names["inputs"], batch_size=8)
     quiet = {"enable_progress_bar": False, "enable_model_summary": False, "logger": False}
     names["options"] = quiet | {"max_steps": 10, "accelerator": "cpu"}
-    PYTHON[3].run(names)
+    PYTHON[4].run(names)
     assert kept(layers()) == pytest.approx(0.2, abs=1e-3)
 
 
 def test_all_blocks_have_a_test() -> None:
-    assert len(PYTHON) == 4
+    assert len(PYTHON) == 5

@@ -17,7 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import tersor
-from examples.cifar10 import compress_resnet, dataset, resnet
+from examples.cifar10 import compress_resnet, dataset, resnet, resnet_results
 from tersor.quantizers.equal_error import QUANTIZERS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -54,6 +54,15 @@ def _run(script: str, *arguments: object) -> str:
     return done.stdout
 
 
+def test_every_method_has_a_recipe() -> None:
+    for quantizer in QUANTIZERS:
+        recipe = resnet_results.recipe_for(quantizer)
+        assert recipe.quantizer == quantizer
+        assert recipe.pruning() == resnet_results.RECIPES["papers"].pruning()
+    for name, recipe in resnet_results.RECIPES.items():
+        assert resnet_results.recipe_for(name) is recipe
+
+
 def test_training_then_pruning_then_sharing(tmp_path: Path) -> None:
     data, dense = tmp_path / "images.npz", tmp_path / "dense.safetensors"
     _archive(data, 48)
@@ -66,8 +75,8 @@ def test_training_then_pruning_then_sharing(tmp_path: Path) -> None:
     teacher = resnet.ResNet32()
     teacher.load_state_dict(load_file(dense))
 
-    def pruned(quantizer: str) -> compress_resnet.ResNetCompressor:
-        compressor = compress_resnet.ResNetCompressor(
+    def pruned(quantizer: str) -> compress_resnet.ResNetTrainer:
+        compressor = compress_resnet.ResNetTrainer(
             copy.deepcopy(teacher),
             teacher,
             images,

@@ -10,13 +10,12 @@ gradual schedule.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
 
 from tersor._validation import check_finite
-from tersor.pruning.optimizer_hooks import before_step
+from tersor.pruning.optimizer_hooks import AroundSteps
 
 
 def threshold_mask(weight: torch.Tensor, s: float, name: str = "weight") -> torch.Tensor:
@@ -65,7 +64,7 @@ def density_masks(
     }
 
 
-class Masks:
+class Masks(AroundSteps):
     """Pruning masks of parameters, enforced during training.
 
     Once attached to an optimizer, each step first zeroes the gradients of pruned weights (so that
@@ -124,7 +123,7 @@ class Masks:
             parameter.mul_(self.masks[name])
 
     @torch.no_grad()
-    def apply_to_gradients_(self) -> None:
+    def before_step(self) -> None:
         """Zeroes the gradients of the pruned weights."""
         for name, parameter in self.parameters.items():
             if parameter.grad is not None:
@@ -135,12 +134,7 @@ class Masks:
         kept = sum(int(mask.sum()) for mask in self.masks.values())
         return kept / max(1, sum(mask.numel() for mask in self.masks.values()))
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> list[Any]:
-        """Registers the optimizer hooks; returns their handles, whose ``remove()`` detaches."""
-        return [
-            before_step(optimizer, self.apply_to_gradients_),
-            optimizer.register_step_post_hook(lambda *_: self.apply_()),
-        ]
+    after_step = apply_
 
 
 def masks_from_torch_prune(model: nn.Module) -> dict[str, torch.Tensor]:

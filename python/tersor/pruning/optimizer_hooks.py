@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -38,3 +39,22 @@ def before_step(optimizer: torch.optim.Optimizer, action: Callable[[], None]) ->
         return args, {**kwargs, "closure": closure_and_action}
 
     return optimizer.register_step_pre_hook(hook)
+
+
+class AroundSteps(ABC):
+    """What is done before and after each step of an optimizer."""
+
+    @abstractmethod
+    def before_step(self) -> None:
+        """Called when gradients are there and weights are not yet changed."""
+
+    @abstractmethod
+    def after_step(self) -> None:
+        """Called when weights are changed."""
+
+    def attach(self, optimizer: torch.optim.Optimizer) -> list[Any]:
+        """Follows an optimizer's steps; ``remove()`` of each handle detaches."""
+        return [
+            before_step(optimizer, lambda: self.before_step()),
+            optimizer.register_step_post_hook(lambda *_: self.after_step()),
+        ]

@@ -6,16 +6,15 @@ Source: Bengio et al. (arXiv 1308.3432), the straight-through estimator.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import nn
 
-from tersor.pruning.optimizer_hooks import before_step
+from tersor.pruning.optimizer_hooks import AroundSteps
 from tersor.quantizers.base import Quantized
 
 
-class TrainedAssignments:
+class TrainedAssignments(AroundSteps):
     """Weights that are trained on while the network computes with their codebook entries.
 
     The gradient at the codebook entry moves the free weight that stands behind it, straight through
@@ -29,12 +28,15 @@ class TrainedAssignments:
 
     Raises:
         ValueError: a name is missing, or codes have another shape than their parameter.
+
+    Attributes:
+        quantized: as given.
     """
 
     def __init__(
         self, parameters: Mapping[str, nn.Parameter], quantized: Mapping[str, Quantized]
     ) -> None:
-        self.parameters = dict(parameters)
+        self.parameters, self.quantized = dict(parameters), dict(quantized)
         if missing := sorted(parameters.keys() - quantized.keys()):
             raise ValueError(f"no codes are given for {missing}")
         for name, p in self.parameters.items():
@@ -64,13 +66,6 @@ class TrainedAssignments:
         """The index of the nearest codebook entry, from 0, for each free weight."""
         return torch.bucketize(self._free[name], self._bounds[name])
 
-    def attach(self, optimizer: torch.optim.Optimizer) -> list[Any]:
-        """Trains the assignments in the optimizer's steps; ``remove()`` of each handle detaches."""
-        return [
-            before_step(optimizer, self.restore),
-            optimizer.register_step_post_hook(lambda *_: self.write()),
-        ]
-
     @torch.no_grad()
     def restore(self) -> None:
         """Sets every weight to the free one, which the optimizer moves."""
@@ -83,6 +78,9 @@ class TrainedAssignments:
         for name, parameter in self.parameters.items():
             self._free[name].copy_(parameter)
             parameter.copy_(self._values[name][self._nearest(name)] * self._kept[name])
+
+    before_step = restore
+    after_step = write
 
     def shared(self) -> dict[str, Quantized]:
         """Codes and codebooks as they are now, by name, for :class:`SharedWeights`."""

@@ -13,17 +13,20 @@ import torch
 from torch import nn
 
 from tersor._validation import check_finite
-from tersor.pruning.optimizer_hooks import before_step
+from tersor.pruning.optimizer_hooks import AroundSteps
 from tersor.quantizers.base import Quantized
 from tersor.quantizers.kmeans import quantize_kmeans
 
 
-class SharedWeights:
+class SharedWeights(AroundSteps):
     """The weights of some parameters, held as codes into trainable codebooks.
 
     Attach it to the optimizer of the codebooks: before each step the gradients of a codebook
     entry's members are summed into the entry's gradient, after each step every weight is set to its
     entry. Zeros stay zero. Where no hooks can be, call :meth:`gather_gradients` and :meth:`write`.
+
+    An optimizer of the weights themselves does as well, if it is to go on with what it has: each
+    weight gets the sum as its gradient, and an entry moves as its members do in the mean.
 
     Args:
         parameters: by name; pruned already.
@@ -51,6 +54,7 @@ class SharedWeights:
             raise ValueError(f"no codes and no codebook size are given for {missing}")
         self.codes: dict[str, torch.Tensor] = {}
         self.codebooks: dict[str, nn.Parameter] = {}
+        self._moved: list[str] = []  # those whose weights the optimizer has, not the codebook
         for name, parameter in self.parameters.items():
             given = quantized if isinstance(quantized, int) else quantized[name]
             if isinstance(given, int):
@@ -77,11 +81,14 @@ class SharedWeights:
             )
 
     def attach(self, optimizer: torch.optim.Optimizer) -> list[Any]:
-        """Trains the codebooks in the optimizer's steps; ``remove()`` of each handle detaches."""
-        return [
-            before_step(optimizer, self.gather_gradients),
-            optimizer.register_step_post_hook(lambda *_: self.write()),
-        ]
+        """Follows an optimizer's steps; ``remove()`` of each handle detaches."""
+        self.follow(optimizer)
+        return super().attach(optimizer)
+
+    def follow(self, optimizer: torch.optim.Optimizer) -> None:
+        """Takes note of which weights an optimizer moves itself."""
+        trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        self._moved = [name for name, p in self.parameters.items() if id(p) in trained]
 
     @torch.no_grad()
     def gather_gradients(self) -> None:
@@ -91,11 +98,29 @@ class SharedWeights:
             if parameter.grad is None:
                 codebook.grad = None
                 continue
-            total = torch.zeros_like(codebook)
-            gradient = parameter.grad.reshape(-1).to(total.dtype)
-            total.index_add_(0, self.codes[name].reshape(-1), gradient)
-            total[0].zero_()
-            codebook.grad = total
+            codebook.grad = self._sums(name, parameter.grad)
+            if name in self._moved:
+                parameter.grad.copy_(codebook.grad[self.codes[name]])
+
+    before_step = gather_gradients
+
+    def _sums(self, name: str, values: torch.Tensor) -> torch.Tensor:
+        """Sums by code of as many values as a parameter has, float32 ``[k + 1]``; of code 0: 0."""
+        sums = torch.zeros_like(self.codebooks[name])
+        sums.index_add_(0, self.codes[name].reshape(-1), values.reshape(-1).to(sums.dtype))
+        sums[0].zero_()
+        return sums
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """Moves entries as an optimizer of the weights moved their members; and writes."""
+        for name in self._moved:
+            weight, codebook, codes = self.parameters[name], self.codebooks[name], self.codes[name]
+            members = torch.bincount(codes.reshape(-1), minlength=len(codebook)).clamp(min=1)
+            # Sums of moves, which are small: those of many weights would lose digits every time.
+            moves = weight - codebook[codes].to(weight.dtype)
+            codebook.add_(self._sums(name, moves) / members)
+        self.write()
 
     @torch.no_grad()
     def write(self) -> None:

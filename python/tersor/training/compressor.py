@@ -1,4 +1,4 @@
-"""Pruning and shared weights within a training loop of one's own.
+"""Pruning and shared weights within a training loop: what is done to weights, and when.
 
 Sources: Han et al. 2015 (arXiv 1506.02626), section 3, and Deep Compression (arXiv 1510.00149),
 section 3: the gradient of a shared value is the sum of its members' gradients; Zhu and Gupta 2017
@@ -14,14 +14,25 @@ from typing import Any
 import torch
 from torch import nn
 
-from tersor._validation import check_finite
 from tersor.config import Config
 from tersor.nn.registry import handler_of, why_not
 from tersor.pipeline.compress import compress_
 from tersor.pruning.masks import Masks, density_masks
 from tersor.pruning.optimizer_hooks import before_step
 from tersor.pruning.schedules import CubicSchedule
+from tersor.quantizers.base import Quantized
 from tersor.quantizers.kmeans import quantize_kmeans
+from tersor.training.assignments import TrainedAssignments
+from tersor.training.codebooks import SharedWeights
+
+Scores = Callable[[Mapping[str, nn.Parameter], torch.optim.Optimizer], Mapping[str, torch.Tensor]]
+
+
+def magnitudes(
+    weights: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer
+) -> dict[str, torch.Tensor]:
+    """Importance of each weight for pruning: its magnitude."""
+    return {name: w.detach().abs() for name, w in weights.items()}
 
 
 @dataclass(frozen=True)
@@ -34,6 +45,8 @@ class Schedule:
         prune_every: steps from one choice of what is kept to the next.
         share_at: the step after which each layer has ``codebook_size`` values, which are trained
             from there on; None = weights are pruned and stay free.
+        assign_at: the step after which each layer has its values already, and which of them each
+            weight takes is trained until ``share_at``; None = that is not trained.
         codebook_size: non-zero values of a layer, 1 to 255.
 
     Raises:
@@ -46,6 +59,7 @@ class Schedule:
     prune_begin: int = 0
     prune_every: int = 16
     codebook_size: int = 15
+    assign_at: int | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 < self.density <= 1.0:
@@ -67,6 +81,21 @@ class Schedule:
             raise ValueError(
                 f"share_at is {self.share_at}, before pruning ends at {self.prune_end}"
             )
+        if self.assign_at is not None and not (
+            self.share_at is not None and self.prune_end <= self.assign_at < self.share_at
+        ):
+            raise ValueError(
+                f"assign_at must be from prune_end, {self.prune_end}, to before share_at, "
+                f"{self.share_at}, not {self.assign_at}"
+            )
+
+    def density_at(self, step: int) -> float | None:
+        """The density that weights are pruned to after a step, from 1; None = not after this."""
+        if not self.prune_begin < step <= self.prune_end:
+            return None
+        if step < self.prune_end and (step - self.prune_begin) % self.prune_every:
+            return None
+        return CubicSchedule(self.density, self.prune_end, begin=self.prune_begin).density(step)
 
 
 class Compressor:
@@ -81,40 +110,47 @@ class Compressor:
 
     Everything happens in hooks of the optimizer's step, so that learning rates, gradient clipping,
     accumulation and mixed precision stay as they are. Shared weights stay parameters of the model:
-    before a step each gets the sum of its group's gradients, and after it the mean of its group,
-    which is the same number for every optimizer that treats elements alike. In distributed data
-    parallel training all ranks do the same.
+    before a step each gets the sum of its group's gradients, and after it moves as its group does
+    in the mean, which is the same for every optimizer that treats elements alike. In distributed
+    data parallel training all ranks do the same.
+
+    Without a schedule the loop decides: :meth:`prune`, then :meth:`assign` and :meth:`share`.
 
     Args:
         model: whose weights of supported layers are pruned and shared.
-        schedule: when.
+        schedule: when; None = when it is told to.
         select: ``(module, name) -> bool``: which layers; None = all.
+        scores: importance of each weight for pruning, of the weights by name and their optimizer.
 
     Raises:
         ValueError: no layer can be compressed.
 
     Attributes:
         weights: by name.
+        masks: which of them are kept, while they are pruned.
         step: how many steps the optimizer has made.
     """
 
     def __init__(
         self,
         model: nn.Module,
-        schedule: Schedule,
+        schedule: Schedule | None = None,
         select: Callable[[nn.Module, str], bool] | None = None,
+        *,
+        scores: Scores = magnitudes,
     ) -> None:
-        self.model, self.schedule = model, schedule
+        self.model, self.schedule, self.scores = model, schedule, scores
         self.weights = dict(_weights(model, select))
         if not self.weights:
             raise ValueError("the model has no layer that can be compressed, or none is selected")
         self.step = 0
-        self._masks = Masks(self.weights)
-        self._codes: dict[str, torch.Tensor] = {}
+        self.masks = Masks(self.weights)
+        self._stage: Masks | TrainedAssignments | SharedWeights = self.masks
+        self._optimizer: torch.optim.Optimizer | None = None
         self._hooks: list[Any] = []
 
     def attach(self, optimizer: torch.optim.Optimizer) -> Compressor:
-        """Follows the steps of an optimizer from now on.
+        """Follows the steps of an optimizer of the weights, or of their codebooks, from now on.
 
         Raises:
             RuntimeError: it follows one already.
@@ -123,15 +159,19 @@ class Compressor:
         if self._hooks:
             raise RuntimeError("the compressor is attached already: call detach() first")
         trained = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        codebooks = self._stage.codebooks if isinstance(self._stage, SharedWeights) else {}
         for name, weight in self.weights.items():
-            if id(weight) not in trained:
+            if trained.isdisjoint((id(weight), id(codebooks.get(name)))):
                 raise ValueError(
                     f"the optimizer does not train {name}: make it of the model's parameters, "
                     "after the model is on its device, or leave the layer out with select="
                 )
+        if isinstance(self._stage, SharedWeights):
+            self._stage.follow(optimizer)
+        self._optimizer = optimizer
         self._hooks = [
-            before_step(optimizer, self._before_step),
-            optimizer.register_step_post_hook(lambda done, *_: self._after_step(done)),
+            before_step(optimizer, lambda: self._stage.before_step()),
+            optimizer.register_step_post_hook(lambda *_: self._after_step()),
         ]
         return self
 
@@ -139,7 +179,53 @@ class Compressor:
         """Follows no optimizer any longer; the weights stay as they are."""
         for hook in self._hooks:
             hook.remove()
-        self._hooks = []
+        self._hooks, self._optimizer = [], None
+
+    def prune(self, density: float) -> None:
+        """Keeps a share of the weights, over all layers; call it between steps.
+
+        Raises:
+            RuntimeError: no optimizer is followed, or weights are shared by now.
+        """
+        if self._optimizer is None or self.shared:
+            raise RuntimeError("only weights that an optimizer trains freely can be pruned")
+        self.masks.set(density_masks(self.scores(self.weights, self._optimizer), density))
+
+    def cluster(self, codebook_size: int) -> dict[str, Quantized]:
+        """K-means of each weight as it is, for :meth:`assign` and :meth:`share`."""
+        weights = {n: w.detach().float().cpu().numpy() for n, w in self.weights.items()}
+        return quantize_kmeans(weights, codebook_size)
+
+    def assign(self, quantized: Mapping[str, Quantized]) -> None:
+        """Gives layers their values, and trains which of them each weight takes.
+
+        Args:
+            quantized: codes and codebook of each weight, as of :mod:`tersor.quantizers`.
+        """
+        self._stage = TrainedAssignments(self.weights, quantized)
+
+    def assigned(self) -> dict[str, Quantized]:
+        """What :meth:`assign` has come to, for :meth:`share`.
+
+        Raises:
+            RuntimeError: it was not called.
+        """
+        if isinstance(self._stage, TrainedAssignments):
+            return self._stage.shared()
+        raise RuntimeError("which value each weight takes is not trained: call assign() first")
+
+    def share(self, quantized: Mapping[str, int | Quantized]) -> SharedWeights:
+        """Gives layers their values, which are trained from now on.
+
+        Args:
+            quantized: see :class:`SharedWeights`; other parameters of the model may be among them.
+        """
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        shared = SharedWeights({n: parameters[n] for n in {**self.weights, **quantized}}, quantized)
+        if self._optimizer is not None:
+            shared.follow(self._optimizer)
+        self._stage = shared
+        return shared
 
     def finish(self, config: Config | None = None) -> nn.Module:
         """Ends training: the model in its compressed form, with exactly these weights.
@@ -152,22 +238,34 @@ class Compressor:
 
     @property
     def density(self) -> float:
-        """Share of the weights that are kept now."""
-        return self._masks.density()
+        """Share of the weights that are not zero."""
+        kept = sum(int(w.detach().count_nonzero()) for w in self.weights.values())
+        return kept / max(1, sum(w.numel() for w in self.weights.values()))
 
     @property
     def shared(self) -> bool:
         """Whether weights are shared by now."""
-        return bool(self._codes)
+        return self._stage is not self.masks
 
     def state_dict(self) -> dict[str, Any]:
         """What a checkpoint needs beside the model's and the optimizer's states."""
-        return {
-            "schedule": asdict(self.schedule),
+        stage = self._stage
+        state: dict[str, Any] = {
+            "schedule": self.schedule and asdict(self.schedule),
             "step": self.step,
-            "masks": self._masks.state_dict(),
-            "codes": {name: codes.to(torch.uint8) for name, codes in self._codes.items()},
+            "masks": self.masks.state_dict(),
+            "codes": {},
+            "codebooks": {},
+            "free": {},
         }
+        if isinstance(stage, SharedWeights):
+            state |= stage.state_dict()
+        elif isinstance(stage, TrainedAssignments):
+            for name, given in stage.quantized.items():
+                state["codes"][name] = torch.from_numpy(given.codes)
+                state["codebooks"][name] = torch.from_numpy(given.codebook())
+            state["free"] = stage.state_dict()
+        return state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a checkpoint, whose model is loaded already.
@@ -175,72 +273,39 @@ class Compressor:
         Raises:
             ValueError: it is of another schedule or of other weights; nothing was changed.
         """
-        if state["schedule"] != asdict(self.schedule):
+        if state["schedule"] != (self.schedule and asdict(self.schedule)):
             raise ValueError(f"the checkpoint is of another schedule: {state['schedule']}")
-        codes = state["codes"]
-        if codes and codes.keys() != self.weights.keys():
-            raise ValueError(f"the checkpoint is of other weights: {sorted(codes)}")
-        self._masks.load_state_dict(state["masks"])
-        self.step = int(state["step"])
-        self._codes = {n: c.long().to(self.weights[n].device) for n, c in codes.items()}
-
-    @torch.no_grad()
-    def _before_step(self) -> None:
-        self._masks.apply_to_gradients_()
-        for name, codes in self._codes.items():
-            gradient = self.weights[name].grad
-            if gradient is not None:
-                gradient.copy_(_sums(gradient, codes, self.schedule.codebook_size)[codes])
-
-    @torch.no_grad()
-    def _after_step(self, optimizer: torch.optim.Optimizer) -> None:
-        self.step += 1
-        at = self.schedule
-        self._masks.apply_()
-        due = (self.step - at.prune_begin) % at.prune_every == 0 or self.step == at.prune_end
-        if at.prune_begin < self.step <= at.prune_end and due:
-            falling = CubicSchedule(at.density, at.prune_end, begin=at.prune_begin)
-            scores = {name: w.detach().abs() for name, w in self.weights.items()}
-            self._masks.set(density_masks(scores, falling.density(self.step)))
-        if self._codes:
-            self._average({name: [w] for name, w in self.weights.items()})
-        elif self.step == at.share_at:
-            self._share(optimizer)
-
-    def _share(self, optimizer: torch.optim.Optimizer) -> None:
-        """Groups the weights of each layer by value, and what the optimizer keeps of them."""
-        for name, weight in self.weights.items():
-            check_finite(weight, name)
-            values = weight.float().cpu().numpy()
-            made = quantize_kmeans({name: values}, self.schedule.codebook_size)[name]
-            self._codes[name] = torch.from_numpy(made.codes).long().to(weight.device)
-        kept = {
-            name: [
-                value
-                for value in optimizer.state.get(weight, {}).values()
-                if isinstance(value, torch.Tensor) and value.shape == weight.shape
-            ]
-            for name, weight in self.weights.items()
+        stage, codebooks = self._stage, state["codebooks"]
+        given = {
+            name: Quantized(codes.cpu().numpy(), codebooks[name][1:].cpu().numpy())
+            for name, codes in state["codes"].items()
         }
-        self._average({name: [w, *kept[name]] for name, w in self.weights.items()})
+        if state["free"]:
+            trained = TrainedAssignments(self.weights, given)
+            trained.load_state_dict(state["free"])
+            self._stage = trained
+        elif given:
+            # What is there already stays the same object: an optimizer may have its codebooks.
+            shared = stage if isinstance(stage, SharedWeights) else self.share(given)
+            shared.load_state_dict(state)
+        else:
+            self.masks.load_state_dict(state["masks"])
+            self._stage = self.masks
+        self.step = int(state["step"])
 
-    def _average(self, tensors: Mapping[str, list[Any]]) -> None:
-        """Gives each element the mean of its group; what is pruned is 0."""
-        size = self.schedule.codebook_size
-        for name, codes in self._codes.items():
-            ones = torch.ones(codes.shape, device=codes.device)
-            count = _sums(ones, codes, size).clamp(min=1)
-            for tensor in tensors[name]:
-                means = _sums(tensor, codes, size) / count
-                tensor.copy_(means[codes])
-
-
-def _sums(values: torch.Tensor, codes: torch.Tensor, size: int) -> torch.Tensor:
-    """Sums by code, float32 ``[size + 1]``; that of code 0, pruned, is 0."""
-    sums = torch.zeros(size + 1, device=values.device)
-    sums.index_add_(0, codes.reshape(-1), values.detach().reshape(-1).float())
-    sums[0] = 0
-    return sums
+    def _after_step(self) -> None:
+        self.step += 1
+        self._stage.after_step()
+        at = self.schedule
+        if at is None:
+            return
+        if (density := at.density_at(self.step)) is not None:
+            self.prune(density)
+        if self.step == at.assign_at:
+            self.assign(self.cluster(at.codebook_size))
+        if self.step == at.share_at:
+            assigned = at.assign_at is not None
+            self.share(self.assigned() if assigned else self.cluster(at.codebook_size))
 
 
 def _weights(

@@ -13,19 +13,16 @@ from torch import nn
 from tersor.calibration.sensitivity import hessian_diagonal
 from tersor.config import Config, LayerConfig
 from tersor.pipeline.compress import estimate
-from tersor.pruning.masks import Masks, density_masks
 from tersor.pruning.schedules import CubicSchedule
 from tersor.quantizers.base import Quantized
 from tersor.quantizers.equal_error import quantize_at_equal_error, quantize_uniform_within
-from tersor.quantizers.kmeans import quantize_kmeans
-from tersor.training.assignments import TrainedAssignments
-from tersor.training.codebooks import SharedWeights
+from tersor.training.compressor import Compressor, Scores, magnitudes
 from tersor.training.cuda_graph import optimizer_rate
 from tersor.training.distillation import distillation_loss, teacher_scores
 from tersor.training.learning_rates import CosineRate, Position
-from tersor.training.loop import Examples, Forward, Loop, in_precision
+from tersor.training.loop import EpochResult, Examples, Forward, Loop, in_precision
 from tersor.training.recipe import Recipe
-from tersor.training.resume import Stateful, TrainingState
+from tersor.training.resume import TrainingState
 
 
 def encoded_bytes(model: nn.Module, codebook_size: int) -> int:
@@ -35,38 +32,33 @@ def encoded_bytes(model: nn.Module, codebook_size: int) -> int:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """Where a compression stands after an epoch.
+class Progress(EpochResult):
+    """Where a compression stands after an epoch of a phase.
 
     Attributes:
         phase: ``pruning``, ``assignments`` or ``codebooks``.
-        epoch, epochs: done, and how many the phase has.
-        loss: mean over the epoch's examples.
-        accuracy: in per cent, on training examples as they were drawn.
+        epochs: how many the phase has.
         density: share of the weights that are not zero.
         nbytes: of the model as it would be encoded now.
     """
 
     phase: str
-    epoch: int
     epochs: int
-    loss: float
-    accuracy: float
     density: float
     nbytes: int
 
     def __str__(self) -> str:
         return (
-            f"{self.phase}, epoch {self.epoch}/{self.epochs}: loss {self.loss:.4f}, "
-            f"training accuracy {self.accuracy:.2f} %, density {100 * self.density:.2f} %, "
-            f"{self.nbytes:,} bytes"
+            f"{self.phase}, epoch {self.epoch}/{self.epochs}: {super().__str__()}, "
+            f"density {100 * self.density:.2f} %, {self.nbytes:,} bytes"
         )
 
 
 class RecipeTrainer(ABC):
     """A network on its way from dense to pruned and quantized, beside the dense one that teaches.
 
-    A subclass says what an epoch trains on (:meth:`draw`), and overrides what it does otherwise.
+    The phases of a recipe around a :class:`Compressor`, each with an optimizer of its own. A
+    subclass says what an epoch trains on (:meth:`draw`), and overrides what it does otherwise.
     Call :meth:`prune`, :meth:`quantize` and :meth:`train_quantized`, or :meth:`run` for all three.
 
     Args:
@@ -77,9 +69,11 @@ class RecipeTrainer(ABC):
             quantizers that use it.
         state: a file to resume from; each phase keeps one beside it. None = nothing is kept.
         progress: called after each epoch.
+        scores: see :class:`Compressor`.
 
     Attributes:
-        weights: the parameters that are pruned and quantized: all with two dimensions or more.
+        compressor: what prunes and shares.
+        weights: its weights, by name.
     """
 
     def __init__(
@@ -91,13 +85,15 @@ class RecipeTrainer(ABC):
         sample: Iterable[torch.Tensor] = (),
         state: Path | None = None,
         progress: Callable[[Progress], None] | None = None,
+        scores: Scores = magnitudes,
     ) -> None:
         self.model, self.recipe = model, recipe
+        self.compressor = Compressor(model, scores=scores)
+        self.weights = self.compressor.weights
         self.sample, self.state, self.progress = sample, state, progress
         self.device = next(model.parameters()).device
         self.forward: Forward = in_precision(model, recipe.bfloat16)
         self.teacher: Forward = in_precision(teacher.eval(), recipe.bfloat16)
-        self.weights = {name: p for name, p in model.named_parameters() if p.dim() > 1}
 
     # ---- What a subclass says
 
@@ -116,10 +112,6 @@ class RecipeTrainer(ABC):
     def weight_optimizer(self, rate: CosineRate) -> torch.optim.Optimizer:
         """The optimizer of all parameters, that prunes and trains assignments."""
         return self.adam(self.model.parameters(), rate)
-
-    def scores(self, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-        """Importance of each weight for pruning: its magnitude."""
-        return {name: w.detach().abs() for name, w in self.weights.items()}
 
     def prunes_at(self, step: int, end: int) -> bool:
         """Whether masks are chosen anew after a step of pruning; ``end``: the descent's last."""
@@ -148,43 +140,26 @@ class RecipeTrainer(ABC):
     def prune(self) -> None:
         """Gradual pruning while retraining, in place."""
         recipe = self.recipe
-        masks = Masks(self.weights)
-        masks.set({name: w != 0 for name, w in self.weights.items()})
-        optimizer = self.weight_optimizer(recipe.prune_rate)
-        handles = masks.attach(optimizer)
+        self.compressor.masks.set({name: w != 0 for name, w in self.weights.items()})
 
         def after_step(at: Position) -> None:
             end = int(recipe.descent * recipe.prune_epochs * at.steps)
             if self.prunes_at(at.done, end):
                 schedule = CubicSchedule(recipe.density, end, initial=recipe.initial_density)
-                masks.set(density_masks(self.scores(optimizer), schedule.density(at.done)))
+                self.compressor.prune(schedule.density(at.done))
 
-        spanned = recipe.prune_epochs
-        if recipe.codebook_rate is None:
-            spanned += recipe.codebook_epochs
-        self._train(
-            "pruning",
-            TrainingState(
-                self.state,
-                repr(recipe.pruning()),
-                model=self.model,
-                optimizer=optimizer,
-                masks=masks,
-            ),
-            self._loop(optimizer, recipe.prune_rate, spanned),
-            range(recipe.prune_epochs),
-            after_step=after_step,
-        )
-        for handle in handles:
-            handle.remove()
+        rate, end = recipe.prune_rate, recipe.prune_epochs
+        spanned = end + (recipe.codebook_epochs if recipe.codebook_rate is None else 0)
+        optimizer = self.weight_optimizer(rate)
+        self._train("pruning", optimizer, rate, spanned, range(end), 0, after_step)
         self.finish_pruning()
 
     def quantize(self) -> dict[str, Quantized]:
         """Codes and codebooks of the pruned weights by the recipe's quantizer; changes nothing."""
         recipe = self.recipe
-        weights = {name: w.detach().cpu().numpy() for name, w in self.weights.items()}
         if recipe.quantizer is None:
-            return quantize_kmeans(weights, recipe.codebook_size)
+            return self.compressor.cluster(recipe.codebook_size)
+        weights = {name: w.detach().cpu().numpy() for name, w in self.weights.items()}
         diagonal = hessian_diagonal(self.model, self.sample)
         importance = {name: diagonal[name].cpu().numpy() for name in weights}
         if recipe.bits is not None:
@@ -193,109 +168,79 @@ class RecipeTrainer(ABC):
 
     def train_quantized(self, quantized: dict[str, Quantized]) -> None:
         """Trains assignments, if the recipe says so, and then codebooks, in place."""
-        if self.recipe.assignment_epochs:
-            quantized = self._train_assignments(quantized)
-        self._train_codebooks(quantized)
-
-    def _train_assignments(self, quantized: dict[str, Quantized]) -> dict[str, Quantized]:
-        recipe = self.recipe
-        assert recipe.assignment_rate is not None  # the recipe checks
-        trained = TrainedAssignments(self.weights, quantized)
-        optimizer = self.weight_optimizer(recipe.assignment_rate)
-        trained.attach(optimizer)
-        self._train(
-            "assignments",
-            self._beside("assignments", optimizer=optimizer, trained=trained),
-            self._loop(optimizer, recipe.assignment_rate, recipe.assignment_epochs),
-            range(recipe.assignment_epochs),
-            first_draw=recipe.prune_epochs + recipe.codebook_epochs,
-        )
-        return trained.shared()
-
-    def _train_codebooks(self, quantized: dict[str, Quantized]) -> None:
-        recipe = self.recipe
-        given: dict[str, int | Quantized] = dict(quantized)
-        parameters = dict(self.weights)
-        others = {n: p for n, p in self.model.named_parameters() if n not in self.weights}
+        recipe, rate, end = self.recipe, self.recipe.assignment_rate, self.recipe.assignment_epochs
+        if end and rate is not None:
+            self.compressor.assign(quantized)
+            first_draw = recipe.prune_epochs + recipe.codebook_epochs
+            optimizer = self.weight_optimizer(rate)
+            self._train("assignments", optimizer, rate, end, range(end), first_draw)
+            quantized = self.compressor.assigned()
+        given: dict[str, int | Quantized] = {**quantized}
         if recipe.bias_codebook_size is not None:
-            biases = {name: p for name, p in others.items() if name.endswith("bias")}
+            biases = [name for name, _ in self.model.named_parameters() if name.endswith("bias")]
             given |= dict.fromkeys(biases, recipe.bias_codebook_size)
-            parameters |= biases
-            others = {name: p for name, p in others.items() if name not in biases}
-        shared = SharedWeights(parameters, given)
-        spanned = recipe.codebook_epochs
-        first = 0
-        rate = recipe.codebook_rate
-        if rate is None:
+        shared = self.compressor.share(given)
+        others = [p for name, p in self.model.named_parameters() if name not in shared.parameters]
+        rate, first = recipe.codebook_rate, 0
+        if rate is None:  # goes on with that of pruning
             rate, first = recipe.prune_rate, recipe.prune_epochs
-            spanned += recipe.prune_epochs
-        optimizer = self.adam([*shared.codebooks.values(), *others.values()], rate)
-        shared.attach(optimizer)
-        self._train(
-            "codebooks",
-            self._beside("codebooks", optimizer=optimizer, shared=shared),
-            self._loop(optimizer, rate, spanned),
-            range(first, first + recipe.codebook_epochs),
-            first_draw=recipe.prune_epochs - first,
-        )
+        end = first + recipe.codebook_epochs
+        optimizer = self.adam([*shared.codebooks.values(), *others], rate)
+        first_draw = recipe.prune_epochs - first
+        self._train("codebooks", optimizer, rate, end, range(first, end), first_draw)
 
-    def _beside(self, phase: str, **parts: Stateful) -> TrainingState:
-        path = None if self.state is None else self.state.with_suffix(f".{phase}.pt")
-        return TrainingState(path, repr(self.recipe), model=self.model, **parts)
-
-    def _loop(self, optimizer: torch.optim.Optimizer, rate: CosineRate, epochs: int) -> Loop:
-        recipe = self.recipe
-
-        def loss(
-            scores: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor | None
-        ) -> torch.Tensor:
-            if targets is None:
-                raise ValueError("draw() gave no targets: take them from teach(inputs)")
-            return distillation_loss(
-                scores, targets, labels, recipe.temperature, recipe.teacher_weight
-            )
-
-        return Loop(
-            self.model,
-            optimizer,
-            batch_size=recipe.batch_size,
-            epochs=epochs,
-            rate=rate,
-            loss=loss,
-            forward=self.forward,
-            to_input=self.to_input,
-        )
+    def _loss(
+        self, scores: torch.Tensor, labels: torch.Tensor, targets: torch.Tensor | None
+    ) -> torch.Tensor:
+        if targets is None:
+            raise ValueError("draw() gave no targets: take them from teach(inputs)")
+        of = self.recipe
+        return distillation_loss(scores, targets, labels, of.temperature, of.teacher_weight)
 
     def _train(
         self,
         phase: str,
-        state: TrainingState,
-        loop: Loop,
+        optimizer: torch.optim.Optimizer,
+        rate: CosineRate,
+        spanned: int,
         epochs: range,
-        first_draw: int = 0,
+        first_draw: int,
         after_step: Callable[[Position], None] | None = None,
     ) -> None:
-        """Trains for what is left of a phase's epochs; ``first_draw``: of epoch 0, for ``draw``."""
+        """Trains for what is left of ``epochs``, of the ``spanned`` ones of the rate.
+
+        The first of those has the number ``first_draw`` for :meth:`draw`.
+        """
+        path, settings, codebook_size = self.state, self.recipe, 255
+        if phase == "pruning":
+            settings, codebook_size = self.recipe.pruning(), self.recipe.codebook_size
+        elif path is not None:
+            path = path.with_suffix(f".{phase}.pt")
+        model, compressor = self.model, self.compressor
+        state = TrainingState(
+            path, repr(settings), model=model, optimizer=optimizer, compressor=compressor
+        )
+        loop = Loop(
+            model,
+            optimizer,
+            batch_size=self.recipe.batch_size,
+            epochs=spanned,
+            rate=rate,
+            loss=self._loss,
+            forward=self.forward,
+            to_input=self.to_input,
+        )
+        compressor.attach(optimizer)
         done = state.load(self.device)
         left = epochs[done:]
-        codebook_size = self.recipe.codebook_size if phase == "pruning" else 255
         for result in loop.run(lambda epoch: self.draw(first_draw + epoch), left, after_step):
             done += 1
             if self.progress is not None:
-                self.progress(
-                    Progress(
-                        phase,
-                        done,
-                        len(epochs),
-                        result.loss,
-                        result.accuracy,
-                        self.density(),
-                        encoded_bytes(self.model, codebook_size),
-                    )
-                )
+                now = (phase, len(epochs), compressor.density, encoded_bytes(model, codebook_size))
+                self.progress(Progress(done, result.loss, result.accuracy, *now))
             state.save(done)
+        compressor.detach()
 
     def density(self) -> float:
         """Share of the weights that are not zero."""
-        kept = sum(int(w.detach().count_nonzero()) for w in self.weights.values())
-        return kept / max(1, sum(w.numel() for w in self.weights.values()))
+        return self.compressor.density

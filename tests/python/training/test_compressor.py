@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,6 +13,7 @@ import torch.nn.functional as F
 from torch import nn
 
 import tersor
+from tersor.pruning.masks import density_masks
 from tersor.training import Compressor, Schedule
 
 SCHEDULE = Schedule(density=0.25, prune_end=24, share_at=32, prune_every=4, codebook_size=7)
@@ -111,6 +114,76 @@ def test_a_shared_value_takes_the_sum_of_its_members_gradients() -> None:
         assert torch.allclose(weight.detach()[members], expected, atol=1e-6)
 
 
+def test_shared_values_of_many_weights_stay_where_nothing_moves_them() -> None:
+    model = nn.Sequential(nn.Linear(1000, 1000, bias=False))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.0)
+    compressor = Compressor(model, Schedule(1.0, prune_end=0, share_at=1, codebook_size=1))
+    compressor.attach(optimizer)
+    weight = compressor.weights["0.weight"]
+    weight.data.abs_()
+    for step in range(6):
+        weight.grad = torch.ones_like(weight)
+        optimizer.step()
+        if step == 0:
+            before = weight.detach().clone()
+    assert before.unique().numel() == 1
+    assert torch.equal(weight.detach(), before)  # float32 sums of a million would be .7 % off
+
+
+def test_the_value_that_each_weight_takes_is_trained_if_asked_for() -> None:
+    model = _model()
+    optimizer = _adam(model)
+    schedule = dataclasses.replace(SCHEDULE, assign_at=28, share_at=48)
+    compressor = Compressor(model, schedule).attach(optimizer)
+    _train(model, optimizer, range(28))
+    assert compressor.shared
+    zeros = {n: w.detach() == 0 for n, w in compressor.weights.items()}
+    values = {n: w.detach().unique() for n, w in compressor.weights.items()}
+    before = {n: w.detach().clone() for n, w in compressor.weights.items()}
+    _train(model, optimizer, range(28, 47))
+    for n, w in compressor.weights.items():
+        assert torch.equal(w.detach() == 0, zeros[n])
+        assert torch.isin(w.detach(), values[n]).all()
+        assert not torch.equal(w.detach(), before[n])  # some take another value
+    _train(model, optimizer, range(47, 60))
+    for n, w in compressor.weights.items():
+        assert torch.equal(w.detach() == 0, zeros[n])
+        assert not torch.isin(w.detach(), values[n]).all()  # the values are trained
+    assert all(count <= 7 for count in _values(compressor))
+
+
+def test_without_a_schedule_the_loop_decides() -> None:
+    model = _model()
+    optimizer = _adam(model)
+    biggest = {n: w.detach().abs() for n, w in model.named_parameters() if w.dim() > 1}
+    compressor = Compressor(model, scores=lambda weights, optimizer: biggest)
+    with pytest.raises(RuntimeError, match="only weights that an optimizer trains freely"):
+        compressor.prune(0.5)
+    compressor.attach(optimizer)
+    _train(model, optimizer, range(4))
+    compressor.prune(0.25)
+    _train(model, optimizer, range(4, 8))
+    assert compressor.density == pytest.approx(0.25, abs=0.001)
+    for n, kept in density_masks(biggest, 0.25).items():
+        assert torch.equal(compressor.weights[n] != 0, kept)
+    compressor.detach()
+    with pytest.raises(RuntimeError, match=r"call assign\(\) first"):
+        compressor.assigned()
+    shared = compressor.share({**compressor.cluster(7), "3.bias": 2})
+    with pytest.raises(RuntimeError, match="only weights that an optimizer trains freely"):
+        compressor.prune(0.1)
+    before = {n: c.detach().clone() for n, c in shared.codebooks.items()}
+    optimizer = torch.optim.Adam(shared.codebooks.values(), lr=0.01)
+    compressor.attach(optimizer)
+    _train(model, optimizer, range(8, 12))
+    assert all(count <= 7 for count in _values(compressor))
+    assert len(model[3].bias.unique()) == 2
+    for n, codebook in shared.codebooks.items():
+        assert not torch.equal(codebook, before[n])
+        parameter = model.get_parameter(n)
+        assert torch.equal(parameter, codebook[shared.codes[n]])
+
+
 def test_without_sharing_the_kept_weights_stay_free() -> None:
     model = _model()
     optimizer = _adam(model)
@@ -121,27 +194,30 @@ def test_without_sharing_the_kept_weights_stay_free() -> None:
 
 
 def test_a_checkpoint_goes_on_where_it_was() -> None:
+    schedule = dataclasses.replace(SCHEDULE, assign_at=28, share_at=36)
     whole = _model()
     optimizer = _adam(whole)
-    Compressor(whole, SCHEDULE).attach(optimizer)
+    Compressor(whole, schedule).attach(optimizer)
     _train(whole, optimizer, range(50))
-    for stop in (10, 40):
+    second = _model()  # goes on from each of them in turn, whatever it did before
+    its_optimizer = _adam(second)
+    its_compressor = Compressor(second, schedule).attach(its_optimizer)
+    for stop in (10, 32, 40, 32, 10):
         first = _model()
         optimizer = _adam(first)
-        compressor = Compressor(first, SCHEDULE).attach(optimizer)
+        compressor = Compressor(first, schedule).attach(optimizer)
         _train(first, optimizer, range(stop))
-        saved: dict[str, Any] = {
-            "model": first.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "compressor": compressor.state_dict(),
-        }
-        second = _model()
-        optimizer = _adam(second)
-        compressor = Compressor(second, SCHEDULE).attach(optimizer)
+        saved: dict[str, Any] = copy.deepcopy(
+            {
+                "model": first.state_dict(),
+                "optimizer": optimizer.state_dict(),
+                "compressor": compressor.state_dict(),
+            }
+        )
         second.load_state_dict(saved["model"])
-        optimizer.load_state_dict(saved["optimizer"])
-        compressor.load_state_dict(saved["compressor"])
-        _train(second, optimizer, range(stop, 50))
+        its_optimizer.load_state_dict(saved["optimizer"])
+        its_compressor.load_state_dict(saved["compressor"])
+        _train(second, its_optimizer, range(stop, 50))
         for name, value in whole.state_dict().items():
             assert torch.equal(second.state_dict()[name], value), (stop, name)
     other = Compressor(_model(), Schedule(density=0.5, prune_end=24))
@@ -174,6 +250,8 @@ def test_what_cannot_work_is_refused() -> None:
         {"prune_end": -1},
         {"prune_end": 0},
         {"share_at": 3},
+        {"assign_at": 24},
+        {"assign_at": 30, "share_at": 30},
         {"codebook_size": 256},
         {"prune_every": 0},
         {"prune_begin": 30},
