@@ -322,7 +322,8 @@ class BlockRun:
         if arguments is None:
             return
         for layer in group.layers:
-            args, kwargs = copied(arguments)
+            # Layers of registered types leave their inputs as they are.
+            args, kwargs = arguments if layer in self.handlers else copied(arguments)
             stream.known[number][layer] = part.stops.original[layer](*args, **kwargs)
 
     def _do_observed(

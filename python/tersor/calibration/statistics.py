@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,13 +21,16 @@ from tersor.calibration.inputs import (
     run,
 )
 from tersor.calibration.trace import Trace, numbered, recorded, united
-from tersor.nn.registry import LayerHandler, handler_of, why_not
+from tersor.nn.registry import Conv2dHandler, LayerHandler, handler_of, why_not
 
 MAX_INPUTS = 4096
 """Wider layers are processed in blocks of at most this many inputs, taken as uncorrelated."""
 
 MAX_PATCHES = 1 << 14
-"""Of a call of a convolution with more patches, at least so many, evenly spread, are used."""
+PATCHES_PER_INPUT = 32
+LEAST_PATCHES = 1 << 11
+"""Of a call of a convolution with more patches than ``PATCHES_PER_INPUT`` for each input of a row,
+``LEAST_PATCHES`` and ``MAX_PATCHES`` at the ends, at least so many, evenly spread, are used."""
 
 
 @dataclass
@@ -72,10 +74,17 @@ def supported(layer: nn.Module, name: str) -> LayerHandler:
 
 @dataclass
 class Accumulator:
-    """The sums over all samples of a layer so far."""
+    """The sums over all samples of a layer so far.
+
+    Attributes:
+        shift: what is subtracted from each sample, ``[groups, inputs]``: about the mean, so that of
+            nearly constant inputs rounding errors leave what varies.
+        sums: of the samples without it.
+    """
 
     layer: nn.Module
     handler: LayerHandler
+    shift: torch.Tensor | None = None
     sums: InputStatistics | None = None
 
     def add(self, x: torch.Tensor, dense: torch.Tensor | None = None) -> None:
@@ -87,15 +96,27 @@ class Accumulator:
         """
         if not x.numel():
             return
-        layer = _thinned(self.layer, x)
-        parts = self.handler.samples(layer, x)
+        parts = self._samples(x)
         if dense is None or dense.shape != x.shape:
             for part in parts:
                 self._add(part.float())
         else:
-            both = zip(parts, self.handler.samples(layer, dense), strict=True)
+            both = zip(parts, self._samples(dense), strict=True)
             for part, dense_part in both:
                 self._add(part.float(), dense_part.float())
+
+    def _samples(self, x: torch.Tensor) -> Iterator[torch.Tensor]:
+        """What the weight is multiplied with; of very many patches some."""
+        layer = self.layer
+        if not isinstance(self.handler, Conv2dHandler):
+            return self.handler.samples(layer, x)
+        assert isinstance(layer, (nn.Conv1d, nn.Conv2d))
+        inputs = layer.weight[0].numel()
+        most = min(max(PATCHES_PER_INPUT * inputs, LEAST_PATCHES), MAX_PATCHES)
+        axes = len(layer.stride)
+        patches = x.numel() // x.shape[-1 - axes] // math.prod(layer.stride)
+        every = math.floor((patches / most) ** (1 / axes))
+        return self.handler.samples(layer, x, max(1, every))
 
     def _add(self, samples: torch.Tensor, dense: torch.Tensor | None = None) -> None:
         groups, count, inputs = samples.shape
@@ -104,7 +125,11 @@ class Accumulator:
             second = [samples.new_zeros(groups, n, n) for n in sizes]
             mean = samples.new_zeros(groups, inputs)
             self.sums = InputStatistics(0, mean, second, torch.zeros_like(mean))
+            self.shift = samples.mean(1)
         sums = self.sums
+        assert self.shift is not None
+        samples = samples - self.shift[:, None]
+        dense = None if dense is None else dense - self.shift[:, None]
         sums.count += count
         sums.mean += samples.sum(1)
         sums.dense_mean += (samples if dense is None else dense).sum(1)
@@ -117,13 +142,33 @@ class Accumulator:
                 assert sums.drift is not None
                 sums.drift[i].baddbmm_((dense[:, :, block] - part).transpose(1, 2), part)
 
+    def _unshifted(self) -> InputStatistics | None:
+        """The sums of the samples themselves, made in double: float32 then rounds them once."""
+        sums, shift = self.sums, self.shift
+        if sums is None or shift is None:
+            return None
+        shift, own = shift.double(), sums.mean.double()
+        whole = sums.count * shift
+        moved = sums.dense_mean.double() - own
+        sums.mean, sums.dense_mean = (own + whole).float(), (moved + own + whole).float()
+        for i, block in enumerate(blocks_of(shift.shape[1])):
+            row = shift[:, None, block]
+            second = sums.second[i].double()
+            second.baddbmm_((own + whole)[:, block, None], row)
+            second.baddbmm_(row.transpose(1, 2), own[:, None, block])
+            sums.second[i] = second.float()
+            if sums.drift is not None:
+                sums.drift[i] = sums.drift[i].double().baddbmm_(moved[:, block, None], row).float()
+        self.shift = None
+        return sums
+
     def result(self, name: str) -> InputStatistics | None:
         """Means over all samples; None if there were none.
 
         Raises:
             ValueError: an input is not finite or its square overflows; the message has the name.
         """
-        sums = _over_ranks(self.sums)
+        sums = _over_ranks(self._unshifted())
         if sums is None:
             return None
         sums.mean /= sums.count
@@ -136,19 +181,6 @@ class Accumulator:
                 f"{name}: its inputs hold NaN or infinite values, or some whose square overflows"
             )
         return sums
-
-
-def _thinned(layer: nn.Module, x: torch.Tensor) -> nn.Module:
-    """A convolution that stands for a layer, with larger strides where it has very many patches."""
-    if not isinstance(layer, nn.Conv2d):
-        return layer
-    patches = x.numel() // x.shape[-3] // (layer.stride[0] * layer.stride[1])
-    every = math.isqrt(patches // MAX_PATCHES)
-    if every <= 1:
-        return layer
-    made = copy.copy(layer)
-    made.stride = (layer.stride[0] * every, layer.stride[1] * every)
-    return made
 
 
 def _over_ranks(sums: InputStatistics | None) -> InputStatistics | None:

@@ -6,6 +6,7 @@ override ``forward``.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
@@ -120,18 +121,30 @@ class Conv2dHandler(LayerHandler):
         """As the base class."""
         return int(module.groups)
 
-    def samples(self, module: Any, x: torch.Tensor) -> Iterator[torch.Tensor]:
-        """As the base class."""
+    def samples(self, module: Any, x: torch.Tensor, every: int = 1) -> Iterator[torch.Tensor]:
+        """As the base class.
+
+        Args:
+            module: a dense layer.
+            x: input of one of its calls.
+            every: of each axis, one patch of so many, the first from the middle of these.
+        """
         images = x if x.dim() == 4 else x.unsqueeze(0)
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
         images = F.pad(images, pixels_of_padding(module), mode)
-        columns = module.in_channels * module.kernel_size[0] * module.kernel_size[1]
+        first = [step * ((every - 1) // 2) for step in module.stride]
+        images = images[:, :, first[0] :, first[1] :]
+        stride = tuple(step * every for step in module.stride)
+        columns = module.in_channels * math.prod(module.kernel_size)
         # At stride 1; fewer patches otherwise.
         each = max(1, columns * images.shape[2] * images.shape[3])
-        each = each // (module.stride[0] * module.stride[1]) or 1
+        each = each // math.prod(stride) or 1
         for part in images.split(max(1, PATCH_ELEMENTS // each)):
-            patches = F.unfold(part, module.kernel_size, module.dilation, 0, module.stride)
-            grouped = patches.view(len(part), module.groups, -1, patches.shape[-1])
+            if tuple(module.kernel_size) == (1, 1):  # no copy
+                patches = part[:, :, :: stride[0], :: stride[1]].flatten(2)
+            else:
+                patches = F.unfold(part, module.kernel_size, module.dilation, 0, stride)
+            grouped = patches.unflatten(1, (module.groups, -1))
             yield grouped.permute(1, 0, 3, 2).flatten(1, 2)
 
 
@@ -214,16 +227,16 @@ class Conv1dHandler(Conv2dHandler):
         """As the base class."""
         return CompressedConv1d.empty_like(module)
 
-    def samples(self, module: Any, x: torch.Tensor) -> Iterator[torch.Tensor]:
-        """As the base class."""
+    def samples(self, module: Any, x: torch.Tensor, every: int = 1) -> Iterator[torch.Tensor]:
+        """As the base class of this."""
         signals = x if x.dim() == 3 else x.unsqueeze(0)
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
         images = F.pad(signals, samples_of_padding(module), mode).unsqueeze(2)
+        images = images[..., module.stride[0] * ((every - 1) // 2) :]
+        stride = (1, module.stride[0] * every)
         each = max(1, module.in_channels * module.kernel_size[0] * images.shape[3])
         for part in images.split(max(1, PATCH_ELEMENTS // each)):
-            patches = F.unfold(
-                part, (1, *module.kernel_size), (1, *module.dilation), 0, (1, *module.stride)
-            )
+            patches = F.unfold(part, (1, *module.kernel_size), (1, *module.dilation), 0, stride)
             grouped = patches.view(len(part), module.groups, -1, patches.shape[-1])
             yield grouped.permute(1, 0, 3, 2).flatten(1, 2)
 

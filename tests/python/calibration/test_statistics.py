@@ -76,6 +76,7 @@ def test_patches_are_those_of_the_padded_image(padding: Any, mode: str) -> None:
 
 def test_a_batch_is_not_unfolded_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "PATCH_ELEMENTS", 20000)
+    monkeypatch.setattr(statistics, "LEAST_PATCHES", 100 * 144)
     layer, x = nn.Conv2d(4, 4, 5, padding=2), torch.randn(100, 4, 12, 12)
     patches = 100 * 144 * 100
     with LargestTensor() as largest:
@@ -88,14 +89,45 @@ def test_a_batch_is_not_unfolded_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_of_very_many_patches_some_are_used(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     layer, x = nn.Conv2d(4, 4, 3), torch.randn(50, 4, 20, 20).cumsum(2)
+    monkeypatch.setattr(statistics, "LEAST_PATCHES", 1 << 14)
     whole = input_statistics(layer, layer, [x])
-    monkeypatch.setattr(statistics, "MAX_PATCHES", 1200)
+    monkeypatch.setattr(statistics, "LEAST_PATCHES", 1200)
     some = input_statistics(layer, layer, [x])
     assert whole is not None
     assert some is not None
     assert 1200 <= some.count <= whole.count // 16 + 50 * 20
     assert layer.stride == (1, 1)
     assert float((some.second[0] - whole.second[0]).norm() / whole.second[0].norm()) < 0.2
+
+
+@pytest.mark.parametrize("every", [1, 2, 3])
+@pytest.mark.parametrize("kernel", [1, 3])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_thinned_patches_are_spread_evenly(every: int, kernel: int, groups: int) -> None:
+    torch.manual_seed(0)
+    signals = nn.Conv1d(4, 4, kernel, 2, padding=1, groups=groups)
+    images = nn.Conv2d(4, 4, kernel, (1, 2), padding=1, groups=groups)
+    for layer, x in ((signals, torch.randn(3, 4, 29)), (images, torch.randn(3, 4, 17, 29))):
+        handler = registry.handler_of(layer)
+        assert isinstance(handler, registry.Conv2dHandler)
+        (whole,) = handler.samples(layer, x)
+        (some,) = handler.samples(layer, x, every)
+        places = layer(x).shape[2:]
+        grid = whole.view(groups, 3, *places, -1)
+        for axis in range(len(places)):
+            grid = grid[(slice(None),) * (2 + axis) + (slice((every - 1) // 2, None, every),)]
+        assert torch.equal(some, grid.flatten(1, -2))
+
+
+def test_nearly_constant_inputs_keep_what_varies() -> None:
+    torch.manual_seed(0)
+    varies = torch.randn(4000, 5) * 1e-2
+    layer = nn.Linear(5, 3)
+    found = input_statistics(layer, layer, [varies[:3000] + 6, varies[3000:] + 6])
+    assert found is not None
+    centred = found.second[0][0].double() - found.mean[0].double().outer(found.mean[0].double())
+    expected = torch.cov((varies + 6).double().T, correction=0)
+    assert float((centred - expected).abs().max()) < 6 * 36 * 2.0**-24
 
 
 class Odd(nn.Module):
