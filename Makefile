@@ -64,7 +64,7 @@ test-cpp: $(VENV)/.tools build/.gtest
 	ctest --test-dir build/cpp --output-on-failure -j2
 
 test-python: $(VENV)/.installed $(VENV)/.tools
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m pytest -n 2 --dist loadfile
+	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(VENV)/.installed
 	$(BIN)/python -m pytest -m 'not slow'
