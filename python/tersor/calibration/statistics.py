@@ -115,8 +115,9 @@ class Accumulator:
         most = min(max(PATCHES_PER_INPUT * inputs, LEAST_PATCHES), MAX_PATCHES)
         axes = len(layer.stride)
         patches = x.numel() // x.shape[-1 - axes] // math.prod(layer.stride)
-        every = math.floor((patches / most) ** (1 / axes))
-        return self.handler.samples(layer, x, max(1, every))
+        ratio = max(1, patches // most)
+        every = (ratio,) if axes == 1 else (root := math.isqrt(ratio), ratio // root)
+        return self.handler.samples(layer, x, every)
 
     def _add(self, samples: torch.Tensor, dense: torch.Tensor | None = None) -> None:
         groups, count, inputs = samples.shape

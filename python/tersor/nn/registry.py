@@ -121,7 +121,9 @@ class Conv2dHandler(LayerHandler):
         """As the base class."""
         return int(module.groups)
 
-    def samples(self, module: Any, x: torch.Tensor, every: int = 1) -> Iterator[torch.Tensor]:
+    def samples(
+        self, module: Any, x: torch.Tensor, every: tuple[int, ...] = (1, 1)
+    ) -> Iterator[torch.Tensor]:
         """As the base class.
 
         Args:
@@ -130,11 +132,13 @@ class Conv2dHandler(LayerHandler):
             every: of each axis, one patch of so many, the first from the middle of these.
         """
         images = x if x.dim() == 4 else x.unsqueeze(0)
-        mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
-        images = F.pad(images, pixels_of_padding(module), mode)
-        first = [step * ((every - 1) // 2) for step in module.stride]
+        padding = pixels_of_padding(module)
+        if any(padding):
+            mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
+            images = F.pad(images, padding, mode)
+        first = [s * ((n - 1) // 2) for s, n in zip(module.stride, every, strict=True)]
         images = images[:, :, first[0] :, first[1] :]
-        stride = tuple(step * every for step in module.stride)
+        stride = tuple(s * n for s, n in zip(module.stride, every, strict=True))
         columns = module.in_channels * math.prod(module.kernel_size)
         # At stride 1; fewer patches otherwise.
         each = max(1, columns * images.shape[2] * images.shape[3])
@@ -227,13 +231,15 @@ class Conv1dHandler(Conv2dHandler):
         """As the base class."""
         return CompressedConv1d.empty_like(module)
 
-    def samples(self, module: Any, x: torch.Tensor, every: int = 1) -> Iterator[torch.Tensor]:
+    def samples(
+        self, module: Any, x: torch.Tensor, every: tuple[int, ...] = (1,)
+    ) -> Iterator[torch.Tensor]:
         """As the base class of this."""
         signals = x if x.dim() == 3 else x.unsqueeze(0)
         mode = "constant" if module.padding_mode == "zeros" else module.padding_mode
         images = F.pad(signals, samples_of_padding(module), mode).unsqueeze(2)
-        images = images[..., module.stride[0] * ((every - 1) // 2) :]
-        stride = (1, module.stride[0] * every)
+        images = images[..., module.stride[0] * ((every[0] - 1) // 2) :]
+        stride = (1, module.stride[0] * every[0])
         each = max(1, module.in_channels * module.kernel_size[0] * images.shape[3])
         for part in images.split(max(1, PATCH_ELEMENTS // each)):
             patches = F.unfold(part, (1, *module.kernel_size), (1, *module.dilation), 0, stride)

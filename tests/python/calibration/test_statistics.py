@@ -95,15 +95,17 @@ def test_of_very_many_patches_some_are_used(monkeypatch: pytest.MonkeyPatch) -> 
     some = input_statistics(layer, layer, [x])
     assert whole is not None
     assert some is not None
-    assert 1200 <= some.count <= whole.count // 16 + 50 * 20
+    assert 1200 <= some.count < 2 * 1200
     assert layer.stride == (1, 1)
     assert float((some.second[0] - whole.second[0]).norm() / whole.second[0].norm()) < 0.2
 
 
-@pytest.mark.parametrize("every", [1, 2, 3])
+@pytest.mark.parametrize("every", [(1, 1), (2, 1), (2, 3)])
 @pytest.mark.parametrize("kernel", [1, 3])
 @pytest.mark.parametrize("groups", [1, 2])
-def test_thinned_patches_are_spread_evenly(every: int, kernel: int, groups: int) -> None:
+def test_thinned_patches_are_spread_evenly(
+    every: tuple[int, int], kernel: int, groups: int
+) -> None:
     torch.manual_seed(0)
     signals = nn.Conv1d(4, 4, kernel, 2, padding=1, groups=groups)
     images = nn.Conv2d(4, 4, kernel, (1, 2), padding=1, groups=groups)
@@ -111,11 +113,12 @@ def test_thinned_patches_are_spread_evenly(every: int, kernel: int, groups: int)
         handler = registry.handler_of(layer)
         assert isinstance(handler, registry.Conv2dHandler)
         (whole,) = handler.samples(layer, x)
-        (some,) = handler.samples(layer, x, every)
         places = layer(x).shape[2:]
+        (some,) = handler.samples(layer, x, every[: len(places)])
         grid = whole.view(groups, 3, *places, -1)
         for axis in range(len(places)):
-            grid = grid[(slice(None),) * (2 + axis) + (slice((every - 1) // 2, None, every),)]
+            taken = slice((every[axis] - 1) // 2, None, every[axis])
+            grid = grid[(slice(None),) * (2 + axis) + (taken,)]
         assert torch.equal(some, grid.flatten(1, -2))
 
 
