@@ -259,11 +259,13 @@ bool decode_stage(const Stage& stage, const std::uint8_t* bytes, std::size_t sup
 }
 
 /// Whether a shape has a kernel of its own: those that the codes of real data consist of. A tail
-/// begins after few planes or after suffixes, and pairs have few words that are frequent. Kernels
-/// for shapes with a tail serve those without as well, where these are rare or short.
+/// begins after few planes or after suffixes, of which three follow many planes alone, and pairs
+/// have few words that are frequent. Kernels for shapes with a tail serve those without as well,
+/// where these are rare or short.
 constexpr bool has_kernel(int planes, int suffixes, bool tail, bool pairs) noexcept {
     if (pairs) return tail && planes <= 3 && suffixes <= std::min(planes, 4 - planes);
-    if (!tail) return suffixes <= 1;
+    if (!tail) return suffixes == 0 || (suffixes == 1 && (planes <= 3 || planes >= 6));
+    if (suffixes == 3) return planes == 4 || planes == 5;
     return planes <= 3 || (suffixes >= 1 && planes <= 5) || (suffixes == 2 && planes == 6);
 }
 
