@@ -16,7 +16,7 @@ namespace tersor::spmm {
 /// gathers of fp32, or the fixed-point arithmetic of a class, with `integers` or with codes.
 [[nodiscard]] constexpr std::size_t panel_from(Isa isa, std::optional<Arithmetic> arithmetic,
                                                bool integers) noexcept {
-    if (integers && (isa == Isa::avx2 || isa == Isa::neon)) return SIZE_MAX;
+    if (integers && isa != Isa::amx) return SIZE_MAX;
     if (!arithmetic.has_value()) return 4;
     if (isa == Isa::avx2 || isa == Isa::neon) return 6;
     if (arithmetic == Arithmetic{3, 3, 2}) return 12;
@@ -25,13 +25,15 @@ namespace tersor::spmm {
     return SIZE_MAX;
 }
 
-/// Vectors from which dense slices of integers are multiplied in fp32 instead of limbs, where a
-/// level has both: a product of limbs takes three instructions there.
-[[nodiscard]] constexpr std::size_t floats_from(Precision precision) noexcept {
+/// Vectors from which dense slices of integers are multiplied in fp32 instead of limbs: soon where
+/// a product of limbs takes three instructions, with one instruction where limbs are three or more.
+[[nodiscard]] constexpr std::size_t floats_from(Isa isa, Precision precision) noexcept {
+    const bool one_instruction = isa == Isa::avx512;
+    if (isa == Isa::amx) return SIZE_MAX;  // tiles
     switch (precision) {
-        case Precision::highest:
-        case Precision::high: return 1;
-        case Precision::medium: return 8;
+        case Precision::highest: return one_instruction ? 8 : 1;
+        case Precision::high: return one_instruction ? 12 : 1;
+        case Precision::medium: return one_instruction ? SIZE_MAX : 8;
         case Precision::low: break;
     }
     return SIZE_MAX;

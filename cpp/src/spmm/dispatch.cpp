@@ -56,7 +56,7 @@ Plan plan_for(const PackedMatrix::Layout& layout, std::size_t batch, Precision p
               int threads) {
     Plan plan;
     if (layout.runs_integers() && sell::kernels(layout.isa).multiply_as_floats != nullptr &&
-        batch >= floats_from(precision) && fits_fixed_point(*layout.sell(threads))) {
+        batch >= floats_from(layout.isa, precision) && fits_fixed_point(*layout.sell(threads))) {
         plan.as_floats = true;
         return plan;
     }

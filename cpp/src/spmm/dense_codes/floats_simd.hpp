@@ -1,7 +1,7 @@
 // Products with dense slices of integers in fp32, written once for all levels: a small matrix
 // product of rows and vectors. Integers become floats as they are loaded, once for up to four
 // vectors, and the activations stay as they are. Bound by the multiply-adds: two rows and four
-// vectors take 8, for 2 conversions and 4 loads.
+// vectors take 8, for 2 conversions and 4 loads; with 32 registers four rows take 16.
 #pragma once
 
 #include <algorithm>
@@ -20,6 +20,31 @@ constexpr std::size_t lines_per_sum = 16;
 
 /// Rows that stay in the second cache while vector after vector passes.
 constexpr std::size_t rows_together = 4 * slice_rows;
+
+/// The sums of the elements of each register, added to totals[v][r].
+template <std::size_t rows, std::size_t vectors>
+void add_sums(const simd::F32 (&sums)[rows][vectors],
+              std::array<std::array<double, rows>, vectors>& totals) noexcept {
+    if constexpr (rows * vectors == simd::width) {
+        simd::F32 lanes[simd::width];
+        for (std::size_t i = 0; i < simd::width; ++i) lanes[i] = sums[i / vectors][i % vectors];
+        simd::transpose(lanes);
+        for (std::size_t half = simd::width / 2; half > 0; half /= 2) {
+            for (std::size_t i = 0; i < half; ++i) lanes[i] = lanes[i] + lanes[i + half];
+        }
+        float each[simd::width];
+        simd::store(each, lanes[0]);
+        for (std::size_t i = 0; i < simd::width; ++i) {
+            totals[i % vectors][i / vectors] += double{each[i]};
+        }
+    } else {
+        for (std::size_t r = 0; r < rows; ++r) {
+            for (std::size_t v = 0; v < vectors; ++v) {
+                totals[v][r] += double{simd::sum(sums[r][v])};
+            }
+        }
+    }
+}
 
 /// totals[v][r] = the product of row r with vector v, in units of w.
 template <std::size_t rows, std::size_t vectors>
@@ -52,11 +77,7 @@ void multiply_block(const std::uint8_t* line, std::size_t stride, const float* x
                 }
             }
         }
-        for (std::size_t r = 0; r < rows; ++r) {
-            for (std::size_t v = 0; v < vectors; ++v) {
-                totals[v][r] += double{simd::sum(sums[r][v])};
-            }
-        }
+        add_sums(sums, totals);
     }
 }
 
@@ -81,6 +102,7 @@ void multiply_rows_of(const Sell& layout, const float* x, const float* bias, flo
 inline void multiply_as_floats(const Sell& layout, const float* x, std::size_t items,
                                const float* bias, float* y, std::size_t slice_begin,
                                std::size_t slice_end) noexcept {
+    constexpr std::size_t rows = simd::registers > 16 ? 4 : 2;  // of four vectors
     const std::size_t row_count = layout.row_order.size();
     const std::size_t last = std::min(slice_end * slice_rows, row_count);
     for (std::size_t begin = slice_begin * slice_rows; begin < last; begin += rows_together) {
@@ -89,7 +111,7 @@ inline void multiply_as_floats(const Sell& layout, const float* x, std::size_t i
             const float* from = x + item * layout.row_bytes;
             float* to = y + item * row_count;
             if (items - item >= 4) {
-                multiply_rows_of<2, 4>(layout, from, bias, to, begin, end);
+                multiply_rows_of<rows, 4>(layout, from, bias, to, begin, end);
                 item += 4;
             } else if (items - item >= 2) {
                 multiply_rows_of<4, 2>(layout, from, bias, to, begin, end);
