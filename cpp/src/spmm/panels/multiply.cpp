@@ -169,11 +169,11 @@ private:
 struct BatchLimbs {
     const float* vectors;  // [batch, cols], what the limbs are of
     std::size_t stride;
-    std::uint8_t* limbs;        // [batch, stride]
-    std::span<Range> ranges;    // [batch]
-    std::span<float> units;     // [batch, filled up to whole groups]
-    std::span<float> lows;      // the same
-    std::span<float> row_sums;  // [rows] of the weights as the limbs have them
+    const std::uint8_t* panels;  // [groups, stride, limb_lanes]
+    std::span<Range> ranges;     // [batch]
+    std::span<float> units;      // [batch, filled up to whole groups]
+    std::span<float> lows;       // the same
+    std::span<float> row_sums;   // [rows] of the weights as the limbs have them
 };
 
 /// Products of one group of up to `limb_lanes` vectors with the tiles [begin, end); vectors that
@@ -184,8 +184,7 @@ void multiply_limb_tiles(const PackedMatrix::Layout& layout, const Panels& panel
     const panels::Kernels& kernel = panels::kernels(layout.isa);
     const Sell& sell = *layout.sell();
     const std::size_t rows = layout.rows;
-    const support::Scratch<std::uint8_t> panel(x.stride * limb_lanes);
-    kernel.interleave_limbs(x.limbs + group.first * x.stride, x.stride, x.stride, panel.data());
+    const std::uint8_t* const panel = x.panels + group.first * x.stride;
     const std::size_t tile_size = std::min(rows, panels.tile_rows) * limb_lanes;
     const support::Scratch<std::int32_t> sums(tile_size);
     const support::Scratch<float> totals(tile_size);
@@ -197,8 +196,7 @@ void multiply_limb_tiles(const PackedMatrix::Layout& layout, const Panels& panel
         for (std::size_t b = 0; b + 1 < tile.block_starts.size(); ++b) {
             kernel.multiply_limb_block(tile.stream.data() + tile.block_starts[b],
                                        tile.stream.data() + tile.block_starts[b + 1],
-                                       panel.data() + b * panels.block_width * limb_lanes,
-                                       sums.data());
+                                       panel + b * panels.block_width * limb_lanes, sums.data());
         }
         kernel.scale_limb_sums(sums.data(), count, x.units.data() + group.first,
                                x.lows.data() + group.first, x.row_sums.data() + first_row,
@@ -232,8 +230,10 @@ void multiply_limbs_of(const PackedMatrix::Layout& layout, const Panels& panels,
             {first, std::min(limb_lanes, batch - first), limb_lanes, first * tiles.rows});
     }
     const std::size_t places = groups.size() * limb_lanes;
-    const std::size_t stride = (cols + 63) / 64 * 64;
+    // An odd number of cache lines, so that a column of all vectors is not in one set of the cache.
+    const std::size_t stride = ((cols + 63) / 64 | 1) * 64;
     const support::Scratch<std::uint8_t> limbs(places * stride);
+    const support::Scratch<std::uint8_t> interleaved(places * stride);
     const support::Scratch<Range> ranges(batch);
     const support::Scratch<float> units(places);
     const support::Scratch<float> lows(places);
@@ -254,7 +254,18 @@ void multiply_limbs_of(const PackedMatrix::Layout& layout, const Panels& panels,
             lows[n] = ranges[n].low;
         }
     });
-    const BatchLimbs vectors{x, stride, limbs.data(), ranges, units, lows, row_sums};
+    parallel_for(places * stride / (64 * limb_lanes), 4, threads,
+                 [&](std::size_t begin, std::size_t end) {
+                     const std::size_t in_group = stride / 64;
+                     for (std::size_t i = begin; i < end; ++i) {
+                         const std::size_t first = i / in_group * limb_lanes * stride;
+                         const std::size_t column = i % in_group * 64;
+                         panels::kernels(layout.isa)
+                             .interleave_limbs(limbs.data() + first + column, stride, 64,
+                                               interleaved.data() + first + column * limb_lanes);
+                     }
+                 });
+    const BatchLimbs vectors{x, stride, interleaved.data(), ranges, units, lows, row_sums};
     const std::size_t pieces =
         std::min(groups.size() * tiles.count(), static_cast<std::size_t>(std::max(threads, 1)));
     parallel_for(pieces, 1, threads, [&](std::size_t begin, std::size_t end) {
