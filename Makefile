@@ -1,6 +1,6 @@
 # make demo    install, then compress, save, load and run the two LeNets
 # make test    the whole test suite, C++ and Python
-# make test-fast  the Python tests that are not marked slow: under a minute on two idle cores
+# make test-fast  the Python tests that are not marked slow: some 80 seconds on two cores
 # make check   formatters, linters, type checker
 # make dev     .venv with everything, editable
 # make bench-spmm  sparse products against torch and others, into build/bench/spmm.json with plots;
@@ -67,7 +67,7 @@ test-python: $(VENV)/.installed $(VENV)/.tools
 	PATH="$(CURDIR)/$(BIN):$$PATH" OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-fast: $(VENV)/.installed
-	$(BIN)/python -m pytest -m 'not slow'
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 check: $(VENV)/.installed $(VENV)/.tools
 	$(BIN)/clang-format --dry-run --Werror $(CXX_SOURCES)
