@@ -67,7 +67,7 @@ void operator delete[](void* memory, std::size_t, std::align_val_t) noexcept { g
 
 namespace tersor::test {
 
-thread_local bool exempt = false;
+constinit thread_local bool exempt = false;
 
 namespace {
 

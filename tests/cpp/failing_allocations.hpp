@@ -29,8 +29,9 @@ using MakeOperation = std::function<Operation()>;
 /// Fails each allocation of an operation in turn, alone and with all that follow.
 void fail_all(const MakeOperation& make);
 
-/// Whether the allocations of this thread succeed.
-extern thread_local bool exempt;
+/// Whether the allocations of this thread succeed. `constinit`: there is nothing to call before its
+/// first use, which sanitizers of GCC 12 take for a null pointer.
+extern constinit thread_local bool exempt;
 
 /// Work runs on threads of its own.
 class Allocation : public IsaTest {
