@@ -30,7 +30,7 @@ MAX_PATCHES = 1 << 14
 PATCHES_PER_INPUT = 32
 LEAST_PATCHES = 1 << 11
 """Of a call of a convolution with more patches than ``PATCHES_PER_INPUT`` for each input of a row,
-``LEAST_PATCHES`` and ``MAX_PATCHES`` at the ends, at least so many, evenly spread, are used."""
+``LEAST_PATCHES`` and ``MAX_PATCHES`` at the ends, at least that number, evenly spread, is used."""
 
 
 @dataclass

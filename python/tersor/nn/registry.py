@@ -129,7 +129,7 @@ class Conv2dHandler(LayerHandler):
         Args:
             module: a dense layer.
             x: input of one of its calls.
-            every: of each axis, one patch of so many, the first from the middle of these.
+            every: n for each axis, of whose patches every n-th is taken, from the middle of n on.
         """
         images = x if x.dim() == 4 else x.unsqueeze(0)
         padding = pixels_of_padding(module)
