@@ -115,7 +115,9 @@ class Accumulator:
         most = min(max(PATCHES_PER_INPUT * inputs, LEAST_PATCHES), MAX_PATCHES)
         axes = len(layer.stride)
         patches = x.numel() // x.shape[-1 - axes] // math.prod(layer.stride)
-        ratio = max(1, patches // most)
+        ratio = patches // most
+        if ratio <= 1:
+            return self.handler.samples(layer, x)
         every = (ratio,) if axes == 1 else (root := math.isqrt(ratio), ratio // root)
         return self.handler.samples(layer, x, every)
 
