@@ -9,6 +9,9 @@ namespace {
 
 using namespace test;
 
+/// Of what does not fit 32 bits nothing but that can be told.
+constexpr bool addresses_are_short = sizeof(std::size_t) < sizeof(std::uint64_t);
+
 TEST(LayerDecode, ObeysTheMemoryLimit) {
     const auto blob = encode_layer(make_layer(ValueKind::shared_fp32, true));
     Layer back;
@@ -48,6 +51,10 @@ TEST(LayerDecode, RefusesConstantStreamsThatAnnounceTheMoon) {
     Layer layer;
     LayerInfo info;
     EXPECT_EQ(decode_layer(blob, layer).status, Status::too_large);
+    if (addresses_are_short) {
+        EXPECT_EQ(inspect_layer(blob, info, true).status, Status::too_large);
+        return;
+    }
     EXPECT_TRUE(inspect_layer(blob, info, true).ok());  // which decodes nothing
     EXPECT_EQ(info.nonzeros, std::uint64_t{1} << 40);
     EXPECT_GT(info.decoded_bytes, std::uint64_t{1} << 41);
@@ -118,8 +125,12 @@ TEST(LayerDecode, TheBoundFollowsFromTheBlobsSizeAndIsLifted) {
     const Bytes blob = blob_without_entries(2, shape, &lengths);
     Layer layer;
     LayerInfo info;
-    ASSERT_TRUE(inspect_layer(blob, info).ok());
     EXPECT_EQ(decode_layer(blob, layer).status, Status::too_large);
+    if (addresses_are_short) {
+        EXPECT_EQ(inspect_layer(blob, info).status, Status::too_large);
+        return;
+    }
+    ASSERT_TRUE(inspect_layer(blob, info).ok());
     EXPECT_EQ(decode_layer(blob, layer, info.decoded_bytes - 1).status, Status::too_large);
 }
 

@@ -25,9 +25,14 @@ using Shape = std::vector<std::uint64_t>;
 constexpr std::size_t small = 700;
 constexpr std::size_t large = 2 * (std::size_t{1} << 17) + 4321;  // of several blocks
 
+/// As files have them: the lowest byte of each element first.
 Bytes bytes_of(const auto& values) {
-    Bytes bytes(values.size() * sizeof(values[0]));
+    constexpr std::size_t width = sizeof(values[0]);
+    Bytes bytes(values.size() * width);
     std::memcpy(bytes.data(), values.data(), bytes.size());
+    if constexpr (std::endian::native == std::endian::big) {
+        for (auto at = bytes.begin(); at != bytes.end(); at += width) std::reverse(at, at + width);
+    }
     return bytes;
 }
 

@@ -78,7 +78,7 @@ Result read_streams(const ParsedLayer& parsed, std::span<const std::uint8_t> blo
     if (const Result r = decode_stream(parsed.gaps, blob, csr.gaps, 0, entries, threads); !r.ok()) {
         return r;
     }
-    if (parsed.flat) return {Status::ok, entries};
+    if (parsed.flat) return {Status::ok, static_cast<std::size_t>(entries)};
     return decode_row_lengths(parsed, blob, csr.row_lengths, threads);
 }
 
