@@ -47,8 +47,9 @@ class LayerConfig:
 
     Attributes:
         codebook_size: the most non-zero codebook entries, 1 to 255. None = a weight of at most 255
-            distinct non-zero values keeps exactly these; others get 15 entries in Linear and 255 in
-            Conv layers.
+            distinct non-zero values keeps exactly these; others get 255 entries in Conv layers, and
+            in Linear and Embedding layers 15, or 127 where ``method`` is None as well and more than
+            half of the weights are kept.
         kind: ``shared_fp32`` or ``shared_fp16`` (a codebook), ``plain_fp32`` or ``plain_fp16``
             (pruned, not quantized).
         density: share of weights kept, the largest ones, 0 to 1; None = all that are not zero.
@@ -57,7 +58,9 @@ class LayerConfig:
         index_bits: width of a gap, 2 to 8; None = what costs the fewest bytes.
         flat: gaps over the whole tensor, or by rows; None = what costs the fewest bytes.
         method: that chooses the codebook: ``kmeans``, ``uniform``, ``integer`` (multiples of one
-            step, 2 of them or more) or ``ecsq`` (:mod:`tersor.quantizers`).
+            step, 2 of them or more) or ``ecsq`` (:mod:`tersor.quantizers`). None = ``integer`` for
+            Linear and Embedding layers of which more than half is kept, if there is no
+            ``codebook_size`` and no importance; ``kmeans`` for others.
         algorithm: of ``kmeans``: ``exact`` or ``lloyd``.
         bits: of ``ecsq``: entropy of a code; None = what a codebook of ``codebook_size`` entries
             takes when they all occur alike, less one bit.
@@ -79,7 +82,7 @@ class LayerConfig:
     threshold: float | None = None
     index_bits: int | None = None
     flat: bool | None = None
-    method: Method = "kmeans"
+    method: Method | None = None
     algorithm: Algorithm = "exact"
     bits: float | None = None
     penalty: float | None = None
@@ -95,8 +98,9 @@ class LayerConfig:
             if not isinstance(value, bool):
                 raise ValueError(f"{name} must be true or false, not {value!r}")
         for name, names in _NAMED.items():
-            if getattr(self, name) not in names:
-                raise ValueError(f"{name} {getattr(self, name)!r} is none of {', '.join(names)}")
+            value = getattr(self, name)
+            if value not in names and not (name == "method" and value is None):
+                raise ValueError(f"{name} {value!r} is none of {', '.join(names)}")
         if self.codebook_size is not None and not 1 <= self.codebook_size <= 255:
             raise ValueError(f"codebook_size must be 1 to 255, not {self.codebook_size}")
         if self.bits is not None and not (self.method == "ecsq" and 0.0 <= self.bits <= 8.0):
@@ -150,7 +154,7 @@ class Config:
         linear: for matrices.
         conv: for filter banks.
         embedding: for tables whose rows are looked up, and for what shares such a table, as the
-            head of a language model does; by default 255 codebook entries.
+            head of a language model does.
         biases: for the biases of the compressed layers, whose files then hold codes for them too
             (``codebook_size`` and ``algorithm`` count); None leaves them as they are.
         overrides: settings by name pattern (as :mod:`fnmatch`) of a layer or its weight, given as a
@@ -173,7 +177,7 @@ class Config:
 
     linear: LayerConfig = field(default_factory=LayerConfig)
     conv: LayerConfig = field(default_factory=LayerConfig)
-    embedding: LayerConfig = field(default_factory=lambda: LayerConfig(codebook_size=255))
+    embedding: LayerConfig = field(default_factory=LayerConfig)
     biases: LayerConfig | None = None
     overrides: Overrides = ()
     joint_codebook: LayerConfig | None = None
@@ -307,7 +311,7 @@ class Config:
         Weights of more than 255 distinct values are quantized to 255.
         """
         layer = LayerConfig(codebook_size=255)
-        return cls(linear=layer, conv=layer)
+        return cls(linear=layer, conv=layer, embedding=layer)
 
     @classmethod
     def balanced(cls) -> Config:

@@ -16,7 +16,6 @@ Source of the correction: GPTAQ (arXiv 2504.02692), section 4, who correct all o
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -44,7 +43,8 @@ from tersor.calibration.sweeps import Piece, inverse_root
 from tersor.calibration.trace import Block, Group
 from tersor.config import LayerConfig
 from tersor.io.state_dict import storage_key
-from tersor.quantizers.choose import codebook_size_of
+from tersor.pruning.magnitude import kept_by
+from tersor.quantizers.choose import with_method
 
 _DRIFT = 0.5  # share of the earlier layers' errors that a weight corrects
 
@@ -212,9 +212,8 @@ class Compensation:
         places: Mapping[nn.Module, InputStatistics],
     ) -> Scaled:
         as_float32(layer.weight, layer.name)  # finite
-        settings = dataclasses.replace(
-            layer.settings, codebook_size=codebook_size_of(layer.settings, layer.weight.dim())
-        )
+        share = kept_by(layer.weight.detach().float().cpu().numpy(), layer.settings).mean()
+        settings = with_method(layer.settings, layer.weight.dim(), float(share))
         statistics = next(iter(places.values()))
         groups = len(statistics.mean)
         dense = layer.weight.detach().float().flatten(1).unflatten(0, (groups, -1))

@@ -110,6 +110,8 @@ def compensate(
     mask = (pruned != 0).cpu().numpy()
     made = quantize_weight(pruned.cpu().numpy(), mask, settings, name, importance.cpu().numpy())
     entries = torch.from_numpy(made.values).to(weight.device)
+    if not made.codes[mask].all():  # integers, of which 0 is one
+        entries = torch.cat([entries, entries.new_zeros(1)]).sort()[0]
     quantized = torch.empty_like(weight)
     for piece in pieces:
         rounder = _NearestEntry(entries, piece.of(pruned) != 0)

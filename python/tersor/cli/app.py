@@ -72,15 +72,15 @@ class Precision(str, Enum):
 
 _PATTERNS = "names that match a shell pattern; may be given more than once"
 
-Bits = Annotated[int, typer.Option(min=1, max=8, help="code width of matrices")]
-ConvBits = Annotated[int, typer.Option(min=1, max=8, help="code width of filters")]
+Bits = Annotated[int | None, typer.Option(min=1, max=8, help="code width of matrices")]
+ConvBits = Annotated[int | None, typer.Option(min=1, max=8, help="code width of filters")]
 Density = Annotated[
     float | None, typer.Option(min=0.0, max=1.0, help="share of the weights to keep")
 ]
 EntropyName = Annotated[
     str, typer.Option(help="coder: huffman, or smallest: fewer bytes, slower to load")
 ]
-MethodName = Annotated[str, typer.Option(help="quantizer: kmeans, uniform, integer or ecsq")]
+MethodName = Annotated[str | None, typer.Option(help="quantizer: kmeans, uniform, integer or ecsq")]
 TargetBytes = Annotated[
     int | None, typer.Option(min=1, help="search per-layer settings for this file size")
 ]
@@ -257,7 +257,7 @@ def _compress(
         bits=bits,
         conv_bits=conv_bits,
         density=density,
-        method=cast("Method", method),  # refused there if there is none of that name
+        method=cast("Method | None", method),  # refused there if there is none of that name
         entropy=cast("Entropy", entropy),
         target_bytes=target_bytes,
         target_ratio=target_ratio,

@@ -172,20 +172,14 @@ def _load(model: Any, given: SourceModel) -> Any:
 
 def _config(options: CompressOptions, model: SourceModel) -> Config:
     """The settings of the options, for the whole model."""
-    from tersor.config import Config, LayerConfig
+    from tersor.config import Config
 
-    if options.config is not None:
-        return options.config
-    if options.target_bpw is not None:
+    if options.config is None and options.target_bpw is not None:
         return Config(target_bytes=options.most_bytes(model), entropy=options.entropy)
-    if options.searches:
+    if options.config is None and options.searches:
         return Config(
             target_bytes=options.target_bytes,
             target_ratio=options.target_ratio,
             entropy=options.entropy,
         )
-    linear, conv = (
-        LayerConfig(codebook_size=2**width - 1, density=options.density, method=options.method)
-        for width in (options.bits, options.conv_bits)
-    )
-    return Config(linear=linear, conv=conv, entropy=options.entropy)
+    return options.whole_config()

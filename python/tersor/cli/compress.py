@@ -39,10 +39,10 @@ class CompressOptions:
     """Settings of ``tersor compress``.
 
     Attributes:
-        bits: code width of matrices, the zero counted in.
+        bits: code width of matrices, the zero counted in; None: as in :class:`tersor.LayerConfig`.
         conv_bits: the same of filters.
         density: share of the weights of each selected tensor to keep; None: no further pruning.
-        method: one of those of :class:`tersor.LayerConfig`.
+        method: one of those of :class:`tersor.LayerConfig`; None as there.
         target_bytes: bytes of the file, for which density and codes of each tensor are searched
             for; or
         target_ratio: the same as the ratio of all tensors' bytes to those of the file; or
@@ -60,10 +60,10 @@ class CompressOptions:
         InputError: options contradict each other, or ``config`` holds what needs a model.
     """
 
-    bits: int = 4
-    conv_bits: int = 8
+    bits: int | None = None
+    conv_bits: int | None = None
     density: float | None = None
-    method: Method = "kmeans"
+    method: Method | None = None
     target_bytes: int | None = None
     target_ratio: float | None = None
     target_bpw: float | None = None
@@ -78,7 +78,7 @@ class CompressOptions:
     def __post_init__(self) -> None:
         from tersor.config import ENTROPIES, METHODS
 
-        if self.method not in METHODS:
+        if self.method not in (None, *METHODS):
             raise InputError(f"--method '{self.method}' is none of {', '.join(METHODS)}")
         if self.entropy not in ENTROPIES:
             raise InputError(f"--entropy '{self.entropy}' is none of {', '.join(ENTROPIES)}")
@@ -118,19 +118,27 @@ class CompressOptions:
         """Of a tensor that was chosen, or the limits of a search; None: leave it."""
         from tersor.config import LayerConfig
 
-        dimensions = len(choice.shape)
-        if self.config is not None:
-            layer = choice.name.removesuffix("weight").rstrip(".")
-            return self.config.for_layer(layer, dimensions, "embedding" if choice.table else None)
-        if self.searches:
+        if self.config is None and self.searches:
             return LayerConfig(entropy=self.entropy)
-        width = self.bits if dimensions == 2 else self.conv_bits
-        return LayerConfig(
-            codebook_size=2**width - 1,
-            density=self.density,
-            method=self.method,
-            entropy=self.entropy,
+        layer = choice.name.removesuffix("weight").rstrip(".")
+        own = "embedding" if choice.table else None
+        return self.whole_config().for_layer(layer, len(choice.shape), own)
+
+    def whole_config(self) -> Config:
+        """The settings of the options for all layers, where there is no target."""
+        from tersor.config import Config, LayerConfig
+
+        if self.config is not None:
+            return self.config
+        linear, conv = (
+            LayerConfig(
+                codebook_size=None if width is None else 2**width - 1,
+                density=self.density,
+                method=self.method,
+            )
+            for width in (self.bits, self.conv_bits)
         )
+        return Config(linear=linear, conv=conv, entropy=self.entropy)
 
 
 def compress(source: Path, output: Path | None, options: CompressOptions) -> Report:
@@ -169,9 +177,8 @@ def compress(source: Path, output: Path | None, options: CompressOptions) -> Rep
 
 def _choose(model: SourceModel, options: CompressOptions) -> dict[str, Choice]:
     """The choice for each tensor, by the selection and then by the configuration."""
-    # Settings by layer have some for embeddings; a search would prune them.
-    tables = options.config is not None and not options.searches
-    selection = dataclasses.replace(options.selection, tables=tables)
+    # A search would prune embeddings.
+    selection = dataclasses.replace(options.selection, tables=not options.searches)
     choices = select(model.tensors.values(), selection, model.aliases)
     if options.config is None:
         return choices

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from typing import Any
 
@@ -55,6 +56,25 @@ def codebook_size_of(settings: LayerConfig, dimensions: int) -> int:
     return settings.codebook_size or (15 if dimensions <= 2 else 255)
 
 
+def with_method(settings: LayerConfig, dimensions: int, kept: float) -> LayerConfig:
+    """The settings with a method and a codebook size.
+
+    Fifteen entries are few for a matrix that was not pruned and is not trained with them. As
+    multiples of a step 127 take no more bytes, for most weights then lie at the small ones.
+
+    Args:
+        settings: of the layer.
+        dimensions: of its weight.
+        kept: share of the weights that are not pruned.
+    """
+    method, size = settings.method, codebook_size_of(settings, dimensions)
+    if method is None:
+        method = "kmeans"
+        if settings.codebook_size is None and dimensions == 2 and kept > 0.5:
+            method, size = "integer", 127
+    return dataclasses.replace(settings, method=method, codebook_size=size)
+
+
 def entropy_of_settings(settings: LayerConfig, values: int) -> float:
     """Target entropy of ECSQ in bits per code, where no penalty is given."""
     return max(0.0, math.log2(values) - 1) if settings.bits is None else settings.bits
@@ -79,7 +99,6 @@ def quantize_weight(
     Raises:
         ValueError: as :func:`tersor.codec.encode.compress_weight`.
     """
-    limit = codebook_size_of(settings, weight.ndim)
     weights, masks = {name: weight}, {name: kept}
     by_name = None if importance is None else {name: as_float32(importance, f"{name}: importance")}
     exact = own_codebook(weight[kept], settings, weight.ndim)
@@ -89,7 +108,9 @@ def quantize_weight(
         codes = np.zeros(weight.shape, np.uint8)
         codes[kept] = number + 1
         return Quantized(codes, distinct)
-    return quantize_by(weights, masks, settings, limit, by_name)[name]
+    share = float(np.mean(kept)) if kept.size and importance is None else 0.0
+    chosen = with_method(settings, weight.ndim, share)
+    return quantize_by(weights, masks, chosen, codebook_size_of(chosen, weight.ndim), by_name)[name]
 
 
 def quantize_by(
@@ -102,7 +123,8 @@ def quantize_by(
 ) -> dict[str, Quantized]:
     """Quantizes weights with the method of the settings and at most ``limit`` codebook entries.
 
-    Each weight has its own codebook; if ``joint``, all have one joint codebook.
+    Each weight has its own codebook; if ``joint``, all have one joint codebook. Without a method
+    that is k-means.
 
     Raises:
         ValueError: as the quantizers.
@@ -112,7 +134,7 @@ def quantize_by(
         return quantize_uniform(weights, limit, **given)
     if settings.method == "integer":
         return quantize_integer(weights, limit, **given)
-    if settings.method == "kmeans":
+    if settings.method in ("kmeans", None):
         return quantize_kmeans(weights, limit, algorithm=settings.algorithm, **given)
     bits = None if settings.penalty is not None else entropy_of_settings(settings, limit)
     return quantize_ecsq(

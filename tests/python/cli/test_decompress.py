@@ -19,7 +19,7 @@ def test_it_gives_dense_tensors_back(dense: Path, small: Path, works: Run) -> No
         assert set(back.tensors) == set(before.tensors)
         for name, tensor in before.tensors.items():
             assert tuple(back.tensors[name].shape) == tuple(tensor.shape)
-        for name in ("fc.bias", "embedding.weight", "steps"):
+        for name in ("fc.bias", "steps"):
             assert back.tensors[name].bytes().tobytes() == before.tensors[name].bytes().tobytes()
         values = back.tensors["fc.weight"].bytes().view("<f4")
         assert len(np.unique(values)) <= 16

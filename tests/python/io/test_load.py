@@ -254,7 +254,7 @@ def test_what_cannot_run_compressed_is_decoded(
 
 def test_a_blob_that_an_embedding_shares_is_decoded_once_for_all(tmp_path: Path) -> None:
     model = LanguageModel()
-    blob = encode_blob(compress_weight(model.head.weight, LayerConfig()))
+    blob = encode_blob(compress_weight(model.head.weight, LayerConfig(codebook_size=15)))
     tensors = {"head.weight_blob": container.Tensor("U8", blob.shape, blob)}
     for name in ("fc.weight", "fc.bias"):
         tensors[name] = state_dict.to_file_tensor(model.get_parameter(name), name)

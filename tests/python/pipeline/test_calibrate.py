@@ -73,7 +73,7 @@ def test_a_tied_embedding_is_compressed_where_inputs_are_multiplied(tmp_path: An
     tersor.save(model, tmp_path / "small")
     assert model.head.weight_blob is model.embedding.weight_blob
     info = model.head.info
-    assert info.nonzeros > 0.99 * info.weights  # not pruned
+    assert info.nonzeros > 0.9 * info.weights  # not pruned; few are rounded to zero
     assert float((model(words()) - expected).norm() / expected.norm()) < 0.5
     assert (tmp_path / "small").stat().st_size < 0.3 * (tmp_path / "dense").stat().st_size
 

@@ -107,9 +107,10 @@ def test_importance_counts_in_the_estimate_as_in_the_model() -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(40, 30), nn.ReLU(), nn.Linear(30, 20))
     importance = {"0.weight": torch.where(model[0].weight > 0.1, 1.0, 0.0)}
-    plain = tersor.compress_(copy.deepcopy(model))
-    estimate = tersor.estimate(model, importance=importance)
-    made = tersor.compress_(copy.deepcopy(model), importance=importance)
+    config = Config(linear=LayerConfig(method="kmeans"))
+    plain = tersor.compress_(copy.deepcopy(model), config)
+    estimate = tersor.estimate(model, config, importance=importance)
+    made = tersor.compress_(copy.deepcopy(model), config, importance=importance)
     assert [estimate.layers[name] for name in ("0", "2")] == [made[0].info, made[2].info]
     matters = importance["0.weight"].bool()
     errors = [(m[0].dense_weight() - model[0].weight)[matters].std() for m in (plain, made)]

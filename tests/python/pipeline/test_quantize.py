@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -55,10 +56,46 @@ def test_every_method_keeps_them(method: Any, count: int) -> None:
     assert torch.equal(model[0].dense_weight(), dense)
 
 
-@pytest.mark.parametrize(("conv", "size"), [(False, 15), (True, 255)])
-def test_more_values_are_quantized_to_the_default(conv: bool, size: int) -> None:
-    model: Any = tersor.compress_(of_values(256, conv=conv))
+@pytest.mark.parametrize(
+    ("conv", "density", "size"), [(False, 0.4, 15), (True, None, 255), (True, 0.4, 255)]
+)
+def test_more_values_are_quantized_to_the_default(
+    conv: bool, density: float | None, size: int
+) -> None:
+    model: Any = of_values(300, zeros=False, conv=conv)
+    with torch.no_grad():
+        model[0].weight.add_(torch.randn_like(model[0].weight) * 1e-3)
+    tersor.compress_(model, Config(density=density))
     assert model[0].info.clusters == size
+
+
+def test_a_matrix_that_is_not_pruned_gets_multiples_of_a_step() -> None:
+    model: Any = tersor.compress_(two_linears())
+    weight = model[0].dense_weight().double()
+    codebook = weight[weight != 0].unique()
+    assert 64 < len(codebook) <= 127
+    step = codebook.abs().min()
+    assert torch.allclose(codebook / step, (codebook / step).round(), rtol=0, atol=1e-4)
+    pruned: Any = tersor.compress_(two_linears(), Config(linear=LayerConfig(density=0.6)))
+    assert 64 < pruned[0].info.clusters <= 127
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [LayerConfig(codebook_size=15), LayerConfig(method="kmeans"), LayerConfig(density=0.4)],
+)
+def test_what_is_asked_for_or_pruned_gets_k_means(settings: LayerConfig) -> None:
+    given, explicit = two_linears(), two_linears()
+    tersor.compress_(given, Config(linear=settings))
+    kmeans = dataclasses.replace(settings, codebook_size=15, method="kmeans")
+    tersor.compress_(explicit, Config(linear=kmeans))
+    assert torch.equal(given[0].weight_blob, explicit[0].weight_blob)
+
+
+def test_with_importance_a_matrix_gets_k_means() -> None:
+    importance = {"0.weight": torch.ones(WIDTH, WIDTH)}
+    model: Any = tersor.compress_(two_linears(), importance=importance)
+    assert (model[0].info.clusters, model[2].info.clusters > 64) == (15, True)
 
 
 @pytest.mark.parametrize(

@@ -111,11 +111,12 @@ def test_wrapped_models_go_by_the_names_of_the_model(kind: str, root: bool, tmp_
 
     name = "" if root else "0"
     config = Config(overrides={"weight" if root else "module.0": LOW})
-    plain = tersor.compress_(fresh(), config)
+    ones = torch.ones(WIDTH, WIDTH)
+    plain = tersor.compress_(fresh(), config, importance={f"{name}.weight".lstrip("."): ones})
     model = _wrapped(kind, fresh())
     model(vectors())  # compiled for the dense layers
     assert tersor.estimate(model, config).layers.keys() == tersor.estimate(fresh()).layers.keys()
-    importance = {f"module.{name}.weight".replace("..", "."): torch.ones(WIDTH, WIDTH)}
+    importance = {f"module.{name}.weight".replace("..", "."): ones}
     tersor.compress_(model, config, importance=importance)
     with torch.no_grad():
         assert torch.allclose(model(vectors()), plain(vectors()), atol=1e-6)
