@@ -26,7 +26,7 @@ _DAMPING = 0.01
 def rounded(weight: torch.Tensor, bits: int) -> torch.Tensor:
     """Rows ``[rows, n]``, each on 2^bits evenly spaced values between its extremes."""
     low, high = weight.amin(1, keepdim=True), weight.amax(1, keepdim=True)
-    step = ((high - low) / (2**bits - 1)).clamp(min=1e-12).half().float()
+    step = ((high - low) / (2**bits - 1)).clamp(min=1e-7).half().float()
     return ((weight - low.half().float()) / step).round().clamp(0, 2**bits - 1) * step + low.half()
 
 
@@ -41,7 +41,7 @@ def gptq(weight: torch.Tensor, second: torch.Tensor, bits: int) -> torch.Tensor:
         stop = min(start + _GROUP, n)
         group = weight[:, start:stop]
         low, high = group.amin(1), group.amax(1)
-        step = ((high - low) / (2**bits - 1)).clamp(min=1e-12).half().float()
+        step = ((high - low) / (2**bits - 1)).clamp(min=1e-7).half().float()
         low = low.half().float()
         errors = torch.empty_like(group)
         for i in range(start, stop):

@@ -27,7 +27,7 @@ from tersor.pipeline.swap import compressed_modules, swapped
 
 _TRIES = 3
 _MORE = 6  # further ones where none of these keeps the limit
-_CLOSE = 0.99  # fraction of the limit that is near enough
+_CLOSE = 0.992  # fraction of the limit that is near enough
 # What blobs take beside the entropies of their codes, where nothing was tried yet, measured on
 # EfficientNet-Lite0 and MiniLM-L6: a head and tables; a factor of a row or column; code lengths in
 # whole bits.
