@@ -33,7 +33,7 @@ from benchmarks.spmm_layers import EIE, Shape, make_inputs, make_layer
 from tersor.codec.blob import SUFFIX, encode_blob
 from tersor.io.container import Tensor, write_file
 
-LAYERS = [*EIE, Shape("TF-30", 4096, 11008, 0.3)]
+LAYERS = [*EIE, Shape("TF-30", 4096, 11008, 0.3), Shape("all kept", 2048, 2048, 1.0)]
 PRECISIONS = ["highest", "high", "medium", "low"]
 BATCHES = [1, 8, 64]
 # A sum of 9216 products in another order moves by less than this share of the largest output.

@@ -71,9 +71,16 @@ double multiply_row(const std::uint8_t* line, std::size_t lines, const FixedActi
                     const std::uint8_t* from =
                         limbs + static_cast<std::size_t>(part) * line_bytes + half;
                     __m256i* sum = sums;
+                    // Unrolled, or the sums would not stay in registers.
+#if defined(__GNUC__)
+#pragma GCC unroll 3
+#endif
                     for (int p = x_limbs - 1; p >= 0; --p) {
                         const __m256i x_limb = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(
                             from + static_cast<std::size_t>(p) * x.stride));
+#if defined(__GNUC__)
+#pragma GCC unroll 3
+#endif
                         for (int q = w_limbs - 1; q >= 0; --q) {
                             if (p + q < lowest) continue;
                             const __m256i pairs = _mm256_maddubs_epi16(x_limb, w_limb[q]);

@@ -66,7 +66,13 @@ double total_of(const __m512i (&sums)[count]) noexcept {
     __m512i by_level[levels];
     for (__m512i& level : by_level) level = _mm512_setzero_si512();
     const __m512i* sum = sums;
+#if defined(__GNUC__)
+#pragma GCC unroll 3
+#endif
     for (int p = x_limbs - 1; p >= 0; --p) {
+#if defined(__GNUC__)
+#pragma GCC unroll 3
+#endif
         for (int q = w_limbs - 1; q >= 0; --q) {
             if (p + q < lowest) continue;
             by_level[p + q - lowest] = _mm512_add_epi32(by_level[p + q - lowest], *sum);
@@ -74,6 +80,9 @@ double total_of(const __m512i (&sums)[count]) noexcept {
         }
     }
     __m512d total = _mm512_setzero_pd();
+#if defined(__GNUC__)
+#pragma GCC unroll 5
+#endif
     for (int level = 0; level < levels; ++level) {
         const auto weight = static_cast<double>(std::uint64_t{1} << (8 * (level + lowest)));
         const __m256i low = _mm512_castsi512_si256(by_level[level]);
@@ -106,6 +115,9 @@ void multiply_rows(const std::uint8_t* line, std::size_t lines, const FixedActiv
                              _MM_HINT_T0);
             }
             __m512i codes[rows];
+#if defined(__GNUC__)
+#pragma GCC unroll 4
+#endif
             for (int r = 0; r < rows; ++r) {
                 codes[r] = _mm512_load_si512(line + static_cast<std::size_t>(r) * line_bytes);
             }
@@ -114,6 +126,9 @@ void multiply_rows(const std::uint8_t* line, std::size_t lines, const FixedActiv
 #endif
             for (int part = 0; part < 8 / bits; ++part, limbs += line_bytes) {
                 __m512i x_limb[x_limbs];
+#if defined(__GNUC__)
+#pragma GCC unroll 3
+#endif
                 for (int p = 0; p < x_limbs; ++p) {
                     x_limb[p] = _mm512_loadu_si512(limbs + static_cast<std::size_t>(p) * x.stride);
                 }
@@ -122,10 +137,20 @@ void multiply_rows(const std::uint8_t* line, std::size_t lines, const FixedActiv
 #endif
                 for (int r = 0; r < rows; ++r) {
                     __m512i w_limb[w_limbs];
+#if defined(__GNUC__)
+#pragma GCC unroll 3
+#endif
                     for (int q = 0; q < w_limbs; ++q) w_limb[q] = tables[q][codes[r]];
                     if (part + 1 < 8 / bits) codes[r] = _mm512_srli_epi16(codes[r], bits % 8);
                     __m512i* sum = sums[r];
+                    // Unrolled, or the sums would not stay in registers.
+#if defined(__GNUC__)
+#pragma GCC unroll 3
+#endif
                     for (int p = x_limbs - 1; p >= 0; --p) {
+#if defined(__GNUC__)
+#pragma GCC unroll 3
+#endif
                         for (int q = w_limbs - 1; q >= 0; --q) {
                             if (p + q < lowest) continue;
                             *sum = _mm512_dpbusd_epi32(*sum, x_limb[p], w_limb[q]);
