@@ -43,7 +43,7 @@ class Block(nn.Module):
         return x + self.down(F.gelu(self.up(self.before_feed(x))))
 
 
-class _Stop(Exception):
+class _EnoughError(Exception):
     """Enough blocks are done."""
 
 
@@ -63,7 +63,7 @@ def measure(width: int, blocks: int, stop_after: int) -> None:
         nonlocal done
         done += ".down" in str(line)
         if done > stop_after:  # the last of them is done where the next begins
-            raise _Stop
+            raise _EnoughError
 
     linear = tersor.LayerConfig(method="ecsq", prune=True, bits=2.5)
     config = tersor.Config(linear=linear)
@@ -71,7 +71,7 @@ def measure(width: int, blocks: int, stop_after: int) -> None:
     try:
         tersor.compress_(model, config, data=list(inputs.split(8)), progress=progress)
         done = blocks
-    except _Stop:
+    except _EnoughError:
         done = stop_after
     seconds = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
