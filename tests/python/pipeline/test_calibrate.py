@@ -78,6 +78,18 @@ def test_a_tied_embedding_is_compressed_where_inputs_are_multiplied(tmp_path: An
     assert (tmp_path / "small").stat().st_size < 0.3 * (tmp_path / "dense").stat().st_size
 
 
+def test_multiples_of_a_step_may_be_zero_and_err_less_than_without_inputs() -> None:
+    config = Config(linear=LayerConfig(method="integer", codebook_size=15))
+    dense, x = two_linears(), torch.cat(batches())
+    errors = []
+    for given in ({}, {"data": batches()}):
+        model: Any = tersor.compress_(two_linears(), config, **given)
+        assert 0.02 < float((model[0].dense_weight() == 0).float().mean()) < 0.5
+        with torch.no_grad():
+            errors.append(float((model(x) - dense(x)).norm()))
+    assert errors[1] < 0.95 * errors[0]
+
+
 def test_the_error_is_that_against_the_weight_from_before() -> None:
     model: Any = two_linears()
     dense = model[0].weight.detach().clone()
